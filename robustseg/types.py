@@ -1,0 +1,51 @@
+"""The few types that every part of the package shares."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import NamedTuple
+
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""Default label of pixels that take part in nothing: no loss, no attack, no metric."""
+
+
+class Sample(NamedTuple):
+    """One image with its ground truth, as a data set returns it."""
+
+    image: Tensor
+    """3×H×W float in [0, 1], RGB, not normalised."""
+    target: Tensor
+    """H×W long: class ids, or the ignore index."""
+    id: str
+    """Unique within the data set and stable across runs."""
+
+
+class Batch(NamedTuple):
+    """Collated samples; a NamedTuple, so that Lightning moves it between devices."""
+
+    images: Tensor
+    """B×3×H×W float in [0, 1], RGB, not normalised."""
+    targets: Tensor
+    """B×H×W long."""
+    ids: list[str]
+    """B sample ids."""
+
+
+def parse_fraction(value: Fraction | float | int | str, name: str = "value") -> Fraction:
+    """Turn ``"8/255"``, ``"0.03"``, ``0.03`` or ``1`` into an exact fraction.
+
+    A float is read by its shortest decimal form, so that ``0.03`` means 3/100.
+
+    Args:
+        value: What stood in the configuration.
+        name: The key it belongs to, for the message.
+
+    Raises:
+        ValueError: ``value`` is not a finite number.
+    """
+    try:
+        return Fraction(str(value).replace(" ", ""))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{name} = {value!r} is not a number: write a fraction such as 8/255 or a decimal.") from None
