@@ -1,0 +1,173 @@
+"""The interface of every attack and the checks that every attack makes on entry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks.guard import AttackError, AttackMode, Model, attack_mode
+from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.noise import NoiseSource
+from robustseg.types import IGNORE_INDEX
+
+
+class AttackStep(NamedTuple):
+    """What an attack shows of one of its steps; tensors are detached, and reading them may wait for the device."""
+
+    step: int
+    """1..steps, counted within a restart."""
+    steps: int
+    """Steps of one restart."""
+    restart: int
+    """0..restarts−1."""
+    images_adv: Tensor
+    """The iterate that was differentiated, B×3×H×W."""
+    logits: Tensor
+    """The model's answer to it, B×C×h×w (transformed, if the attack transforms its input)."""
+    targets: Tensor
+    """Targets at the logits' size, ignored pixels as :data:`~robustseg.attacks.losses.IGNORED`."""
+    loss: Tensor
+    """B values."""
+
+
+OnStep = Callable[[AttackStep], None]
+
+
+class Attack(ABC):
+    """An adversary: ``attack(model, images, targets) -> images_adv``.
+
+    Attacks hold hyperparameters only. The model arrives at the call, and nothing of it is changed: gradients,
+    buffers, training flags, ``requires_grad`` and the global random state are as before, also after an exception.
+    They work inside ``torch.no_grad()`` and ``torch.inference_mode()``.
+
+    Args:
+        targeted: ``targets`` of the call are what the attacker wants the model to predict.
+        ignore_index: Label of pixels that take no part.
+        seed: Seed of the noise where the call gives no generator.
+    """
+
+    def __init__(self, *, targeted: bool = False, ignore_index: int = IGNORE_INDEX, seed: int = 0):
+        self.targeted = targeted
+        self.ignore_index = ignore_index
+        self.seed = seed
+
+    def __call__(
+        self,
+        model: Model,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        generator: torch.Generator | NoiseSource | None = None,
+        on_step: OnStep | None = None,
+        mode: AttackMode = "eval",
+    ) -> Tensor:
+        """Perturb a batch of images.
+
+        Args:
+            model: Maps B×3×H×W images in [0, 1] to B×C×H×W logits; normalisation happens inside.
+            images: B×3×H×W floating point in [0, 1].
+            targets: B×H×W integer class ids, or the ignore index.
+            generator: Source of the start noise. A :class:`NoiseSource` with one generator per image makes each
+                image's result independent of its batch. By default a fresh one from the attack's seed.
+            on_step: Called after each gradient.
+            mode: Mode of the model during the attack, see :func:`~robustseg.attacks.guard.attack_mode`.
+
+        Returns:
+            B×3×H×W, dtype and device of ``images``, detached, within the threat model; never ``images`` itself.
+
+        Raises:
+            AttackError: The tensors do not fit together, or the model's output cannot be differentiated.
+        """
+        with attack_mode(model, mode) as attacked:
+            # Inference tensors cannot take part in autograd; their clones made here can.
+            images = images.detach().clone()
+            targets = targets.detach().clone()
+            check_batch(images, targets, self.ignore_index)
+            targets = targets.long().masked_fill(targets == self.ignore_index, IGNORED)
+            noise = self._noise(generator, images.device)
+            return self.perturb(attacked, images, targets, noise, on_step).detach()
+
+    def _noise(self, generator: torch.Generator | NoiseSource | None, device: torch.device) -> NoiseSource:
+        if isinstance(generator, NoiseSource):
+            return generator
+        return NoiseSource.from_generator(generator or torch.Generator().manual_seed(self.seed), device)
+
+    @abstractmethod
+    def perturb(
+        self, model: Model, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
+    ) -> Tensor:
+        """The attack itself, on checked tensors that are its own, with autograd on and the model prepared.
+
+        Args:
+            model: Ready to be differentiated with respect to its input.
+            images: B×3×H×W in [0, 1].
+            targets: B×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored.
+            noise: The only source of randomness.
+            on_step: Called after each gradient, if given.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Every hyperparameter, as strings, numbers and booleans, for the record of a result."""
+
+
+def check_batch(images: Tensor, targets: Tensor, ignore_index: int) -> None:
+    """Refuse tensors that no attack can work with, before the first forward.
+
+    Raises:
+        AttackError: Wrong shapes, dtypes or pixel range, negative labels that are not the ignore index.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise AttackError(
+            f"images must be B×3×H×W floating point in [0, 1], not {images.dtype} of shape {tuple(images.shape)}."
+        )
+    if targets.is_floating_point() or targets.shape != (len(images), *images.shape[-2:]):
+        raise AttackError(
+            f"targets must be B×H×W integers that fit images of shape {tuple(images.shape)}, "
+            f"not {targets.dtype} of shape {tuple(targets.shape)}."
+        )
+    lowest, highest = (float(value) for value in torch.aminmax(images))
+    if not (lowest >= 0 and highest <= 1):
+        raise AttackError(
+            f"images have values in [{lowest:g}, {highest:g}] but attacks work in [0, 1]: divide 8-bit images by 255 "
+            "and put the normalisation into the model (SegmentationModel does)."
+        )
+    negative = targets[(targets < 0) & (targets != ignore_index)]
+    if len(negative):
+        raise AttackError(
+            f"targets hold {int(negative[0])}, which is neither a class nor ignore_index = {ignore_index}: "
+            "give the attack the data's ignore_index."
+        )
+
+
+def check_logits(logits: object, images: Tensor, targets: Tensor) -> Tensor:
+    """Refuse an output of the model that no attack can differentiate; for the first forward, since it waits.
+
+    Raises:
+        AttackError: Not a tensor B×C×H×W of the input's size, a label beyond C, or no gradient to the input.
+    """
+    if not isinstance(logits, Tensor):
+        raise AttackError(
+            f"the model returned a {type(logits).__name__}, not a tensor of logits: wrap it so that it returns B×C×H×W."
+        )
+    if logits.ndim != 4 or logits.shape[0] != len(images) or logits.shape[-2:] != images.shape[-2:]:
+        raise AttackError(
+            f"the model returned {tuple(logits.shape)} for images {tuple(images.shape)}: logits must be B×C×H×W at "
+            "the size of the images (SegmentationModel upsamples them)."
+        )
+    if not logits.requires_grad:
+        raise AttackError(
+            "the model's output does not depend on its input for autograd (no_grad, argmax or a detached step "
+            "inside?): a gradient attack cannot judge this model."
+        )
+    highest = int(targets.max())
+    if highest >= logits.shape[1]:
+        raise AttackError(
+            f"targets hold class {highest} but the model has {logits.shape[1]} classes: give the attack the data's "
+            "ignore_index, or use a model of these classes."
+        )
+    return logits

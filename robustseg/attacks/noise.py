@@ -1,0 +1,79 @@
+"""Randomness of the attacks: explicit generators, so that the global random state is neither read nor moved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class NoiseSource:
+    """Draws an attack's random numbers.
+
+    Noise of an image's shape comes from one generator per image where there is one, so that the adversarial
+    example of an image does not depend on the batch it stands in. Scalars that the whole batch shares (the scale
+    of dynamic scaling) come from the shared generator, on the CPU: drawing them never waits for a device.
+
+    Args:
+        shared: CPU generator for scalars.
+        per_image: One generator per image, or a single one for all of them, on the images' device.
+    """
+
+    def __init__(self, shared: torch.Generator, per_image: Sequence[torch.Generator]):
+        self._shared = shared
+        self._per_image = list(per_image)
+
+    @classmethod
+    def from_generator(cls, generator: torch.Generator, device: torch.device) -> NoiseSource:
+        """One generator for the whole batch; it is advanced by one number."""
+        seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device).item())
+        return cls(_generator(seed, torch.device("cpu")), [_generator(seed, device)])
+
+    @classmethod
+    def for_samples(cls, seed: int, ids: Sequence[str], device: torch.device, step: int = 0) -> NoiseSource:
+        """Noise that is a function of (seed, step, sample id): the same in any batch, on any rank.
+
+        Args:
+            seed: Seed of the run.
+            ids: B sample ids.
+            device: Where the images are.
+            step: Global step in training; 0 in evaluation.
+        """
+        shared = _generator(_hash(seed, step, "shared"), torch.device("cpu"))
+        return cls(shared, [_generator(_hash(seed, step, "sample", sample), device) for sample in ids])
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """U[0, 1) of the shape, dtype and device of ``like`` (B×…)."""
+        return self._draw(torch.rand, like)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """N(0, 1) of the shape, dtype and device of ``like`` (B×…)."""
+        return self._draw(torch.randn, like)
+
+    def scalar(self) -> float:
+        """One number from U[0, 1), shared by the batch."""
+        return float(torch.rand((), generator=self._shared, dtype=torch.float64).item())
+
+    def _draw(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
+        # Half-precision draws would be coarse: U[0, 1) in bfloat16 has 256 values.
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        if len(self._per_image) == 1:
+            drawn = draw(like.shape, generator=self._per_image[0], dtype=dtype, device=like.device)
+        elif len(self._per_image) == len(like):
+            shape = like.shape[1:]
+            drawn = torch.stack([draw(shape, generator=g, dtype=dtype, device=like.device) for g in self._per_image])
+        else:
+            raise ValueError(f"noise for {len(self._per_image)} samples was given to a batch of {len(like)} images.")
+        return drawn.to(like.dtype)
+
+
+def _generator(seed: int, device: torch.device) -> torch.Generator:
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def _hash(*parts: object) -> int:
+    """A stable 63-bit seed: Python's own hash of strings changes from process to process."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,90 @@
+"""Step rules: from the gradient to the next iterate. Their state is passed around, never kept on the rule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks.threat import Region, per_image
+from robustseg.types import parse_fraction
+
+StepState = dict[str, Any]
+
+
+class StepRule(ABC):
+    """How an iterate moves along the gradient of the quantity that the attack increases."""
+
+    def init(self, images_adv: Tensor, region: Region, steps: int) -> StepState:
+        """State before the first of ``steps`` steps from ``images_adv``; empty by default."""
+        return {}
+
+    @abstractmethod
+    def update(self, images_adv: Tensor, grad: Tensor, loss: Tensor, state: StepState, region: Region) -> Tensor:
+        """The next iterate, which the caller projects.
+
+        Args:
+            images_adv: B×3×H×W, the current iterate.
+            grad: B×3×H×W, the ascent direction's gradient at it.
+            loss: B values of what is increased, at it.
+            state: The rule's own, changed in place.
+            region: The allowed set.
+        """
+
+
+class SignStep(StepRule):
+    """x + α·sign(∇) for linf, x + α·∇/‖∇‖₂ per image for l2 (Madry et al., ICLR 2018).
+
+    Args:
+        step_size: α in units of the [0, 1] pixel range (linf), or the length of a step (l2).
+
+    Raises:
+        ValueError: ``step_size`` is not a positive number.
+    """
+
+    def __init__(self, step_size: float | str = 0.01):
+        self.step_size: Fraction = parse_fraction(step_size, "step_size")
+        if self.step_size <= 0:
+            raise ValueError(f"step_size = {step_size} moves nothing: it must be positive, 0.01 or 2/255 for example.")
+
+    def update(  # noqa: D102
+        self, images_adv: Tensor, grad: Tensor, loss: Tensor, state: StepState, region: Region
+    ) -> Tensor:
+        return images_adv.add(region.threat.direction(grad), alpha=float(self.step_size))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(step_size={str(self.step_size)!r})"
+
+
+class MomentumStep(SignStep):
+    """g ← μ·g + ∇/‖∇‖₁ per image, then a step along g (MI-FGSM, Dong et al., CVPR 2018, Eqs. 6 and 7).
+
+    Args:
+        step_size: α, as for :class:`SignStep`.
+        decay: μ ≥ 0.
+
+    Raises:
+        ValueError: ``step_size`` is not positive, or ``decay`` is negative.
+    """
+
+    def __init__(self, step_size: float | str = 0.01, decay: float = 1.0):
+        super().__init__(step_size)
+        if not decay >= 0:
+            raise ValueError(f"decay = {decay} is negative: the momentum of MI-FGSM is 0 or more, 1 in the paper.")
+        self.decay = decay
+
+    def init(self, images_adv: Tensor, region: Region, steps: int) -> StepState:  # noqa: D102
+        return {"momentum": torch.zeros_like(images_adv)}
+
+    def update(  # noqa: D102
+        self, images_adv: Tensor, grad: Tensor, loss: Tensor, state: StepState, region: Region
+    ) -> Tensor:
+        length = per_image(grad.abs().flatten(1).sum(1), grad).clamp_min(torch.finfo(grad.dtype).tiny)
+        state["momentum"] = state["momentum"] * self.decay + grad / length
+        return super().update(images_adv, state["momentum"], loss, state, region)
+
+    def __repr__(self) -> str:
+        return f"MomentumStep(step_size={str(self.step_size)!r}, decay={self.decay})"

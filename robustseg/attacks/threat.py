@@ -1,0 +1,120 @@
+"""What the adversary may do: a norm ball around the image, cut with the valid pixel range."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks.noise import NoiseSource
+from robustseg.types import parse_fraction
+
+Norm = Literal["linf", "l2"]
+
+
+class ThreatModel:
+    """A ball of radius ``eps`` around each image, intersected with the box of valid images.
+
+    Args:
+        eps: Radius, in units of the [0, 1] pixel range: ``"8/255"``, ``0.03``. For ``linf`` the largest
+            change of any channel of any pixel, at most 1; for ``l2`` the Euclidean length of an image's
+            whole perturbation, which may exceed 1.
+        norm: ``"linf"`` or ``"l2"``.
+        bounds: Smallest and largest valid pixel value.
+
+    Raises:
+        ValueError: ``eps`` is negative, not a number, or above 1 under ``linf``; unknown ``norm``.
+    """
+
+    def __init__(self, eps: float | str = "8/255", norm: Norm = "linf", bounds: tuple[float, float] = (0.0, 1.0)):
+        if norm not in ("linf", "l2"):
+            raise ValueError(f"norm = {norm!r} is not known: use linf or l2.")
+        self.eps: Fraction = parse_fraction(eps, "eps")
+        if self.eps < 0:
+            raise ValueError(f"eps = {eps} is negative: a radius is 0 or more, 8/255 for example.")
+        if norm == "linf" and self.eps > 1:
+            raise ValueError(
+                f"eps = {eps} exceeds 1: eps is in units of the [0, 1] pixel range, so write {eps}/255 for {eps} "
+                "grey levels of 8-bit images."
+            )
+        self.norm: Norm = norm
+        self.bounds = bounds
+
+    def around(self, images: Tensor) -> Region:
+        """The allowed set around ``images`` (B×3×H×W), computed once per attack."""
+        return Region(self, images)
+
+    def direction(self, grad: Tensor) -> Tensor:
+        """Steepest ascent direction of unit length: the sign (linf) or the gradient over its norm, per image (l2)."""
+        if self.norm == "linf":
+            return grad.sign()
+        # Scaling by the largest entry first keeps the squares of tiny gradients from underflowing.
+        tiny = torch.finfo(grad.dtype).tiny
+        scaled = grad / per_image(grad.abs().flatten(1).amax(1), grad).clamp_min(tiny)
+        return scaled / per_image(scaled.flatten(1).norm(dim=1), grad).clamp_min(tiny)
+
+    def __repr__(self) -> str:
+        return f"ThreatModel(eps={str(self.eps)!r}, norm={self.norm!r}, bounds={self.bounds})"
+
+
+class Region:
+    """The images that a :class:`ThreatModel` allows around one batch.
+
+    Args:
+        threat: The threat model.
+        images: B×3×H×W within the threat model's bounds.
+    """
+
+    def __init__(self, threat: ThreatModel, images: Tensor):
+        self.threat = threat
+        self.images = images
+        self._eps = float(threat.eps)
+        if threat.norm == "linf":
+            lower, upper = threat.bounds
+            wide = images.double()
+            self._low = _round_towards(wide - self._eps, images).clamp_min_(lower)
+            self._high = _round_towards(wide + self._eps, images).clamp_max_(upper)
+
+    def project(self, images_adv: Tensor) -> Tensor:
+        """The nearest allowed images (linf); for l2 first into the ball, then into the box, which stays in both."""
+        if self.threat.norm == "linf":
+            return torch.minimum(torch.maximum(images_adv, self._low), self._high)
+        delta = images_adv - self.images
+        length = per_image(delta.flatten(1).norm(dim=1), delta)
+        shrink = (self._eps / length.clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1.0)
+        return (self.images + delta * shrink).clamp(*self.threat.bounds)
+
+    def sample(self, noise: NoiseSource) -> Tensor:
+        """Random start: uniform in the ball, then clipped to the box."""
+        if self.threat.norm == "linf":
+            delta = (2 * noise.uniform(self.images) - 1) * self._eps
+        else:
+            normal = noise.normal(self.images)
+            radius = noise.uniform(self.images.flatten(1)[:, :1]) ** (1 / self.images[0].numel())
+            delta = self.threat.direction(normal) * per_image(radius.flatten(), normal) * self._eps
+        return self.project(self.images + delta)
+
+    def finish(self, images_adv: Tensor) -> Tensor:
+        """Mend what rounding left outside of the l2 ball, so that the budget holds exactly in the images' dtype."""
+        if self.threat.norm == "linf":
+            return images_adv
+        clean = self.images.double()
+        delta = images_adv.double() - clean
+        length = per_image(delta.flatten(1).norm(dim=1), delta)
+        delta = delta * torch.where(length > self._eps, self._eps / length * (1 - 1e-12), torch.ones_like(length))
+        return _round_towards(clean + delta, self.images).clamp(*self.threat.bounds)
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape B values so that they broadcast over a tensor of shape B×…."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _round_towards(wide: Tensor, images: Tensor) -> Tensor:
+    """Cast float64 ``wide`` to the dtype of ``images`` without moving away from ``images``."""
+    rounded = wide.to(images.dtype)
+    origin = images.double()
+    outside = (rounded.double() - origin).abs() > (wide - origin).abs()
+    return torch.where(outside, torch.nextafter(rounded, images), rounded)
