@@ -1,0 +1,17 @@
+"""Robustness evaluation: pure torch, usable in any loop."""
+
+from robustseg.evaluation.evaluator import CLEAN, Attacked, RobustnessEvaluator, full_precision
+from robustseg.evaluation.panels import Example, draw_panel
+from robustseg.evaluation.results import results_record, scores_table, write_json
+
+__all__ = [
+    "CLEAN",
+    "Attacked",
+    "Example",
+    "RobustnessEvaluator",
+    "draw_panel",
+    "full_precision",
+    "results_record",
+    "scores_table",
+    "write_json",
+]

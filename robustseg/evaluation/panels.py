@@ -1,0 +1,101 @@
+"""Pictures of adversarial examples: one row per sample, from the image to the predictions before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from robustseg.types import IGNORE_INDEX
+
+Palette = Sequence[tuple[int, int, int]]
+
+_VOID = (0, 0, 0)
+_GAP = 4
+_TITLE_HEIGHT = 16
+
+
+class Example(NamedTuple):
+    """One sample under one attack, on the CPU."""
+
+    id: str
+    image: Tensor
+    """3×H×W in [0, 1]."""
+    image_adv: Tensor
+    """3×H×W in [0, 1]."""
+    target: Tensor
+    """H×W."""
+    prediction: Tensor
+    """H×W, of the clean image."""
+    prediction_adv: Tensor
+    """H×W, of the adversarial image."""
+
+
+def colorize(ids: Tensor, palette: Palette, ignore_index: int = IGNORE_INDEX) -> np.ndarray:
+    """Colours of class ids H×W: H×W×3 uint8; ignored pixels are black."""
+    colours = np.array([*palette, _VOID], dtype=np.uint8)
+    index = torch.where(ids == ignore_index, len(palette), ids).numpy()
+    coloured: np.ndarray = colours[index]
+    return coloured
+
+
+def amplify(perturbation: Tensor) -> np.ndarray:
+    """A perturbation 3×H×W around mid-grey, scaled so that its largest entry is black or white: H×W×3 uint8."""
+    largest = perturbation.abs().max().clamp_min(torch.finfo(perturbation.dtype).tiny)
+    return _to_bytes(0.5 + perturbation / (2 * largest))
+
+
+def draw_panel(examples: Sequence[Example], palette: Palette, ignore_index: int = IGNORE_INDEX) -> Image.Image:
+    """One row per example with titled columns.
+
+    Args:
+        examples: At least one, all of one size.
+        palette: Colour of each class.
+        ignore_index: Label drawn in black.
+    """
+    rows = [_row(example, palette, ignore_index) for example in examples]
+    titles = [title for title, _ in rows[0]]
+    height, width = rows[0][0][1].shape[:2]
+    panel = Image.new(
+        "RGB",
+        (len(titles) * (width + _GAP) - _GAP, _TITLE_HEIGHT + len(rows) * (height + _GAP) - _GAP),
+        (255, 255, 255),
+    )
+    draw = ImageDraw.Draw(panel)
+    for column, title in enumerate(titles):
+        left = column * (width + _GAP)
+        draw.text((left + 2, 1), title, fill=(0, 0, 0), font=_font(title, width))
+        for row, cells in enumerate(rows):
+            panel.paste(Image.fromarray(cells[column][1]), (left, _TITLE_HEIGHT + row * (height + _GAP)))
+    return panel
+
+
+def _font(title: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest font up to 12 pixels in which ``title`` fits into ``width``."""
+    for size in range(12, 6, -1):
+        font = ImageFont.load_default(size)
+        if font.getlength(title) <= width - 2:
+            break
+    return font
+
+
+def _row(example: Example, palette: Palette, ignore_index: int) -> list[tuple[str, np.ndarray]]:
+    perturbation = example.image_adv - example.image
+    largest = float(perturbation.abs().max()) * 255
+    return [
+        ("image", _to_bytes(example.image)),
+        (f"δ, max {largest:.1f}/255", amplify(perturbation)),
+        ("adversarial", _to_bytes(example.image_adv)),
+        ("ground truth", colorize(example.target, palette, ignore_index)),
+        ("before", colorize(example.prediction, palette, ignore_index)),
+        ("after", colorize(example.prediction_adv, palette, ignore_index)),
+    ]
+
+
+def _to_bytes(image: Tensor) -> np.ndarray:
+    array: np.ndarray = image.mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return array

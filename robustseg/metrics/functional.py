@@ -1,0 +1,75 @@
+"""Segmentation scores from confusion matrices: accumulate counts, derive everything else.
+
+Rows of a confusion matrix are true classes, columns predicted ones. Functions take any leading dimensions, so that
+one image, a stack of images or a whole data set go through the same code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustseg.types import IGNORE_INDEX
+
+
+def confusion_matrix(
+    predictions: Tensor, targets: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Count (true class, predicted class) pairs of each image over its valid pixels.
+
+    Args:
+        predictions: B×H×W class ids in [0, C).
+        targets: B×H×W class ids in [0, C), or the ignore index.
+        num_classes: C.
+        ignore_index: Label of pixels that are not counted.
+
+    Returns:
+        B×C×C int64.
+
+    Raises:
+        ValueError: Shapes differ, or an id is outside of the classes.
+    """
+    if predictions.shape != targets.shape or targets.ndim != 3:
+        raise ValueError(
+            f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must both be B×H×W."
+        )
+    batch, valid = len(targets), targets != ignore_index
+    image = torch.arange(batch, device=targets.device).view(-1, 1, 1).expand_as(targets)[valid]
+    true, predicted = targets[valid].long(), predictions[valid].long()
+    for name, ids in (("targets", true), ("predictions", predicted)):
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < num_classes:
+            raise ValueError(
+                f"{name} hold ids from {int(ids.min())} to {int(ids.max())}, outside of the {num_classes} classes: "
+                f"check num_classes and ignore_index (= {ignore_index})."
+            )
+    flat = (image * num_classes + true) * num_classes + predicted
+    return torch.bincount(flat, minlength=batch * num_classes**2).view(batch, num_classes, num_classes)
+
+
+def class_iou(confusion: Tensor) -> Tensor:
+    """Intersection over union of each class: …×C float64, NaN for a class that is neither true nor predicted."""
+    counts = confusion.double()
+    intersection = counts.diagonal(dim1=-2, dim2=-1)
+    return intersection / (counts.sum(-1) + counts.sum(-2) - intersection)
+
+
+def miou(confusion: Tensor) -> Tensor:
+    """Mean IoU over the classes with a non-empty union; NaN without any valid pixel."""
+    return class_iou(confusion).nanmean(-1)
+
+
+def pixel_acc(confusion: Tensor) -> Tensor:
+    """Share of valid pixels that are predicted right; NaN without any valid pixel."""
+    counts = confusion.double()
+    return counts.diagonal(dim1=-2, dim2=-1).sum(-1) / counts.sum((-1, -2))
+
+
+def mean_acc(confusion: Tensor) -> Tensor:
+    """Mean over the true classes of the share of their pixels predicted right; NaN without any valid pixel."""
+    counts = confusion.double()
+    return (counts.diagonal(dim1=-2, dim2=-1) / counts.sum(-1)).nanmean(-1)
+
+
+def misratio(confusion: Tensor) -> Tensor:
+    """Share of valid pixels that are misclassified (Gu et al., ECCV 2022, Sec. 3.2)."""
+    return 1 - pixel_acc(confusion)

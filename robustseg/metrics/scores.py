@@ -1,0 +1,61 @@
+"""Data-set scores as a torchmetrics class, which sums its counts over ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from robustseg.metrics.functional import class_iou, confusion_matrix, mean_acc, miou, pixel_acc
+from robustseg.types import IGNORE_INDEX
+
+
+class SegmentationScores(Metric):
+    """Scores of a data set from one confusion matrix, exact in any batching and on any number of ranks.
+
+    ``miou``, ``pixel_acc`` and ``mean_acc`` belong to the confusion matrix of the whole data set; ``image_miou`` is
+    the mean of the images' own mIoU. Every sample must be given once: a sampler that pads would count some twice.
+
+    Args:
+        num_classes: C.
+        ignore_index: Label of pixels that are not counted.
+    """
+
+    full_state_update = False
+    confusion: Tensor
+    image_miou_sum: Tensor
+    scored_images: Tensor
+    images: Tensor
+
+    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        zero = torch.zeros((), dtype=torch.long)
+        self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("image_miou_sum", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("scored_images", zero.clone(), dist_reduce_fx="sum")
+        self.add_state("images", zero.clone(), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Count a batch of B×H×W predictions and targets."""
+        per_image = confusion_matrix(predictions, targets, self.num_classes, self.ignore_index)
+        image_miou = miou(per_image)
+        self.confusion += per_image.sum(0)
+        self.image_miou_sum += image_miou.nansum()
+        # An image without valid pixels has no score of its own and changes no figure.
+        self.scored_images += image_miou.isfinite().sum()
+        self.images += len(targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``miou``, ``pixel_acc``, ``mean_acc``, ``image_miou``, ``class_iou`` (C) in [0, 1], and ``images``."""
+        return {
+            "miou": miou(self.confusion),
+            "pixel_acc": pixel_acc(self.confusion),
+            "mean_acc": mean_acc(self.confusion),
+            "image_miou": self.image_miou_sum / self.scored_images,
+            "class_iou": class_iou(self.confusion),
+            "images": self.images,
+        }
