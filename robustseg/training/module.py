@@ -1,0 +1,214 @@
+"""The LightningModule: standard and adversarial training of one segmentation model."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from robustseg.attacks import Attack, AttackMode, NoiseSource
+from robustseg.metrics import SegmentationScores
+from robustseg.models import Network, SegmentationModel, load_segmentation_weights
+from robustseg.training.objective import LossCombination, count_valid, update_loss
+from robustseg.training.schedule import LearningRateFactor, ScheduleName
+from robustseg.training.split import AdversarialSplit, MixedBatch, TrainingError
+from robustseg.types import IGNORE_INDEX, Batch
+
+
+def papers_sgd(params: Any) -> Optimizer:
+    """SGD as in the papers' reference code: learning rate 0.01, momentum 0.9, weight decay 1e-4."""
+    return SGD(params, lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+
+class RobustSegmentation(pl.LightningModule):
+    """Trains a segmentation model, on clean batches or with an attacker in the loop.
+
+    Without an attack this is standard training. With one, each rank's batch is split, the last part is replaced by
+    adversarial examples of the current weights, and one forward of both parts gives the loss of the update. The
+    attack sees the main head's logits only; the auxiliary head takes part in the update.
+
+    Batch sizes and with them the split are per rank. Losses are means over the valid pixels of all ranks.
+
+    Args:
+        network: The raw network; its class count comes from the data when configured on the command line.
+        attack: The attacker, or None for standard training.
+        adversarial_fraction: Share of each batch to attack, from 0 to 1.
+        attack_mode: Mode of the model during the attack: ``"eval"``, or ``"train"`` for batch statistics and
+            dropout, with BatchNorm's running statistics restored after it.
+        loss_combination: ``"sum_of_means"`` of the clean and the adversarial part (the papers' Algorithm 2) or one
+            ``"mean"`` over all pixels.
+        aux_weight: Weight of the auxiliary head's loss, 0.4 in PSPNet.
+        optimizer: Called with the parameter groups.
+        schedule: ``"poly"``, ``"cosine"`` or ``"constant"``, per optimiser step.
+        warmup_steps: Linear warm-up in optimiser steps.
+        head_lr_factor: Learning rate of everything but the backbone, relative to the optimiser's.
+        mean: Normalisation of the images, per channel, in [0, 1] units; ImageNet's by default.
+        std: Likewise.
+        init_weights: Checkpoint of a whole model to start from (its weights only), for example a standard model
+            that adversarial training continues.
+        ignore_index: Label of pixels that take no part.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        attack: Attack | None = None,
+        adversarial_fraction: float = 0.5,
+        attack_mode: AttackMode = "eval",
+        loss_combination: LossCombination = "sum_of_means",
+        aux_weight: float = 0.4,
+        optimizer: OptimizerCallable = papers_sgd,
+        schedule: ScheduleName = "poly",
+        warmup_steps: int = 0,
+        head_lr_factor: float = 1.0,
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        init_weights: str | None = None,
+        ignore_index: int = IGNORE_INDEX,
+    ):
+        super().__init__()
+        if aux_weight < 0:
+            raise ValueError(f"aux_weight = {aux_weight} is negative: use 0 to leave the auxiliary head out.")
+        if head_lr_factor <= 0:
+            raise ValueError(f"head_lr_factor = {head_lr_factor} must be positive.")
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps = {warmup_steps} is negative.")
+        self.model = SegmentationModel(network, mean, std)
+        # Plain attributes: nothing of the attacker is in the state_dict, so a run can resume with another one.
+        self.attack = attack
+        self.split = AdversarialSplit(adversarial_fraction, attack_mode)
+        self.loss_combination: LossCombination = loss_combination
+        self.aux_weight = aux_weight
+        self.make_optimizer = optimizer
+        self.schedule: ScheduleName = schedule
+        self.warmup_steps = warmup_steps
+        self.head_lr_factor = head_lr_factor
+        self.ignore_index = ignore_index
+        self.scores = SegmentationScores(self.model.num_classes, ignore_index)
+        if init_weights is not None:
+            load_segmentation_weights(self.model, init_weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits B×C×H×W of images B×3×H×W in [0, 1]."""
+        logits: Tensor = self.model(images)
+        return logits
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run, as set by ``seed_everything``; attack noise is a function of it."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+    def on_fit_start(self) -> None:
+        """Refuse a batch that cannot be split before the first step rather than at it."""
+        batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        if self.attack is not None and batch_size is not None:
+            self.split.sizes(batch_size)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One update's loss.
+
+        Raises:
+            TrainingError: The loss is not finite, before it reaches the weights.
+        """
+        mixed = self._mix(batch)
+        valid = count_valid(mixed.targets, mixed.clean, self.ignore_index)
+        logits, aux_logits = self.model.forward_with_aux(mixed.images)
+        arguments = (mixed.targets, mixed.clean, valid, self.loss_combination, self.ignore_index)
+        loss = update_loss(logits, *arguments)
+        total = loss.total
+        if aux_logits is not None and self.aux_weight:
+            total = total + self.aux_weight * update_loss(aux_logits, *arguments).total
+        if not bool(torch.isfinite(total)):
+            raise TrainingError(
+                f"the loss is {total.item()} at step {self.global_step} for the samples {', '.join(mixed.ids)}: lower "
+                "the learning rate or look at these samples; resume from the last checkpoint with --ckpt_path last."
+            )
+        size = len(mixed.images)
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
+        if mixed.clean < size:
+            self.log("train/loss_adv", loss.adversarial, prog_bar=True, batch_size=size)
+        if mixed.clean:
+            self.log("train/loss_clean", loss.clean, batch_size=size)
+        return total
+
+    def _mix(self, batch: Batch) -> MixedBatch:
+        if self.attack is None:
+            return MixedBatch(batch.images, batch.targets, batch.ids, len(batch.images))
+        clean, _ = self.split.sizes(len(batch.images))
+        # A function of the sample and of where in training it stands: the same on any rank and in any batch.
+        # Micro-batches that are accumulated share a global step but not their samples.
+        noise = NoiseSource.for_samples(self.seed, batch.ids[clean:], self.device, step=self.global_step)
+        return self.split(self.model, self.attack, batch, noise)
+
+    def on_validation_start(self) -> None:
+        """Let ranks evaluate different numbers of batches; see :func:`_set_buffer_broadcast`."""
+        _set_buffer_broadcast(self.trainer.strategy.model, False)
+
+    def on_validation_end(self) -> None:
+        """Back to training's broadcasts."""
+        _set_buffer_broadcast(self.trainer.strategy.model, True)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Clean scores; returns the predictions, B×H×W."""
+        return self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the data set's clean scores."""
+        self._log_scores("val")
+
+    on_test_start = on_validation_start
+    on_test_end = on_validation_end
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Clean scores; returns the predictions, B×H×W."""
+        return self._score(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the data set's clean scores."""
+        self._log_scores("test")
+
+    def _score(self, batch: Batch) -> Tensor:
+        predictions: Tensor = self.model(batch.images).argmax(1)
+        self.scores.update(predictions, batch.targets)
+        return predictions
+
+    def _log_scores(self, stage: str) -> None:
+        scores = self.scores.compute()
+        self.scores.reset()
+        for name in ("miou", "pixel_acc", "image_miou"):
+            self.log(f"{stage}/{name}", scores[name].float(), prog_bar=name == "miou", rank_zero_only=False)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimiser with the heads' own learning rate, and the schedule over the run's optimiser steps."""
+        backbone = getattr(self.model.network, "backbone", None)
+        in_backbone = {id(p) for p in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        groups = [[p for p in parameters if (id(p) in in_backbone) is inside] for inside in (True, False)]
+        optimizer = self.make_optimizer([{"params": group} for group in groups if group])
+        if self.head_lr_factor != 1 and groups[1]:
+            optimizer.param_groups[-1]["lr"] *= self.head_lr_factor
+        steps = int(self.trainer.estimated_stepping_batches)
+        factor = LearningRateFactor(self.schedule, steps, self.warmup_steps)
+        scheduler = LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _set_buffer_broadcast(wrapper: object, broadcast: bool) -> None:
+    """Switch DistributedDataParallel's broadcast of buffers, which it makes at each forward, also in evaluation.
+
+    Unpadded evaluation gives ranks different numbers of batches, and the broadcast of a batch that only one rank
+    has would wait for the others for ever.
+    """
+    if isinstance(wrapper, DistributedDataParallel):
+        wrapper.require_forward_param_sync = broadcast

@@ -1,0 +1,78 @@
+"""The loss of a network update over a batch of clean and adversarial images."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+LossCombination = Literal["sum_of_means", "mean"]
+
+
+class ValidPixels(NamedTuple):
+    """Numbers of valid pixels over all ranks, as integer scalars, and the number of ranks."""
+
+    clean: Tensor
+    adversarial: Tensor
+    ranks: int
+
+
+class UpdateLoss(NamedTuple):
+    """Loss of an update and its parts, scalars; on several ranks their mean over the ranks is the batch's."""
+
+    total: Tensor
+    clean: Tensor
+    adversarial: Tensor
+
+
+def count_valid(targets: Tensor, clean: int, ignore_index: int) -> ValidPixels:
+    """Count the valid pixels of both parts, summed over ranks.
+
+    Ranks hold different numbers of valid pixels, so averaging their means, as DistributedDataParallel does with the
+    gradients, would weight pixels by the rank they happen to be on. One small all-reduce per update mends that.
+
+    Args:
+        targets: B×H×W of this rank.
+        clean: Number of clean images, which come first.
+        ignore_index: Label of pixels that do not count.
+    """
+    valid = targets != ignore_index
+    counts = torch.stack([valid[:clean].sum(), valid[clean:].sum()])
+    ranks = 1
+    if dist.is_available() and dist.is_initialized():
+        ranks = dist.get_world_size()
+        dist.all_reduce(counts)
+    return ValidPixels(counts[0], counts[1], ranks)
+
+
+def update_loss(
+    logits: Tensor, targets: Tensor, clean: int, valid: ValidPixels, combination: LossCombination, ignore_index: int
+) -> UpdateLoss:
+    """Cross-entropy over the valid pixels of both parts, computed in float32.
+
+    ``sum_of_means`` adds the mean over the clean part's pixels and that over the adversarial part's (Gu et al.,
+    ECCV 2022, Algorithm 2), so its scale is twice that of standard training. ``mean`` is one mean over all pixels.
+    A part without valid pixels adds nothing.
+
+    Args:
+        logits: B×C×H×W.
+        targets: B×H×W.
+        clean: Number of clean images, which come first.
+        valid: From :func:`count_valid` for the same targets.
+        combination: ``"sum_of_means"`` or ``"mean"``.
+        ignore_index: Label of pixels that do not count.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    pixels = F.cross_entropy(logits, targets, reduction="none", ignore_index=ignore_index)
+    sum_clean, sum_adversarial = pixels[:clean].sum(), pixels[clean:].sum()
+    mean_clean = valid.ranks * sum_clean / valid.clean.clamp_min(1).to(pixels.dtype)
+    mean_adversarial = valid.ranks * sum_adversarial / valid.adversarial.clamp_min(1).to(pixels.dtype)
+    if combination == "sum_of_means":
+        total = mean_clean + mean_adversarial
+    else:
+        everything = (valid.clean + valid.adversarial).clamp_min(1).to(pixels.dtype)
+        total = valid.ranks * (sum_clean + sum_adversarial) / everything
+    return UpdateLoss(total, mean_clean.detach(), mean_adversarial.detach())

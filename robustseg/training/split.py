@@ -1,0 +1,86 @@
+"""Splitting a mini-batch into its clean and its adversarial part."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks import Attack, AttackMode, NoiseSource
+from robustseg.attacks.guard import Model
+from robustseg.types import Batch
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the cause and the remedy."""
+
+
+class MixedBatch(NamedTuple):
+    """A batch whose first ``clean`` images are untouched and whose others are adversarial."""
+
+    images: Tensor
+    """B×3×H×W in [0, 1]."""
+    targets: Tensor
+    """B×H×W."""
+    ids: list[str]
+    """B sample ids."""
+    clean: int
+    """Number of clean images."""
+
+
+class AdversarialSplit:
+    """Attacks the last part of each rank's batch; the rest is never attacked, so no attack step is wasted.
+
+    Args:
+        fraction: Share of the batch that is trained on as adversarial examples, from 0 (none) to 1 (all); 0.5 in
+            the papers (Gu et al., ECCV 2022, Algorithm 2). Rounded to whole images, half up; for a fraction
+            strictly between 0 and 1 both parts get at least one image.
+        mode: Mode of the model during the attack, see :func:`~robustseg.attacks.attack_mode`.
+
+    Raises:
+        ValueError: ``fraction`` is outside of [0, 1], or ``mode`` is unknown.
+    """
+
+    def __init__(self, fraction: float = 0.5, mode: AttackMode = "eval"):
+        if not 0 <= fraction <= 1:
+            raise ValueError(
+                f"adversarial_fraction = {fraction} is outside of [0, 1]: it is the share of each batch to attack."
+            )
+        if mode not in ("eval", "train"):
+            raise ValueError(f"attack_mode = {mode!r}: use eval or train.")
+        self.fraction = fraction
+        self.mode = mode
+
+    def sizes(self, batch_size: int) -> tuple[int, int]:
+        """Numbers of clean and of adversarial images in a batch.
+
+        Raises:
+            TrainingError: A batch of one image cannot be split.
+        """
+        if self.fraction in (0, 1):
+            adversarial = batch_size if self.fraction == 1 else 0
+        elif batch_size < 2:
+            raise TrainingError(
+                f"a batch of {batch_size} image per rank cannot be split into a clean and an adversarial part: raise "
+                "data.batch_size to at least 2, or set model.adversarial_fraction to 0 or 1."
+            )
+        else:
+            adversarial = min(max(math.floor(self.fraction * batch_size + 0.5), 1), batch_size - 1)
+        return batch_size - adversarial, adversarial
+
+    def __call__(self, model: Model, attack: Attack, batch: Batch, noise: NoiseSource) -> MixedBatch:
+        """Replace the last images of ``batch`` by adversarial examples of ``model``.
+
+        Args:
+            model: The model in training, not its distributed wrapper.
+            attack: The attacker.
+            batch: This rank's batch.
+            noise: Start noise for the attacked images.
+        """
+        clean, adversarial = self.sizes(len(batch.images))
+        if not adversarial:
+            return MixedBatch(batch.images, batch.targets, batch.ids, clean)
+        images_adv = attack(model, batch.images[clean:], batch.targets[clean:], generator=noise, mode=self.mode)
+        return MixedBatch(torch.cat([batch.images[:clean], images_adv]), batch.targets, batch.ids, clean)
