@@ -1,0 +1,205 @@
+"""Command line: ``robustseg train`` and ``robustseg evaluate``, both on Lightning's CLI."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from robustseg import __version__
+from robustseg.attacks import AttackError
+from robustseg.callbacks import AttackProgressBar, RobustnessEvaluation
+from robustseg.data import DataError, SegmentationDataModule
+from robustseg.models import ModelError, load_segmentation_weights
+from robustseg.runs import CHECKPOINTS, LAST, RunError, last_version, next_folder, run_folder
+from robustseg.training import RobustSegmentation, TrainingError
+
+_USAGE = """usage: robustseg {train,evaluate} [options]
+
+  train      train a model and score it at the end:   robustseg train --config configs/quickstart.yaml
+  evaluate   score a checkpoint under attacks:        robustseg evaluate --config RUN/config.yaml --ckpt_path FILE
+
+robustseg train --help and robustseg evaluate --help list all options."""
+
+_EXPECTED_ERRORS = (AttackError, DataError, ModelError, RunError, TrainingError)
+
+
+class ConfigError(ValueError):
+    """A value of the configuration was refused by what it configures."""
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Keeps the record of a run: a resumed run adds its configuration beside the first one."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the configuration when training starts, and never for a test."""
+        if stage != "fit" or self.already_saved:
+            return
+        folder = Path(trainer.strategy.broadcast(trainer.log_dir) or trainer.default_root_dir)
+        if trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / "config.yaml"
+            if path.exists():
+                path = next_folder(folder, "config_resumed").with_suffix(".yaml")
+            self.parser.save(self.config, str(path), skip_none=False, overwrite=True)
+        self.already_saved = True
+
+
+class RobustSegCLI(LightningCLI):
+    """LightningCLI with the robustness suite, the checkpoint policy and where a run is kept.
+
+    Args:
+        args: Command line arguments.
+        evaluate: Parse and build for an evaluation: no training logger, no checkpoints, no saved config.
+    """
+
+    def __init__(self, args: Sequence[str], evaluate: bool = False):
+        self.evaluate = evaluate
+        super().__init__(
+            RobustSegmentation,
+            SegmentationDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None if evaluate else _SaveConfig,
+            seed_everything_default=0,
+            # The attack leaves inference mode by itself; without it, tensors that a model caches stay usable.
+            trainer_defaults={"inference_mode": False, "logger": False, "default_root_dir": "runs"},
+            parser_kwargs={
+                "description": "Evaluate a checkpoint." if evaluate else "Train a model.",
+                "prog": _prog(evaluate),
+            },
+            args=list(args),
+            run=False,
+            auto_configure_optimizers=False,
+            # What the checkpoint should hold is weights; the record of the configuration is config.yaml.
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our own options beside Lightning's."""
+        parser.add_argument(
+            "--experiment", type=str, default="default", help="Name of the run's folder under trainer.default_root_dir."
+        )
+        parser.add_argument(
+            "--ckpt_path",
+            type=str | None,
+            default=None,
+            help="Checkpoint to evaluate."
+            if self.evaluate
+            else "Checkpoint to resume from; 'last' continues the newest run of this experiment in its own folder.",
+        )
+        if self.evaluate:
+            parser.add_argument(
+                "--output", type=str | None, default=None, help="Folder for the results; RUN/evaluation_<n> by default."
+            )
+        parser.add_lightning_class_args(RobustnessEvaluation, "robustness")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {"checkpoint.save_last": True, "checkpoint.mode": "max", "checkpoint.auto_insert_metric_name": False}
+        )
+        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse without Lightning's warning about sys.argv."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Find the checkpoint and the folder before anything is built or written."""
+        checkpoint = self.config.ckpt_path
+        root = self.config.trainer.default_root_dir
+        self.version: int | None = None
+        if self.evaluate:
+            if checkpoint is None:
+                raise RunError("evaluate needs --ckpt_path: the checkpoint whose model is to be scored.")
+        elif checkpoint == "last":
+            self.version = last_version(root, self.config.experiment)
+            checkpoint = str(Path(root) / self.config.experiment / f"version_{self.version}" / CHECKPOINTS / LAST)
+        if checkpoint is not None and not Path(checkpoint).is_file():
+            raise RunError(f"--ckpt_path {checkpoint}: no such file.")
+        self.checkpoint = checkpoint
+
+    def instantiate_classes(self) -> None:
+        """Build everything; values that a constructor refuses become one message."""
+        try:
+            super().instantiate_classes()
+        except _EXPECTED_ERRORS:
+            raise
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Add the logger of the run, unless the configuration has its own, and the callbacks that every run has."""
+        trainer = self.config_init.trainer
+        callbacks = [self.config_init.robustness]
+        if self.evaluate:
+            folder = Path(self.config.output or next_folder(run_folder(self.checkpoint), "evaluation"))
+            # Lightning under SLURM would load a stale checkpoint that it finds in default_root_dir.
+            kwargs |= {"default_root_dir": str(folder), "logger": TensorBoardLogger(str(folder), name="", version="")}
+            kwargs["enable_checkpointing"] = False
+        else:
+            if trainer.logger in (False, None, True):
+                kwargs["logger"] = TensorBoardLogger(
+                    trainer.default_root_dir, name=self.config.experiment, version=self.version
+                )
+            callbacks += [self.config_init.checkpoint, LearningRateMonitor()]
+        if trainer.enable_progress_bar is not False and sys.stdout.isatty():
+            callbacks.append(AttackProgressBar())
+        return self._instantiate_trainer({**trainer, **kwargs}, callbacks)
+
+
+def train(args: Sequence[str]) -> None:
+    """Train as configured, then score the model on the test split under all attacks of the suite."""
+    cli = RobustSegCLI(args)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint)
+    if cli.trainer.interrupted or cli.config.trainer.fast_dev_run:
+        return
+    checkpoints = cli.trainer.checkpoint_callback
+    best = isinstance(checkpoints, ModelCheckpoint) and checkpoints.monitor and checkpoints.best_model_path
+    cli.config_init.robustness.about["weights"] = best or "last of training"
+    if best:
+        load_segmentation_weights(cli.model.model, best)
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+
+
+def evaluate(args: Sequence[str]) -> None:
+    """Score a checkpoint's weights, in the model and on the data of the configuration."""
+    cli = RobustSegCLI(args, evaluate=True)
+    weights = load_segmentation_weights(cli.model.model, cli.checkpoint)
+    cli.config_init.robustness.about |= {"weights": weights["path"], "sha256": weights["sha256"]}
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    commands = {"train": train, "evaluate": evaluate}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"robustseg {__version__}")
+        return 0
+    if arguments[0] not in commands:
+        print(f"{_USAGE}\n\nrobustseg: error: there is no command {arguments[0]!r}.", file=sys.stderr)
+        return 2
+    # Denormal numbers slow CPU convolutions of barely trained models down several times.
+    torch.set_flush_denormal(True)
+    try:
+        commands[arguments[0]](arguments[1:])
+    except (ConfigError, *_EXPECTED_ERRORS) as error:
+        if os.environ.get("ROBUSTSEG_TRACEBACK"):
+            raise
+        print(f"robustseg: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _prog(evaluate: bool) -> str:
+    return f"robustseg {'evaluate' if evaluate else 'train'}"

@@ -1,0 +1,8 @@
+"""Train a segmentation model; the same as ``robustseg train``."""
+
+import sys
+
+from robustseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
