@@ -1,0 +1,29 @@
+"""Segmentation networks over timm backbones, the model around them, and loading of weights. Pure PyTorch."""
+
+from robustseg.models.backbone import Backbone
+from robustseg.models.checkpoint import WeightsInfo, load_segmentation_weights
+from robustseg.models.errors import ModelError
+from robustseg.models.heads import DeepLabV3Head, FCNHead, PooledBatchNorm2d, PSPHead
+from robustseg.models.model import SegmentationModel
+from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, ExternalNetwork, Network
+from robustseg.models.networks import FCN, DeepLabV3, EncoderDecoder, PSPNet
+
+__all__ = [
+    "FCN",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Backbone",
+    "DeepLabV3",
+    "DeepLabV3Head",
+    "EncoderDecoder",
+    "ExternalNetwork",
+    "FCNHead",
+    "ModelError",
+    "Network",
+    "PSPHead",
+    "PSPNet",
+    "PooledBatchNorm2d",
+    "SegmentationModel",
+    "WeightsInfo",
+    "load_segmentation_weights",
+]

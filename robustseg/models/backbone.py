@@ -1,0 +1,181 @@
+"""timm backbones as feature extractors, with one clear error for whatever timm refuses."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+
+from robustseg.models.errors import ModelError
+from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD
+from robustseg.models.weights import compare, read_state_dict, shorten, without_prefix
+
+logger = logging.getLogger(__name__)
+
+RESERVED = ("features_only", "out_indices", "output_stride", "pretrained", "in_chans", "num_classes", "checkpoint_path")
+"""Arguments of timm.create_model that are not the user's to give in backbone_args."""
+
+
+class Backbone(nn.Module):
+    """The last two feature levels of a timm network.
+
+    Args:
+        name: Any name in ``timm.list_models()``, with or without a pretrained tag.
+        output_stride: Input pixels per cell of the last level; below 32 the last stages are dilated
+            (Chen et al., "DeepLab", TPAMI 2018, section 3.1). None: as the architecture has it.
+        pretrained: Let timm download the weights.
+        weights: Local file of weights for this backbone; its classifier is left out.
+        args: Further arguments of the timm architecture.
+
+    Attributes:
+        channels: Channels of the second-last and the last level.
+        stride: Input pixels per cell of the last level.
+        mean: Per-channel mean of the images that timm's weights of this name were trained on.
+        std: The standard deviation that goes with it.
+
+    Raises:
+        ModelError: The name is unknown, or timm refuses the stride, the arguments or the weights.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        output_stride: int | None = None,
+        pretrained: bool = False,
+        weights: str | None = None,
+        args: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        args = dict(args or {})
+        _check_arguments(name, output_stride, pretrained, weights, args)
+        self.body = _create(name, output_stride, pretrained, args)
+        self.channels: tuple[int, int] = tuple(self.body.feature_info.channels())
+        self.stride: int = self.body.feature_info.reduction()[-1]
+        _check_built(name, output_stride, self, args)
+        # Swin and its kin return B×h×w×C
+        self._channels_last = getattr(getattr(self.body, "output_fmt", None), "value", None) == "NHWC"
+        config = get_pretrained_cfg(name)
+        self.mean: tuple[float, ...] = tuple(config.mean) if config else IMAGENET_MEAN
+        self.std: tuple[float, ...] = tuple(config.std) if config else IMAGENET_STD
+        if weights is not None:
+            _load(self.body, name, args, weights)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the second-last and the last level, B×channels×h×w each, for normalised B×3×H×W images."""
+        second, last = self.body(x)
+        if self._channels_last:
+            second, last = second.permute(0, 3, 1, 2), last.permute(0, 3, 1, 2)
+        return second, last
+
+
+def _check_arguments(
+    name: str, output_stride: int | None, pretrained: bool, weights: str | None, args: dict[str, Any]
+) -> None:
+    if not timm.is_model(name) or "/" in name:
+        raise ModelError(f"backbone {name!r} is unknown to timm {timm.__version__}{_suggest(name, timm.list_models())}")
+    tags = timm.list_models(name.split(".")[0] + ".*", pretrained=True)
+    if "." in name and name not in tags:
+        raise ModelError(f"backbone {name!r}: timm {timm.__version__} has no such weights{_suggest(name, tags)}")
+    if output_stride not in (None, 8, 16, 32):
+        raise ModelError(f"output_stride = {output_stride}: 8, 16, 32 or null (as the backbone has it) expected.")
+    if pretrained and weights is not None:
+        raise ModelError("pretrained: true and weights: FILE exclude each other: give one of them.")
+    reserved = [key for key in RESERVED if key in args]
+    if reserved:
+        raise ModelError(f"backbone_args may not hold {', '.join(reserved)}: the network sets it.")
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+    return f"; did you mean {', '.join(close)}?" if close else "."
+
+
+def _timm(name: str, output_stride: int | None, pretrained: bool, args: dict[str, Any]) -> Any:
+    stride: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
+    return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(-2, -1), **stride, **args)
+
+
+def _create(name: str, output_stride: int | None, pretrained: bool, args: dict[str, Any]) -> Any:
+    try:
+        return _timm(name, output_stride, pretrained, args)
+    except Exception as error:  # timm has no exception of its own: bare asserts, TypeErrors, the HTTP client's
+        raise ModelError(_diagnose(error, name, output_stride, pretrained, args)) from error
+
+
+def _diagnose(error: Exception, name: str, output_stride: int | None, pretrained: bool, args: dict[str, Any]) -> str:
+    """Find the argument that timm refuses by leaving them out one by one: its own message rarely says."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if pretrained and _works(name, output_stride, args):
+        return (
+            f"backbone {name}: timm could not get its pretrained weights ({type(error).__name__}: {reason[:120]}); "
+            f"set pretrained: false, or weights: FILE for a local file."
+        )
+    if output_stride is not None and _works(name, None, args):
+        native = _timm(name, None, False, args).feature_info.reduction()[-1]
+        return (
+            f"backbone {name} does not support output_stride: {output_stride}; set output_stride: null for its own "
+            f"stride of {native}, or take a backbone that can be dilated, such as resnet50 or convnext_tiny."
+        )
+    if args and (_works(name, output_stride, {}) or _works(name, None, {})):
+        return f"backbone {name} refuses backbone_args {args}: {reason}"
+    return f"backbone {name} cannot be built as a feature extractor: {type(error).__name__}: {reason}"
+
+
+def _works(name: str, output_stride: int | None, args: dict[str, Any]) -> bool:
+    try:
+        _timm(name, output_stride, False, args)
+    except Exception:  # see _create
+        return False
+    return True
+
+
+def _check_built(name: str, output_stride: int | None, backbone: Backbone, args: dict[str, Any]) -> None:
+    if output_stride is not None and backbone.stride != output_stride:
+        raise ModelError(
+            f"backbone {name} ignores output_stride: {output_stride}, its stride is {backbone.stride}: "
+            f"set output_stride: null."
+        )
+    fixed = any(getattr(module, "strict_img_size", False) for module in backbone.body.modules())
+    if fixed and "img_size" not in args:
+        raise ModelError(
+            f"backbone {name} takes images of one size only: set backbone_args: {{img_size: [H, W]}} or, for a ViT, "
+            f"{{dynamic_img_size: true, dynamic_img_pad: true}}."
+        )
+
+
+def _load(body: nn.Module, name: str, args: dict[str, Any], path: str | Path) -> None:
+    """Load a classification network's weights into the feature extractor made from it.
+
+    timm renames what it extracts (``stages.0`` becomes ``stages_0``, ViTs get the prefix ``model.``), so keys are
+    compared with dots and underscores made equal. Keys of the whole network that the features do not use, such as
+    its classifier, may be present; any others may not.
+
+    Raises:
+        ModelError: The file does not hold this backbone's weights.
+    """
+    found = {_canonical(key): value for key, value in without_prefix(read_state_dict(path), "module.").items()}
+    own = body.state_dict()
+    names = {_canonical(key.removeprefix("model.")): key for key in own}
+    whole = {_canonical(key) for key in timm.create_model(name, pretrained=False, **args).state_dict()}
+    # absent from files older than PyTorch 0.4.1, and without effect on BatchNorm with a momentum
+    counters = {key: own[names[key]] for key in names if key.endswith("num.batches.tracked") and key not in found}
+    used = {key: value for key, value in found.items() if key in names or key not in whole} | counters
+    mismatch = compare({key: own[names[key]] for key in names}, used)
+    if mismatch:
+        raise ModelError(f"{path} does not hold the weights of backbone {name}: {mismatch}.")
+    dropped = sorted(found.keys() - used.keys())
+    if dropped:
+        logger.info("%s: left out %s, which the features of %s do not use", path, shorten(dropped), name)
+    with torch.no_grad():
+        body.load_state_dict({names[key]: value for key, value in used.items()}, strict=True)
+
+
+def _canonical(key: str) -> str:
+    return key.replace("_", ".")

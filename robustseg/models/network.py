@@ -1,0 +1,98 @@
+"""The base class of raw networks: what goes under ``model.network`` in a YAML file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from robustseg.models.errors import ModelError
+
+IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+"""RGB mean over ImageNet for images in [0, 1]."""
+IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
+"""RGB standard deviation over ImageNet for images in [0, 1]."""
+
+
+class Network(nn.Module, ABC):
+    """A raw network: normalised images in, logits at any resolution out.
+
+    Subclass it and the new class is selectable by its bare name in YAML; ``SegmentationModel`` adds the
+    normalisation and the resizing to the input's size, so that a subclass does neither.
+
+    Args:
+        num_classes: C, at least 2 or, for a single foreground logit, 1.
+
+    Attributes:
+        image_mean: Per-channel mean that the network's weights expect, for images in [0, 1].
+        image_std: Per-channel standard deviation that the network's weights expect.
+
+    Raises:
+        ModelError: ``num_classes`` is less than 1.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ModelError(f"num_classes = {num_classes}: a network needs at least one class.")
+        self.num_classes = num_classes
+        self.image_mean = IMAGENET_MEAN
+        self.image_std = IMAGENET_STD
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits.
+
+        Args:
+            x: B×3×H×W, normalised.
+
+        Returns:
+            B×C×h×w logits, where h×w need not be H×W.
+        """
+
+    def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute the logits and those of an auxiliary head, for deep supervision while training.
+
+        Args:
+            x: B×3×H×W, normalised.
+
+        Returns:
+            B×C×h×w logits and B×C×h'×w' auxiliary logits, or None where the network has no auxiliary head.
+        """
+        return self.forward(x), None
+
+
+class ExternalNetwork(Network):
+    """Adapter for a module from elsewhere that returns logits, or torchvision's dict of them.
+
+    Args:
+        module: Takes B×3×H×W normalised images; returns B×C×h×w logits or a dict with ``out`` and maybe ``aux``.
+        num_classes: C of those logits.
+        mean: Per-channel mean that the module expects, for images in [0, 1].
+        std: Per-channel standard deviation that the module expects.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        num_classes: int,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> None:
+        super().__init__(num_classes)
+        self.module = module
+        self.image_mean, self.image_std = mean, std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the main logits; see :meth:`Network.forward`."""
+        return self.forward_with_aux(x)[0]
+
+    def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the main logits and, from a dict, the ``aux`` entry; see :meth:`Network.forward_with_aux`."""
+        output = self.module(x)
+        if isinstance(output, dict):
+            if "out" not in output:
+                keys = ", ".join(map(str, output)) or "none"
+                raise ModelError(f"{type(self.module).__name__} returned a dict without 'out' (its keys: {keys}).")
+            return output["out"], output.get("aux")
+        return output, None

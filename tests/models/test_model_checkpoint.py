@@ -1,0 +1,136 @@
+import copy
+import hashlib
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from robustseg.models import FCN, ModelError, SegmentationModel, load_segmentation_weights
+
+COUNTER = "network.head.0.1.num_batches_tracked"
+SMALL = {"channels": [8, 16, 32, 64]}
+
+
+def build(num_classes=5, **arguments):
+    return SegmentationModel(FCN(num_classes, "resnet10t", 16, 8, backbone_args=SMALL, **arguments))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.manual_seed(1)
+    return SegmentationModel(build().network, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)).eval()
+
+
+def lightning(state, **extra):
+    inner = {f"model.{key}": value for key, value in state.items()}
+    return {
+        "epoch": 3,
+        "pytorch-lightning_version": "2.6.6",
+        "state_dict": {**inner, "loss.weight": torch.ones(5)},
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}],
+        "callbacks": {"best": {"score": torch.tensor(0.3)}},
+        "hyper_parameters": {"lr": 0.1},
+        **extra,
+    }
+
+
+@pytest.mark.parametrize("kind", ["lightning.ckpt", "plain.pth", "plain.safetensors"])
+def test_weights_and_normalisation_come_back(kind, trained, tmp_path):
+    path = tmp_path / kind
+    state = trained.state_dict()
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(lightning(state) if path.suffix == ".ckpt" else state, path)
+    model = build().eval()
+    images = torch.rand(1, 3, 33, 47)
+    assert not torch.allclose(model(images), trained(images))
+    info = load_segmentation_weights(model, path)
+    torch.testing.assert_close(model(images), trained(images))
+    assert info == {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def refused(model, path):
+    """Load, and check that the failure is one line that names the file and leaves the model as it was."""
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ModelError) as caught:
+        load_segmentation_weights(model, path)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_another_class_count_is_one_message(trained, tmp_path):
+    torch.save(lightning(trained.state_dict()), tmp_path / "five.ckpt")
+    message = refused(build(7), tmp_path / "five.ckpt")
+    for word in ("5 classes", "7", "num_classes", "data"):
+        assert word in message
+    assert "head" not in message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: state.pop("network.head.2.bias"), ["1 missing (network.head.2.bias)"]),
+        (lambda state: state.pop("mean"), ["1 missing (mean)"]),
+        (lambda state: state.update(extra=torch.ones(1)), ["1 unexpected (extra)"]),
+        (lambda state: state.update({"network.head.2.bias": torch.ones(5).to_sparse()}), ["head.2.bias"]),
+        (lambda state: state.update({"network.head.2.bias": torch.ones(5) * 1j}), ["head.2.bias", "complex64"]),
+        (lambda state: state.update({COUNTER: torch.tensor(1j)}), [COUNTER, "complex64"]),
+        (lambda state: state.update({"network.head.2.bias": torch.tensor(1.0)}), ["head.2.bias", "[]"]),
+        (lambda state: state.update({"network.head.2.bias": torch.ones(6)}), ["head.2.bias"]),
+    ],
+    ids=["missing", "normalisation", "unexpected", "sparse", "complex", "complex counter", "scalar", "one shape"],
+)
+def test_anything_that_does_not_fit_leaves_the_model_alone(change, words, trained, tmp_path):
+    state = dict(trained.state_dict())
+    change(state)
+    torch.save(state, tmp_path / "weights.pth")
+    message = refused(build(), tmp_path / "weights.pth")
+    assert "classes" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_aux_head_of_the_file_must_be_in_the_model(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "weights.pth")
+    assert "unexpected (network.aux_head" in refused(build(aux_head=False), tmp_path / "weights.pth")
+
+
+def test_missing_and_damaged_files(trained, tmp_path):
+    assert "does not exist" in refused(build(), tmp_path / "absent.ckpt")
+    torch.save(trained.state_dict(), tmp_path / "whole.pth")
+    (tmp_path / "half.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:5000])
+    assert "truncated" in refused(build(), tmp_path / "half.pth")
+    save_file(trained.state_dict(), tmp_path / "whole.safetensors")
+    (tmp_path / "half.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:5000])
+    assert "truncated" in refused(build(), tmp_path / "half.safetensors")
+
+
+class Hostile:
+    """Unpickled, it would create a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pkl"])
+def test_hostile_pickle_is_refused_and_nothing_runs(suffix, trained, tmp_path):
+    path, trace = tmp_path / f"hostile{suffix}", tmp_path / "it_ran"
+    content = lightning(trained.state_dict(), hyper_parameters={"attack": Hostile(trace)})
+    if suffix == ".ckpt":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    message = refused(build(), path)
+    assert not trace.exists()
+    assert "Python object" in message or suffix == ".pkl"
+    # the file is a live one: an unguarded load does run it
+    (torch.load(path, weights_only=False) if suffix == ".ckpt" else pickle.loads(path.read_bytes()))
+    assert trace.exists()

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from robustseg.models import Network, SegmentationModel
+
+FOLDER = Path(__file__).parents[2] / "configs" / "network"
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+
+def parse(path):
+    """Read a fragment as LightningCLI does: by bare class name, with num_classes linked from the data."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Network, "model.network", required=True)
+    content = yaml.safe_load(path.read_text())
+    assert "num_classes" not in content["model"]["network"]["init_args"], "num_classes comes from the data"
+    content["model"]["network"]["init_args"].update(num_classes=6, pretrained=False)
+    return parser, parser.parse_object(content)
+
+
+def test_there_are_fragments():
+    assert {path.stem for path in FILES} >= {
+        "pspnet_r50",
+        "deeplabv3_r50",
+        "fcn_r50",
+        "pspnet_small",
+        "deeplabv3_small",
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_fragment_builds_the_network_it_is_named_after(path):
+    parser, config = parse(path)
+    network = parser.instantiate_classes(config).model.network
+    assert type(network).__name__.lower() == path.stem.split("_")[0]
+    with torch.no_grad():
+        assert SegmentationModel(network).eval()(torch.rand(1, 3, 33, 47)).shape == (1, 6, 33, 47)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem.endswith("_small")], ids=lambda path: path.stem)
+def test_small_networks_need_no_download_and_fit_a_laptop(path):
+    init_args = yaml.safe_load(path.read_text())["model"]["network"]["init_args"]
+    assert "pretrained" not in init_args
+    parser, config = parse(path)
+    network = parser.instantiate_classes(config).model.network
+    assert sum(parameter.numel() for parameter in network.parameters()) < 3_000_000

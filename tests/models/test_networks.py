@@ -1,0 +1,104 @@
+import inspect
+import typing
+
+import pytest
+import torch
+
+from robustseg.models import FCN, DeepLabV3, EncoderDecoder, ModelError, PSPNet, SegmentationModel
+
+VIT = {"dynamic_img_size": True, "dynamic_img_pad": True}
+SWIN = {"img_size": [65, 97], "window_size": 4, "embed_dim": 24, "num_heads": [1, 2, 4, 8], "depths": [1, 1, 2, 1]}
+# backbone, output strides, backbone_args
+BACKBONES = [
+    ("resnet10t", (8, 16, 32, None), {"channels": [8, 16, 32, 64]}),
+    ("resnet18", (8,), {}),
+    ("mobilenetv3_small_050", (8, 16, None), {}),
+    ("efficientnet_lite0", (8,), {}),
+    ("convnext_atto", (8, None), {}),
+    ("regnetx_002", (8, None), {}),
+    ("mobileone_s0", (8,), {}),
+    ("vgg11_bn", (None,), {}),
+    ("densenet121", (None,), {}),
+    ("xcit_nano_12_p16_224", (None,), {"depth": 3}),
+    ("vit_tiny_patch16_224", (None,), {**VIT, "depth": 3}),
+    ("swin_tiny_patch4_window7_224", (None,), SWIN),
+]
+CASES = [(name, stride, args) for name, strides, args in BACKBONES for stride in strides]
+
+
+@pytest.mark.parametrize(("backbone", "output_stride", "args"), CASES, ids=lambda value: str(value)[:24])
+def test_backbones(backbone, output_stride, args):
+    network = PSPNet(4, backbone, output_stride, 8, backbone_args=args).eval()
+    images = torch.rand(1, 3, 65, 97, requires_grad=True)
+    features = network.backbone(images)
+    assert tuple(level.shape[1] for level in features) == network.backbone.channels
+    stride = network.backbone.stride
+    assert output_stride in (None, stride)
+    cells = features[1].shape[-2:]
+    assert all(size // stride <= cell <= -(-size // stride) for size, cell in zip((65, 97), cells, strict=True))
+    logits, aux_logits = SegmentationModel(network).eval().forward_with_aux(images)
+    assert logits.shape == aux_logits.shape == (1, 4, 65, 97)
+    (grad,) = torch.autograd.grad(logits.square().sum(), images)
+    assert grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", [PSPNet, DeepLabV3, FCN])
+def test_networks_train_at_odd_sizes_with_a_batch_of_one(kind):
+    model = SegmentationModel(kind(4, "resnet10t", 8, 8, backbone_args={"channels": [8, 16, 32, 64]})).train()
+    assert model(torch.rand(1, 3, 97, 131)).shape == (1, 4, 97, 131)
+
+
+@pytest.mark.parametrize(("kind", "width"), [(PSPNet, 512), (DeepLabV3, 256), (FCN, 512)])
+def test_default_widths_are_the_papers(kind, width):
+    network = kind(4, "resnet10t")
+    classifier = [module for module in network.head.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    assert classifier.weight.shape == (4, width, 1, 1)
+    assert network.aux_head[0][0].weight.shape == (256, 256, 3, 3)
+    assert network.backbone.stride == 8
+
+
+@pytest.mark.parametrize("kind", [PSPNet, DeepLabV3, FCN])
+def test_constructor_annotations_resolve(kind):
+    hints = typing.get_type_hints(kind.__init__)
+    assert set(inspect.signature(kind).parameters) <= set(hints)
+    assert issubclass(kind, EncoderDecoder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"backbone": "resnet5O"}, ["resnet5O", "did you mean", "resnet50"]),
+        ({"backbone": "hf-hub:someone/model"}, ["hf-hub:someone/model", "unknown"]),
+        ({"backbone": "resnet18.nonsense"}, ["resnet18.nonsense", "resnet18.tv_in1k"]),
+        ({"backbone": "dla46_c", "output_stride": 8}, ["dla46_c", "output_stride: 8", "output_stride: null", "32"]),
+        ({"backbone": "densenet121", "output_stride": 32}, ["densenet121", "output_stride: 32", "null"]),
+        ({"backbone": "vit_tiny_patch16_224", "output_stride": 8}, ["vit_tiny", "output_stride: null", "16"]),
+        ({"backbone": "vit_tiny_patch16_224", "output_stride": None}, ["one size", "img_size", "dynamic_img_pad"]),
+        ({"output_stride": 12}, ["output_stride = 12", "8, 16, 32"]),
+        ({"backbone_args": {"chanels": [8]}}, ["resnet18", "backbone_args", "chanels"]),
+        ({"backbone_args": {"out_indices": [1]}}, ["backbone_args", "out_indices"]),
+        ({"pretrained": True, "weights": "w.pth"}, ["pretrained: true", "weights: FILE"]),
+        ({"channels": 0}, ["channels = 0"]),
+        ({"dropout": 1.0}, ["dropout = 1.0"]),
+        ({"num_classes": 0}, ["num_classes = 0"]),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_arguments_name_the_key(arguments, words):
+    with pytest.raises(ModelError) as caught:
+        FCN(**{"num_classes": 4, "backbone": "resnet18", "output_stride": 16, **arguments})
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_offline_pretrained_names_both_ways_out(monkeypatch, tmp_path):
+    # an empty cache: on a developer's machine the weights may have been downloaded before
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError) as caught:
+        FCN(4, "resnet18.a1_in1k", pretrained=True)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in ("resnet18", "pretrained: false", "weights: FILE"):
+        assert word in message, message
