@@ -19,6 +19,7 @@ from robustseg.attacks import AttackError
 from robustseg.callbacks import AttackProgressBar, RobustnessEvaluation
 from robustseg.data import DataError, SegmentationDataModule
 from robustseg.models import ModelError, load_segmentation_weights
+from robustseg.parser import Parser
 from robustseg.runs import CHECKPOINTS, LAST, RunError, last_version, next_folder, run_folder
 from robustseg.training import RobustSegmentation, TrainingError
 
@@ -71,6 +72,7 @@ class RobustSegCLI(LightningCLI):
             seed_everything_default=0,
             # The attack leaves inference mode by itself; without it, tensors that a model caches stay usable.
             trainer_defaults={"inference_mode": False, "logger": False, "default_root_dir": "runs"},
+            parser_class=Parser,
             parser_kwargs={
                 "description": "Evaluate a checkpoint." if evaluate else "Train a model.",
                 "prog": _prog(evaluate),
@@ -132,7 +134,11 @@ class RobustSegCLI(LightningCLI):
         except _EXPECTED_ERRORS:
             raise
         except ValueError as error:
-            raise ConfigError(str(error)) from error
+            # The parser wraps what a constructor said into a list of the types that it tried.
+            cause: BaseException = error
+            while isinstance(cause.__cause__, ValueError):
+                cause = cause.__cause__
+            raise (cause if isinstance(cause, _EXPECTED_ERRORS) else ConfigError(str(cause))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the logger of the run, unless the configuration has its own, and the callbacks that every run has."""

@@ -50,7 +50,7 @@ class RobustSegmentation(pl.LightningModule):
         schedule: ``"poly"``, ``"cosine"`` or ``"constant"``, per optimiser step.
         warmup_steps: Linear warm-up in optimiser steps.
         head_lr_factor: Learning rate of everything but the backbone, relative to the optimiser's.
-        mean: Normalisation of the images, per channel, in [0, 1] units; ImageNet's by default.
+        mean: Normalisation of the images, per channel, in [0, 1] units; by default what the network expects.
         std: Likewise.
         init_weights: Checkpoint of a whole model to start from (its weights only), for example a standard model
             that adversarial training continues.
@@ -72,8 +72,8 @@ class RobustSegmentation(pl.LightningModule):
         schedule: ScheduleName = "poly",
         warmup_steps: int = 0,
         head_lr_factor: float = 1.0,
-        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
-        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
         init_weights: str | None = None,
         ignore_index: int = IGNORE_INDEX,
     ):

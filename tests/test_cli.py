@@ -1,0 +1,192 @@
+"""The command line end to end, on the smallest run there is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from robustseg.cli import RobustSegCLI, main
+
+CONF = Path(__file__).parent / "conf"
+TINY = ["--config", str(CONF / "tiny.yaml")]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished training run; tests may add to its folder but not change what it holds."""
+    root = tmp_path_factory.mktemp("runs")
+    monitored = ["--checkpoint.monitor", "val/pgd2/miou", "--checkpoint.filename", "best"]
+    assert main(["train", *TINY, *monitored, "--trainer.default_root_dir", str(root)]) == 0
+    return root / "tiny" / "version_0"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_run_leaves_config_checkpoints_and_results(run):
+    assert {"best.ckpt", "last.ckpt"} <= {path.name for path in (run / "checkpoints").iterdir()}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["attack"]["init_args"]["eps"] == "8/255"
+    record = json.loads((run / "robustness.json").read_text())
+    assert list(record["results"]) == ["clean", "fgsm", "pgd2"]
+    assert record["images"] == 3
+    assert record["weights"].endswith("best.ckpt")
+    assert record["results"]["pgd2"]["settings"]["eps"] == "8/255"
+    assert record["results"]["pgd2"]["settings"]["steps"] == 2
+    assert set(record["results"]["clean"]["class_iou"]) >= {"floor", "ball"}
+
+
+def test_the_checkpoint_holds_no_object_of_ours(run):
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert not any("attack" in name for name in saved["state_dict"])
+    assert not saved.get("hyper_parameters")
+
+
+def test_tensorboard_has_curves_and_pictures(run):
+    events = EventAccumulator(str(run)).Reload()
+    assert {"val/miou", "val/fgsm/miou", "val/pgd2/miou", "val/pgd2/pixel_acc", "train/loss_adv"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert [event.step for event in events.Scalars("val/pgd2/miou")] == [1, 3]
+    assert {"val/fgsm", "val/pgd2", "test/pgd2"} <= set(events.Tags()["images"])
+    picture = events.Images("val/pgd2")[0]
+    # six columns of 32 pixels with gaps; a title row and four rows (rows of the first four images)
+    assert (picture.width, picture.height) == (6 * 32 + 5 * 4, 16 + 4 * 32 + 3 * 4)
+
+
+def test_evaluate_prints_a_table_and_leaves_the_run_as_it_was(run, tmp_path, capsys):
+    before = contents(run)
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("robustness: {attacks: {bim3: {class_path: BIM, init_args: {steps: 3}}}}\n")
+    command = ["evaluate", "--config", str(run / "config.yaml"), "--config", str(suite)]
+    assert main([*command, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]) == 0
+    out = capsys.readouterr().out
+    assert "bim3" in out
+    assert "clean" in out
+    record = json.loads((run / "evaluation_0" / "robustness.json").read_text())
+    assert list(record["results"]) == ["clean", "bim3"]
+    assert len(record["sha256"]) == 64
+    after = contents(run)
+    assert {name: after[name] for name in before} == before
+
+
+def test_evaluation_agrees_with_the_end_of_training(run, tmp_path):
+    command = ["evaluate", "--config", str(run / "config.yaml"), "--output", str(tmp_path / "out")]
+    # another batch size changes nothing: noise belongs to the sample
+    assert main([*command, "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--data.val_batch_size", "3"]) == 0
+    first, second = (json.loads((f / "robustness.json").read_text())["results"] for f in (run, tmp_path / "out"))
+    for name in first:
+        assert second[name]["pixel_acc"] == pytest.approx(first[name]["pixel_acc"], abs=2e-3)
+
+
+def test_resume_last_continues_in_the_same_folder(tmp_path, capsys):
+    command = ["train", *TINY, "--trainer.default_root_dir", str(tmp_path)]
+    assert main(command) == 0
+    assert main([*command, "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
+    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["version_0"]
+    folder = tmp_path / "tiny" / "version_0"
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    assert yaml.safe_load((folder / "config_resumed_0.yaml").read_text())["trainer"]["max_epochs"] == 3
+
+
+def test_the_attacker_is_swapped_on_the_command_line(tmp_path):
+    cli = RobustSegCLI([*TINY, "--model.attack", "PGD", "--model.attack.steps", "7", "--model.attack.eps", "4/255"])
+    assert type(cli.model.attack).__name__ == "PGD"
+    assert cli.model.attack.steps == 7
+    assert str(cli.model.attack.threat.eps) == "4/255"
+
+
+def test_an_attack_composed_in_yaml(tmp_path):
+    """Threat, loss, step rule and transform are selectable by their names, not only the presets."""
+    path = tmp_path / "attack.yaml"
+    path.write_text(
+        "model:\n  attack:\n    class_path: IterativeAttack\n    init_args:\n"
+        "      threat: {class_path: ThreatModel, init_args: {eps: 4/255}}\n      loss: CosPGDLoss\n"
+        "      step_rule: {class_path: MomentumStep, init_args: {step_size: 1/255}}\n      steps: 3\n"
+        "      transform: {class_path: DynamicScale, init_args: {scale_range: 0.25}}\n"
+    )
+    attack = RobustSegCLI([*TINY, "--config", str(path)]).model.attack
+    assert attack.describe()["loss"] == "CosPGDLoss()"
+    assert attack.transform.scale_range == 0.25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--model.attack.eps", "2"], ["eps = 2", "2/255"]),
+        (["--model.attack.eps=-1/255"], ["eps = -1/255", "negative"]),
+        (["--model.attack.eps", "eight"], ["eps = 'eight'", "8/255"]),
+        (["--model.attack.step_size", "0"], ["step_size = 0"]),
+        (["--model.attack.steps", "0"], ["steps = 0"]),
+        (["--data.batch_size", "1"], ["data.batch_size"]),
+        (["--data.batch_size", "0"], ["batch_size"]),
+        (["--model.adversarial_fraction", "1.5"], ["adversarial_fraction = 1.5"]),
+        (["--ckpt_path", "last"], ["--ckpt_path last", "tiny/version_*"]),
+        (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
+        (["--robustness.validate_with", "[pgd9]"], ["pgd9", "fgsm, pgd2"]),
+        (["--model.network.init_args.backbone", "resnet51"], ["resnet51", "resnet50"]),
+    ],
+)
+def test_bad_values_end_in_one_line_before_anything_is_written(arguments, parts, tmp_path, capsys):
+    assert main(["train", *TINY, "--trainer.default_root_dir", str(tmp_path), *arguments]) == 1
+    err = capsys.readouterr().err
+    (line,) = [line for line in err.splitlines() if line.startswith("robustseg: error:")]
+    assert all(part in line for part in parts), line
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--model.attack", "SegPDG"], ["model.attack", "SegPDG"]),
+        (["--model.network", "PSPnet"], ["model.network", "PSPnet"]),
+        (["--data", "CamVdi"], ["data", "CamVdi"]),
+        (["--model.attack.stps", "3"], ["stps"]),
+        (["--config", "missing.yaml"], ["missing.yaml"]),
+    ],
+)
+def test_unknown_names_are_refused_by_the_parser(arguments, parts, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["train", *TINY, "--trainer.default_root_dir", str(tmp_path), *arguments])
+    assert exit_info.value.code == 2
+    err = capsys.readouterr().err
+    assert all(part in err for part in parts), err
+    assert len(err.splitlines()) < 15, "the message drowns in the list of options"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path, capsys):
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, value in state["state_dict"].items():
+        if value.shape[:1] == (7,):
+            state["state_dict"][name] = value[:5].clone()
+    torch.save(state, tmp_path / "five.ckpt")
+    command = ["evaluate", "--config", str(run / "config.yaml"), "--output", str(tmp_path / "out")]
+    assert main([*command, "--ckpt_path", str(tmp_path / "five.ckpt")]) == 1
+    err = capsys.readouterr().err
+    assert "five.ckpt" in err
+    assert "5" in err
+    assert "7" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_needs_a_checkpoint(capsys):
+    assert main(["evaluate", *TINY]) == 1
+    assert "--ckpt_path" in capsys.readouterr().err
+
+
+def test_help_version_and_unknown_command(capsys):
+    assert main(["--help"]) == 0
+    assert main(["--version"]) == 0
+    assert "robustseg" in capsys.readouterr().out
+    assert main([]) == 2
+    assert main(["trian"]) == 2
+    assert "'trian'" in capsys.readouterr().err

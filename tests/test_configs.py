@@ -1,0 +1,75 @@
+"""Every shipped configuration is parsed and instantiated by the real command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustseg.attacks import Attack
+from robustseg.cli import RobustSegCLI
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+EXPERIMENTS = sorted((CONFIGS / "experiment").rglob("*.yaml"))
+FRAGMENTS = sorted(
+    path for folder in ("attack", "data", "network", "robustness") for path in (CONFIGS / folder).glob("*.yaml")
+)
+NO_DOWNLOAD = ["--model.network.init_args.pretrained", "false"]
+
+
+def build(*args: str, tmp_path: Path) -> RobustSegCLI:
+    return RobustSegCLI([*args, "--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"])
+
+
+def test_there_is_a_complete_run_for_each_row():
+    names = {f"{network}_{size}_{attack}" for network in ("pspnet", "deeplabv3") for size in ("r50", "small")
+             for attack in ("standard", "pgd3", "segpgd3", "segpgd7", "ds3")}  # fmt: skip
+    assert {path.stem for path in EXPERIMENTS} == names
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment(path, tmp_path):
+    cli = build("--config", str(path), *NO_DOWNLOAD, tmp_path=tmp_path)
+    attack = path.stem.rsplit("_", 1)[1]
+    assert cli.config.experiment == f"camvid/{path.stem}"
+    if attack == "standard":
+        assert cli.model.attack is None
+    else:
+        assert type(cli.model.attack).__name__.lower() == attack[:-1]
+        assert cli.model.attack.steps == int(attack[-1])
+        assert str(cli.model.attack.threat.eps) == "8/255"
+        assert cli.model.split.sizes(cli.datamodule.batch_size) == (4, 4)
+    assert cli.model.model.num_classes == cli.datamodule.num_classes == 11
+    assert set(cli.config_init.robustness.attacks) == {"fgsm", "pgd20", "segpgd20", "cospgd20"}
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiments_of_one_network_differ_in_the_attacker_only(path):
+    """The rows of a table are comparable: all else is that of the network's SegPGD3-AT run."""
+    import yaml
+
+    network, attack = path.stem.rsplit("_", 1)
+    run, twin = (yaml.safe_load((path.parent / f"{network}_{name}.yaml").read_text()) for name in (attack, "segpgd3"))
+    for config in (run, twin):
+        del config["experiment"], config["model"]["attack"]
+        config["model"].pop("adversarial_fraction", None)
+        if attack == "standard":  # cheaper epochs, more of them
+            del config["trainer"]["max_epochs"]
+    assert run == twin
+
+
+@pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_fragment_on_top_of_the_quickstart(path, tmp_path):
+    cli = build("--config", str(CONFIGS / "quickstart.yaml"), "--config", str(path), *NO_DOWNLOAD, tmp_path=tmp_path)
+    if path.parent.name == "robustness":
+        assert all(isinstance(attack, Attack) for attack in cli.config_init.robustness.attacks.values())
+    if path.parent.name == "attack":
+        assert (cli.model.attack is None) == (path.stem == "none")
+
+
+@pytest.mark.parametrize("twin", ["quickstart.yaml", "quickstart_standard.yaml"])
+def test_quickstart(twin, tmp_path):
+    cli = build("--config", str(CONFIGS / "quickstart.yaml"), "--config", str(CONFIGS / twin), tmp_path=tmp_path)
+    assert (cli.model.attack is None) == (twin == "quickstart_standard.yaml")
+    assert list(cli.config_init.robustness.attacks) == ["fgsm", "pgd20", "segpgd20", "cospgd20"]
