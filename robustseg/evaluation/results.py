@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from robustseg.evaluation.evaluator import CLEAN
 
 Scores = Mapping[str, Mapping[str, Tensor]]
 
-_RECORDED = ("torch", "pytorch-lightning", "timm", "numpy")
+_RECORDED = ("pytorch-lightning", "timm", "numpy")
 
 
 def scores_table(scores: Scores, title: str) -> Table:
@@ -52,7 +53,7 @@ def results_record(
         figures["images"] = int(row["images"])
         figures["class_iou"] = dict(zip(class_names, map(_number, row["class_iou"]), strict=True))
         results[name] = figures if name == CLEAN else {"settings": attacks[name].describe(), **figures}
-    versions = {"robustseg": __version__, "python": platform.python_version()}
+    versions = {"robustseg": __version__, "python": platform.python_version(), "torch": torch.__version__}
     versions |= {package: version(package) for package in _RECORDED}
     return {**about, "precision": "float32", "versions": versions, "results": results}
 

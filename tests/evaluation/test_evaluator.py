@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from robustseg.attacks import PGD, AttackError, CosPGD, SegPGD
+from robustseg.evaluation import (
+    CLEAN,
+    Example,
+    RobustnessEvaluator,
+    draw_panel,
+    full_precision,
+    results_record,
+    scores_table,
+    write_json,
+)
+from robustseg.metrics import confusion_matrix, miou
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).double()
+
+
+@pytest.fixture
+def data(model):
+    """Mostly what the model predicts on the clean images, so that attacks have something to break."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(7, 3, 10, 10, dtype=torch.double, generator=generator)
+    with torch.no_grad():
+        targets = model.eval()(images).argmax(1)
+    targets[:, :, 8] = torch.randint(0, 4, (7, 10), generator=generator)
+    targets[:, 0] = 255
+    return [f"id{index}" for index in range(7)], images, targets
+
+
+ATTACKS = {"pgd3": PGD(steps=3), "cospgd3": CosPGD(steps=3, random_start=False)}
+
+
+def evaluate(model, data, sizes, order=None):
+    ids, images, targets = data
+    order = list(range(7)) if order is None else order
+    evaluator, seen, start = RobustnessEvaluator(ATTACKS, 4, seed=5), [], 0
+    for size in sizes:
+        part = order[start : start + size]
+        seen.append(evaluator.update(model, [ids[i] for i in part], images[part], targets[part]))
+        start += size
+    return evaluator.compute(), seen
+
+
+def test_scores_are_those_of_the_adversarial_examples(model, data):
+    scores, seen = evaluate(model, data, [4, 3])
+    assert list(scores) == [CLEAN, "pgd3", "cospgd3"]
+    for name in scores:
+        images = torch.cat([batch[name].images_adv for batch in seen])
+        with torch.no_grad():
+            predictions = model.eval()(images).argmax(1)
+        expected = confusion_matrix(predictions, data[2], 4).sum(0)
+        assert float(scores[name]["miou"]) == pytest.approx(float(miou(expected)))
+        assert int(scores[name]["images"]) == 7
+    assert float(scores["pgd3"]["pixel_acc"]) < float(scores[CLEAN]["pixel_acc"])
+
+
+@pytest.mark.parametrize(("sizes", "order"), [([7], None), ([1] * 7, None), ([2, 5], [6, 3, 0, 1, 5, 2, 4])])
+def test_figures_do_not_depend_on_batches_or_order(model, data, sizes, order):
+    first, _ = evaluate(model, data, [4, 3])
+    second, _ = evaluate(model, data, sizes, order)
+    for name in first:
+        for figure in ("miou", "pixel_acc", "image_miou", "class_iou"):
+            torch.testing.assert_close(first[name][figure], second[name][figure], equal_nan=True)
+
+
+def test_the_model_is_scored_in_eval_mode_and_left_in_its_own(model, data):
+    model.train()
+    before = model[1].running_mean.clone()
+    scores, _ = evaluate(model, data, [7])
+    assert model.training
+    assert torch.equal(model[1].running_mean, before)
+    model.eval()
+    again, _ = evaluate(model, data, [7])
+    assert float(scores["pgd3"]["miou"]) == float(again["pgd3"]["miou"])
+
+
+def test_autocast_around_the_evaluation_does_not_reach_it(model, data):
+    model.float()
+    data = (data[0], data[1].float(), data[2])
+    plain, seen = evaluate(model, data, [7])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside, seen_inside = evaluate(model, data, [7])
+    assert torch.equal(seen[0]["pgd3"].images_adv, seen_inside[0]["pgd3"].images_adv)
+    assert float(plain["pgd3"]["miou"]) == float(inside["pgd3"]["miou"])
+
+
+def test_full_precision_is_undone_after_an_exception():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(KeyError), full_precision():
+            assert torch.get_float32_matmul_precision() == "highest"
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_on_step_reports_every_attack_by_name(model, data):
+    steps = []
+    RobustnessEvaluator(ATTACKS, 4).update(model, *data, on_step=lambda name, step: steps.append((name, step.step)))
+    assert steps == [(name, step) for name in ATTACKS for step in (1, 2, 3)]
+
+
+def test_clean_is_not_a_name_for_an_attack():
+    with pytest.raises(ValueError, match="clean"):
+        RobustnessEvaluator({"clean": PGD()}, 4)
+
+
+def test_a_model_without_gradient_is_refused(data):
+    with pytest.raises(AttackError, match="autograd"):
+        RobustnessEvaluator(ATTACKS, 4).update(lambda x: x.detach().repeat(1, 2, 1, 1)[:, :4], *data)
+
+
+def test_record_says_what_the_figures_are_of(model, data, tmp_path):
+    scores, _ = evaluate(model, data, [7])
+    scores["pgd3"]["class_iou"][2] = math.nan  # an absent class
+    record = results_record(scores, ATTACKS, ["a", "b", "c", "d"], {"data": "Test"})
+    write_json(record, tmp_path / "deep" / "out.json")
+    read = json.loads((tmp_path / "deep" / "out.json").read_text())
+    assert read["results"]["pgd3"]["class_iou"]["c"] is None
+    assert read["results"]["pgd3"]["settings"]["step_rule"] == "SignStep(step_size='1/100')"
+    assert read["results"]["cospgd3"]["settings"]["loss"] == "CosPGDLoss()"
+    assert read["versions"]["torch"] == torch.__version__
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "out.json"
+    write_json({"a": 1}, path)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json({"a": math.nan}, path)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_table_has_a_row_for_each_attack(model, data):
+    table = scores_table(evaluate(model, data, [7])[0], "title")
+    assert table.row_count == 3
+
+
+def test_panel_shows_image_perturbation_and_predictions():
+    palette = [(255, 0, 0), (0, 255, 0)]
+    image, target = torch.zeros(3, 20, 30), torch.zeros(20, 30).long()
+    target[:, 15:] = 1
+    target[0] = 255
+    image_adv = image.clone()
+    image_adv[0, :10] = 8 / 255
+    panel = draw_panel([Example("x", image, image_adv, target, target, 1 - target.clamp_max(1))] * 2, palette)
+    assert panel.size == (6 * 30 + 5 * 4, 16 + 2 * 20 + 4)
+    column = 30 + 4
+
+    def pixel(index, x, y, row=0):
+        return panel.getpixel((index * column + x, 16 + row * 24 + y))
+
+    assert pixel(0, 5, 5) == (0, 0, 0)
+    assert pixel(1, 5, 5) == (255, 128, 128)  # the perturbed channel at full amplitude, others mid-grey
+    assert pixel(1, 5, 15) == (128, 128, 128)
+    assert pixel(2, 5, 5) == (8, 0, 0)
+    assert pixel(3, 5, 0) == (0, 0, 0)  # ignored
+    assert pixel(3, 5, 5) == (255, 0, 0)
+    assert pixel(4, 20, 5) == (0, 255, 0)
+    assert pixel(5, 20, 5, row=1) == (255, 0, 0)
+
+
+def test_attacks_are_described_by_plain_values():
+    json.dumps(SegPGD(norm="l2", eps=0.5, schedule="log").describe())
