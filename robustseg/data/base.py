@@ -1,0 +1,198 @@
+"""What every data module has in common: arguments, loaders and the facts about its classes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import distributed
+from torch.utils.data import DataLoader
+
+from robustseg.data.dataset import SegmentationDataset
+from robustseg.data.errors import DataError
+from robustseg.data.loading import UnpaddedDistributedSampler, collate
+from robustseg.data.transforms import EvalTransform, TrainTransform, check_size
+from robustseg.types import IGNORE_INDEX, Sample
+
+Split = Literal["train", "val", "test"]
+
+
+class SegmentationDataModule(pl.LightningDataModule, ABC):
+    """Data module whose subclasses only say what the classes are and how a split is opened.
+
+    The properties are known as soon as the object exists, before any file is touched.
+
+    Args:
+        batch_size: Training images per step and *per process*: on 4 GPUs 8 means 32.
+        val_batch_size: Images per step in validation and test, per process; by default ``batch_size``.
+        num_workers: Processes that load data, per process that trains; 0 loads in that process itself.
+        image_size: (height, width) in pixels that every image is resized to, in training before the augmentation;
+            ``None`` keeps the files' size.
+        crop_size: (height, width) of training crops; by default ``image_size``.
+        scale: Range of the random factor that training images are resized by before the crop.
+        flip: Probability of a horizontal flip in training.
+        color: Strength of the colour jitter in training, in [0, 1); 0 switches it off.
+        augment: False trains on the images as they are; ``crop_size`` and the three arguments above are then unused.
+        cache: Keep decoded and resized images in memory: 4 bytes per pixel and image, in every worker process.
+
+    Raises:
+        ValueError: An argument is outside its range; the message names it.
+    """
+
+    classes: ClassVar[tuple[tuple[str, tuple[int, int, int]], ...]] = ()
+    """Name and RGB colour (0 to 255) of each class, in the order of the ids."""
+
+    def __init__(
+        self,
+        batch_size: int = 8,
+        val_batch_size: int | None = None,
+        num_workers: int = 2,
+        image_size: tuple[int, int] | None = None,
+        crop_size: tuple[int, int] | None = None,
+        scale: tuple[float, float] = (0.5, 2.0),
+        flip: float = 0.5,
+        color: float = 0.25,
+        augment: bool = True,
+        cache: bool = False,
+    ) -> None:
+        super().__init__()
+        self.batch_size = _at_least("batch_size", batch_size, 1)
+        self.val_batch_size = _at_least("val_batch_size", batch_size if val_batch_size is None else val_batch_size, 1)
+        self.num_workers = _at_least("num_workers", num_workers, 0)
+        self.image_size = None if image_size is None else check_size("image_size", image_size)
+        self.cache = cache
+        crop = crop_size or image_size
+        if augment and crop is None:
+            raise ValueError("crop_size and image_size are both missing: set crop_size to [height, width] in pixels.")
+        self.augmentation = TrainTransform(crop, scale, flip, color) if augment and crop else None
+        self.datasets: dict[Split, SegmentationDataset] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their ids."""
+        return [name for name, _ in self.classes]
+
+    @property
+    def palette(self) -> list[tuple[int, int, int]]:
+        """RGB colour (0 to 255) of each class, for pictures."""
+        return [colour for _, colour in self.classes]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, void not counted."""
+        return len(self.classes)
+
+    @property
+    def ignore_index(self) -> int:
+        """Id of pixels that belong to no class."""
+        return IGNORE_INDEX
+
+    @abstractmethod
+    def make_dataset(self, split: Split) -> SegmentationDataset:
+        """Open a split; the training split with ``augmentation``, the others without.
+
+        Raises:
+            DataError: Its files are missing or cannot be used.
+        """
+
+    def test_split(self) -> Split:
+        """Split that ``test_dataloader`` reads: ``val`` for data sets without test ground truth."""
+        return "test"
+
+    def setup(self, stage: str) -> None:
+        """Open the splits of a stage, so that bad files are reported before the first step.
+
+        Raises:
+            DataError: Files are missing or cannot be used.
+        """
+        stages: dict[str, Sequence[Split]] = {"fit": ("train", "val"), "validate": ("val",)}
+        splits = (self.test_split(),) if stage == "test" else stages.get(stage, ())
+        for split in splits:
+            self.dataset(split)
+
+    def dataset(self, split: Split) -> SegmentationDataset:
+        """Return a split, opened on the first call.
+
+        Raises:
+            DataError: Its files are missing or cannot be used.
+        """
+        if split not in self.datasets:
+            self.datasets[split] = self.make_dataset(split)
+        return self.datasets[split]
+
+    def resize(self) -> EvalTransform | None:
+        """Transform to ``image_size``, for ``make_dataset``."""
+        return None if self.image_size is None else EvalTransform(self.image_size)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled batches, the incomplete last one dropped; Lightning adds the sampler on several processes.
+
+        Raises:
+            DataError: There are too few images for a single batch.
+        """
+        dataset = self.dataset("train")
+        world_size = _world_size()
+        share = -(-len(dataset) // world_size)
+        if share < self.batch_size:
+            raise DataError(
+                f"the train split has {len(dataset)} images for {world_size} process(es), less than one batch: set "
+                f"data.batch_size to {share} or less."
+            )
+        return self._loader(dataset, self.batch_size, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the validation split in order, each image exactly once over all processes.
+
+        Raises:
+            DataError: There are fewer images than processes.
+        """
+        return self._eval_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Batches of ``test_split()`` in order, each image exactly once over all processes.
+
+        Raises:
+            DataError: There are fewer images than processes.
+        """
+        return self._eval_loader(self.test_split())
+
+    def _eval_loader(self, split: Split) -> DataLoader[Sample]:
+        dataset = self.dataset(split)
+        sampler = UnpaddedDistributedSampler(dataset) if _world_size() > 1 else None
+        return self._loader(dataset, self.val_batch_size, sampler=sampler)
+
+    def _loader(
+        self,
+        dataset: SegmentationDataset,
+        batch_size: int,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        sampler: UnpaddedDistributedSampler | None = None,
+    ) -> DataLoader[Sample]:
+        # no worker_init_fn: Lightning puts its own there, which seeds the workers of each rank differently
+        return DataLoader(
+            dataset,
+            batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+        )
+
+
+def _at_least(name: str, value: int, least: int) -> int:
+    if value < least:
+        raise ValueError(f"{name} = {value} is too small: set data.{name} to {least} or more.")
+    return value
+
+
+def _world_size() -> int:
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    return 1

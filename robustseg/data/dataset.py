@@ -1,0 +1,81 @@
+"""From numpy arrays to samples: what all data sets share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
+from robustseg.types import Sample
+
+
+class SegmentationDataset(Dataset[Sample], ABC):
+    """Map-style data set; a subclass says how many samples there are, how they are called and how to read one.
+
+    Args:
+        resize: Applied to every sample, before the cache.
+        augment: Applied afresh each time a sample is fetched; its seed is drawn from torch's generator, which
+            ``seed_everything(workers=True)`` governs in the main process as in the workers.
+        cache: Keep the resized arrays in memory (4 bytes per pixel). Each worker process fills a cache of its own,
+            which lasts as long as the worker does.
+    """
+
+    def __init__(
+        self, resize: EvalTransform | None = None, augment: TrainTransform | None = None, cache: bool = False
+    ) -> None:
+        self.resize = resize
+        self.augment = augment
+        self.cache = cache
+        self._cached: dict[int, tuple[Pixels, Pixels]] = {}
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def sample_id(self, index: int) -> str:
+        """Name of a sample, unique within all splits and stable across runs."""
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Pixels, Pixels]:
+        """Produce an H×W×3 RGB image and its H×W mask, in which void is the ignore index.
+
+        Raises:
+            DataError: The sample cannot be read; the message names it.
+        """
+
+    def arrays(self, index: int) -> tuple[Pixels, Pixels]:
+        """Return the resized image and mask, without augmentation; read-only when they are cached.
+
+        Raises:
+            IndexError: There is no such sample.
+            DataError: The sample cannot be read.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside the {len(self)} samples")
+        if index in self._cached:
+            return self._cached[index]
+        image, mask = self.read(index)
+        if self.resize is not None:
+            image, mask = self.resize(image, mask)
+        if self.cache:
+            image.flags.writeable = mask.flags.writeable = False
+            self._cached[index] = image, mask
+        return image, mask
+
+    def __getitem__(self, index: int) -> Sample:
+        image, mask = self.arrays(index)
+        if self.augment is not None:
+            image, mask = self.augment(image, mask, seed=int(torch.randint(2**63 - 1, ()).item()))
+        return Sample(
+            torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)),
+            torch.from_numpy(mask.astype(np.int64)),
+            self.sample_id(index),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a spawned worker receives the data set through a pipe: it had better decode than unpickle every image
+        return {**self.__dict__, "_cached": {}}

@@ -1,0 +1,66 @@
+"""How samples become batches, on one process and on several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Sized
+
+import torch
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from robustseg.data.errors import DataError
+from robustseg.types import Batch, Sample
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack B samples of one size into a batch.
+
+    Raises:
+        DataError: The samples differ in size.
+    """
+    sizes = {tuple(sample.target.shape): sample.id for sample in samples}
+    if len(sizes) > 1:
+        (first, first_id), (second, second_id) = list(sizes.items())[:2]
+        raise DataError(
+            f"cannot batch images of different sizes: {first_id} is {first[0]}x{first[1]}, {second_id} is "
+            f"{second[0]}x{second[1]} pixels; set image_size, or val_batch_size: 1 to evaluate them as they are."
+        )
+    return Batch(
+        torch.stack([sample.image for sample in samples]),
+        torch.stack([sample.target for sample in samples]),
+        [sample.id for sample in samples],
+    )
+
+
+class UnpaddedDistributedSampler(DistributedSampler[int]):
+    """Give every index to exactly one rank, in order, and repeat none.
+
+    ``DistributedSampler`` repeats samples until all ranks hold equally many, which counts some images twice in a
+    metric. Here some ranks may hold one sample, and so one batch, more than the others: whatever runs once per
+    *batch* must not wait for the other ranks. Lightning keeps any ``DistributedSampler`` that it finds in a loader.
+
+    Args:
+        dataset: What is sampled from.
+        num_replicas: Number of ranks; by default that of the process group.
+        rank: This process; by default its place in the process group.
+
+    Raises:
+        DataError: There are fewer samples than ranks.
+    """
+
+    def __init__(self, dataset: Dataset[Sample], num_replicas: int | None = None, rank: int | None = None) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
+        assert isinstance(dataset, Sized)
+        self.total_size = len(dataset)
+        if self.total_size < self.num_replicas:
+            raise DataError(
+                f"{self.total_size} samples cannot be spread over {self.num_replicas} processes, as each needs at "
+                f"least one: evaluate on fewer devices (trainer.devices)."
+            )
+        self.num_samples = len(range(self.rank, self.total_size, self.num_replicas))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, self.total_size, self.num_replicas))
+
+    def __len__(self) -> int:
+        return self.num_samples
