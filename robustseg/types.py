@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -46,6 +47,6 @@ def parse_fraction(value: Fraction | float | int | str, name: str = "value") -> 
         ValueError: ``value`` is not a finite number.
     """
     try:
-        return Fraction(str(value).replace(" ", ""))
+        return Fraction(re.sub(r"\s*/\s*", "/", str(value)))
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"{name} = {value!r} is not a number: write a fraction such as 8/255 or a decimal.") from None

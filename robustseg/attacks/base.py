@@ -34,6 +34,11 @@ class AttackStep(NamedTuple):
     """B values."""
 
 
+NO_GRADIENT = (
+    "the model's output does not depend on its input for autograd (no_grad, argmax or a detached step inside?): "
+    "a gradient attack cannot judge this model."
+)
+
 OnStep = Callable[[AttackStep], None]
 
 
@@ -86,8 +91,11 @@ class Attack(ABC):
             # Inference tensors cannot take part in autograd; their clones made here can.
             images = images.detach().clone()
             targets = targets.detach().clone()
+            if not targets.is_floating_point():
+                # In uint8, an ignore index of −1 would equal 255.
+                targets = targets.long()
             check_batch(images, targets, self.ignore_index)
-            targets = targets.long().masked_fill(targets == self.ignore_index, IGNORED)
+            targets = targets.masked_fill(targets == self.ignore_index, IGNORED)
             noise = self._noise(generator, images.device)
             return self.perturb(attacked, images, targets, noise, on_step).detach()
 
@@ -160,10 +168,7 @@ def check_logits(logits: object, images: Tensor, targets: Tensor) -> Tensor:
             "the size of the images (SegmentationModel upsamples them)."
         )
     if not logits.requires_grad:
-        raise AttackError(
-            "the model's output does not depend on its input for autograd (no_grad, argmax or a detached step "
-            "inside?): a gradient attack cannot judge this model."
-        )
+        raise AttackError(NO_GRADIENT)
     highest = int(targets.max())
     if highest >= logits.shape[1]:
         raise AttackError(

@@ -27,7 +27,8 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
     Parameters are frozen, so that no weight gradients are computed; autograd is on, also inside
     ``torch.no_grad()`` and ``torch.inference_mode()``. With ``"eval"`` every submodule is in eval mode for the
     duration. With ``"train"`` the modules stay as they are (batch statistics, dropout), and the buffers, such as
-    BatchNorm's running statistics, are restored; images of a batch then influence one another.
+    BatchNorm's running statistics, are restored; images of a batch then influence one another. What the model
+    itself draws from torch's global random state (dropout) is put back in both modes.
 
     The wrapper of DistributedDataParallel is taken off: attack forwards must not arm its reducer or start
     collectives.
@@ -35,17 +36,21 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
     Raises:
         AttackError: ``"train"`` with synchronised BatchNorm on several ranks, which would deadlock as soon as two
             ranks take a different number of forwards.
+        ValueError: Unknown ``mode``.
     """
+    if mode not in ("eval", "train"):
+        raise ValueError(f"attack mode = {mode!r}: use eval or train.")
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    with torch.inference_mode(False), torch.enable_grad():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
         if not isinstance(model, nn.Module):
             yield model
             return
         # Per module and parameter: a blanket train() or requires_grad_() afterwards would unfreeze what was frozen.
         training = [(module, module.training) for module in model.modules()]
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if mode == "train" else []
+        buffers = _named_buffers(model) if mode == "train" else []
         if mode == "train":
             _refuse_synchronised_batchnorm(model)
         try:
@@ -61,8 +66,15 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
             for parameter in trainable:
                 parameter.requires_grad_(True)
             with torch.no_grad():
-                for buffer, saved in buffers:
-                    buffer.copy_(saved)
+                for module, name, buffer, saved in buffers:
+                    # Some modules change a buffer in place, others assign a new tensor.
+                    setattr(module, name, buffer.copy_(saved))
+
+
+def _named_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor, Tensor]]:
+    """Owner, name, buffer and a copy of its values."""
+    owners = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
+    return [(module, name, buffer, buffer.clone()) for module, name, buffer in owners if buffer is not None]
 
 
 def _refuse_synchronised_batchnorm(model: nn.Module) -> None:

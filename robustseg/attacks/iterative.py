@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
+from robustseg.attacks.base import NO_GRADIENT, Attack, AttackStep, OnStep, check_logits
 from robustseg.attacks.guard import AttackError, Model
 from robustseg.attacks.losses import AttackLoss, correct_pixels
 from robustseg.attacks.noise import NoiseSource
@@ -22,8 +22,9 @@ Keep = Literal["last", "best"]
 class IterativeAttack(Attack):
     """Any attack that follows the input gradient; the named attacks are presets of it.
 
-    Costs ``steps`` forwards and input gradients per restart. One more forward ranks the last iterate where
-    ``keep="best"`` or more than one restart needs it; with an input transform, ranking takes a forward per iterate.
+    Costs ``steps`` forwards and input gradients per restart. One more forward per restart ranks the last iterate
+    where ``keep="best"`` or more than one restart needs it; with an input transform, ``"best"`` takes a forward per
+    iterate.
 
     Args:
         threat: The allowed perturbations.
@@ -81,13 +82,15 @@ class IterativeAttack(Attack):
         if self.threat.eps == 0:
             return images
         region = self.threat.around(images)
-        if self.restarts == 1:
-            return self._run(model, region, targets, noise, on_step, restart=0)
-        best = _Best(self.targeted)
+        best = _Best(self.targeted) if self.keep == "best" or self.restarts > 1 else None
+        slopes = torch.zeros((), device=images.device)
         for restart in range(self.restarts):
-            images_adv = self._run(model, region, targets, noise, on_step, restart)
-            best.offer(images_adv, _logits_only(model, images_adv), targets)
-        return best.images_adv
+            images_adv, slope = self._run(model, region, targets, noise, on_step, restart, best)
+            slopes = slopes + slope
+            if best is not None:
+                best.offer(images_adv, _logits_only(model, images_adv), targets)
+        _refuse_non_finite(slopes)
+        return region.finish(images_adv if best is None else best.images_adv)
 
     def _run(
         self,
@@ -97,11 +100,16 @@ class IterativeAttack(Attack):
         noise: NoiseSource,
         on_step: OnStep | None,
         restart: int,
-    ) -> Tensor:
-        """One run from one start; returns allowed images, detached."""
+        best: _Best | None,
+    ) -> tuple[Tensor, Tensor]:
+        """One run from one start, which shows ``best`` all iterates but the last.
+
+        Returns:
+            The last iterate, detached, and the sum of all gradients, which is finite only if they all are.
+        """
         images_adv = region.sample(noise) if self.random_start else region.images.clone()
         state = self.step_rule.init(images_adv, region, self.steps)
-        best = _Best(self.targeted) if self.keep == "best" else None
+        slope = torch.zeros((), device=images_adv.device)
         for step in range(self.steps):
             images_adv.requires_grad_()
             seen, seen_targets = images_adv, targets
@@ -109,24 +117,25 @@ class IterativeAttack(Attack):
                 seen, seen_targets = self.transform(images_adv, targets, noise)
             logits = model(seen)
             if step == 0 and restart == 0:
-                check_logits(logits, seen, seen_targets)
+                # All targets: a transform may leave out the one that is wrong.
+                check_logits(logits, seen, targets)
             loss = self.loss(logits, seen_targets, step / self.steps, self.targeted)
             increased = -loss if self.targeted else loss
-            (grad,) = torch.autograd.grad(increased.sum(), images_adv)
-            images_adv, logits, increased = images_adv.detach(), logits.detach(), increased.detach()
-            if best is not None:
-                ranked = logits if self.transform is None else _logits_only(model, images_adv)
-                best.offer(images_adv, ranked, targets)
-            if on_step is not None:
-                shown = AttackStep(step + 1, self.steps, restart, images_adv, logits, seen_targets, loss.detach())
-                on_step(shown)
-            # The next forward builds its graph while these would still hold the memory of the last one.
-            del seen, logits, loss
+            if best is not None and self.keep == "best":
+                now = images_adv.detach()
+                best.offer(now, logits.detach() if self.transform is None else _logits_only(model, now), targets)
+            # The loss has saved what it needs; the logits would stay in memory through the backward pass.
+            shown = logits.detach() if on_step is not None else None
+            del seen, logits
+            grad = _input_gradient(increased.sum(), images_adv)
+            # Looked at when the run is over, since looking waits; the sign of NaN is 0, which would pass for robust.
+            slope = slope + grad.sum(dtype=torch.float32)
+            images_adv, loss, increased = images_adv.detach(), loss.detach(), increased.detach()
+            if on_step is not None and shown is not None:
+                on_step(AttackStep(step + 1, self.steps, restart, images_adv, shown, seen_targets, loss))
+            del shown
             images_adv = region.project(self.step_rule.update(images_adv, grad, increased, state, region))
-        if best is not None:
-            best.offer(images_adv, _logits_only(model, images_adv), targets)
-            images_adv = best.images_adv
-        return _refuse_non_finite(region.finish(images_adv))
+        return images_adv, slope
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {
@@ -173,10 +182,16 @@ def _logits_only(model: Model, images_adv: Tensor) -> Tensor:
         return model(images_adv)
 
 
-def _refuse_non_finite(images_adv: Tensor) -> Tensor:
-    if not bool(torch.isfinite(images_adv).all()):
+def _input_gradient(value: Tensor, images_adv: Tensor) -> Tensor:
+    (grad,) = torch.autograd.grad(value, images_adv, allow_unused=True)
+    if grad is None:
+        raise AttackError(NO_GRADIENT)
+    return grad
+
+
+def _refuse_non_finite(slopes: Tensor) -> None:
+    if not bool(torch.isfinite(slopes)):
         raise AttackError(
             "the attack met gradients that are not finite: the model overflows or divides by zero on these images; "
             "run it in float32 and look for non-finite logits or weights."
         )
-    return images_adv

@@ -18,18 +18,18 @@ class NoiseSource:
 
     Args:
         shared: CPU generator for scalars.
-        per_image: One generator per image, or a single one for all of them, on the images' device.
+        per_image: One generator per image, or a single generator for the whole batch, on the images' device.
     """
 
-    def __init__(self, shared: torch.Generator, per_image: Sequence[torch.Generator]):
+    def __init__(self, shared: torch.Generator, per_image: Sequence[torch.Generator] | torch.Generator):
         self._shared = shared
-        self._per_image = list(per_image)
+        self._per_image = per_image
 
     @classmethod
     def from_generator(cls, generator: torch.Generator, device: torch.device) -> NoiseSource:
         """One generator for the whole batch; it is advanced by one number."""
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device).item())
-        return cls(_generator(seed, torch.device("cpu")), [_generator(seed, device)])
+        return cls(_generator(seed, torch.device("cpu")), _generator(seed, device))
 
     @classmethod
     def for_samples(cls, seed: int, ids: Sequence[str], device: torch.device, step: int = 0) -> NoiseSource:
@@ -59,8 +59,8 @@ class NoiseSource:
     def _draw(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
         # Half-precision draws would be coarse: U[0, 1) in bfloat16 has 256 values.
         dtype = torch.promote_types(like.dtype, torch.float32)
-        if len(self._per_image) == 1:
-            drawn = draw(like.shape, generator=self._per_image[0], dtype=dtype, device=like.device)
+        if isinstance(self._per_image, torch.Generator):
+            drawn = draw(like.shape, generator=self._per_image, dtype=dtype, device=like.device)
         elif len(self._per_image) == len(like):
             shape = like.shape[1:]
             drawn = torch.stack([draw(shape, generator=g, dtype=dtype, device=like.device) for g in self._per_image])

@@ -53,7 +53,7 @@ class SignStep(StepRule):
     def update(  # noqa: D102
         self, images_adv: Tensor, grad: Tensor, loss: Tensor, state: StepState, region: Region
     ) -> Tensor:
-        return images_adv.add(region.threat.direction(grad), alpha=float(self.step_size))
+        return images_adv.add(region.threat.direction(grad).to(images_adv.dtype), alpha=float(self.step_size))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(step_size={str(self.step_size)!r})"
@@ -77,11 +77,14 @@ class MomentumStep(SignStep):
         self.decay = decay
 
     def init(self, images_adv: Tensor, region: Region, steps: int) -> StepState:  # noqa: D102
-        return {"momentum": torch.zeros_like(images_adv)}
+        # In float32 at least: the L1 norm of a gradient overflows float16, and its quotients underflow.
+        dtype = torch.promote_types(images_adv.dtype, torch.float32)
+        return {"momentum": torch.zeros_like(images_adv, dtype=dtype)}
 
     def update(  # noqa: D102
         self, images_adv: Tensor, grad: Tensor, loss: Tensor, state: StepState, region: Region
     ) -> Tensor:
+        grad = grad.to(state["momentum"].dtype)
         length = per_image(grad.abs().flatten(1).sum(1), grad).clamp_min(torch.finfo(grad.dtype).tiny)
         state["momentum"] = state["momentum"] * self.decay + grad / length
         return super().update(images_adv, state["momentum"], loss, state, region)

@@ -36,8 +36,8 @@ class ThreatModel:
             raise ValueError(f"eps = {eps} is negative: a radius is 0 or more, 8/255 for example.")
         if norm == "linf" and self.eps > 1:
             raise ValueError(
-                f"eps = {eps} exceeds 1: eps is in units of the [0, 1] pixel range, so write {eps}/255 for {eps} "
-                "grey levels of 8-bit images."
+                f"eps = {self.eps} exceeds 1: eps is in units of the [0, 1] pixel range, so write {self.eps}/255 "
+                f"for {self.eps} grey levels of 8-bit images."
             )
         self.norm: Norm = norm
         self.bounds = bounds

@@ -1,0 +1,105 @@
+"""Tiny models and batches that the attack tests share."""
+
+import torch
+from torch import Tensor, nn
+
+CLASSES = 4
+HEIGHT, WIDTH = 7, 6
+
+
+class TinyNet(nn.Module):
+    """Two 3×3 convolutions with BatchNorm and smooth nonlinearities: neither linear nor piecewise linear."""
+
+    def __init__(self, classes: int = CLASSES):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1, padding_mode="replicate"),
+            nn.BatchNorm2d(6),
+            nn.Tanh(),
+            nn.Conv2d(6, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.GELU(),
+            nn.Conv2d(6, classes, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers((images - 0.45) / 0.25)
+        return logits
+
+
+class PerPixelNet(nn.Module):
+    """No pixel sees its neighbours, so that an ignored pixel has no way to influence another one."""
+
+    def __init__(self, classes: int = CLASSES):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Tanh(), nn.Conv2d(8, classes, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits
+
+
+class CountingNet(nn.Module):
+    """Counts forwards, backwards to the input and gradients of its weights."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+        self.forwards = 0
+        self.backwards = 0
+        self.weight_gradients = 0
+        for parameter in inner.parameters():
+            parameter.register_hook(self._on_weight_gradient)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.forwards += 1
+        if images.requires_grad:
+            images = images.clone()
+            images.register_hook(self._on_input_gradient)
+        logits: Tensor = self.inner(images)
+        return logits
+
+    def _on_input_gradient(self, grad: Tensor) -> None:
+        self.backwards += 1
+
+    def _on_weight_gradient(self, grad: Tensor) -> None:
+        self.weight_gradients += 1
+
+
+def tiny_net(dtype: torch.dtype = torch.float64, classes: int = CLASSES, seed: int = 3) -> nn.Module:
+    """A network with weights, and BatchNorm statistics, that are a function of the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    net = TinyNet(classes)
+    for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator)
+            around_one = name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight"))
+            tensor.data.copy_(1 + 0.3 * noise.clamp(-2, 2) if around_one else 0.5 * noise)
+    return net.to(dtype).eval()
+
+
+def per_pixel_net(dtype: torch.dtype = torch.float64, classes: int = CLASSES, seed: int = 5) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    net = PerPixelNet(classes)
+    for parameter in net.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+    return net.to(dtype).eval()
+
+
+def tiny_batch(
+    dtype: torch.dtype = torch.float64,
+    batch: int = 2,
+    seed: int = 0,
+    ignore_index: int = 255,
+    classes: int = CLASSES,
+    ignored: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Images that touch 0 and 1, and targets of which about a tenth is ignored, in image 1 an entire row."""
+    generator = torch.Generator().manual_seed(seed)
+    images = (1.1 * torch.rand(batch, 3, HEIGHT, WIDTH, generator=generator, dtype=torch.float64) - 0.05).clamp(0, 1)
+    targets = torch.randint(classes, (batch, HEIGHT, WIDTH), generator=generator)
+    if ignored:
+        targets[torch.rand(targets.shape, generator=generator) < 0.1] = ignore_index
+        targets[0, 2, 3] = ignore_index
+        targets[min(1, batch - 1), 4, :] = ignore_index
+    return images.to(dtype), targets

@@ -1,0 +1,112 @@
+"""What an attack costs: T forwards and T input gradients, and nothing that waits for the device in between."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from robustseg.attacks import DS, FGSM, PGD, Attack, AttackStep
+
+from .models_for_tests import CountingNet, tiny_batch, tiny_net
+from .table import ATTACKS, build
+
+COSTS = {
+    # name: forwards and backwards
+    "FGSM": (1, 1),
+    "SegFGSM": (1, 1),
+    "BIM": (3, 3),
+    "BIM best": (4, 3),
+    "PGD": (3, 3),
+    "PGD restarts": (9, 6),
+    "PGD restarts best": (6, 4),
+    "SegPGD": (3, 3),
+    "SegPGD best": (4, 3),
+    "CosPGD": (3, 3),
+    "MIFGSM": (3, 3),
+    "DS": (3, 3),
+    "DS best": (7, 3),
+    "SegPGD with momentum": (3, 3),
+    "CE by hand": (2, 2),
+}
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_forwards_and_backwards(name: str, norm: str, targeted: bool):
+    model = CountingNet(tiny_net())
+    images, targets = tiny_batch()
+    build(name, 0.05, norm, targeted=targeted)(model, images, targets)
+    assert (model.forwards, model.backwards) == COSTS[name]
+    assert model.weight_gradients == 0
+
+
+def test_counting_net_would_notice_weight_gradients():
+    model = CountingNet(tiny_net())
+    images, _ = tiny_batch()
+    model(images.requires_grad_()).sum().backward()
+    assert model.backwards == 1
+    assert model.weight_gradients == len([*model.parameters()])
+
+
+def test_parameters_are_frozen_during_the_attack():
+    """Under torch.compile weight gradients would be computed otherwise."""
+    model, (images, targets) = tiny_net(), tiny_batch()
+    seen: list[bool] = []
+    build("PGD")(
+        lambda x: model(x), images, targets, on_step=lambda step: seen.append(next(model.parameters()).requires_grad)
+    )
+    build("PGD")(
+        model, images, targets, on_step=lambda step: seen.append(any(p.requires_grad for p in model.parameters()))
+    )
+    assert seen == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize("attack", [PGD(0, steps=3), FGSM(0), DS(0, steps=3)], ids=repr)
+def test_radius_zero_costs_nothing(attack: Attack):
+    model = CountingNet(tiny_net())
+    attack(model, *tiny_batch())
+    assert model.forwards == 0
+
+
+class Waits(TorchDispatchMode):
+    """Records operations that would make the host wait for the device, while it is armed."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.armed = False
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indexed_by_mask = name == "index" and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if self.armed and (indexed_by_mask or name.rstrip("_") in self.WAITING or "unique" in name):
+            self.waits.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+# Dynamic scale reads its scale from a generator on the CPU, which on a CPU cannot be told from a wait.
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", [name for name in ATTACKS if not name.startswith("DS")])
+def test_nothing_waits_for_the_device_within_the_loop(name: str, norm: str):
+    model, (images, targets) = tiny_net(), tiny_batch()
+    attack = build(name, 0.05, norm)
+    with Waits() as watch:
+
+        def arm(step: AttackStep) -> None:
+            # From the first gradient to the last one of all restarts: the final check of the result may wait.
+            watch.armed = (step.restart, step.step) != (attack.restarts - 1, attack.steps)
+
+        attack(model, images, targets, on_step=arm)
+    assert watch.waits == []
+
+
+@pytest.mark.parametrize("wait", [lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: bool((x > 0).any())])
+def test_waits_would_be_noticed(wait):
+    with Waits() as watch:
+        watch.armed = True
+        wait(torch.randn(5))
+    assert watch.waits

@@ -1,0 +1,193 @@
+"""Attacks that are special cases of one another, and what keep, restarts and on_step promise."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustseg.attacks import (
+    BIM,
+    DS,
+    FGSM,
+    MIFGSM,
+    PGD,
+    Attack,
+    AttackStep,
+    CosPGD,
+    CosPGDLoss,
+    CrossEntropy,
+    DynamicScale,
+    IterativeAttack,
+    MomentumStep,
+    SegFGSM,
+    SegPGD,
+    SegPGDLoss,
+    SignStep,
+    ThreatModel,
+)
+
+from .models_for_tests import tiny_batch, tiny_net
+from .table import ATTACKS, RANDOM, build
+
+EPS, ALPHA, STEPS = "8/255", "2/255", 6
+NORMS = ["linf", "l2"]
+BALL = {"eps": EPS, "step_size": ALPHA, "steps": STEPS}
+
+
+def by_hand(norm: str, loss: object, rule: object, steps: int = STEPS, **settings: object) -> IterativeAttack:
+    return IterativeAttack(ThreatModel(EPS, norm), loss, rule, steps, **settings)
+
+
+PAIRS = {
+    "FGSM = one step of PGD": lambda n: (FGSM(EPS, n), PGD(EPS, EPS, 1, n, random_start=False)),
+    "FGSM = one step of BIM": lambda n: (FGSM(EPS, n), BIM(EPS, EPS, 1, n)),
+    "SegFGSM = one step of SegPGD": lambda n: (SegFGSM(EPS, n), SegPGD(EPS, EPS, 1, norm=n, random_start=False)),
+    "SegFGSM = one step by any dynamic schedule": lambda n: (
+        SegFGSM(EPS, n),
+        SegPGD(EPS, EPS, 1, "exp", norm=n, random_start=False),
+    ),
+    "BIM = PGD from the image": lambda n: (BIM(**BALL, norm=n), PGD(**BALL, norm=n, random_start=False)),
+    "MIFGSM without memory = BIM": lambda n: (MIFGSM(**BALL, decay=0, norm=n), BIM(**BALL, norm=n)),
+    "SegPGD only-correct = constant 0": lambda n: (
+        SegPGD(**BALL, schedule="only-correct", norm=n),
+        SegPGD(**BALL, schedule="constant", constant=0, norm=n),
+    ),
+    "SegPGD constant ½ = PGD": lambda n: (
+        SegPGD(**BALL, schedule="constant", constant=0.5, norm=n),
+        PGD(**BALL, norm=n),
+    ),
+    "DS without scaling = BIM": lambda n: (DS(**BALL, scale_range=0, norm=n), BIM(**BALL, norm=n)),
+    "PGD by hand": lambda n: (PGD(**BALL, norm=n), by_hand(n, CrossEntropy(), SignStep(ALPHA))),
+    "SegPGD by hand": lambda n: (
+        SegPGD(**BALL, schedule="log", norm=n, keep="best"),
+        by_hand(n, SegPGDLoss("log"), SignStep(ALPHA), keep="best"),
+    ),
+    "CosPGD by hand": lambda n: (
+        CosPGD(**BALL, norm=n, restarts=2),
+        by_hand(n, CosPGDLoss(), SignStep(ALPHA), restarts=2),
+    ),
+    "MIFGSM by hand": lambda n: (
+        MIFGSM(**BALL, norm=n),
+        by_hand(n, CrossEntropy(), MomentumStep(ALPHA), random_start=False),
+    ),
+    "DS by hand": lambda n: (
+        DS(**BALL, norm=n),
+        by_hand(n, CrossEntropy(), SignStep(ALPHA), random_start=False, transform=DynamicScale()),
+    ),
+    "fractions = decimals": lambda n: (BIM("0.25", "1/8", 3, n), BIM(0.25, 0.125, 3, n)),
+}
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_equal_attacks(pair: str, norm: str, targeted: bool):
+    model, (images, targets) = tiny_net(), tiny_batch()
+    results = []
+    for attack in PAIRS[pair](norm):
+        attack.targeted = targeted
+        results.append(attack(model, images, targets))
+    assert not torch.equal(results[0], images)
+    torch.testing.assert_close(*results, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("attack", [PGD, CosPGD, MIFGSM])
+def test_runs_whose_loss_does_not_depend_on_T_are_prefixes(attack: type[Attack]):
+    model, (images, targets) = tiny_net(), tiny_batch()
+    seen: list[Tensor] = []
+    attack(EPS, ALPHA, 5)(model, images, targets, on_step=lambda step: seen.append(step.images_adv))
+    assert torch.equal(attack(EPS, ALPHA, 3)(model, images, targets), seen[3])
+
+
+def correct_share(model: torch.nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Share of the valid pixels whose argmax is the target, B values."""
+    with torch.no_grad():
+        hits = (model(images).argmax(1) == targets) & (targets != 255)
+    return hits.flatten(1).sum(1) / (targets != 255).flatten(1).sum(1)
+
+
+BEST = {
+    "PGD": lambda **kw: PGD(0.1, 0.06, 6, **kw),
+    "SegPGD": lambda **kw: SegPGD(0.1, 0.06, 6, **kw),
+    "MIFGSM l2": lambda **kw: MIFGSM(1.0, 0.5, 6, norm="l2", **kw),
+    "DS": lambda **kw: DS(0.1, 0.06, 6, random_start=True, **kw),
+}
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("name", BEST)
+def test_best_is_the_best_of_start_iterates_and_last(name: str, targeted: bool):
+    model = tiny_net()
+    strictly_better = 0
+    for seed in range(6):
+        images, targets = tiny_batch(seed=seed, batch=3)
+        iterates: list[Tensor] = []
+        best = BEST[name](keep="best", targeted=targeted)(
+            model, images, targets, on_step=lambda step, kept=iterates: kept.append(step.images_adv)
+        )
+        last = BEST[name](keep="last", targeted=targeted)(model, images, targets)
+        shares = torch.stack([correct_share(model, x, targets) for x in [*iterates, last]])
+        expected = shares.amax(0) if targeted else shares.amin(0)
+        torch.testing.assert_close(correct_share(model, best, targets), expected)
+        strictly_better += int((shares[-1] != expected).sum())
+        # The earliest of equals.
+        earliest = (shares == expected).int().argmax(0)
+        chosen = torch.stack([*iterates, last])[earliest, range(3)]
+        torch.testing.assert_close(best, chosen, rtol=0, atol=1e-9)
+    assert strictly_better > 0, "some last iterate is not the best, or this tests nothing"
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_restarts_are_never_worse_than_one_run(keep: str, targeted: bool):
+    model = tiny_net()
+    gain = torch.zeros(())
+    for seed in range(4):
+        images, targets = tiny_batch(seed=seed, batch=3)
+        settings = {"keep": keep, "targeted": targeted}
+        single = PGD(0.1, 0.06, 3, **settings)(model, images, targets)
+        several = PGD(0.1, 0.06, 3, restarts=4, **settings)(model, images, targets)
+        shares = [correct_share(model, x, targets) for x in (single, several)]
+        difference = shares[1] - shares[0] if targeted else shares[0] - shares[1]
+        assert (difference >= 0).all()
+        gain = gain + difference.sum()
+    assert float(gain) > 0
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_steps_are_reported_as_they_were(name: str, targeted: bool):
+    model, (images, targets) = tiny_net(), tiny_batch()
+    attack = build(name, 0.05, targeted=targeted)
+    assert isinstance(attack, IterativeAttack)
+    seen: list[AttackStep] = []
+    result = attack(model, images, targets, on_step=seen.append)
+    counted = [(step.restart, step.step) for step in seen]
+    assert counted == [(r, t) for r in range(attack.restarts) for t in range(1, attack.steps + 1)]
+    starts = [step.images_adv for step in seen if step.step == 1]
+    assert all(torch.equal(start, images) for start in starts) == (not attack.random_start)
+    assert len({tuple(start.flatten().tolist()) for start in starts}) == len(starts)
+    for step in seen:
+        assert step.steps == attack.steps
+        tensors = (step.images_adv, step.logits, step.targets, step.loss)
+        assert not any(tensor.requires_grad for tensor in tensors)
+        assert step.loss.shape == (2,)
+        assert step.targets.shape == (2, *step.logits.shape[-2:])
+        if attack.transform is None:
+            torch.testing.assert_close(step.logits, model(step.images_adv).detach())
+            assert torch.equal(step.targets, targets.masked_fill(targets == 255, -100))
+        progress = (step.step - 1) / step.steps
+        assert torch.equal(step.loss, attack.loss(step.logits, step.targets, progress, targeted))
+    # Watching changes nothing.
+    assert torch.equal(result, attack(model, images, targets))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_description_names_what_distinguishes_attacks(name: str):
+    attack = build(name, "8/255", targeted=True)
+    described = attack.describe()
+    assert described["eps"] == "8/255"
+    assert described["norm"] == "linf"
+    assert described["targeted"] is True
+    assert described["random_start"] == (name in RANDOM and name != "DS")
+    assert all(isinstance(value, str | int | float | bool | None) for value in described.values())
+    assert described != build(name, "4/255", targeted=True).describe()

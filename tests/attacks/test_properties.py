@@ -1,0 +1,187 @@
+"""What holds for every attack: one table, one body per property."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from robustseg.attacks import NoiseSource
+
+from .comparison import assert_allowed
+from .models_for_tests import CLASSES, HEIGHT, WIDTH, per_pixel_net, tiny_batch, tiny_net
+from .table import ATTACKS, RANDOM, build
+
+NORMS = ["linf", "l2"]
+CPU = torch.device("cpu")
+every_attack = pytest.mark.parametrize("name", ATTACKS)
+every_norm = pytest.mark.parametrize("norm", NORMS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@every_norm
+@every_attack
+@settings(max_examples=6)
+@given(
+    seed=st.integers(0, 2**16),
+    eps=st.sampled_from(["8/255", "1/255", "0.3", "1", "1/3000"]),
+    kind=st.sampled_from(["any", "zeros", "ones", "8-bit"]),
+)
+def test_ball_and_box(name: str, norm: str, dtype: torch.dtype, seed: int, eps: str, kind: str):
+    images, targets = tiny_batch(torch.float64, seed=seed)
+    images = {
+        "any": images,
+        "zeros": torch.zeros_like(images),
+        "ones": torch.ones_like(images),
+        "8-bit": (images * 255).round() / 255,
+    }[kind].to(dtype)
+    net = tiny_net(torch.float32)
+    attack = build(name, eps, norm)
+    radius = float(attack.threat.eps)
+    images_adv = attack(
+        lambda x: net(x.float()),
+        images,
+        targets,
+        generator=torch.Generator().manual_seed(seed),
+        # On the way, an l2 iterate in half precision may lie outside by its rounding; the result may not.
+        on_step=lambda step: norm == "l2" or assert_allowed(step.images_adv, images, radius, norm),
+    )
+    assert images_adv.dtype == dtype
+    assert images_adv.shape == images.shape
+    assert_allowed(images_adv, images, radius, norm)
+
+
+@every_norm
+@every_attack
+def test_result_is_a_tensor_of_its_own(name: str, norm: str):
+    images, targets = tiny_batch(torch.float32)
+    given_images, given_targets = images.clone(), targets.clone()
+    images_adv = build(name, 0.05, norm)(tiny_net(torch.float32), images, targets)
+    assert torch.equal(images, given_images)
+    assert torch.equal(targets, given_targets)
+    assert not images_adv.requires_grad
+    assert images_adv.untyped_storage().data_ptr() != images.untyped_storage().data_ptr()
+
+
+@every_norm
+@every_attack
+def test_radius_zero_returns_the_image_as_a_copy(name: str, norm: str):
+    images, targets = tiny_batch(torch.float32)
+    images_adv = build(name, 0, norm)(tiny_net(torch.float32), images, targets)
+    assert torch.equal(images_adv, images)
+    assert images_adv.untyped_storage().data_ptr() != images.untyped_storage().data_ptr()
+    assert not images_adv.requires_grad
+
+
+@every_norm
+@every_attack
+def test_value_of_the_ignore_index_changes_nothing(name: str, norm: str):
+    model, (images, targets) = tiny_net(), tiny_batch(ignore_index=255)
+    results = [
+        build(name, 0.05, norm, ignore_index=value)(model, images, targets.masked_fill(targets == 255, value))
+        for value in (255, -1, -100, 7)
+    ]
+    for other in results[1:]:
+        assert torch.equal(results[0], other)
+
+
+@every_norm
+@every_attack
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=4)
+def test_logits_at_ignored_pixels_change_nothing(name: str, norm: str, seed: int):
+    model, (images, targets) = tiny_net(), tiny_batch(seed=seed)
+    ignored = targets == 255
+    shift = 20 * torch.randn(CLASSES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+    def disturbed(x: Tensor) -> Tensor:
+        # The transformed targets are sampled in the same way, so that exactly ignored pixels are disturbed.
+        mask = F.interpolate(ignored.unsqueeze(1).double(), size=x.shape[-2:], mode="nearest-exact")
+        logits: Tensor = model(x)
+        return torch.where(mask > 0, logits * shift.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1), logits)
+
+    attack = build(name, 0.05, norm)
+    assert torch.equal(attack(model, images, targets), attack(disturbed, images, targets))
+
+
+@every_norm
+@pytest.mark.parametrize("name", ["FGSM", "SegFGSM", "BIM", "BIM best", "MIFGSM"])
+def test_size_and_content_of_the_ignored_region_change_nothing(name: str, norm: str):
+    """A frame of ignored pixels, once noise and once black, around an image that no pixel of it can influence."""
+    model, (images, targets) = per_pixel_net(), tiny_batch()
+    attack = build(name, 0.05, norm)
+    expected = attack(model, images, targets)
+    framed_targets = F.pad(targets, (2, 3, 4, 1), value=255)
+    inside = (..., slice(4, 4 + HEIGHT), slice(2, 2 + WIDTH))
+    for frame in (torch.zeros(2, 3, HEIGHT + 5, WIDTH + 5), torch.rand(2, 3, HEIGHT + 5, WIDTH + 5)):
+        framed = frame.double()
+        framed[inside] = images
+        images_adv = attack(model, framed, framed_targets)
+        torch.testing.assert_close(images_adv[inside], expected, rtol=0, atol=1e-12)
+
+
+@every_norm
+@every_attack
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=3)
+def test_batch_composition_changes_nothing(name: str, norm: str, seed: int):
+    model, (images, targets) = tiny_net(), tiny_batch(batch=4, seed=seed)
+    # An image without any valid pixel and one that is right already must not disturb the others either.
+    targets[3] = 255
+    targets[2] = model(images[2:3]).argmax(1)[0]
+    attack = build(name, 0.05, norm)
+
+    def run(order: list[int]) -> dict[int, Tensor]:
+        noise = NoiseSource.for_samples(seed, [f"image {i}" for i in order], CPU)
+        return dict(zip(order, attack(model, images[order], targets[order], generator=noise), strict=True))
+
+    together = run([0, 1, 2, 3])
+    for order in ([0], [1], [2, 0], [3, 1, 0], [3]):
+        for i, images_adv in run(order).items():
+            torch.testing.assert_close(images_adv, together[i], rtol=0, atol=1e-9)
+
+
+@every_norm
+@every_attack
+def test_seed_decides(name: str, norm: str):
+    model, (images, targets) = tiny_net(), tiny_batch()
+
+    def run(seed: int) -> Tensor:
+        return build(name, 0.05, norm)(model, images, targets, generator=torch.Generator().manual_seed(seed))
+
+    assert torch.equal(run(0), run(0))
+    assert torch.equal(run(0), run(1)) == (name not in RANDOM)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_noise_of_samples_depends_on_seed_step_and_id(name: str):
+    model, (images, targets) = tiny_net(), tiny_batch()
+    attack = build(name)
+
+    def run(seed: int, step: int, ids: list[str]) -> Tensor:
+        return attack(model, images, targets, generator=NoiseSource.for_samples(seed, ids, CPU, step))
+
+    first = run(0, 0, ["a", "b"])
+    assert torch.equal(first, run(0, 0, ["a", "b"]))
+    assert not torch.equal(first, run(1, 0, ["a", "b"]))
+    assert not torch.equal(first, run(0, 1, ["a", "b"]))
+    if name != "DS":  # its only randomness is the scale, which the batch shares
+        assert not torch.equal(first, run(0, 0, ["a", "c"]))
+
+
+def test_noise_for_another_number_of_samples_is_refused():
+    model, (images, targets) = tiny_net(), tiny_batch()
+    with pytest.raises(ValueError, match=r"3 samples.*batch of 2"):
+        build("PGD")(model, images, targets, generator=NoiseSource.for_samples(0, ["a", "b", "c"], CPU))
+
+
+@every_norm
+@every_attack
+def test_image_without_valid_pixels_stays_at_its_start(name: str, norm: str):
+    model, (images, targets) = tiny_net(), tiny_batch()
+    targets[0] = 255
+    starts: list[Tensor] = []
+    images_adv = build(name, 0.05, norm)(model, images, targets, on_step=lambda step: starts.append(step.images_adv))
+    assert any(torch.equal(images_adv[0], start[0]) for start in starts)
+    assert_allowed(images_adv, images, 0.05, norm)
