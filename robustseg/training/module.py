@@ -10,7 +10,6 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -151,14 +150,6 @@ class RobustSegmentation(pl.LightningModule):
         noise = NoiseSource.for_samples(self.seed, batch.ids[clean:], self.device, step=self.global_step)
         return self.split(self.model, self.attack, batch, noise)
 
-    def on_validation_start(self) -> None:
-        """Let ranks evaluate different numbers of batches; see :func:`_set_buffer_broadcast`."""
-        _set_buffer_broadcast(self.trainer.strategy.model, False)
-
-    def on_validation_end(self) -> None:
-        """Back to training's broadcasts."""
-        _set_buffer_broadcast(self.trainer.strategy.model, True)
-
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Clean scores; returns the predictions, B×H×W."""
         return self._score(batch)
@@ -166,9 +157,6 @@ class RobustSegmentation(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the data set's clean scores."""
         self._log_scores("val")
-
-    on_test_start = on_validation_start
-    on_test_end = on_validation_end
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Clean scores; returns the predictions, B×H×W."""
@@ -202,13 +190,3 @@ class RobustSegmentation(pl.LightningModule):
         factor = LearningRateFactor(self.schedule, steps, self.warmup_steps)
         scheduler = LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def _set_buffer_broadcast(wrapper: object, broadcast: bool) -> None:
-    """Switch DistributedDataParallel's broadcast of buffers, which it makes at each forward, also in evaluation.
-
-    Unpadded evaluation gives ranks different numbers of batches, and the broadcast of a batch that only one rank
-    has would wait for the others for ever.
-    """
-    if isinstance(wrapper, DistributedDataParallel):
-        wrapper.require_forward_param_sync = broadcast

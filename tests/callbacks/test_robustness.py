@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from robustseg.attacks import PGD
+from robustseg.callbacks import AttackProgressBar, RobustnessEvaluation
+from robustseg.data import SyntheticScenes
+from robustseg.evaluation import RobustnessEvaluator
+from robustseg.training import RobustSegmentation
+from tests.training.nets import ToyNetwork
+
+ATTACKS = {"pgd2": PGD(steps=2), "pgd1": PGD(steps=1)}
+
+
+@pytest.fixture
+def scenes():
+    return SyntheticScenes(
+        image_size=(32, 32), train_length=8, val_length=7, test_length=3, batch_size=4, val_batch_size=3, num_workers=0
+    )
+
+
+def fit(tmp_path, scenes, callback, epochs=4, callbacks=(), **changes):
+    torch.manual_seed(0)
+    arguments = dict(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(other, ModelCheckpoint) for other in callbacks),
+        callbacks=[callback, *callbacks],
+    )
+    trainer = pl.Trainer(**(arguments | changes))
+    net = RobustSegmentation(ToyNetwork(7))
+    trainer.fit(net, datamodule=scenes)
+    return trainer, net
+
+
+class Counting(PGD):
+    """Counts its calls."""
+
+    calls = 0
+
+    def perturb(self, *arguments):
+        self.calls += 1
+        return super().perturb(*arguments)
+
+
+@pytest.mark.parametrize("num_images", [None, 4, 1])
+def test_logged_figures_are_those_of_the_first_images(tmp_path, scenes, num_images):
+    trainer, net = fit(tmp_path, scenes, RobustnessEvaluation(ATTACKS, num_images=num_images), epochs=1)
+    scenes.setup("validate")
+    samples = [scenes.datasets["val"][index] for index in range(num_images or 7)]
+    evaluator = RobustnessEvaluator(ATTACKS, 7, seed=net.seed)
+    images, targets = (torch.stack([sample[field] for sample in samples]) for field in (0, 1))
+    evaluator.update(net.model, [sample.id for sample in samples], images, targets)
+    for name, scores in evaluator.compute().items():
+        for figure in ("miou", "pixel_acc", "image_miou"):
+            assert float(trainer.callback_metrics[f"val/{name}/{figure}"]) == pytest.approx(
+                float(scores[figure]), abs=2e-3
+            )
+
+
+def test_runs_every_n_epochs_only_with_the_attacks_asked_for(tmp_path, scenes):
+    asked, other = Counting(steps=1), Counting(steps=1)
+    counts = []
+
+    class Watch(pl.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            counts.append(asked.calls)
+
+    callback = RobustnessEvaluation({"asked": asked, "other": other}, validate_with=["asked"], every_n_epochs=2)
+    trainer, _ = fit(tmp_path, scenes, callback, epochs=5, callbacks=[Watch()])
+    # the sanity check and epochs 1, 3, 5 attack nothing; 2 and 4 attack the three batches
+    assert counts == [0, 0, 3, 3, 6, 6]
+    assert other.calls == 0
+    assert "val/asked/miou" in trainer.callback_metrics
+    assert "val/miou" in trainer.callback_metrics
+
+
+@pytest.mark.parametrize("arguments", [{"attacks": None}, {"validate_with": []}, {"every_n_epochs": 0}])
+def test_can_be_left_out_of_validation(tmp_path, scenes, arguments):
+    attack = Counting(steps=1)
+    trainer, _ = fit(tmp_path, scenes, RobustnessEvaluation(**({"attacks": {"pgd1": attack}} | arguments)), epochs=1)
+    assert attack.calls == 0
+    assert not any(name.startswith("val/") and name.count("/") > 1 for name in trainer.callback_metrics)
+
+
+def test_checkpoints_can_follow_a_robust_figure(tmp_path, scenes):
+    keep = ModelCheckpoint(tmp_path, "best", monitor="val/pgd2/pixel_acc", mode="max")
+    fit(tmp_path, scenes, RobustnessEvaluation(ATTACKS), epochs=2, callbacks=[keep])
+    assert keep.best_model_score is not None
+    assert (tmp_path / "best.ckpt").is_file()
+
+
+def test_the_evaluation_leaves_the_training_as_it_is(tmp_path, scenes):
+    _, plain = fit(tmp_path, scenes, RobustnessEvaluation(), epochs=2)
+    _, evaluated = fit(tmp_path, scenes, RobustnessEvaluation(ATTACKS), epochs=2)
+    # Lightning seeds nothing here: equal weights show that no global random number was drawn by the attacks.
+    for one, two in zip(plain.parameters(), evaluated.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_a_test_of_one_process_runs_under_inference_mode_and_writes_the_record(tmp_path, scenes, capsys):
+    callback = RobustnessEvaluation(ATTACKS, output=str(tmp_path / "out.json"))
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback], default_root_dir=tmp_path
+    )
+    trainer.test(RobustSegmentation(ToyNetwork(7)), datamodule=scenes, verbose=False)
+    assert callback.record["results"]["pgd2"]["images"] == 3
+    assert (tmp_path / "out.json").is_file()
+    assert "pgd2" in capsys.readouterr().out
+
+
+def test_progress_bar_shows_the_attack(tmp_path, scenes, monkeypatch):
+    shown = []
+    attack_step = AttackProgressBar.attack_step
+
+    def record(self, name, step):
+        attack_step(self, name, step)
+        (task,) = [task for task in self.progress.tasks if task.description == name]
+        shown.append((name, task.completed, task.total, task.visible))
+
+    monkeypatch.setattr(AttackProgressBar, "attack_step", record)
+    bar = AttackProgressBar()
+    fit(tmp_path, scenes, RobustnessEvaluation(ATTACKS), epochs=1, callbacks=[bar], enable_progress_bar=True)
+    assert shown[:3] == [("pgd2", 1, 2, True), ("pgd2", 2, 2, True), ("pgd1", 1, 1, True)]
+    assert len(shown) == 3 * 3  # three batches
+
+
+def test_unknown_names_and_numbers_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"pgd9.*pgd2, pgd1"):
+        RobustnessEvaluation(ATTACKS, validate_with=["pgd9"])
+    with pytest.raises(ValueError, match="every_n_epochs"):
+        RobustnessEvaluation(ATTACKS, every_n_epochs=-1)
+    with pytest.raises(ValueError, match="num_images = 0"):
+        RobustnessEvaluation(ATTACKS, num_images=0)
+
+
+def test_needs_a_module_whose_model_it_knows(tmp_path, scenes):
+    class Other(pl.LightningModule):
+        def test_step(self, batch, batch_idx):
+            pass
+
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[RobustnessEvaluation(ATTACKS)]
+    )
+    with pytest.raises(TypeError, match="RobustSegmentation"):
+        trainer.test(Other(), datamodule=scenes, verbose=False)
