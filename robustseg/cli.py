@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustseg import __version__
 from robustseg.attacks import AttackError
-from robustseg.callbacks import AttackProgressBar, RobustnessEvaluation
+from robustseg.callbacks import AttackProgressBar, EpochLines, RobustnessEvaluation
 from robustseg.data import DataError, SegmentationDataModule
 from robustseg.models import ModelError, load_segmentation_weights
 from robustseg.parser import Parser
@@ -157,6 +157,9 @@ class RobustSegCLI(LightningCLI):
             callbacks += [self.config_init.checkpoint, LearningRateMonitor()]
         if trainer.enable_progress_bar is not False and sys.stdout.isatty():
             callbacks.append(AttackProgressBar())
+        else:
+            kwargs["enable_progress_bar"] = False
+            callbacks.append(EpochLines())
         return self._instantiate_trainer({**trainer, **kwargs}, callbacks)
 
 

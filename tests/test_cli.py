@@ -88,6 +88,9 @@ def test_evaluation_agrees_with_the_end_of_training(run, tmp_path):
 def test_resume_last_continues_in_the_same_folder(tmp_path, capsys):
     command = ["train", *TINY, "--trainer.default_root_dir", str(tmp_path)]
     assert main(command) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2  # not a terminal: a line per epoch instead of a bar
+    assert all(part in lines[1] for part in ("epoch 2/2", "train/loss", "val/miou", "val/pgd2/miou"))
     assert main([*command, "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["version_0"]
     folder = tmp_path / "tiny" / "version_0"

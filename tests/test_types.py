@@ -23,5 +23,5 @@ def test_numbers_are_read_exactly(written, meant):
 
 @pytest.mark.parametrize("written", ["eight", "1 2", "1/0", "8/", "", float("nan"), float("inf"), "8//255"])
 def test_anything_else_is_refused_by_name(written):
-    with pytest.raises(ValueError, match="eps = .* is not a number.*8/255"):
+    with pytest.raises(ValueError, match=r"eps = .* is not a number.*8/255"):
         parse_fraction(written, "eps")

@@ -1,6 +1,6 @@
 """Lightning callbacks: robust scores, pictures, progress."""
 
-from robustseg.callbacks.progress import AttackProgressBar
+from robustseg.callbacks.progress import AttackProgressBar, EpochLines
 from robustseg.callbacks.robustness import RobustnessEvaluation
 
-__all__ = ["AttackProgressBar", "RobustnessEvaluation"]
+__all__ = ["AttackProgressBar", "EpochLines", "RobustnessEvaluation"]

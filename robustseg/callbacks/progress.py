@@ -1,7 +1,8 @@
-"""Progress bar that also shows how far an attack is within an evaluation batch."""
+"""What a run shows while it goes on: a bar in a terminal, a line per epoch in a log file."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -35,6 +36,27 @@ class AttackProgressBar(RichProgressBar):
     def _reset_progress_bar_ids(self) -> None:
         super()._reset_progress_bar_ids()
         self._attack_task = None
+
+
+class EpochLines(pl.Callback):
+    """One line per epoch, for log files, where a bar would be noise; nothing when the bar is on."""
+
+    def __init__(self) -> None:
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the epoch's loss, the last clean and robust mIoU, and its time with validation."""
+        if not trainer.is_global_zero or find_progress_bar(trainer) is not None:
+            return
+        metrics = trainer.callback_metrics
+        shown = [name for name in metrics if name == "train/loss" or name.endswith("/miou")]
+        figures = "  ".join(f"{name} {float(metrics[name]):.3f}" for name in shown)
+        seconds = time.perf_counter() - self._start
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {figures}  {seconds:.1f} s", flush=True)
 
 
 def find_progress_bar(trainer: pl.Trainer) -> AttackProgressBar | None:

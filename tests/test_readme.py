@@ -1,0 +1,58 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustseg.cli import RobustSegCLI
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    shlex.split(line)
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("robustseg")
+]
+
+
+def test_python_examples_run():
+    attack_from_code, extend = PYTHON
+    scope: dict = {}
+    exec(attack_from_code, scope)
+    delta = (scope["images_adv"] - scope["images"]).abs()
+    assert 0 < float(delta.max()) <= 8 / 255 + 1e-9
+    exec(extend, scope)
+    targets = scope["targets"].clone()
+    targets[:, :8] = 255
+    images_adv = scope["MarginPGD"](steps=2)(scope["model"], scope["images"], targets)
+    assert not torch.equal(images_adv, scope["images"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[1:6])[:60])
+def test_commands_are_understood(command, tmp_path, monkeypatch):
+    """Parsed and built by the real command line, where a run's files do not exist yet with stand-ins."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    folder = tmp_path / "runs" / "quickstart" / "version_0"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    (folder / "config.yaml").write_text((ROOT / "configs" / "quickstart.yaml").read_text())
+    assert command[0] == "robustseg"
+    arguments = list(command[2:])
+    if "--model.init_weights" in arguments:
+        del arguments[(at := arguments.index("--model.init_weights")) : at + 2]
+    cli = RobustSegCLI(arguments, evaluate=command[1] == "evaluate")
+    assert cli.model.model.num_classes == cli.datamodule.num_classes
+
+
+def test_paths_named_exist():
+    for path in re.findall(r"(?<![\w/])((?:configs|tests|docs|robustseg|benchmarks)/[\w./]+\w)", README):
+        if not path.startswith("runs"):
+            assert (ROOT / path).exists(), path
