@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse import Namespace
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -20,8 +23,9 @@ from robustseg.callbacks import AttackProgressBar, EpochLines, RobustnessEvaluat
 from robustseg.data import DataError, SegmentationDataModule
 from robustseg.models import ModelError, load_segmentation_weights
 from robustseg.parser import Parser
-from robustseg.runs import CHECKPOINTS, LAST, RunError, last_version, next_folder, run_folder
+from robustseg.runs import CHECKPOINTS, LAST, RunError, last_version, next_free, run_folder
 from robustseg.training import RobustSegmentation, TrainingError
+from robustseg.types import parse_fraction
 
 _USAGE = """usage: robustseg {train,evaluate} [options]
 
@@ -30,7 +34,7 @@ _USAGE = """usage: robustseg {train,evaluate} [options]
 
 robustseg train --help and robustseg evaluate --help list all options."""
 
-_EXPECTED_ERRORS = (AttackError, DataError, ModelError, RunError, TrainingError)
+_EXPECTED_ERRORS = (AttackError, DataError, ModelError, RunError, TrainingError, MisconfigurationException)
 
 
 class ConfigError(ValueError):
@@ -49,7 +53,7 @@ class _SaveConfig(SaveConfigCallback):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "config.yaml"
             if path.exists():
-                path = next_folder(folder, "config_resumed").with_suffix(".yaml")
+                path = next_free(folder, "config_resumed", ".yaml")
             self.parser.save(self.config, str(path), skip_none=False, overwrite=True)
         self.already_saved = True
 
@@ -104,9 +108,16 @@ class RobustSegCLI(LightningCLI):
         parser.add_lightning_class_args(RobustnessEvaluation, "robustness")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
-            {"checkpoint.save_last": True, "checkpoint.mode": "max", "checkpoint.auto_insert_metric_name": False}
+            {
+                "checkpoint.save_last": True,
+                "checkpoint.mode": "max",
+                "checkpoint.auto_insert_metric_name": False,
+                # With it, a run whose folder was renamed would go on in last-v1.ckpt beside an outdated last.ckpt.
+                "checkpoint.enable_version_counter": False,
+            }
         )
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.ignore_index", "model.ignore_index", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without Lightning's warning about sys.argv."""
@@ -114,18 +125,25 @@ class RobustSegCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint and the folder before anything is built or written."""
+        if self.config.trainer.accelerator == "auto" and torch.backends.mps.is_available():
+            print("robustseg: Apple's GPU lacks the float64 that exact budgets need; training on the CPU.")
+            self.config.trainer.accelerator = "cpu"
         checkpoint = self.config.ckpt_path
         root = self.config.trainer.default_root_dir
         self.version: int | None = None
         if self.evaluate:
             if checkpoint is None:
                 raise RunError("evaluate needs --ckpt_path: the checkpoint whose model is to be scored.")
+            self.config.robustness.validate_with = None  # the run's, which may not fit to another suite
         elif checkpoint == "last":
             self.version = last_version(root, self.config.experiment)
             checkpoint = str(Path(root) / self.config.experiment / f"version_{self.version}" / CHECKPOINTS / LAST)
+            print(f"resuming from {checkpoint}")
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise RunError(f"--ckpt_path {checkpoint}: no such file.")
         self.checkpoint = checkpoint
+        if checkpoint is not None:
+            _start_from_nothing_else(self.config.model)
 
     def instantiate_classes(self) -> None:
         """Build everything; values that a constructor refuses become one message."""
@@ -138,14 +156,16 @@ class RobustSegCLI(LightningCLI):
             cause: BaseException = error
             while isinstance(cause.__cause__, ValueError):
                 cause = cause.__cause__
-            raise (cause if isinstance(cause, _EXPECTED_ERRORS) else ConfigError(str(cause))) from error
+            if isinstance(cause, _EXPECTED_ERRORS):
+                raise cause from error
+            raise ConfigError(f"{_keys_of(str(cause), self.config)}{cause}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the logger of the run, unless the configuration has its own, and the callbacks that every run has."""
         trainer = self.config_init.trainer
         callbacks = [self.config_init.robustness]
         if self.evaluate:
-            folder = Path(self.config.output or next_folder(run_folder(self.checkpoint), "evaluation"))
+            folder = Path(self.config.output or next_free(run_folder(self.checkpoint), "evaluation"))
             # Lightning under SLURM would load a stale checkpoint that it finds in default_root_dir.
             kwargs |= {"default_root_dir": str(folder), "logger": TensorBoardLogger(str(folder), name="", version="")}
             kwargs["enable_checkpointing"] = False
@@ -166,15 +186,73 @@ class RobustSegCLI(LightningCLI):
 def train(args: Sequence[str]) -> None:
     """Train as configured, then score the model on the test split under all attacks of the suite."""
     cli = RobustSegCLI(args)
+    _check_before_training(cli)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint)
-    if cli.trainer.interrupted or cli.config.trainer.fast_dev_run:
+    if cli.config.trainer.fast_dev_run:
         return
-    checkpoints = cli.trainer.checkpoint_callback
-    best = isinstance(checkpoints, ModelCheckpoint) and checkpoints.monitor and checkpoints.best_model_path
-    cli.config_init.robustness.about["weights"] = best or "last of training"
-    if best:
-        load_segmentation_weights(cli.model.model, best)
+    checkpoints = cli.config_init.checkpoint
+    about = cli.config_init.robustness.about
+    if checkpoints.monitor and checkpoints.best_model_path:
+        weights = load_segmentation_weights(cli.model.model, checkpoints.best_model_path)
+        about |= {"weights": weights["path"], "sha256": weights["sha256"]}
+    else:
+        about["weights"] = "last of training"
     cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+
+
+def _check_before_training(cli: RobustSegCLI) -> None:
+    """Find what would end the run later, before it writes anything: data, split, checkpoint, monitored figure."""
+    cli.datamodule.setup("fit")
+    cli.datamodule.setup("test")
+    cli.model.check_batch_size(cli.datamodule.batch_size)
+    if cli.checkpoint is not None:
+        load_segmentation_weights(cli.model.model, cli.checkpoint)
+    monitor, robustness = cli.config_init.checkpoint.monitor, cli.config_init.robustness
+    _, _, figure = (monitor or "").partition("val/")
+    attack = figure.partition("/")[0]
+    if attack in robustness.attacks:
+        every, validated = robustness.every_n_epochs, cli.config.trainer.check_val_every_n_epoch or 1
+        saved = math.lcm(validated, cli.config.checkpoint.every_n_epochs or 1)
+        if attack not in robustness.validate_with or not every or saved % every:
+            raise RunError(
+                f"checkpoint.monitor {monitor} is not there at every validation: put {attack} into "
+                f"robustness.validate_with, and set robustness.every_n_epochs to a divisor of {saved} (epochs between "
+                "checkpoints) or checkpoint.every_n_epochs to a multiple of it."
+            )
+
+
+def _start_from_nothing_else(model: Namespace) -> None:
+    """A checkpoint holds all weights: those that training started from need not be there any more."""
+    model.init_weights = None
+    arguments = model.network.get("init_args") or {}
+    for key, value in (("pretrained", False), ("weights", None)):
+        if key in arguments:
+            arguments[key] = value
+
+
+def _keys_of(message: str, config: Namespace) -> str:
+    """``"key: "`` for the keys that a constructor's message, ``name = value …``, may be about."""
+    name, equals, rest = message.partition(" = ")
+    written = rest.partition(" ")[0].rstrip(":;,")
+    found = [key for key, value in _leaves(config.as_dict()) if equals and key.rpartition(".")[2] == name]
+    found = [key for key in found if written in _spellings(dict(_leaves(config.as_dict()))[key])]
+    return f"{' or '.join(found)}: " if found else ""
+
+
+def _spellings(value: object) -> set[str]:
+    """How a constructor's message may write a value."""
+    try:
+        return {str(value), repr(value), str(parse_fraction(str(value)))}
+    except ValueError:
+        return {str(value), repr(value)}
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def evaluate(args: Sequence[str]) -> None:

@@ -9,13 +9,20 @@ from inspect import isabstract
 from typing import Any, NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
+from torch.optim import Optimizer
 
 from robustseg.attacks import Attack
 from robustseg.data import SegmentationDataModule
 from robustseg.models import Network
 
-_SELECTABLE: dict[str, type[Any]] = {"attack": Attack, "network": Network, "data": SegmentationDataModule}
-"""Base class of what a key selects, by a part of the key."""
+_SELECTABLE: dict[str, type[Any]] = {
+    "attack": Attack,
+    "attacks": Attack,
+    "data": SegmentationDataModule,
+    "network": Network,
+    "optimizer": Optimizer,
+}
+"""Base class of what a key selects, by the key's last part."""
 
 
 class Parser(LightningArgumentParser):
@@ -29,17 +36,17 @@ class Parser(LightningArgumentParser):
 
 def _unknown_class(message: str) -> str | None:
     """A message for a class name that does not exist, where the parser's own error is about one."""
-    unknown = re.search(r"Expected a dot import path string: (\w+)", message)
+    unknown = re.search(r"Expected a (?:dot import path string:|path but) (\w+)", message)
     key = re.search(r'Parser key "([\w.]+)"', message)
     if unknown is None or key is None:
         return None
-    for part, base in _SELECTABLE.items():
-        if part in key[1]:
-            names = sorted(cls.__name__ for cls in _concrete(base))
-            near = difflib.get_close_matches(unknown[1], names, n=1, cutoff=0.5)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            return f"{key[1]}: there is no class {unknown[1]!r}.{hint} There are: {', '.join(names)}."
-    return None
+    base = _SELECTABLE.get(key[1].rpartition(".")[2])
+    if base is None:
+        return None
+    names = sorted(cls.__name__ for cls in _concrete(base))
+    near = difflib.get_close_matches(unknown[1], names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"{key[1]}: there is no class {unknown[1]!r}.{hint} There are: {', '.join(names)}."
 
 
 def _concrete(base: type[Any]) -> set[type[Any]]:

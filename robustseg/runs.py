@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -36,7 +37,6 @@ def run_folder(checkpoint: str | Path) -> Path:
     return folder.parent if folder.name == CHECKPOINTS else folder
 
 
-def next_folder(parent: Path, name: str) -> Path:
-    """``parent/name_<n>`` with the first free number; it is not created."""
-    taken = {path.name for path in parent.glob(f"{name}_*")}
-    return parent / next(f"{name}_{n}" for n in range(len(taken) + 1) if f"{name}_{n}" not in taken)
+def next_free(parent: Path, name: str, suffix: str = "") -> Path:
+    """``parent/name_<n><suffix>`` with the first free number; it is not created."""
+    return next(path for n in itertools.count() if not (path := parent / f"{name}_{n}{suffix}").exists())

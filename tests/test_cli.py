@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robustseg.cli import RobustSegCLI, main
@@ -85,18 +86,40 @@ def test_evaluation_agrees_with_the_end_of_training(run, tmp_path):
         assert second[name]["pixel_acc"] == pytest.approx(first[name]["pixel_acc"], abs=2e-3)
 
 
+def epoch_lines(capsys) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
 def test_resume_last_continues_in_the_same_folder(tmp_path, capsys):
     command = ["train", *TINY, "--trainer.default_root_dir", str(tmp_path)]
     assert main(command) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    lines = epoch_lines(capsys)
     assert len(lines) == 2  # not a terminal: a line per epoch instead of a bar
     assert all(part in lines[1] for part in ("epoch 2/2", "train/loss", "val/miou", "val/pgd2/miou"))
-    assert main([*command, "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
-    assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["version_0"]
-    folder = tmp_path / "tiny" / "version_0"
-    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
-    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
-    assert yaml.safe_load((folder / "config_resumed_0.yaml").read_text())["trainer"]["max_epochs"] == 3
+    before = weights(tmp_path / "tiny" / "version_0" / "checkpoints" / "last.ckpt")
+
+    # a run that was renamed, resumed twice
+    (tmp_path / "tiny").rename(tmp_path / "other")
+    command += ["--experiment", "other", "--ckpt_path", "last", "--trainer.max_epochs"]
+    assert main([*command, "3"]) == 0
+    assert [line.split()[1] for line in epoch_lines(capsys)] == ["3/3"]
+    folder = tmp_path / "other" / "version_0"
+    after = weights(folder / "checkpoints" / "last.ckpt")
+    # the longer run's schedule is in force: with the finished one's the learning rate, and this change, would be zero
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
+    assert main([*command, "4"]) == 0
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["version_0"]
+    assert sorted(path.name for path in (folder / "checkpoints").glob("last*")) == ["last.ckpt"]
+    epochs = [
+        yaml.safe_load((folder / name).read_text())["trainer"]["max_epochs"]
+        for name in ("config.yaml", "config_resumed_0.yaml", "config_resumed_1.yaml")
+    ]
+    assert epochs == [2, 3, 4]
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 8
 
 
 def test_the_attacker_is_swapped_on_the_command_line(tmp_path):
@@ -134,6 +157,12 @@ def test_an_attack_composed_in_yaml(tmp_path):
         (["--ckpt_path", "last"], ["--ckpt_path last", "tiny/version_*"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
         (["--robustness.validate_with", "[pgd9]"], ["pgd9", "fgsm, pgd2"]),
+        (
+            ["--robustness.attacks", "{a: {class_path: PGD}, b: {class_path: PGD, init_args: {eps: 3}}}"],
+            ["robustness.attacks.b.init_args.eps", "eps = 3"],
+        ),
+        (["--checkpoint.monitor", "val/pgd2/miou", "--robustness.every_n_epochs", "2"], ["checkpoint.monitor", "pgd2"]),
+        (["--checkpoint.monitor", "val/fgsm/miou", "--robustness.validate_with", "[pgd2]"], ["validate_with"]),
         (["--model.network.init_args.backbone", "resnet51"], ["resnet51", "resnet50"]),
     ],
 )
@@ -143,7 +172,7 @@ def test_bad_values_end_in_one_line_before_anything_is_written(arguments, parts,
     (line,) = [line for line in err.splitlines() if line.startswith("robustseg: error:")]
     assert all(part in line for part in parts), line
     assert "Traceback" not in err
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -151,7 +180,8 @@ def test_bad_values_end_in_one_line_before_anything_is_written(arguments, parts,
     [
         (["--model.attack", "SegPDG"], ["model.attack", "SegPDG"]),
         (["--model.network", "PSPnet"], ["model.network", "PSPnet"]),
-        (["--data", "CamVdi"], ["data", "CamVdi"]),
+        (["--data", "CamVdi"], ["data", "CamVid"]),
+        (["--model.optimizer", "AdamX"], ["model.optimizer", "AdamX", "AdamW"]),
         (["--model.attack.stps", "3"], ["stps"]),
         (["--config", "missing.yaml"], ["missing.yaml"]),
     ],
@@ -179,6 +209,57 @@ def test_a_checkpoint_of_other_classes_is_refused(run, tmp_path, capsys):
     assert "5" in err
     assert "7" in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["classes", "truncated", "empty", "text"])
+def test_resuming_from_a_bad_checkpoint_is_refused_before_anything_is_written(run, tmp_path, capsys, damage):
+    path = tmp_path / "bad.ckpt"
+    good = (run / "checkpoints" / "last.ckpt").read_bytes()
+    path.write_bytes({"truncated": good[: len(good) // 2], "empty": b"", "text": b"not a checkpoint"}.get(damage, good))
+    if damage == "classes":
+        state = torch.load(path, weights_only=True)
+        state["state_dict"] = {k: v[:5].clone() if v.shape[:1] == (7,) else v for k, v in state["state_dict"].items()}
+        torch.save(state, path)
+    root = tmp_path / "runs"
+    assert main(["train", *TINY, "--trainer.default_root_dir", str(root), "--ckpt_path", str(path)]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("robustseg: error:")]
+    assert "bad.ckpt" in line
+    assert not root.exists()
+
+
+def test_values_that_only_training_can_refuse_end_in_one_line(tmp_path, capsys):
+    command = ["train", *TINY, "--trainer.default_root_dir", str(tmp_path)]
+    assert main([*command, "--model.optimizer", "SGD", "--model.optimizer.lr", "-1"]) == 1
+    assert "robustseg: error: model.optimizer: Invalid learning rate" in capsys.readouterr().err
+    assert main([*command, "--trainer.max_epochs", "-1"]) == 1
+    assert "trainer.max_epochs" in capsys.readouterr().err
+
+
+def test_a_broken_test_split_is_found_before_training(tmp_path, capsys):
+    for split in ("train", "val", "test"):
+        for folder, mode in ((split, "RGB"), (f"{split}annot", "L")):
+            (tmp_path / "data" / folder).mkdir(parents=True)
+            for name in "abcd":
+                Image.new(mode, (32, 32)).save(tmp_path / "data" / folder / f"{name}.png")
+    (tmp_path / "data" / "testannot" / "c.png").unlink()
+    data = ["--data", "CamVid", "--data.root", str(tmp_path / "data"), "--data.image_size", "[32,32]"]
+    assert main(["train", *TINY, "--trainer.default_root_dir", str(tmp_path / "runs"), *data]) == 1
+    assert "testannot" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_evaluate_ignores_where_training_started_from(run, tmp_path):
+    """A run that began with downloaded or other weights is scored without them."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["init_weights"] = "gone.ckpt"
+    config["model"]["network"]["init_args"] |= {"pretrained": True, "weights": "gone.pth"}
+    config["robustness"] |= {"validate_with": ["pgd2"]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "suite.yaml").write_text("robustness: {attacks: {fgsm: {class_path: FGSM}}}")
+    command = ["evaluate", "--config", str(tmp_path / "config.yaml"), "--config", str(tmp_path / "suite.yaml")]
+    checkpoint = str(run / "checkpoints" / "last.ckpt")
+    assert main([*command, "--ckpt_path", checkpoint, "--output", str(tmp_path / "out")]) == 0
+    assert list(json.loads((tmp_path / "out" / "robustness.json").read_text())["results"]) == ["clean", "fgsm"]
 
 
 def test_evaluate_needs_a_checkpoint(capsys):

@@ -52,7 +52,8 @@ class Attack(ABC):
     Args:
         targeted: ``targets`` of the call are what the attacker wants the model to predict.
         ignore_index: Label of pixels that take no part.
-        seed: Seed of the noise where the call gives no generator.
+        seed: Seed of the noise where the call gives no generator; training and evaluation combine it with the
+            run's seed.
     """
 
     def __init__(self, *, targeted: bool = False, ignore_index: int = IGNORE_INDEX, seed: int = 0):

@@ -32,11 +32,13 @@ class NoiseSource:
         return cls(_generator(seed, torch.device("cpu")), _generator(seed, device))
 
     @classmethod
-    def for_samples(cls, seed: int, ids: Sequence[str], device: torch.device, step: int = 0) -> NoiseSource:
+    def for_samples(
+        cls, seed: int | tuple[int, ...], ids: Sequence[str], device: torch.device, step: int = 0
+    ) -> NoiseSource:
         """Noise that is a function of (seed, step, sample id): the same in any batch, on any rank.
 
         Args:
-            seed: Seed of the run.
+            seed: Seed of the run, or several numbers, such as the run's seed and the attack's own.
             ids: B sample ids.
             device: Where the images are.
             step: Global step in training; 0 in evaluation.

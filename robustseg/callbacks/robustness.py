@@ -14,6 +14,7 @@ from torch import Tensor
 from robustseg.attacks import Attack
 from robustseg.callbacks.pictures import log_panel
 from robustseg.callbacks.progress import find_progress_bar
+from robustseg.data import SegmentationDataModule
 from robustseg.evaluation import (
     CLEAN,
     Attacked,
@@ -35,7 +36,7 @@ class RobustnessEvaluation(pl.Callback):
     At validation it logs ``val/<attack>/miou`` (also ``pixel_acc`` and ``image_miou``), and the clean scores of the
     same images as ``val/clean/miou``, which ModelCheckpoint can monitor. A test (the end of a training run, or an
     evaluation) runs all attacks on all images, logs under ``test/``, prints a table and writes ``robustness.json``.
-    Figures are exact over the data set: float32, one confusion matrix, every image once.
+    Figures are exact over the data set: no autocast, one confusion matrix, every image once.
 
     Args:
         attacks: Attacks by the name they are reported under.
@@ -44,7 +45,6 @@ class RobustnessEvaluation(pl.Callback):
         num_images: Number of images to use at validation, the first of the split; all by default.
         test_num_images: The same for a test.
         num_examples: Rows of the pictures that go to TensorBoard for each attack; 0 for none.
-        output: Where a test writes its JSON; ``robustness.json`` in the run's folder by default.
 
     Raises:
         ValueError: A number is out of range, or ``validate_with`` names an unknown attack.
@@ -58,7 +58,6 @@ class RobustnessEvaluation(pl.Callback):
         num_images: int | None = None,
         test_num_images: int | None = None,
         num_examples: int = 4,
-        output: str | None = None,
     ):
         self.attacks = dict(attacks or {})
         unknown = [name for name in validate_with or [] if name not in self.attacks]
@@ -75,7 +74,6 @@ class RobustnessEvaluation(pl.Callback):
         self.num_images = num_images
         self.test_num_images = test_num_images
         self.num_examples = num_examples
-        self.output = output
         self.about: dict[str, Any] = {}
         """Facts for the JSON that only the caller knows, such as the checkpoint's hash."""
         self.record: dict[str, Any] | None = None
@@ -127,8 +125,9 @@ class RobustnessEvaluation(pl.Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the scores, print the table, write the record."""
         scores = self._finish(trainer, pl_module, "test")
+        folder = trainer.log_dir or trainer.default_root_dir  # log_dir is a broadcast: all ranks must ask for it
         if scores is not None and trainer.is_global_zero:
-            self._report(trainer, pl_module, scores)
+            self._report(trainer, pl_module, scores, Path(folder))
 
     def _start(
         self,
@@ -187,20 +186,24 @@ class RobustnessEvaluation(pl.Callback):
         self._evaluator, self._examples = None, {}
         return scores
 
-    def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, scores: dict[str, dict[str, Tensor]]) -> None:
+    def _report(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, scores: dict[str, dict[str, Tensor]], folder: Path
+    ) -> None:
         data: Any = getattr(trainer, "datamodule", None)
         classes = [str(index) for index in range(_as_robust(pl_module).model.num_classes)]
         about = {
             "data": type(data).__name__ if data is not None else None,
+            "split": data.test_split() if isinstance(data, SegmentationDataModule) else None,
+            "precision": str(next(pl_module.parameters()).dtype).removeprefix("torch."),
             "images": int(scores[CLEAN]["images"]),
             "seed": _as_robust(pl_module).seed,
             **self.about,
         }
         self.record = results_record(scores, self.attacks, getattr(data, "class_names", classes), about)
-        path = Path(self.output or Path(trainer.log_dir or trainer.default_root_dir) / "robustness.json")
+        path = folder / "robustness.json"
         write_json(self.record, path)
         console = Console()
-        console.print(scores_table(scores, f"{about['data']}, {about['images']} images, in %"))
+        console.print(scores_table(scores, f"{about['data']} {about['split']}, {about['images']} images, in %"))
         console.print(f"written to {path}")
 
 

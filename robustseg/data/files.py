@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.errors import DataError
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
 from robustseg.types import IGNORE_INDEX
+
+Check = Literal["none", "headers", "all"]
+"""What is looked at when a data set is opened."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png",)
@@ -140,7 +144,8 @@ class PairedFiles(SegmentationDataset):
         resize: Applied to every sample, before the cache.
         augment: Applied afresh each time a sample is fetched.
         cache: Keep decoded and resized samples in memory, per process.
-        check: Read all headers now; see ``check_headers``.
+        check: What to look at now rather than when a sample is fetched: ``"none"``, ``"headers"`` (see
+            ``check_headers``) or ``"all"``, which also decodes every file once and checks the ids of the masks.
 
     Raises:
         DataError: ``check`` found a file that cannot be used.
@@ -154,14 +159,20 @@ class PairedFiles(SegmentationDataset):
         resize: EvalTransform | None = None,
         augment: TrainTransform | None = None,
         cache: bool = False,
-        check: bool = True,
+        check: Check = "all",
     ) -> None:
         super().__init__(resize, augment, cache)
-        if check:
-            check_headers(pairs)
+        if check not in ("none", "headers", "all"):
+            raise ValueError(f"check = {check!r}: set data.check to none, headers or all.")
         self.pairs = list(pairs)
         self.class_names = list(class_names)
         self.void_ids = tuple(void_ids)
+        if check != "none":
+            check_headers(pairs)
+        if check == "all":
+            with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow decodes outside of the interpreter lock
+                for _ in pool.map(self._try, range(len(self.pairs))):
+                    pass
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -180,6 +191,10 @@ class PairedFiles(SegmentationDataset):
         image, mask = _decode(pair.image, is_mask=False), _decode(pair.mask, is_mask=True)
         _check_same_size(pair, (image.shape[1], image.shape[0]), (mask.shape[1], mask.shape[0]))
         return image.astype(np.uint8, copy=False), self._check_ids(mask, pair.mask)
+
+    def _try(self, index: int) -> None:
+        """Read a sample and forget it: a data set need not fit into memory."""
+        self.read(index)
 
     def _check_ids(self, mask: NDArray[np.generic], path: Path) -> Pixels:
         known = {*range(len(self.class_names)), *self.void_ids, IGNORE_INDEX}

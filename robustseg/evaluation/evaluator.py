@@ -33,10 +33,10 @@ OnAttackStep = Callable[[str, AttackStep], None]
 class RobustnessEvaluator:
     """Accumulates data-set scores, clean and under each attack.
 
-    Everything is computed in float32 without TF32, whatever precision the training uses, with the model in eval
-    mode. Start noise depends on the seed and the sample id only: figures do not depend on the batch size, the order
-    or the number of ranks. In a distributed run the sampler must give each sample to one rank, once;
-    :meth:`compute` sums over the ranks.
+    Everything is computed in the dtype of the images without autocast and TF32, whatever precision the training
+    uses, with the model in eval mode. Start noise depends on the seeds and the sample id only: figures do not depend
+    on the batch size, the order or the number of ranks. In a distributed run the sampler must give each sample to one
+    rank, once; :meth:`compute` sums over the ranks.
 
     Args:
         attacks: Attacks by the name they are reported under.
@@ -86,7 +86,7 @@ class RobustnessEvaluator:
         with full_precision():
             seen[CLEAN] = self._score(CLEAN, model, images, targets)
             for name, attack in self.attacks.items():
-                noise = NoiseSource.for_samples(self.seed, ids, images.device)
+                noise = NoiseSource.for_samples((self.seed, attack.seed), ids, images.device)
                 observer = None if on_step is None else _named(on_step, name)
                 images_adv = attack(model, images, targets, generator=noise, on_step=observer)
                 seen[name] = self._score(name, model, images_adv, targets)

@@ -55,7 +55,7 @@ def results_record(
         results[name] = figures if name == CLEAN else {"settings": attacks[name].describe(), **figures}
     versions = {"robustseg": __version__, "python": platform.python_version(), "torch": torch.__version__}
     versions |= {package: version(package) for package in _RECORDED}
-    return {**about, "precision": "float32", "versions": versions, "results": results}
+    return {**about, "versions": versions, "results": results}
 
 
 def write_json(record: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,9 @@ from torchmetrics import Metric
 from robustseg.metrics.functional import class_iou, confusion_matrix, mean_acc, miou, pixel_acc
 from robustseg.types import IGNORE_INDEX
 
+_FIXED_POINT = 2**40
+"""Per-image figures are summed as integers: exactly, in any order, and untouched when a module changes precision."""
+
 
 class SegmentationScores(Metric):
     """Scores of a data set from one confusion matrix, exact in any batching and on any number of ranks.
@@ -35,7 +38,7 @@ class SegmentationScores(Metric):
         self.ignore_index = ignore_index
         zero = torch.zeros((), dtype=torch.long)
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("image_miou_sum", torch.zeros((), dtype=torch.double), dist_reduce_fx="sum")
+        self.add_state("image_miou_sum", zero.clone(), dist_reduce_fx="sum")
         self.add_state("scored_images", zero.clone(), dist_reduce_fx="sum")
         self.add_state("images", zero.clone(), dist_reduce_fx="sum")
 
@@ -44,7 +47,7 @@ class SegmentationScores(Metric):
         per_image = confusion_matrix(predictions, targets, self.num_classes, self.ignore_index)
         image_miou = miou(per_image)
         self.confusion += per_image.sum(0)
-        self.image_miou_sum += image_miou.nansum()
+        self.image_miou_sum += (image_miou.nan_to_num(0.0) * _FIXED_POINT).round().long().sum()
         # An image without valid pixels has no score of its own and changes no figure.
         self.scored_images += image_miou.isfinite().sum()
         self.images += len(targets)
@@ -55,7 +58,7 @@ class SegmentationScores(Metric):
             "miou": miou(self.confusion),
             "pixel_acc": pixel_acc(self.confusion),
             "mean_acc": mean_acc(self.confusion),
-            "image_miou": self.image_miou_sum / self.scored_images,
+            "image_miou": self.image_miou_sum.double() / _FIXED_POINT / self.scored_images,
             "class_iou": class_iou(self.confusion),
             "images": self.images,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from robustseg.attacks import Attack, AttackMode, NoiseSource
+from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource
 from robustseg.metrics import SegmentationScores
 from robustseg.models import Network, SegmentationModel, load_segmentation_weights
 from robustseg.training.objective import LossCombination, count_valid, update_loss
@@ -110,7 +111,14 @@ class RobustSegmentation(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse a batch that cannot be split before the first step rather than at it."""
-        batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        self.check_batch_size(getattr(getattr(self.trainer, "datamodule", None), "batch_size", None))
+
+    def check_batch_size(self, batch_size: int | None) -> None:
+        """Refuse a number of images per rank that the attacker cannot split; None is not known.
+
+        Raises:
+            TrainingError: A batch of one image cannot be split.
+        """
         if self.attack is not None and batch_size is not None:
             self.split.sizes(batch_size)
 
@@ -128,18 +136,36 @@ class RobustSegmentation(pl.LightningModule):
         total = loss.total
         if aux_logits is not None and self.aux_weight:
             total = total + self.aux_weight * update_loss(aux_logits, *arguments).total
-        if not bool(torch.isfinite(total)):
-            raise TrainingError(
-                f"the loss is {total.item()} at step {self.global_step} for the samples {', '.join(mixed.ids)}: lower "
-                "the learning rate or look at these samples; resume from the last checkpoint with --ckpt_path last."
-            )
+        self._refuse_non_finite(total.detach(), mixed.ids)
         size = len(mixed.images)
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
+        # A rank's loss is its part of the batch's times the number of ranks: their mean is the batch's.
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size, sync_dist=True)
         if mixed.clean < size:
-            self.log("train/loss_adv", loss.adversarial, prog_bar=True, batch_size=size)
+            self.log("train/loss_adv", loss.adversarial, prog_bar=True, batch_size=size, sync_dist=True)
         if mixed.clean:
-            self.log("train/loss_clean", loss.clean, batch_size=size)
+            self.log("train/loss_clean", loss.clean, batch_size=size, sync_dist=True)
         return total
+
+    def _refuse_non_finite(self, loss: Tensor, ids: list[str]) -> None:
+        """Stop all ranks when the loss of one is not finite: the others would wait for it for ever."""
+        bad = (~torch.isfinite(loss)).int()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
+        if bool(bad):
+            raise TrainingError(
+                f"the loss is {loss.item()} at step {self.global_step} for the samples {', '.join(ids)} (on rank "
+                f"{self.global_rank}): lower the learning rate or look at these samples; resume from the last "
+                "checkpoint with --ckpt_path last."
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to replace a good checkpoint by weights that are not finite."""
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise TrainingError(
+                    f"{name} is not finite at step {self.global_step}, so no checkpoint is written: lower the learning "
+                    "rate and resume from the last checkpoint with --ckpt_path last."
+                )
 
     def _mix(self, batch: Batch) -> MixedBatch:
         if self.attack is None:
@@ -147,8 +173,12 @@ class RobustSegmentation(pl.LightningModule):
         clean, _ = self.split.sizes(len(batch.images))
         # A function of the sample and of where in training it stands: the same on any rank and in any batch.
         # Micro-batches that are accumulated share a global step but not their samples.
-        noise = NoiseSource.for_samples(self.seed, batch.ids[clean:], self.device, step=self.global_step)
-        return self.split(self.model, self.attack, batch, noise)
+        seeds = (self.seed, self.attack.seed)
+        noise = NoiseSource.for_samples(seeds, batch.ids[clean:], self.device, step=self.global_step)
+        try:
+            return self.split(self.model, self.attack, batch, noise)
+        except AttackError as error:
+            raise TrainingError(f"step {self.global_step}, samples {', '.join(batch.ids[clean:])}: {error}") from error
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Clean scores; returns the predictions, B×H×W."""
@@ -183,10 +213,16 @@ class RobustSegmentation(pl.LightningModule):
         in_backbone = {id(p) for p in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         groups = [[p for p in parameters if (id(p) in in_backbone) is inside] for inside in (True, False)]
-        optimizer = self.make_optimizer([{"params": group} for group in groups if group])
+        try:
+            optimizer = self.make_optimizer([{"params": group} for group in groups if group])
+        except ValueError as error:
+            raise TrainingError(f"model.optimizer: {error}.") from error
         if self.head_lr_factor != 1 and groups[1]:
             optimizer.param_groups[-1]["lr"] *= self.head_lr_factor
-        steps = int(self.trainer.estimated_stepping_batches)
-        factor = LearningRateFactor(self.schedule, steps, self.warmup_steps)
-        scheduler = LambdaLR(optimizer, factor)
+        if math.isinf(steps := self.trainer.estimated_stepping_batches):
+            raise TrainingError("a learning rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+        factor = LearningRateFactor(self.schedule, int(steps), self.warmup_steps)
+        # A function, not the callable object: LambdaLR would save the object and, on resuming, put the old run's
+        # length and schedule into the new one.
+        scheduler = LambdaLR(optimizer, lambda step: factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

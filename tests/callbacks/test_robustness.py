@@ -106,13 +106,14 @@ def test_the_evaluation_leaves_the_training_as_it_is(tmp_path, scenes):
 
 
 def test_a_test_of_one_process_runs_under_inference_mode_and_writes_the_record(tmp_path, scenes, capsys):
-    callback = RobustnessEvaluation(ATTACKS, output=str(tmp_path / "out.json"))
+    callback = RobustnessEvaluation(ATTACKS)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback], default_root_dir=tmp_path
     )
     trainer.test(RobustSegmentation(ToyNetwork(7)), datamodule=scenes, verbose=False)
     assert callback.record["results"]["pgd2"]["images"] == 3
-    assert (tmp_path / "out.json").is_file()
+    assert (tmp_path / "robustness.json").is_file()
+    assert (callback.record["split"], callback.record["precision"]) == ("test", "float32")
     assert "pgd2" in capsys.readouterr().out
 
 

@@ -128,7 +128,7 @@ def test_two_images_of_one_name(root):
     assert "a.png" in message
 
 
-@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("check", ["none", "headers", "all"])
 def test_mask_of_another_size(root, check):
     write_image(root / "trainannot" / "b.png", pattern(1, (24, 30))[1])
     message = error_of(root, check=check)
@@ -136,7 +136,7 @@ def test_mask_of_another_size(root, check):
     assert "train/b.jpg is 32x24" in message
 
 
-@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("check", ["none", "headers", "all"])
 @pytest.mark.parametrize("name", ["train/c.JPG", "trainannot/c.png"])
 @pytest.mark.parametrize("content", [b"", b"not a picture"])
 def test_unreadable_file(root, check, name, content):
@@ -192,7 +192,21 @@ def test_setup_reports_bad_files_before_training(root):
     module = camvid(root)
     with pytest.raises(DataError, match=r"f\.png cannot be opened"):
         module.setup("fit")
-    camvid(root, check=False).setup("fit")
+    camvid(root, check="none").setup("fit")
+
+
+def test_setup_finds_what_only_decoding_shows(root):
+    mask = pattern(1)[1]
+    mask[3, 4] = 12
+    write_image(root / "valannot" / "g.png", mask)
+    camvid(root, check="headers").setup("fit")
+    with pytest.raises(DataError, match=r"g\.png holds the ids 12"):
+        camvid(root).setup("fit")
+
+
+def test_unknown_check_is_refused(root):
+    with pytest.raises(ValueError, match=r"data\.check"):
+        camvid(root, check="header").setup("fit")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

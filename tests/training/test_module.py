@@ -129,11 +129,22 @@ def test_attack_noise_differs_from_step_to_step_and_is_reproducible(monkeypatch)
     net._mix(batch)
     monkeypatch.setattr(RobustSegmentation, "global_step", 5)
     net._mix(batch)
+    net.attack.seed = 1
+    net._mix(batch)
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
+    assert not torch.equal(starts[2], starts[3])
 
 
-def test_a_non_finite_loss_names_the_samples_and_spares_weights_and_checkpoint(tmp_path):
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (None, r"loss is nan at step 2 for the samples train-\d+.*--ckpt_path last"),
+        (PGD(steps=1), r"step 2, samples train-\d+"),
+    ],
+    ids=["standard", "pgd"],
+)
+def test_a_non_finite_loss_names_the_samples_and_spares_weights_and_checkpoint(tmp_path, attack, message):
     class Poisoned(RobustSegmentation):
         def training_step(self, batch, batch_idx):
             if self.global_step == 2:
@@ -141,15 +152,27 @@ def test_a_non_finite_loss_names_the_samples_and_spares_weights_and_checkpoint(t
             return super().training_step(batch, batch_idx)
 
     torch.manual_seed(0)
-    net = Poisoned(ToyNetwork(7))
+    net = Poisoned(ToyNetwork(7), attack=attack)
     keep = ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=2)
     run = trainer(tmp_path, max_epochs=5, enable_checkpointing=True, callbacks=[keep])
-    with pytest.raises(TrainingError, match=r"loss is nan at step 2 for the samples train-\d+.*--ckpt_path last"):
+    with pytest.raises(TrainingError, match=message):
         run.fit(net, datamodule=scenes())
     assert all(torch.isfinite(p).all() for p in net.parameters())
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 2
     assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
+
+
+def test_weights_that_are_not_finite_do_not_replace_a_checkpoint(tmp_path):
+    net, run = module(), trainer(tmp_path)
+    run.fit(net, datamodule=scenes())
+    run.save_checkpoint(tmp_path / "good.ckpt")
+    good = (tmp_path / "good.ckpt").read_bytes()
+    with torch.no_grad():
+        net.model.network.head.weight[0, 0] = float("inf")
+    with pytest.raises(TrainingError, match=r"network\.head\.weight is not finite"):
+        run.save_checkpoint(tmp_path / "good.ckpt")
+    assert (tmp_path / "good.ckpt").read_bytes() == good
 
 
 def test_a_batch_too_small_to_split_is_refused_before_training(tmp_path):
