@@ -53,24 +53,22 @@ def draw_panel(examples: Sequence[Example], palette: Palette, ignore_index: int 
     """One row per example with titled columns.
 
     Args:
-        examples: At least one, all of one size.
+        examples: At least one; their sizes may differ.
         palette: Colour of each class.
         ignore_index: Label drawn in black.
     """
     rows = [_row(example, palette, ignore_index) for example in examples]
     titles = [title for title, _ in rows[0]]
-    height, width = rows[0][0][1].shape[:2]
-    panel = Image.new(
-        "RGB",
-        (len(titles) * (width + _GAP) - _GAP, _TITLE_HEIGHT + len(rows) * (height + _GAP) - _GAP),
-        (255, 255, 255),
-    )
+    width = max(cells[0][1].shape[1] for cells in rows)
+    height = sum(cells[0][1].shape[0] + _GAP for cells in rows) - _GAP
+    panel = Image.new("RGB", (len(titles) * (width + _GAP) - _GAP, _TITLE_HEIGHT + height), (255, 255, 255))
     draw = ImageDraw.Draw(panel)
     for column, title in enumerate(titles):
-        left = column * (width + _GAP)
+        left, top = column * (width + _GAP), _TITLE_HEIGHT
         draw.text((left + 2, 1), title, fill=(0, 0, 0), font=_font(title, width))
-        for row, cells in enumerate(rows):
-            panel.paste(Image.fromarray(cells[column][1]), (left, _TITLE_HEIGHT + row * (height + _GAP)))
+        for cells in rows:
+            panel.paste(Image.fromarray(cells[column][1]), (left, top))
+            top += cells[column][1].shape[0] + _GAP
     return panel
 
 
@@ -88,7 +86,7 @@ def _row(example: Example, palette: Palette, ignore_index: int) -> list[tuple[st
     largest = float(perturbation.abs().max()) * 255
     return [
         ("image", _to_bytes(example.image)),
-        (f"δ, max {largest:.1f}/255", amplify(perturbation)),
+        (f"delta, max {largest:.1f}/255", amplify(perturbation)),
         ("adversarial", _to_bytes(example.image_adv)),
         ("ground truth", colorize(example.target, palette, ignore_index)),
         ("before", colorize(example.prediction, palette, ignore_index)),

@@ -179,5 +179,13 @@ def test_panel_shows_image_perturbation_and_predictions():
     assert pixel(5, 20, 5, row=1) == (255, 0, 0)
 
 
+def test_panel_takes_images_of_different_sizes():
+    examples = []
+    for height, width in ((20, 30), (10, 40)):
+        image, ids = torch.rand(3, height, width), torch.zeros(height, width).long()
+        examples.append(Example("x", image, image, ids, ids, ids))
+    assert draw_panel(examples, [(255, 0, 0)]).size == (6 * 40 + 5 * 4, 16 + 20 + 4 + 10)
+
+
 def test_attacks_are_described_by_plain_values():
     json.dumps(SegPGD(norm="l2", eps=0.5, schedule="log").describe())
