@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ from robustseg.attacks import AttackError
 from robustseg.callbacks import AttackProgressBar, EpochLines, RobustnessEvaluation
 from robustseg.data import DataError, SegmentationDataModule
 from robustseg.models import ModelError, load_segmentation_weights
-from robustseg.parser import Parser
+from robustseg.parser import Parser, keys_of
 from robustseg.runs import CHECKPOINTS, LAST, RunError, last_version, next_free, run_folder
 from robustseg.training import RobustSegmentation, TrainingError
-from robustseg.types import parse_fraction
 
 _USAGE = """usage: robustseg {train,evaluate} [options]
 
@@ -75,7 +75,12 @@ class RobustSegCLI(LightningCLI):
             save_config_callback=None if evaluate else _SaveConfig,
             seed_everything_default=0,
             # The attack leaves inference mode by itself; without it, tensors that a model caches stay usable.
-            trainer_defaults={"inference_mode": False, "logger": False, "default_root_dir": "runs"},
+            trainer_defaults={
+                "inference_mode": False,
+                "logger": False,
+                "default_root_dir": "runs",
+                "log_every_n_steps": 10,
+            },
             parser_class=Parser,
             parser_kwargs={
                 "description": "Evaluate a checkpoint." if evaluate else "Train a model.",
@@ -158,7 +163,7 @@ class RobustSegCLI(LightningCLI):
                 cause = cause.__cause__
             if isinstance(cause, _EXPECTED_ERRORS):
                 raise cause from error
-            raise ConfigError(f"{_keys_of(str(cause), self.config)}{cause}") from error
+            raise ConfigError(f"{keys_of(str(cause), self.config.as_dict())}{cause}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the logger of the run, unless the configuration has its own, and the callbacks that every run has."""
@@ -230,31 +235,6 @@ def _start_from_nothing_else(model: Namespace) -> None:
             arguments[key] = value
 
 
-def _keys_of(message: str, config: Namespace) -> str:
-    """``"key: "`` for the keys that a constructor's message, ``name = value …``, may be about."""
-    name, equals, rest = message.partition(" = ")
-    written = rest.partition(" ")[0].rstrip(":;,")
-    found = [key for key, value in _leaves(config.as_dict()) if equals and key.rpartition(".")[2] == name]
-    found = [key for key in found if written in _spellings(dict(_leaves(config.as_dict()))[key])]
-    return f"{' or '.join(found)}: " if found else ""
-
-
-def _spellings(value: object) -> set[str]:
-    """How a constructor's message may write a value."""
-    try:
-        return {str(value), repr(value), str(parse_fraction(str(value)))}
-    except ValueError:
-        return {str(value), repr(value)}
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def evaluate(args: Sequence[str]) -> None:
     """Score a checkpoint's weights, in the model and on the data of the configuration."""
     cli = RobustSegCLI(args, evaluate=True)
@@ -278,6 +258,8 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     # Denormal numbers slow CPU convolutions of barely trained models down several times.
     torch.set_flush_denormal(True)
+    # Lightning's own affair, printed at every start with the torch releases of 2026
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     try:
         commands[arguments[0]](arguments[1:])
     except (ConfigError, *_EXPECTED_ERRORS) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Iterator, Mapping
 from inspect import isabstract
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from robustseg.attacks import Attack
 from robustseg.data import SegmentationDataModule
 from robustseg.models import Network
+from robustseg.types import parse_fraction
 
 _SELECTABLE: dict[str, type[Any]] = {
     "attack": Attack,
@@ -57,3 +59,32 @@ def _concrete(base: type[Any]) -> set[type[Any]]:
         if not isabstract(cls) and not cls.__name__.startswith("_"):
             found.add(cls)
     return found
+
+
+def keys_of(message: str, config: Mapping[str, Any]) -> str:
+    """``"key: "`` for the keys that a constructor's message, ``name = value …``, may be about; else nothing.
+
+    Args:
+        message: What the constructor said.
+        config: The whole configuration, nested.
+    """
+    name, _, rest = message.partition(" = ")
+    written = rest.partition(" ")[0].rstrip(":;,")
+    found = [key for key, value in _leaves(config) if key.rpartition(".")[2] == name and written in _spellings(value)]
+    return f"{' or '.join(found)}: " if found else ""
+
+
+def _spellings(value: object) -> set[str]:
+    """How a constructor's message may write a value."""
+    try:
+        return {str(value), repr(value), str(parse_fraction(str(value)))}
+    except ValueError:
+        return {str(value), repr(value)}
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
