@@ -185,3 +185,9 @@ def test_image_without_valid_pixels_stays_at_its_start(name: str, norm: str):
     images_adv = build(name, 0.05, norm)(model, images, targets, on_step=lambda step: starts.append(step.images_adv))
     assert any(torch.equal(images_adv[0], start[0]) for start in starts)
     assert_allowed(images_adv, images, 0.05, norm)
+
+
+def test_noise_of_one_sample_is_refused_for_a_larger_batch():
+    noise = NoiseSource.for_samples(0, ["a"], CPU)
+    with pytest.raises(ValueError, match=r"1 samples .* batch of 2"):
+        noise.uniform(torch.zeros(2, 3, 4, 4))
