@@ -110,17 +110,7 @@ class RobustnessEvaluation(pl.Callback):
         """Start counting, with all attacks."""
         self._start(trainer, pl_module, self.attacks, self.test_num_images)
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Attack this batch."""
-        self._update(trainer, pl_module, batch)
+    on_test_batch_end = on_validation_batch_end
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the scores, print the table, write the record."""
