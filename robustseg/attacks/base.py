@@ -12,6 +12,7 @@ from torch import Tensor
 from robustseg.attacks.guard import AttackError, AttackMode, Model, attack_mode
 from robustseg.attacks.losses import IGNORED
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.victim import Victim
 from robustseg.types import IGNORE_INDEX
 
 
@@ -32,6 +33,8 @@ class AttackStep(NamedTuple):
     """Targets at the logits' size, ignored pixels as :data:`~robustseg.attacks.losses.IGNORED`."""
     loss: Tensor
     """B values."""
+    rows: Tensor
+    """Which images of the call's batch these are, B indices; images that are finished may have left."""
 
 
 NO_GRADIENT = (
@@ -40,6 +43,19 @@ NO_GRADIENT = (
 )
 
 OnStep = Callable[[AttackStep], None]
+
+
+class AttackResult(NamedTuple):
+    """Adversarial images and what they cost."""
+
+    images_adv: Tensor
+    """B×3×H×W."""
+    forwards: Tensor
+    """How often the model saw each image, B counts on the CPU."""
+    backwards: Tensor
+    """How many gradients were taken for each image, B counts on the CPU."""
+    attacked: Tensor
+    """B bool on the CPU: False for an image without any valid pixel, which comes back unchanged."""
 
 
 class Attack(ABC):
@@ -83,11 +99,25 @@ class Attack(ABC):
             mode: Mode of the model during the attack, see :func:`~robustseg.attacks.guard.attack_mode`.
 
         Returns:
-            B×3×H×W, dtype and device of ``images``, detached, within the threat model; never ``images`` itself.
+            B×3×H×W, dtype and device of ``images``, detached, within the threat model; never ``images`` itself. An
+            image without any valid pixel is returned unchanged.
 
         Raises:
             AttackError: The tensors do not fit together, or the model's output cannot be differentiated.
         """
+        return self.run(model, images, targets, generator=generator, on_step=on_step, mode=mode).images_adv
+
+    def run(
+        self,
+        model: Model,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        generator: torch.Generator | NoiseSource | None = None,
+        on_step: OnStep | None = None,
+        mode: AttackMode = "eval",
+    ) -> AttackResult:
+        """As the call, which gives the images only; with the cost of each image."""
         with attack_mode(model, mode) as attacked:
             # Inference tensors cannot take part in autograd; their clones made here can.
             images = images.detach().clone()
@@ -98,7 +128,29 @@ class Attack(ABC):
             check_batch(images, targets, self.ignore_index)
             targets = targets.masked_fill(targets == self.ignore_index, IGNORED)
             noise = self._noise(generator, images.device)
-            return self.perturb(attacked, images, targets, noise, on_step).detach()
+            victim = Victim(attacked, len(images))
+            valid = (targets != IGNORED).flatten(1).any(1)
+            if bool(valid.all()):
+                images_adv = self.perturb(victim, images, targets, noise, on_step).detach()
+            else:
+                images_adv = self._perturb_some(valid.nonzero()[:, 0], victim, images, targets, noise, on_step)
+            return AttackResult(images_adv, victim.forwards, victim.backwards, valid.cpu())
+
+    def _perturb_some(
+        self,
+        rows: Tensor,
+        victim: Victim,
+        images: Tensor,
+        targets: Tensor,
+        noise: NoiseSource,
+        on_step: OnStep | None,
+    ) -> Tensor:
+        """Attack the images at ``rows`` only."""
+        if not len(rows):
+            return images
+        observer = None if on_step is None else shift_rows(on_step, rows)
+        part = self.perturb(victim.select(rows), images[rows], targets[rows], noise.select(rows, len(images)), observer)
+        return images.index_copy(0, rows, part.detach())
 
     def _noise(self, generator: torch.Generator | NoiseSource | None, device: torch.device) -> NoiseSource:
         if isinstance(generator, NoiseSource):
@@ -107,14 +159,14 @@ class Attack(ABC):
 
     @abstractmethod
     def perturb(
-        self, model: Model, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
+        self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
     ) -> Tensor:
         """The attack itself, on checked tensors that are its own, with autograd on and the model prepared.
 
         Args:
-            model: Ready to be differentiated with respect to its input.
+            victim: The model, ready to be differentiated with respect to its input.
             images: B×3×H×W in [0, 1].
-            targets: B×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored.
+            targets: B×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored; no image without a valid pixel.
             noise: The only source of randomness.
             on_step: Called after each gradient, if given.
         """
@@ -122,6 +174,11 @@ class Attack(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Every hyperparameter, as strings, numbers and booleans, for the record of a result."""
+
+
+def shift_rows(on_step: OnStep, rows: Tensor) -> OnStep:
+    """An observer of a part of a batch that tells ``on_step`` the rows of the whole batch."""
+    return lambda step: on_step(step._replace(rows=rows[step.rows]))
 
 
 def check_batch(images: Tensor, targets: Tensor, ignore_index: int) -> None:

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from robustseg.attacks.base import NO_GRADIENT, Attack, AttackStep, OnStep, check_logits
+from robustseg.attacks.best import Best
 from robustseg.attacks.guard import AttackError, Model
-from robustseg.attacks.losses import AttackLoss, correct_pixels
+from robustseg.attacks.losses import AttackLoss
 from robustseg.attacks.noise import NoiseSource
-from robustseg.attacks.steps import StepRule
-from robustseg.attacks.threat import Region, ThreatModel, per_image
+from robustseg.attacks.steps import StepRule, StepState, select_state
+from robustseg.attacks.threat import Region, ThreatModel
 from robustseg.attacks.transforms import InputTransform
+from robustseg.attacks.victim import Victim
 from robustseg.types import IGNORE_INDEX
 
 Keep = Literal["last", "best"]
+Stages = Sequence[tuple[float, float]]
+
+_LEAVE_EVERY = 10
+"""Steps between two looks for images that are finished; looking waits for the device."""
 
 
 class IterativeAttack(Attack):
     """Any attack that follows the input gradient; the named attacks are presets of it.
 
     Costs ``steps`` forwards and input gradients per restart. One more forward per restart ranks the last iterate
-    where ``keep="best"`` or more than one restart needs it; with an input transform, ``"best"`` takes a forward per
-    iterate.
+    where ``keep="best"`` or more than one restart needs it; with an input transform or a look-ahead, ``"best"`` takes
+    a forward per iterate. With ``"best"``, images without a correct pixel left (all pixels showing the target, if
+    targeted) leave the working batch at every tenth step: their result cannot change any more.
 
     Args:
         threat: The allowed perturbations.
@@ -37,11 +46,16 @@ class IterativeAttack(Attack):
         keep: Return each image's ``"last"`` iterate or the ``"best"``: fewest correct pixels (most pixels that show
             the target, if targeted), the start included, the earliest of equals.
         transform: Random change of the input at each step.
+        stages: (share of the steps, multiple of ε) one after the other; each begins from the kept iterate of the one
+            before, projected, with the step rule started anew. The last multiple is 1. Where ``keep="best"``, only
+            iterates of the last stage count as results.
+        watched: Loss that the step rule is told, by default ``loss`` itself.
         ignore_index: Label of pixels that take no part.
         seed: Seed of the noise where the call gives no generator.
 
     Raises:
-        ValueError: ``steps`` or ``restarts`` below 1, restarts without random start, or unknown ``keep``.
+        ValueError: ``steps`` or ``restarts`` below 1, restarts without random start, unknown ``keep``, or ``stages``
+            that do not end at ε or leave a stage without a step.
     """
 
     def __init__(
@@ -55,6 +69,8 @@ class IterativeAttack(Attack):
         targeted: bool = False,
         keep: Keep = "last",
         transform: InputTransform | None = None,
+        stages: Stages = ((1.0, 1.0),),
+        watched: AttackLoss | None = None,
         ignore_index: int = IGNORE_INDEX,
         seed: int = 0,
     ):
@@ -75,70 +91,134 @@ class IterativeAttack(Attack):
         self.restarts = restarts
         self.keep = keep
         self.transform = transform
+        self.stages = tuple(stages)
+        self.watched = watched
+        self._stage_steps = _split_steps(steps, self.stages)
 
     def perturb(  # noqa: D102
-        self, model: Model, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
+        self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
     ) -> Tensor:
         if self.threat.eps == 0:
             return images
-        region = self.threat.around(images)
-        best = _Best(self.targeted) if self.keep == "best" or self.restarts > 1 else None
+        everything = torch.arange(len(images), device=images.device)
+        batch = _Working(victim, images, targets, noise, everything)
+        best = Best(targets, self.targeted) if self.keep == "best" or self.restarts > 1 else None
         slopes = torch.zeros((), device=images.device)
+        images_adv = images
         for restart in range(self.restarts):
-            images_adv, slope = self._run(model, region, targets, noise, on_step, restart, best)
+            if restart:
+                batch = batch.select(best.unfinished(batch.rows)) if best else batch
+                if not len(batch.rows):
+                    break
+            images_adv, slope = self._restart(batch, restart, best, on_step)
             slopes = slopes + slope
-            if best is not None:
-                best.offer(images_adv, _logits_only(model, images_adv), targets)
         _refuse_non_finite(slopes)
-        return region.finish(images_adv if best is None else best.images_adv)
+        return self.threat.around(images).finish(images_adv if best is None else best.images_adv)
 
-    def _run(
-        self,
-        model: Model,
-        region: Region,
-        targets: Tensor,
-        noise: NoiseSource,
-        on_step: OnStep | None,
-        restart: int,
-        best: _Best | None,
+    def _restart(
+        self, batch: _Working, restart: int, best: Best | None, on_step: OnStep | None
     ) -> tuple[Tensor, Tensor]:
-        """One run from one start, which shows ``best`` all iterates but the last.
+        """All stages from one start: the last iterate and the sum of all gradients."""
+        images_adv, before = batch.images, 0
+        slopes = torch.zeros((), device=images_adv.device)
+        for stage, (steps, (_, factor)) in enumerate(zip(self._stage_steps, self.stages, strict=True)):
+            final = stage == len(self.stages) - 1
+            threat = self.threat if factor == 1 else self.threat.scaled(factor)
+            region = threat.around(batch.images)
+            start = region.sample(batch.noise) if self.random_start and stage == 0 else region.project(images_adv)
+            # Ranks of the iterates within this stage: those of a larger ball are no results.
+            kept = best if final else (Best(batch.targets, self.targeted) if self.keep == "best" else None)
+            rows = batch.rows if final else torch.arange(len(batch.rows), device=batch.rows.device)
+            run = _Run(steps, before, restart, kept, rows, on_step)
+            images_adv, slope = self._run(batch, region, start, run)
+            if kept is not None and not final:
+                images_adv = kept.images_adv
+            slopes, before = slopes + slope, before + steps
+        return images_adv, slopes
+
+    def _run(self, batch: _Working, region: Region, images_adv: Tensor, run: _Run) -> tuple[Tensor, Tensor]:
+        """One run from one start, which shows all iterates to ``run.kept``.
 
         Returns:
-            The last iterate, detached, and the sum of all gradients, which is finite only if they all are.
+            The last iterate of the images that did not leave, detached, and the sum of all gradients, which is finite
+            only if they all are.
         """
-        images_adv = region.sample(noise) if self.random_start else region.images.clone()
-        state = self.step_rule.init(images_adv, region, self.steps)
+        images_adv = images_adv.clone()
+        state = self.step_rule.init(images_adv, region, run.steps)
         slope = torch.zeros((), device=images_adv.device)
-        for step in range(self.steps):
-            images_adv.requires_grad_()
-            seen, seen_targets = images_adv, targets
-            if self.transform is not None:
-                seen, seen_targets = self.transform(images_adv, targets, noise)
-            logits = model(seen)
-            if step == 0 and restart == 0:
-                # All targets: a transform may leave out the one that is wrong.
-                check_logits(logits, seen, targets)
-            loss = self.loss(logits, seen_targets, step / self.steps, self.targeted)
-            increased = -loss if self.targeted else loss
-            if best is not None and self.keep == "best":
-                now = images_adv.detach()
-                best.offer(now, logits.detach() if self.transform is None else _logits_only(model, now), targets)
-            # The loss has saved what it needs; the logits would stay in memory through the backward pass.
-            shown = logits.detach() if on_step is not None else None
-            del seen, logits
-            grad = _input_gradient(increased.sum(), images_adv)
-            # Looked at when the run is over, since looking waits; the sign of NaN is 0, which would pass for robust.
-            slope = slope + grad.sum(dtype=torch.float32)
-            images_adv, loss, increased = images_adv.detach(), loss.detach(), increased.detach()
-            if on_step is not None and shown is not None:
-                on_step(AttackStep(step + 1, self.steps, restart, images_adv, shown, seen_targets, loss))
-            del shown
-            images_adv = region.project(self.step_rule.update(images_adv, grad, increased, state, region))
+        ranked = run.rows
+        for step in range(run.steps):
+            if run.kept is not None and self.keep == "best" and step and step % _LEAVE_EVERY == 0:
+                going = run.kept.unfinished(ranked)
+                if len(going) < len(ranked):
+                    batch, region, ranked = batch.select(going), region.select(going), ranked[going]
+                    images_adv, state = images_adv[going], select_state(state, going)
+                if not len(ranked):
+                    return images_adv, slope
+            images_adv, slope = self._step(batch, region, images_adv, state, step, ranked, run, slope)
+        if run.kept is not None:
+            run.kept.offer(images_adv, _logits_only(batch.victim, images_adv), ranked)
         return images_adv, slope
 
+    def _step(
+        self,
+        batch: _Working,
+        region: Region,
+        images_adv: Tensor,
+        state: StepState,
+        step: int,
+        ranked: Tensor,
+        run: _Run,
+        slope: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The next iterate and ``slope`` plus this gradient."""
+        point = self.step_rule.look_ahead(images_adv, state, region)
+        # A graph of its own for each step; the rule may have given the iterate itself.
+        point = point.detach().requires_grad_()
+        seen, seen_targets = point, batch.targets
+        if self.transform is not None:
+            seen, seen_targets = self.transform(point, batch.targets, batch.noise)
+        logits = batch.victim(seen)
+        if step == run.before == run.restart == 0:
+            # All targets: a transform may leave out the one that is wrong.
+            check_logits(logits, seen, batch.targets)
+        loss = self.loss(logits, seen_targets, (run.before + step) / self.steps, self.targeted)
+        watched = loss.detach() if self.watched is None else self._watch(logits, seen_targets, run.before + step)
+        if run.kept is not None and self.keep == "best":
+            is_iterate = self.transform is None and type(self.step_rule).look_ahead is StepRule.look_ahead
+            run.kept.offer(
+                images_adv, logits.detach() if is_iterate else _logits_only(batch.victim, images_adv), ranked
+            )
+        # The loss has saved what it needs; the logits would stay in memory through the backward pass.
+        shown = logits.detach() if run.on_step is not None else None
+        del seen, logits
+        grad = _input_gradient(-loss.sum() if self.targeted else loss.sum(), point)
+        # Looked at when the run is over, since looking waits; the sign of NaN is 0, which would pass for robust.
+        slope = slope + grad.sum(dtype=torch.float32)
+        if run.on_step is not None and shown is not None:
+            run.on_step(
+                AttackStep(
+                    run.before + step + 1,
+                    self.steps,
+                    run.restart,
+                    point.detach(),
+                    shown,
+                    seen_targets,
+                    loss.detach(),
+                    batch.rows,
+                )
+            )
+        del shown, loss
+        moved = self.step_rule.update(images_adv, grad, -watched if self.targeted else watched, state, region)
+        return region.project(moved), slope
+
+    def _watch(self, logits: Tensor, targets: Tensor, step: int) -> Tensor:
+        assert self.watched is not None
+        with torch.no_grad():
+            return self.watched(logits, targets, step / self.steps, self.targeted)
+
     def describe(self) -> dict[str, Any]:  # noqa: D102
-        return {
+        described = {
             "attack": type(self).__name__,
             "eps": str(self.threat.eps),
             "norm": self.threat.norm,
@@ -152,29 +232,66 @@ class IterativeAttack(Attack):
             "transform": None if self.transform is None else repr(self.transform),
             "seed": self.seed,
         }
+        if len(self.stages) > 1:
+            parts = zip(self._stage_steps, self.stages, strict=True)
+            described["stages"] = ", ".join(f"{steps} at {factor:g} eps" for steps, (_, factor) in parts)
+        if self.watched is not None:
+            described["watched"] = repr(self.watched)
+        return described
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value}" for name, value in self.describe().items() if name != "attack")
         return f"{type(self).__name__}({settings})"
 
 
-class _Best:
-    """The most successful images seen so far, per image; nothing here waits for the device."""
+@dataclass(frozen=True)
+class _Working:
+    """The images that are still being attacked."""
 
-    def __init__(self, targeted: bool):
-        self._targeted = targeted
-        self._score: Tensor | None = None
-        self.images_adv: Tensor
+    victim: Victim
+    images: Tensor
+    targets: Tensor
+    noise: NoiseSource
+    rows: Tensor
+    """Their indices in the batch of the call."""
 
-    def offer(self, images_adv: Tensor, logits: Tensor, targets: Tensor) -> None:
-        hits = correct_pixels(logits, targets).flatten(1).sum(1)
-        score = hits if self._targeted else -hits
-        if self._score is None:
-            self._score, self.images_adv = score, images_adv.clone()
-            return
-        better = score > self._score
-        self._score = torch.where(better, score, self._score)
-        self.images_adv = torch.where(per_image(better, images_adv), images_adv, self.images_adv)
+    def select(self, going: Tensor) -> _Working:
+        if len(going) == len(self.rows):
+            return self
+        return _Working(
+            self.victim.select(going),
+            self.images[going],
+            self.targets[going],
+            self.noise.select(going, len(self.rows)),
+            self.rows[going],
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of the loop within a restart."""
+
+    steps: int
+    before: int
+    """Steps of the stages before it."""
+    restart: int
+    kept: Best | None
+    rows: Tensor
+    """Rows of ``kept`` that the images are."""
+    on_step: OnStep | None
+
+
+def _split_steps(steps: int, stages: Stages) -> list[int]:
+    """Steps of each stage: the share, rounded down, and the rest for the last one."""
+    if not stages or stages[-1][1] != 1:
+        raise ValueError(f"stages = {stages}: (share of the steps, multiple of eps) pairs, the last with 1 x eps.")
+    counts = [int(share * steps + 1e-9) for share, _ in stages[:-1]]
+    counts.append(steps - sum(counts))
+    if min(counts) < 1:
+        raise ValueError(
+            f"steps = {steps} leave a stage of {[share for share, _ in stages]} without a step: take more."
+        )
+    return counts
 
 
 def _logits_only(model: Model, images_adv: Tensor) -> Tensor:
@@ -182,8 +299,8 @@ def _logits_only(model: Model, images_adv: Tensor) -> Tensor:
         return model(images_adv)
 
 
-def _input_gradient(value: Tensor, images_adv: Tensor) -> Tensor:
-    (grad,) = torch.autograd.grad(value, images_adv, allow_unused=True)
+def _input_gradient(value: Tensor, point: Tensor) -> Tensor:
+    (grad,) = torch.autograd.grad(value, point, allow_unused=True)
     if grad is None:
         raise AttackError(NO_GRADIENT)
     return grad

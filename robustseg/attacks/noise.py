@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 
@@ -21,9 +22,15 @@ class NoiseSource:
         per_image: One generator per image, or a single generator for the whole batch, on the images' device.
     """
 
-    def __init__(self, shared: torch.Generator, per_image: Sequence[torch.Generator] | torch.Generator):
+    def __init__(
+        self,
+        shared: torch.Generator,
+        per_image: Sequence[torch.Generator] | torch.Generator,
+    ):
         self._shared = shared
         self._per_image = per_image
+        # Part of a batch with one generator: its rows, and the number of rows of the whole, which are drawn.
+        self._part: tuple[Tensor, int] | None = None
 
     @classmethod
     def from_generator(cls, generator: torch.Generator, device: torch.device) -> NoiseSource:
@@ -58,14 +65,47 @@ class NoiseSource:
         """One number from U[0, 1), shared by the batch."""
         return float(torch.rand((), generator=self._shared, dtype=torch.float64).item())
 
+    def select(self, rows: Tensor, count: int) -> NoiseSource:
+        """The source of some images: they get what they would get within the whole batch.
+
+        Args:
+            rows: Indices of the images that go on.
+            count: Number of images that ``rows`` index.
+        """
+        part = copy.copy(self)
+        if isinstance(self._per_image, torch.Generator):
+            outer, total = self._part or (torch.arange(count, device=rows.device), count)
+            part._part = (outer[rows], total)
+        else:
+            part._per_image = [self._per_image[row] for row in rows.tolist()]
+        return part
+
+    def fork(self, seed: int) -> NoiseSource:
+        """A source of its own for one part of an attack, which leaves this one where it is.
+
+        Args:
+            seed: 0 for the numbers that this source would give from here on, anything else for others.
+        """
+        fork = copy.copy(self)
+        fork._shared = _forked(self._shared, seed)
+        if isinstance(self._per_image, torch.Generator):
+            fork._per_image = _forked(self._per_image, seed)
+        else:
+            fork._per_image = [_forked(generator, seed) for generator in self._per_image]
+        return fork
+
     def _draw(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
         # Half-precision draws would be coarse: U[0, 1) in bfloat16 has 256 values.
         dtype = torch.promote_types(like.dtype, torch.float32)
         if isinstance(self._per_image, torch.Generator):
-            drawn = draw(like.shape, generator=self._per_image, dtype=dtype, device=like.device)
+            rows, count = self._part or (None, len(like))
+            shape = (count, *like.shape[1:])
+            drawn = draw(shape, generator=self._per_image, dtype=dtype, device=like.device)
+            drawn = drawn if rows is None else drawn[rows]
         elif len(self._per_image) == len(like):
-            shape = like.shape[1:]
-            drawn = torch.stack([draw(shape, generator=g, dtype=dtype, device=like.device) for g in self._per_image])
+            drawn = torch.stack(
+                [draw(like.shape[1:], generator=g, dtype=dtype, device=like.device) for g in self._per_image]
+            )
         else:
             raise ValueError(f"noise for {len(self._per_image)} samples was given to a batch of {len(like)} images.")
         return drawn.to(like.dtype)
@@ -73,6 +113,14 @@ class NoiseSource:
 
 def _generator(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed)
+
+
+def _forked(generator: torch.Generator, seed: int) -> torch.Generator:
+    if seed:
+        return _generator(_hash(generator.initial_seed(), seed), generator.device)
+    fork = torch.Generator(device=generator.device)
+    fork.set_state(generator.get_state())
+    return fork
 
 
 def _hash(*parts: object) -> int:

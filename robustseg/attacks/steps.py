@@ -13,6 +13,7 @@ from robustseg.attacks.threat import Region, per_image
 from robustseg.types import parse_fraction
 
 StepState = dict[str, Any]
+"""What a rule remembers; every tensor in it has the images of the working batch as its first dimension."""
 
 
 class StepRule(ABC):
@@ -22,6 +23,10 @@ class StepRule(ABC):
         """State before the first of ``steps`` steps from ``images_adv``; empty by default."""
         return {}
 
+    def look_ahead(self, images_adv: Tensor, state: StepState, region: Region) -> Tensor:
+        """Where the gradient of the next step is taken: at the iterate itself by default."""
+        return images_adv
+
     @abstractmethod
     def update(self, images_adv: Tensor, grad: Tensor, loss: Tensor, state: StepState, region: Region) -> Tensor:
         """The next iterate, which the caller projects.
@@ -29,10 +34,15 @@ class StepRule(ABC):
         Args:
             images_adv: B×3×H×W, the current iterate.
             grad: B×3×H×W, the ascent direction's gradient at it.
-            loss: B values of what is increased, at it.
+            loss: B values of what is increased (or of what the attack watches instead), at it.
             state: The rule's own, changed in place.
             region: The allowed set.
         """
+
+
+def select_state(state: StepState, rows: Tensor) -> StepState:
+    """The state of some images of the working batch."""
+    return {name: value[rows] if isinstance(value, Tensor) else value for name, value in state.items()}
 
 
 class SignStep(StepRule):

