@@ -31,7 +31,7 @@ def test_python_examples_run():
     exec(extend, scope)
     targets = scope["targets"].clone()
     targets[:, :8] = 255
-    images_adv = scope["MarginPGD"](steps=2)(scope["model"], scope["images"], targets)
+    images_adv = scope["TrueLogitPGD"](steps=2)(scope["model"], scope["images"], targets)
     assert not torch.equal(images_adv, scope["images"])
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustseg.attacks.guard import AttackError, AttackMode, Model, attack_mode
 from robustseg.attacks.losses import IGNORED
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.threat import ThreatModel
 from robustseg.attacks.victim import Victim
 from robustseg.types import IGNORE_INDEX
 
@@ -26,9 +27,10 @@ class AttackStep(NamedTuple):
     restart: int
     """0..restarts−1."""
     images_adv: Tensor
-    """The iterate that was differentiated, B×3×H×W."""
+    """The iterate, B×3×H×W."""
     logits: Tensor
-    """The model's answer to it, B×C×h×w (transformed, if the attack transforms its input)."""
+    """The model's answer that was differentiated, B×C×h×w: to the iterate, or to what the attack made of it by an
+    input transform or by looking ahead."""
     targets: Tensor
     """Targets at the logits' size, ignored pixels as :data:`~robustseg.attacks.losses.IGNORED`."""
     loss: Tensor
@@ -71,6 +73,9 @@ class Attack(ABC):
         seed: Seed of the noise where the call gives no generator; training and evaluation combine it with the
             run's seed.
     """
+
+    threat: ThreatModel | None = None
+    """What the adversary may do; None where the perturbation may have any size."""
 
     def __init__(self, *, targeted: bool = False, ignore_index: int = IGNORE_INDEX, seed: int = 0):
         self.targeted = targeted
@@ -210,11 +215,18 @@ def check_batch(images: Tensor, targets: Tensor, ignore_index: int) -> None:
         )
 
 
-def check_logits(logits: object, images: Tensor, targets: Tensor) -> Tensor:
-    """Refuse an output of the model that no attack can differentiate; for the first forward, since it waits.
+def check_logits(logits: object, images: Tensor, targets: Tensor, differentiable: bool = True) -> Tensor:
+    """Refuse an output of the model that no attack can work with; for the first forward, since it waits.
+
+    Args:
+        logits: What the model returned.
+        images: What it was given.
+        targets: B×H×W, which need not have the size of ``images``.
+        differentiable: The attack needs the gradient to the input.
 
     Raises:
-        AttackError: Not a tensor B×C×H×W of the input's size, a label beyond C, or no gradient to the input.
+        AttackError: Not a tensor B×C×H×W of the input's size, values that are not finite, a label beyond C, or no
+            gradient to the input.
     """
     if not isinstance(logits, Tensor):
         raise AttackError(
@@ -225,8 +237,13 @@ def check_logits(logits: object, images: Tensor, targets: Tensor) -> Tensor:
             f"the model returned {tuple(logits.shape)} for images {tuple(images.shape)}: logits must be B×C×H×W at "
             "the size of the images (SegmentationModel upsamples them)."
         )
-    if not logits.requires_grad:
+    if differentiable and not logits.requires_grad:
         raise AttackError(NO_GRADIENT)
+    if not bool(torch.isfinite(logits.detach()).all()):
+        raise AttackError(
+            "the model returned logits that are not finite: it overflows or divides by zero on these images; run it in "
+            "float32 and look for non-finite weights."
+        )
     highest = int(targets.max())
     if highest >= logits.shape[1]:
         raise AttackError(

@@ -83,7 +83,7 @@ class IterativeAttack(Attack):
             raise ValueError(f"restarts = {restarts} without random_start would repeat the same run.")
         if keep not in ("last", "best"):
             raise ValueError(f"keep = {keep!r}: use last or best.")
-        self.threat = threat
+        self.threat: ThreatModel = threat
         self.loss = loss
         self.step_rule = step_rule
         self.steps = steps
@@ -172,9 +172,9 @@ class IterativeAttack(Attack):
         slope: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The next iterate and ``slope`` plus this gradient."""
-        point = self.step_rule.look_ahead(images_adv, state, region)
+        ahead = self.step_rule.look_ahead(images_adv, state, region)
         # A graph of its own for each step; the rule may have given the iterate itself.
-        point = point.detach().requires_grad_()
+        point = ahead.detach().requires_grad_()
         seen, seen_targets = point, batch.targets
         if self.transform is not None:
             seen, seen_targets = self.transform(point, batch.targets, batch.noise)
@@ -182,10 +182,10 @@ class IterativeAttack(Attack):
         if step == run.before == run.restart == 0:
             # All targets: a transform may leave out the one that is wrong.
             check_logits(logits, seen, batch.targets)
-        loss = self.loss(logits, seen_targets, (run.before + step) / self.steps, self.targeted)
+        loss = self._objective(batch.victim, logits, seen_targets, (run.before + step) / self.steps)
         watched = loss.detach() if self.watched is None else self._watch(logits, seen_targets, run.before + step)
         if run.kept is not None and self.keep == "best":
-            is_iterate = self.transform is None and type(self.step_rule).look_ahead is StepRule.look_ahead
+            is_iterate = self.transform is None and ahead is images_adv
             run.kept.offer(
                 images_adv, logits.detach() if is_iterate else _logits_only(batch.victim, images_adv), ranked
             )
@@ -201,7 +201,7 @@ class IterativeAttack(Attack):
                     run.before + step + 1,
                     self.steps,
                     run.restart,
-                    point.detach(),
+                    images_adv.detach(),
                     shown,
                     seen_targets,
                     loss.detach(),
@@ -211,6 +211,10 @@ class IterativeAttack(Attack):
         del shown, loss
         moved = self.step_rule.update(images_adv, grad, -watched if self.targeted else watched, state, region)
         return region.project(moved), slope
+
+    def _objective(self, victim: Victim, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
+        """What a step follows, B values; for attacks that look at more of the forward than its logits."""
+        return self.loss(logits, targets, progress, self.targeted)
 
     def _watch(self, logits: Tensor, targets: Tensor, step: int) -> Tensor:
         assert self.watched is not None
@@ -299,8 +303,8 @@ def _logits_only(model: Model, images_adv: Tensor) -> Tensor:
         return model(images_adv)
 
 
-def _input_gradient(value: Tensor, point: Tensor) -> Tensor:
-    (grad,) = torch.autograd.grad(value, point, allow_unused=True)
+def _input_gradient(value: Tensor, point: Tensor, retain_graph: bool = False) -> Tensor:
+    (grad,) = torch.autograd.grad(value, point, retain_graph=retain_graph, allow_unused=True)
     if grad is None:
         raise AttackError(NO_GRADIENT)
     return grad

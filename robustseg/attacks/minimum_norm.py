@@ -121,27 +121,48 @@ class Nearest:
         """B values: distance of the nearest fooled iterate, infinite while there is none."""
         self._most = torch.full_like(valid, -1)
 
-    def offer(self, images_adv: Tensor, logits: Tensor) -> Tensor:
+    def offer(self, images_adv: Tensor, logits: Tensor, rows: Tensor | None = None) -> Tensor:
         """Compare one iterate per image with what is kept.
 
         Args:
-            images_adv: B×3×H×W within [0, 1].
+            images_adv: The iterates within [0, 1], of the images at ``rows``.
             logits: The model's answer to them.
+            rows: Which images these are, ascending; all by default.
 
         Returns:
             B bool: where the iterate is fooled enough.
         """
-        hits = correct_pixels(logits, self._targets).flatten(1).sum(1)
-        fooled = hits if self._targeted else self._valid - hits
-        enough = fooled >= self._enough
-        distance = lengths(images_adv.detach().double() - self._images.double(), self._norm)
-        nearer = enough & (distance < self.distance)
+        return self.offer_hits(images_adv, correct_pixels(logits, _part(self._targets, rows)), rows)
+
+    def offer_hits(self, images_adv: Tensor, hits: Tensor, rows: Tensor | None = None) -> Tensor:
+        """As :meth:`offer`, with the attack's own judgement of the pixels.
+
+        Args:
+            images_adv: As for :meth:`offer`.
+            hits: B×H×W bool: pixels that show their target, False where ignored.
+            rows: As for :meth:`offer`.
+        """
+        count = hits.flatten(1).sum(1)
+        fooled = count if self._targeted else _part(self._valid, rows) - count
+        enough = fooled >= _part(self._enough, rows)
+        before, most = _part(self.distance, rows), _part(self._most, rows)
+        distance = lengths(images_adv.detach().double() - _part(self._images, rows).double(), self._norm)
+        nearer = enough & (distance < before)
         # While nothing is enough, the most fooled iterate is the best that there is.
-        more = ~enough & self.distance.isinf() & (fooled > self._most)
-        self.distance = torch.where(nearer, distance, self.distance)
-        self._most = torch.maximum(self._most, fooled)
-        self.images_adv = torch.where(per_image(nearer | more, images_adv), images_adv.detach(), self.images_adv)
+        more = ~enough & before.isinf() & (fooled > most)
+        kept = torch.where(per_image(nearer | more, images_adv), images_adv.detach(), _part(self.images_adv, rows))
+        self.distance = _put(self.distance, torch.where(nearer, distance, before), rows)
+        self._most = _put(self._most, torch.maximum(most, fooled), rows)
+        self.images_adv = _put(self.images_adv, kept, rows)
         return enough
+
+
+def _part(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None or len(rows) == len(values) else values[rows]
+
+
+def _put(values: Tensor, part: Tensor, rows: Tensor | None) -> Tensor:
+    return part if rows is None or len(rows) == len(values) else values.index_copy(0, rows, part)
 
 
 def lengths(delta: Tensor, norm: Norm) -> Tensor:

@@ -24,7 +24,10 @@ class StepRule(ABC):
         return {}
 
     def look_ahead(self, images_adv: Tensor, state: StepState, region: Region) -> Tensor:
-        """Where the gradient of the next step is taken: at the iterate itself by default."""
+        """Where the gradient of the next step is taken: at the iterate itself by default.
+
+        That very tensor says that the model's answer is the iterate's; a rule around another one passes it on.
+        """
         return images_adv
 
     @abstractmethod
@@ -100,4 +103,4 @@ class MomentumStep(SignStep):
         return super().update(images_adv, state["momentum"], loss, state, region)
 
     def __repr__(self) -> str:
-        return f"MomentumStep(step_size={str(self.step_size)!r}, decay={self.decay})"
+        return f"{type(self).__name__}(step_size={str(self.step_size)!r}, decay={self.decay})"

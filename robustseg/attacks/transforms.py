@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustseg.attacks.losses import IGNORED
 from robustseg.attacks.noise import NoiseSource
 
 
@@ -47,7 +49,88 @@ class DynamicScale(InputTransform):
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         if size == (height, width):
             return images_adv, targets
-        resized = F.interpolate(images_adv, size=size, mode="bilinear", align_corners=False)
-        # nearest-exact samples pixel centres, as bilinear does; plain nearest is shifted by up to half a pixel.
-        nearest = F.interpolate(targets.unsqueeze(1).float(), size=size, mode="nearest-exact")
-        return resized, nearest.squeeze(1).to(targets.dtype)
+        return _resize(images_adv, targets, size)
+
+
+@dataclass(frozen=True)
+class InputDiversity(InputTransform):
+    """With probability ``prob``, resizes to a random size and pads to a fixed one (DI², Xie et al., CVPR 2019).
+
+    Below a ``resize_rate`` of 1 a side of n pixels becomes one of int(n·rate)..n−1 and is padded back to n; above 1 it
+    becomes one of n..int(n·rate)−1 and is padded to int(n·rate). One draw serves the batch and both sides, which keep
+    their proportions. What the image does not cover is black.
+
+    Different from classification: the targets move along, by nearest neighbour at the same sampling points, and the
+    padding is ignored, so that it is in no loss. Different from public code, which was written for square images and
+    where neither size nor offset reaches its upper end: sides of different length are both scaled, and the image can
+    lie at every border. Resized bilinearly as in torchattacks; the authors' code takes the nearest neighbour, and pads
+    with the middle of its pixel range, [−1, 1], which would be grey. The paper has a rate of 330/299.
+
+    Args:
+        prob: Probability in [0, 1] of a change; 0.5 in the paper.
+        resize_rate: Fixed size over the image's, or the smallest size over the image's if below 1.
+
+    Raises:
+        ValueError: ``prob`` is outside of [0, 1], or ``resize_rate`` is not a positive number.
+    """
+
+    prob: float = 0.5
+    resize_rate: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prob <= 1:
+            raise ValueError(f"prob = {self.prob} is outside of [0, 1]: the paper uses 0.5.")
+        if not 0 < self.resize_rate < math.inf:
+            raise ValueError(f"resize_rate = {self.resize_rate} is no share of a size: 0.9 or 1.1 for example.")
+
+    def __call__(self, images_adv: Tensor, targets: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
+        """Resized and padded images and targets; see the class."""
+        if noise.scalar() >= self.prob:
+            return images_adv, targets
+        ranges = [self._sizes(length) for length in images_adv.shape[-2:]]
+        draw = noise.scalar()
+        height, width = (small + int(draw * (large - small)) for small, large in ranges)
+        spare = ranges[0][1] - height, ranges[1][1] - width
+        top, left = (int(noise.scalar() * (count + 1)) for count in spare)
+        padding = (left, spare[1] - left, top, spare[0] - top)
+        if (height, width) != images_adv.shape[-2:]:
+            images_adv, targets = _resize(images_adv, targets, (height, width))
+        return F.pad(images_adv, padding), F.pad(targets, padding, value=IGNORED)
+
+    def _sizes(self, length: int) -> tuple[int, int]:
+        """The smallest size of a side, and the size that it is padded to."""
+        other = max(1, int(length * self.resize_rate + 1e-9))
+        return min(length, other), max(length, other)
+
+
+class Chain(InputTransform):
+    """Several transforms, each on what the one before gives.
+
+    Args:
+        transforms: At least one, in the order in which they are applied.
+
+    Raises:
+        ValueError: No transform.
+    """
+
+    def __init__(self, transforms: list[InputTransform]):
+        if not transforms:
+            raise ValueError("transforms = []: a chain has at least one transform (transform: null goes without).")
+        self.transforms = tuple(transforms)
+
+    def __call__(self, images_adv: Tensor, targets: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
+        """Transformed images and targets; see the class."""
+        for transform in self.transforms:
+            images_adv, targets = transform(images_adv, targets, noise)
+        return images_adv, targets
+
+    def __repr__(self) -> str:
+        return f"Chain({list(self.transforms)})"
+
+
+def _resize(images_adv: Tensor, targets: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Images bilinearly, targets by nearest neighbour at the same sampling points."""
+    resized = F.interpolate(images_adv, size=size, mode="bilinear", align_corners=False)
+    # nearest-exact samples pixel centres, as bilinear does; plain nearest is shifted by up to half a pixel.
+    nearest = F.interpolate(targets.unsqueeze(1).float(), size=size, mode="nearest-exact")
+    return resized, nearest.squeeze(1).to(targets.dtype)

@@ -20,6 +20,7 @@ from robustseg.evaluation import (
     Attacked,
     Example,
     RobustnessEvaluator,
+    distances_table,
     results_record,
     scores_table,
     write_json,
@@ -194,6 +195,9 @@ class RobustnessEvaluation(pl.Callback):
         write_json(self.record, path)
         console = Console()
         console.print(scores_table(scores, f"{about['data']} {about['split']}, {about['images']} images, in %"))
+        unbounded = [name for name, attack in self.attacks.items() if attack.threat is None]
+        if unbounded:
+            console.print(distances_table(scores, unbounded))
         console.print(f"written to {path}")
 
 

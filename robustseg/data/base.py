@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import distributed
@@ -122,6 +123,22 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         if split not in self.datasets:
             self.datasets[split] = self.make_dataset(split)
         return self.datasets[split]
+
+    def class_pixels(self, split: Split = "train") -> list[int]:
+        """Count the pixels of each class in a split, without augmentation; it reads every sample once.
+
+        Returns:
+            ``num_classes`` counts, void left out: what the balanced losses of :class:`~robustseg.attacks.SEA` ask for.
+
+        Raises:
+            DataError: A sample is missing or cannot be used.
+        """
+        dataset = self.dataset(split)
+        counts = np.zeros(self.num_classes, dtype=np.int64)
+        for index in range(len(dataset)):
+            mask = dataset.arrays(index)[1]
+            counts += np.bincount(mask[mask != self.ignore_index], minlength=self.num_classes)
+        return [int(count) for count in counts]
 
     def resize(self) -> EvalTransform | None:
         """Transform to ``image_size``, for ``make_dataset``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from robustseg.attacks import Attack, AttackStep, NoiseSource, attack_mode
 from robustseg.attacks.guard import Model
+from robustseg.evaluation.record import AttackRecord
 from robustseg.metrics import SegmentationScores
 from robustseg.types import IGNORE_INDEX
 
@@ -64,6 +66,7 @@ class RobustnessEvaluator:
         self._scores = {
             name: SegmentationScores(num_classes, ignore_index).to(device) for name in (CLEAN, *self.attacks)
         }
+        self._records = {name: AttackRecord(ignore_index).to(device) for name in self.attacks}
 
     def update(
         self,
@@ -88,8 +91,13 @@ class RobustnessEvaluator:
             for name, attack in self.attacks.items():
                 noise = NoiseSource.for_samples((self.seed, attack.seed), ids, images.device)
                 observer = None if on_step is None else _named(on_step, name)
-                images_adv = attack(model, images, targets, generator=noise, on_step=observer)
-                seen[name] = self._score(name, model, images_adv, targets)
+                start = time.perf_counter()
+                result = attack.run(model, images, targets, generator=noise, on_step=observer)
+                if images.is_cuda:
+                    torch.cuda.synchronize(images.device)
+                seconds = time.perf_counter() - start
+                seen[name] = self._score(name, model, result.images_adv, targets)
+                self._records[name].update(result, images, seen[name].predictions, targets, seconds)
         return seen
 
     def _score(self, name: str, model: Model, images: Tensor, targets: Tensor) -> Attacked:
@@ -99,8 +107,15 @@ class RobustnessEvaluator:
         return Attacked(images, predictions)
 
     def compute(self) -> dict[str, dict[str, Tensor]]:
-        """Scores by name, "clean" first; see :class:`~robustseg.metrics.SegmentationScores` for the figures."""
-        return {name: scores.compute() for name, scores in self._scores.items()}
+        """Scores by name, "clean" first.
+
+        The figures are those of :class:`~robustseg.metrics.SegmentationScores` and, for attacks, of
+        :class:`~robustseg.evaluation.AttackRecord`.
+        """
+        scores = {name: scores.compute() for name, scores in self._scores.items()}
+        for name, record in self._records.items():
+            scores[name] |= record.compute()
+        return scores
 
 
 def _named(on_step: OnAttackStep, name: str) -> Callable[[AttackStep], None]:

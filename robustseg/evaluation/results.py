@@ -6,7 +6,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,44 @@ from torch import Tensor
 from robustseg import __version__
 from robustseg.attacks import Attack
 from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.record import FOOLED
 
 Scores = Mapping[str, Mapping[str, Tensor]]
 
+_PERCENT = ("pixel_acc", "miou", "image_miou", "mean_acc")
+_COST = {"forwards": 0, "backwards": 0, "seconds": 2}
+"""Columns of what an image cost, with their digits."""
 _RECORDED = ("pytorch-lightning", "timm", "numpy")
 
 
 def scores_table(scores: Scores, title: str) -> Table:
-    """A terminal table in percent, one row per attack."""
+    """A terminal table, one row per attack: scores in percent, and what an image cost."""
     table = Table(title=title, title_justify="left")
     table.add_column("attack")
-    for column in ("pixel_acc", "miou", "image_miou", "mean_acc"):
+    for column in (*_PERCENT, *_COST):
         table.add_column(column, justify="right")
     for name, row in scores.items():
-        figures = (float(row[column]) for column in ("pixel_acc", "miou", "image_miou", "mean_acc"))
-        table.add_row(name, *("–" if math.isnan(figure) else f"{100 * figure:.2f}" for figure in figures))
+        percent = [_shown(100 * float(row[column]), 2) for column in _PERCENT]
+        cost = [_shown(float(row[column]), digits) if column in row else "" for column, digits in _COST.items()]
+        table.add_row(name, *percent, *cost)
     return table
+
+
+def distances_table(scores: Scores, names: Iterable[str]) -> Table:
+    """A terminal table of how far attacks ``names`` went to fool an image, for those that look for the smallest way."""
+    table = Table(title=f"perturbations that fool {FOOLED:.0%} of an image's valid pixels", title_justify="left")
+    for column in ("attack", "images fooled", "median linf", "median l2"):
+        table.add_column(column, justify="left" if column == "attack" else "right")
+    for name in names:
+        row = scores[name]
+        linf, l2 = float(row["fooled_linf"]), float(row["fooled_l2"])
+        share = f"{100 * float(row['fooled_share']):.1f} %"
+        table.add_row(name, share, "–" if math.isnan(linf) else f"{255 * linf:.2f}/255", _shown(l2, 3))
+    return table
+
+
+def _shown(figure: float, digits: int) -> str:
+    return "–" if math.isnan(figure) else f"{figure:.{digits}f}"
 
 
 def results_record(
@@ -50,7 +72,9 @@ def results_record(
     results = {}
     for name, row in scores.items():
         figures: dict[str, Any] = {key: _number(value) for key, value in row.items() if key != "class_iou"}
-        figures["images"] = int(row["images"])
+        for count in ("images", "without_valid_pixels"):
+            if count in row:
+                figures[count] = int(row[count])
         figures["class_iou"] = dict(zip(class_names, map(_number, row["class_iou"]), strict=True))
         results[name] = figures if name == CLEAN else {"settings": attacks[name].describe(), **figures}
     versions = {"robustseg": __version__, "python": platform.python_version(), "torch": torch.__version__}

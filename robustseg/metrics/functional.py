@@ -73,3 +73,31 @@ def mean_acc(confusion: Tensor) -> Tensor:
 def misratio(confusion: Tensor) -> Tensor:
     """Share of valid pixels that are misclassified (Gu et al., ECCV 2022, Sec. 3.2)."""
     return 1 - pixel_acc(confusion)
+
+
+def target_success(predictions: Tensor, wanted: Tensor, targets: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Share of an image's pixels that show what a targeted attacker wanted, among those where that is not the truth.
+
+    Pixels whose true label equals the wanted one say nothing about the attack and are left out (Xiao et al., ECCV
+    2018), as are pixels that are ignored in either map.
+
+    Args:
+        predictions: B×H×W class ids under the attack.
+        wanted: B×H×W, the attacker's targets, or the ignore index.
+        targets: B×H×W, the true targets, or the ignore index.
+        ignore_index: Label of pixels that are not counted.
+
+    Returns:
+        B float64, NaN for an image without such a pixel.
+
+    Raises:
+        ValueError: Shapes differ.
+    """
+    if not predictions.shape == wanted.shape == targets.shape or targets.ndim != 3:
+        raise ValueError(
+            f"predictions {tuple(predictions.shape)}, wanted {tuple(wanted.shape)} and targets {tuple(targets.shape)} "
+            "must all be B×H×W."
+        )
+    counted = (wanted != targets) & (wanted != ignore_index) & (targets != ignore_index)
+    shown = (predictions == wanted) & counted
+    return shown.flatten(1).sum(1).double() / counted.flatten(1).sum(1)

@@ -9,8 +9,9 @@ from torch import Tensor
 from robustseg import attacks
 from robustseg.attacks import Attack, AttackStep, NoiseSource
 
-from . import reference
+from . import reference, reference_losses
 from .models_for_tests import tiny_batch, tiny_net
+from .reference_padam import literal_padam
 
 IGNORE_INDEX = 255
 BALLS = {"linf": (0.06, 0.025), "l2": (0.8, 0.3)}
@@ -43,6 +44,8 @@ class Case:
     single_step: bool = False
     momentum: float | None = None
     scale_range: float | None = None
+    literal: Callable[..., reference.LiteralRun] = reference.literal_attack
+    """The literal loop."""
 
 
 def valid_count(targets: Tensor) -> Tensor:
@@ -58,6 +61,8 @@ def one(targets: Tensor) -> Tensor:
 
 
 CE, COS = reference.mean_cross_entropy, reference.cospgd
+LOGIT_COSINE = reference_losses.summed(reference_losses.logit_cosine)
+SUMMED_CE = reference_losses.summed(lambda logits, label, *_: reference.pixel_cross_entropy(logits, label))
 
 CASES = {
     "FGSM": Case(lambda alpha, steps, **kw: attacks.FGSM(**kw), CE, valid_count, single_step=True),
@@ -74,6 +79,35 @@ CASES = {
     "DS": Case(lambda alpha, **kw: attacks.DS(step_size=alpha, **kw), CE, valid_count, scale_range=0.5),
     "DS-0.3": Case(
         lambda alpha, **kw: attacks.DS(step_size=alpha, scale_range=0.3, **kw), CE, valid_count, scale_range=0.3
+    ),
+    "TsallisPGD": Case(
+        lambda alpha, **kw: attacks.TsallisPGD(step_size=alpha, **kw),
+        reference_losses.summed(reference_losses.tsallis()),
+        one,
+        random_start=True,
+    ),
+    "Houdini": Case(lambda alpha, **kw: attacks.Houdini(step_size=alpha, **kw), reference_losses.houdini(), one),
+    "Houdini-iou": Case(
+        lambda alpha, **kw: attacks.Houdini(
+            step_size=alpha, rival="predicted", task_loss="iou", random_start=True, **kw
+        ),
+        reference_losses.houdini("predicted", "iou"),
+        one,
+        random_start=True,
+    ),
+    "PAdamCE": Case(
+        lambda alpha, **kw: attacks.PAdamCE(step_size=alpha, **kw),
+        SUMMED_CE,
+        one,
+        random_start=True,
+        literal=literal_padam,
+    ),
+    "PAdamCos": Case(
+        lambda alpha, **kw: attacks.PAdamCos(step_size=alpha, **kw),
+        LOGIT_COSINE,
+        one,
+        random_start=True,
+        literal=literal_padam,
     ),
     **{
         f"SegPGD-{schedule}": Case(
@@ -106,7 +140,7 @@ def check_attack(name: str, norm: str = "linf", targeted: bool = False) -> None:
     else:
         torch.testing.assert_close(start, images, rtol=0, atol=0)
     spread = case.scale_range
-    expected = reference.literal_attack(
+    expected = case.literal(
         model,
         images,
         targets.masked_fill(targets == IGNORE_INDEX, reference.NO_LABEL),

@@ -1,5 +1,7 @@
 """Tiny models and batches that the attack tests share."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -64,6 +66,18 @@ class CountingNet(nn.Module):
 
     def _on_weight_gradient(self, grad: Tensor) -> None:
         self.weight_gradients += 1
+
+
+class Around(nn.Module):
+    """A function of images as a module, with the layers of the module that it calls."""
+
+    def __init__(self, inner: nn.Module, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.inner = inner
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
 
 
 def tiny_net(dtype: torch.dtype = torch.float64, classes: int = CLASSES, seed: int = 3) -> nn.Module:

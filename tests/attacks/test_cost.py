@@ -83,7 +83,7 @@ def test_nothing_waits_for_the_device_within_the_loop(name: str, norm: str):
 
         def arm(step: AttackStep) -> None:
             # From the first gradient of a restart to its last one: what it has reached may be looked at.
-            watch.armed = step.step != attack.steps
+            watch.armed = step.step != step.steps
 
         attack(model, images, targets, on_step=arm)
     assert watch.waits == []

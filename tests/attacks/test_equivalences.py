@@ -176,10 +176,13 @@ def test_steps_are_reported_as_they_were(name: str, targeted: bool):
         assert step.loss.shape == (2,)
         assert step.targets.shape == (2, *step.logits.shape[-2:])
         if attack.transform is None:
-            torch.testing.assert_close(step.logits, model(step.images_adv).detach())
+            answered = torch.isclose(step.logits, model(step.images_adv), rtol=1e-7, atol=1e-7).all()
+            # The first step has nothing to look ahead along.
+            assert bool(answered) != (ROWS[name].looks_ahead and step.step > 1)
             assert torch.equal(step.targets, targets.masked_fill(targets == 255, -100))
         progress = (step.step - 1) / step.steps
-        assert torch.equal(step.loss, attack.loss(step.logits, step.targets, progress, targeted))
+        if not ROWS[name].layers:
+            assert torch.equal(step.loss, attack.loss(step.logits, step.targets, progress, targeted))
     # Watching changes nothing.
     assert torch.equal(result, attack(model, images, targets))
 
@@ -190,7 +193,7 @@ def test_description_names_what_distinguishes_attacks(name: str):
     attack = build(name, "8/255", targeted=aim)
     described = attack.describe()
     assert described["eps"] == "8/255"
-    assert described["norm"] == "linf"
+    assert described["norm"] == ROWS[name].norms[0]
     assert described["targeted"] is aim
     assert described.get("random_start", ROWS[name].random_start) == ROWS[name].random_start
     assert all(isinstance(value, str | int | float | bool | None) for value in described.values())

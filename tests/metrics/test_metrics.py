@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from robustseg.metrics import SegmentationScores, class_iou, confusion_matrix, mean_acc, miou, misratio, pixel_acc
+from robustseg.metrics import (
+    SegmentationScores,
+    class_iou,
+    confusion_matrix,
+    mean_acc,
+    miou,
+    misratio,
+    pixel_acc,
+    target_success,
+)
 
 
 def literal_scores(predictions, targets, num_classes, ignore):
@@ -102,3 +111,29 @@ def test_counts_do_not_overflow_or_lose_integers_when_the_module_is_halved():
     scores.update(torch.zeros(1, 300, 300).long(), torch.zeros(1, 300, 300).long())
     assert scores.confusion.dtype == torch.long
     assert int(scores.confusion[0, 0]) == 90_000
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([255, -1]))
+def test_target_success_against_a_literal_reference(seed, ignore):
+    predictions, targets = example(seed, 3, ignore)
+    wanted = example(seed + 1, 3, ignore)[1].roll(1, 0)
+    figures = target_success(predictions, wanted, targets, ignore).tolist()
+    for image, figure in enumerate(figures):
+        pixels = zip(
+            *(x[image].flatten().tolist() for x in (predictions, wanted, targets)),
+            strict=True,
+        )
+        counted = [guess == aim for guess, aim, true in pixels if ignore not in (aim, true) and aim != true]
+        assert figure == pytest.approx(sum(counted) / len(counted) if counted else math.nan, nan_ok=True)
+
+
+def test_target_success_closed_form():
+    targets = torch.tensor([[[0, 0, 1, 1, 255, 2]], [[1, 1, 1, 1, 1, 255]]])
+    wanted = torch.tensor([[[1, 1, 1, 2, 1, 255]], [[1, 1, 1, 1, 1, 1]]])
+    predictions = torch.tensor([[[1, 0, 1, 2, 1, 255]], [[1, 1, 1, 1, 1, 1]]])
+    first, second = target_success(predictions, wanted, targets).tolist()
+    assert first == 2 / 3
+    assert math.isnan(second)
+    with pytest.raises(ValueError, match="must all be B×H×W"):
+        target_success(predictions, wanted[:1], targets)

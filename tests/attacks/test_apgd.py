@@ -1,0 +1,227 @@
+"""APGD and its stages against the literal algorithm, against torchattacks, and what its parts promise."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustseg.attacks import APGD, AdaptiveStep, AttackStep, ThreatModel
+from robustseg.attacks import adaptive_step as adaptive_module
+from robustseg.attacks.losses_masked import MaskedCrossEntropy
+from robustseg.attacks.strong import SHRINKING
+
+from . import reference
+from .comparison import assert_allowed
+from .models_for_tests import tiny_batch, tiny_net
+from .reference_apgd import best_iterate, checkpoints, literal_stage
+
+EPS = {"linf": 0.08, "l2": 0.9}
+CE = reference.mean_cross_entropy
+
+
+def masked(logits: Tensor, targets: Tensor, t: int, steps: int, targeted: bool) -> list[Tensor]:
+    """CE summed over the pixels that are right (that do not show the target yet)."""
+    losses = []
+    for u, y in zip(logits, targets, strict=True):
+        total = (u * 0).sum()
+        for i, j in reference.valid_pixels(y):
+            right = reference.pixel_prediction(u[:, i, j]) == int(y[i, j])
+            if right != targeted:
+                total = total + reference.pixel_cross_entropy(u[:, i, j], int(y[i, j]))
+        losses.append(total)
+    return losses
+
+
+def check_apgd(norm: str, targeted: bool = False, loss: bool = False, shrinking: bool = False, steps: int = 24) -> int:
+    """Every iterate and the result; returns how often a step was halved."""
+    model, (images, targets) = tiny_net(), tiny_batch()
+    eps = EPS[norm]
+    attack = APGD(eps, steps, MaskedCrossEntropy() if loss else None, norm, shrinking, targeted=targeted)
+    seen: list[AttackStep] = []
+    result = attack(model, images, targets, on_step=seen.append)
+    marked = targets.masked_fill(targets == 255, reference.NO_LABEL)
+    stages = [(steps, 1.0)] if not shrinking else [(7, 2.0), (7, 1.5), (10, 1.0)]
+    halvings = 0
+    for b in range(2):
+        start = seen[0].images_adv[b].flatten().tolist()
+        assert start != images[b].flatten().tolist()
+        before = 0
+        for stage_steps, factor in stages:
+            start = reference.project(start, images[b].flatten().tolist(), factor * eps, norm)
+            run = literal_stage(
+                model,
+                images[b],
+                marked[b],
+                start,
+                loss=masked if loss else CE,
+                watched=CE,
+                eps=factor * eps,
+                steps=stage_steps,
+                norm=norm,
+                targeted=targeted,
+                before=before,
+                total=steps,
+            )
+            for t in range(stage_steps):
+                step = seen[before + t]
+                if b not in step.rows:
+                    assert 0 in run.correct[:t] if not targeted else True, "an image left before it was broken"
+                    break
+                actual = step.images_adv[step.rows.tolist().index(b)].flatten()
+                expected = torch.tensor(run.iterates[t], dtype=torch.float64)
+                torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
+            halvings += len(run.halvings)
+            start, before = best_iterate(run, targeted), before + stage_steps
+        expected = torch.tensor(start, dtype=torch.float64)
+        torch.testing.assert_close(result[b].flatten(), expected, rtol=0, atol=1e-9)
+    assert_allowed(result, images, eps, norm)
+    return halvings
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("loss", [False, True])
+@pytest.mark.parametrize("shrinking", [False, True])
+@pytest.mark.parametrize("norm", EPS)
+def test_whole_run(norm: str, shrinking: bool, loss: bool, targeted: bool):
+    assert check_apgd(norm, targeted, loss, shrinking) > 0, "no step was ever halved: this tests little"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 100, 300])
+def test_checkpoints(steps: int):
+    """0.22·T, then intervals shrinking by 0.03·T down to 0.06·T."""
+    images = torch.rand(1, 3, 2, 2)
+    region, rule = ThreatModel(0.1).around(images), AdaptiveStep()
+    state = rule.init(images, region, steps)
+    checked = []
+    for t in range(steps):
+        rule.update(images, torch.ones_like(images), torch.zeros(1), state, region)
+        if t and state["since"] == 0:
+            checked.append(t)
+    assert checked == checkpoints(steps)
+    if steps == 100:
+        assert checked == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+def first_order(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(adaptive_module.AdaptiveStep, "__init__", lambda self: self.__dict__.update(momentum=1.0, rise=0.75))
+
+
+def never_halve(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(adaptive_module.AdaptiveStep, "_check", lambda self, images_adv, grad, state: (images_adv, grad))
+
+
+def stay_at_a_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    original = adaptive_module.AdaptiveStep._check
+
+    def check(self: AdaptiveStep, images_adv: Tensor, grad: Tensor, state: dict) -> tuple[Tensor, Tensor]:
+        original(self, images_adv, grad, state)
+        return images_adv, grad
+
+    patch.setattr(adaptive_module.AdaptiveStep, "_check", check)
+
+
+def decide_for_the_batch(patch: pytest.MonkeyPatch) -> None:
+    original = adaptive_module.AdaptiveStep._check
+
+    def check(self: AdaptiveStep, images_adv: Tensor, grad: Tensor, state: dict) -> tuple[Tensor, Tensor]:
+        state["rises"] = state["rises"].mean().expand(len(images_adv))
+        return original(self, images_adv, grad, state)
+
+    patch.setattr(adaptive_module.AdaptiveStep, "_check", check)
+
+
+def half_the_first_step(patch: pytest.MonkeyPatch) -> None:
+    original = adaptive_module.AdaptiveStep.init
+
+    def init(self: AdaptiveStep, *args: object) -> dict:
+        state = original(self, *args)
+        return {**state, "size": state["size"] / 2}
+
+    patch.setattr(adaptive_module.AdaptiveStep, "init", init)
+
+
+@pytest.mark.parametrize(
+    "mutate", [first_order, never_halve, stay_at_a_checkpoint, decide_for_the_batch, half_the_first_step]
+)
+def test_defect_is_found(mutate: Callable, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        mutate(patch)
+        with pytest.raises(AssertionError):
+            check_apgd("linf")
+    check_apgd("linf")
+
+
+@pytest.mark.parametrize("changed", [((0.3, 2.0), (0.7, 1.0)), ((0.3, 1.5), (0.3, 2.0), (0.4, 1.0)), ((1.0, 1.0),)])
+def test_other_stages_are_found(changed: tuple, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("robustseg.attacks.strong.SHRINKING", changed)
+    with pytest.raises(AssertionError):
+        check_apgd("linf", shrinking=True)
+
+
+def test_shares_of_the_stages():
+    assert [share for share, _ in SHRINKING] == [0.3, 0.3, 0.4]
+    assert APGD(steps=300, shrinking=True).describe()["stages"] == "90 at 2 eps, 90 at 1.5 eps, 120 at 1 eps"
+    assert APGD(steps=25, shrinking=True).describe()["stages"] == "7 at 2 eps, 7 at 1.5 eps, 11 at 1 eps"
+
+
+def test_the_masked_loss_drives_and_the_cross_entropy_steers():
+    described = APGD(loss=MaskedCrossEntropy()).describe()
+    assert described["loss"] == "MaskedCrossEntropy()"
+    assert described["watched"] == "CrossEntropy()"
+    assert "watched" not in APGD().describe()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_torchattacks(norm: str, monkeypatch: pytest.MonkeyPatch):
+    """Through one valid pixel. Theirs compares the first loss with 0, and its best is that of the last misclassified
+    iterate: what can be compared are the points at which it looks, from the same start."""
+    torchattacks = pytest.importorskip("torchattacks")
+    model, (images, _) = tiny_net(), tiny_batch(ignored=False)
+    targets = torch.full((2, 7, 6), 255)
+    targets[:, 3, 2] = model(images).argmax(1)[:, 3, 2]
+    looked: list[Tensor] = []
+
+    class OnePixel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            looked.append(x.detach().clone())
+            return self.net(x)[:, :, 3, 2]
+
+    steps, eps = 30, EPS[norm] / 16
+    peer = torchattacks.APGD(OnePixel(), norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, steps=steps, seed=0)
+    peer(images, targets[:, 3, 2])
+    # Its first look is at the clean image, for its accuracy.
+    start = looked[1]
+    ours: list[Tensor] = []
+    attack = APGD(eps, steps, norm=norm)
+    with monkeypatch.context() as patch:
+        patch.setattr("robustseg.attacks.threat.Region.sample", lambda self, noise: start)
+        attack(model, images, targets, on_step=lambda step: ours.append(step.images_adv))
+    assert len(ours) == steps
+    # Later the sign of a gradient that is zero but for rounding differs; by then four checkpoints have passed.
+    for t in range(22):
+        torch.testing.assert_close(ours[t], looked[t + 1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 3, "shrinking": True}, r"steps = 3 leave one of the stages|steps = 3 leave a stage"),
+        ({"eps": 8}, "eps = 8 exceeds 1"),
+        ({"norm": "l1"}, "norm = 'l1' is not known"),
+        ({"steps": 0}, "steps = 0"),
+    ],
+)
+def test_bad_settings(settings: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        APGD(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"momentum": 0}, {"momentum": 1.1}, {"rise": -0.1}, {"rise": 2}])
+def test_bad_rule(settings: dict):
+    with pytest.raises(ValueError, match=r"is outside of"):
+        AdaptiveStep(**settings)

@@ -1,0 +1,364 @@
+"""DeepFool: against its literal definition, closed forms and torchattacks; what it keeps, when it stops."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustseg.attacks import AttackStep, DeepFool, deepfool
+from robustseg.attacks.minimum_norm import Nearest
+
+from . import reference_cw_deepfool as reference
+from .comparison import assert_allowed
+from .models_for_tests import CLASSES, tiny_batch, tiny_net
+from .test_carlini_wagner import close, fooled_share, needed, right_batch
+
+Patch = pytest.MonkeyPatch
+
+
+def check(norm: str = "l2", candidates: int = 10, eps: float | None = None, success: float = 0.7) -> list[int]:
+    """Every iterate, every reported margin and the result; returns how many steps each image took."""
+    model, images, targets = right_batch()
+    seen: list[AttackStep] = []
+    attack = DeepFool(eps, norm, success=success, steps=6, candidates=candidates, overshoot=0.05)
+    result = attack(model, images, targets, on_step=seen.append)
+    steps = []
+    for row in range(2):
+        target = targets[row].masked_fill(targets[row] == 255, reference.NO_LABEL)
+        expected, trace = reference.literal_deepfool(
+            model, images[row], target, 6, candidates, 0.05, needed(targets[row], success), norm, eps
+        )
+        mine = [(step, step.rows.tolist().index(row)) for step in seen if row in step.rows.tolist()]
+        assert len(mine) >= len(trace)
+        for (step, position), (image_adv, margin) in zip(mine, trace, strict=False):
+            close(step.images_adv[position], image_adv, f"step {step.step}")
+            assert float(step.loss[position]) == pytest.approx(margin, rel=1e-7)
+        close(result[row], expected, "result")
+        steps.append(len(trace))
+    return steps
+
+
+CASES = {
+    "l2": {"norm": "l2"},
+    "linf": {"norm": "linf"},
+    "l2 runners-up": {"norm": "l2", "candidates": 1},
+    "linf two candidates": {"norm": "linf", "candidates": 2},
+    "l2 in a ball": {"norm": "l2", "eps": 1.0},
+    "linf in a ball": {"norm": "linf", "eps": 0.1},
+    "everything": {"norm": "l2", "success": 1.0},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reference(case: str):
+    steps = check(**CASES[case])
+    assert min(steps) >= 2, "one step is not enough to compare"
+
+
+def test_some_images_are_fooled_on_the_way():
+    assert min(check("l2", success=0.6)) < 6
+
+
+def flip_the_step(patch: Patch) -> None:
+    change_the_step(patch, lambda step, length: (-step, length))
+
+
+def change_the_step(patch: Patch, change: Callable) -> None:
+    original = DeepFool._to_boundary
+    patch.setattr(DeepFool, "_to_boundary", lambda self, size, grad: change(*original(self, size, grad)))
+
+
+def take_the_longest(patch: Patch) -> None:
+    change_the_step(patch, lambda step, length: (step, 1 / length))
+
+
+def normalise_once(patch: Patch) -> None:
+    """|f|/‖w‖₂ · w instead of |f|/‖w‖₂² · w."""
+
+    def to_boundary(self: DeepFool, size: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        length = size / grad.flatten(1).norm(dim=1)
+        return length.view(-1, 1, 1, 1) * grad, length
+
+    patch.setattr(DeepFool, "_to_boundary", to_boundary)
+
+
+def exchange_the_norms(patch: Patch) -> None:
+    original = DeepFool._to_boundary
+
+    def to_boundary(self: DeepFool, size: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        other = DeepFool(norm="linf" if self.norm == "l2" else "l2")
+        return original(other, size, grad)
+
+    patch.setattr(DeepFool, "_to_boundary", to_boundary)
+
+
+def all_pixels_instead_of_correct_ones(patch: Patch) -> None:
+    patch.setattr(deepfool, "correct_pixels", lambda logits, targets: targets >= 0)
+
+
+def ignored_pixels_as_well(patch: Patch) -> None:
+    original = deepfool.correct_pixels
+    patch.setattr(deepfool, "correct_pixels", lambda logits, targets: original(logits, targets) | (targets < 0))
+
+
+def forget_the_overshoot(patch: Patch) -> None:
+    original = DeepFool.search
+
+    def search(self: DeepFool, *arguments: object) -> None:
+        self.overshoot = 0
+        original(self, *arguments)
+
+    patch.setattr(DeepFool, "search", search)
+
+
+def forget_the_ball(patch: Patch) -> None:
+    """On the way; the result is still projected."""
+    original = DeepFool.search
+
+    def search(self: DeepFool, *arguments: object) -> None:
+        self.threat, threat = None, self.threat
+        original(self, *arguments)
+        self.threat = threat
+
+    patch.setattr(DeepFool, "search", search)
+
+
+def go_on_when_fooled(patch: Patch) -> None:
+    original = Nearest.offer
+    patch.setattr(Nearest, "offer", lambda self, *arguments: original(self, *arguments) & False)
+
+
+def keep_the_first(patch: Patch) -> None:
+    patch.setattr(Nearest, "offer", lambda self, adv, logits, rows: torch.zeros(len(adv), dtype=torch.bool))
+
+
+def forget_the_last_iterate(patch: Patch) -> None:
+    patch.setattr(deepfool, "_logits_only", lambda model, images: torch.zeros(len(images), CLASSES, 7, 6).double())
+
+
+MUTATIONS: list[tuple[Callable[[Patch], None], str]] = [
+    (flip_the_step, "l2"),
+    (flip_the_step, "linf"),
+    (take_the_longest, "l2"),
+    (take_the_longest, "linf two candidates"),
+    (normalise_once, "l2 runners-up"),
+    (exchange_the_norms, "l2"),
+    (exchange_the_norms, "linf"),
+    (all_pixels_instead_of_correct_ones, "l2"),
+    (ignored_pixels_as_well, "l2"),
+    (ignored_pixels_as_well, "linf"),
+    (forget_the_overshoot, "l2"),
+    (forget_the_ball, "l2 in a ball"),
+    (forget_the_ball, "linf in a ball"),
+    (keep_the_first, "linf"),
+    (forget_the_last_iterate, "everything"),
+]
+
+
+@pytest.mark.parametrize(("mutate", "case"), MUTATIONS, ids=lambda v: getattr(v, "__name__", v))
+def test_defect_is_found(mutate: Callable, case: str, monkeypatch: Patch):
+    with monkeypatch.context() as patch:
+        mutate(patch)
+        with pytest.raises(AssertionError):
+            check(**CASES[case])
+
+
+def linear_model(seed: int = 0, classes: int = 5) -> nn.Conv2d:
+    """So flat that no step leaves the box."""
+    model = nn.Conv2d(3, classes, 1).double()
+    generator = torch.Generator().manual_seed(seed)
+    model.weight.data = torch.randn(model.weight.shape, generator=generator, dtype=torch.float64)
+    model.bias.data = 0.02 * torch.randn(classes, generator=generator, dtype=torch.float64)
+    model.bias.data -= model.weight.data.sum((1, 2, 3)) / 2
+    return model
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_closed_form_of_one_pixel(norm: str):
+    """The distance to the nearest boundary of a linear model, once 1.02, in one step."""
+    for seed in range(5):
+        model = linear_model(seed)
+        images = 0.5 + 0.02 * torch.rand(1, 3, 1, 2, generator=torch.Generator().manual_seed(seed)).double()
+        label = int(model(images).argmax(1)[0, 0, 1])
+        logits, weight = model(images)[0, :, 0, 1].tolist(), model.weight[:, :, 0, 0]
+        boundaries = [
+            (logits[label] - logits[k]) / float((weight[k] - weight[label]).norm(p=2 if norm == "l2" else 1))
+            for k in range(5)
+            if k != label
+        ]
+        result = DeepFool(norm=norm).run(model, images, torch.tensor([[[255, label]]]))
+        delta = (result.images_adv - images).flatten()
+        distance = float(delta.norm() if norm == "l2" else delta.abs().max())
+        assert distance == pytest.approx(1.02 * min(boundaries), rel=1e-9)
+        # The second forward shows it fooled; it is looked at after ten gradients at most.
+        assert result.forwards.tolist() == [3]
+
+
+TWO = nn.Conv2d(3, 2, 1).double()
+TWO.weight.data = torch.tensor([[0.0, 0.0, 0.0], [1.0, -2.0, 0.5]]).double().view(2, 3, 1, 1)
+TWO.bias.data = torch.tensor([0.0, 0.35], dtype=torch.float64)
+WEIGHT = TWO.weight.data[1].view(1, 3, 1, 1)
+
+
+def graded_images(margins: list[float]) -> Tensor:
+    along = (torch.tensor(margins, dtype=torch.float64) - 0.1) / WEIGHT.square().sum()
+    return 0.5 + WEIGHT * along.view(1, 1, 1, -1)
+
+
+def test_closed_form_of_equal_pixels():
+    images = graded_images([0.2] * 4)
+    images_adv = DeepFool(success=1)(TWO, images, torch.ones(1, 1, 4, dtype=torch.long))
+    optimum = 2 * 0.2 / float(WEIGHT.norm())
+    assert float((images_adv - images).norm()) == pytest.approx(1.02 * optimum, rel=1e-9)
+
+
+def test_closed_form_of_the_mean():
+    """Each pixel moves by the mean margin of those still correct: (0.1 + 0.3)/2, then the rest of the one that stays."""
+    seen: list[AttackStep] = []
+    images = graded_images([0.1, 0.3])
+    images_adv = DeepFool(success=1, overshoot=0)(TWO, images, torch.ones(1, 1, 2, dtype=torch.long), on_step=seen.append)
+    gone = [(TWO(step.images_adv)[0, 1, 0]).tolist() for step in seen]
+    assert gone[:2] == [pytest.approx([0.1, 0.3]), pytest.approx([-0.1, 0.1])]
+    assert seen[0].loss.tolist() == pytest.approx([0.2])
+    # Without overshoot the last pixel comes to lie on the boundary, where rounding decides; a tie is stepped across.
+    assert (TWO(images_adv)[0, 1, 0] < 0).all()
+    assert TWO(images_adv)[0, 1, 0, 1].item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("candidates", [10, CLASSES - 1])
+def test_torchattacks(candidates: int, monkeypatch: Patch):
+    torchattacks = pytest.importorskip("torchattacks")
+    model, (images, targets) = tiny_net(), tiny_batch(batch=4, ignored=False)
+    labels = model(images).argmax(1)[:, 3, 2]
+    labels[3] = (labels[3] + 1) % CLASSES
+    only = torch.full_like(targets, 255)
+    only[:, 3, 2] = labels
+
+    class Pixel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model(x)[:, :, 3, 2]
+
+    # The peer comes ever closer to a curved boundary, and stops for good on a tie.
+    monkeypatch.setattr(deepfool, "_TIE", 0.0)
+    expected = torchattacks.DeepFool(Pixel(), steps=20, overshoot=0.02)(images, labels)
+    actual = DeepFool(success=1, steps=20, candidates=candidates)(model, images, only)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
+    assert [not torch.equal(a, i) for a, i in zip(actual, images, strict=True)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("success", [0.3, 0.6, 0.9])
+def test_share_is_honoured(success: float, norm: str):
+    model, images, targets = right_batch(batch=3)
+    images_adv = DeepFool(norm=norm, success=success)(model, images, targets)
+    assert all(share >= success - 1e-9 for share in fooled_share(model, images_adv, targets))
+
+
+def test_fooled_images_come_back_unchanged():
+    model, images, targets = right_batch(batch=3)
+    wrong = (model(images[1:2]).argmax(1) + 1) % CLASSES
+    targets[1] = torch.where(targets[1] == 255, targets[1], wrong[0])
+    result = DeepFool().run(model, images, targets)
+    assert torch.equal(result.images_adv[1], images[1])
+    assert result.forwards[1] == 1
+    assert (result.forwards[[0, 2]] > 2).all()
+    alone = DeepFool().run(model, images[1:2], targets[1:2])
+    assert (alone.forwards.tolist(), alone.backwards.tolist()) == ([1], [0])
+
+
+@pytest.mark.parametrize("eps", [None, 0.2])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_unreachable_share_gives_the_most_fooled_iterate(norm: str, eps: float | None):
+    inner, images, targets = right_batch()
+    fixed = torch.zeros_like(targets, dtype=torch.bool)
+    fixed[:, :3] = True
+    certain = 50.0 * nn.functional.one_hot(inner(images).argmax(1), CLASSES).permute(0, 3, 1, 2)
+
+    def model(x: Tensor) -> Tensor:
+        return torch.where(fixed.unsqueeze(1), certain + 0 * inner(x), inner(x))
+
+    seen: list[AttackStep] = []
+    images_adv = DeepFool(eps, norm, steps=8)(model, images, targets, on_step=seen.append)
+    best = fooled_share(model, images_adv, targets)
+    for step in seen:
+        assert all(b >= s for b, s in zip(best, fooled_share(model, step.images_adv, targets), strict=True))
+    assert all(b > s for b, s in zip(best, fooled_share(model, images, targets), strict=True))
+    assert max(best) < 0.99
+    if eps is not None:
+        assert_allowed(images_adv, images, eps, norm)
+
+
+def test_iterates_stay_in_the_ball():
+    model, images, targets = right_batch()
+    for norm, eps in (("linf", 0.05), ("l2", 0.4)):
+        DeepFool(eps, norm, steps=4)(
+            model, images, targets, on_step=lambda s, e=eps, n=norm: assert_allowed(s.images_adv, images, e, n)
+        )
+
+
+@pytest.mark.parametrize("every", [1, 1000])
+def test_when_images_leave_changes_nothing(every: int, monkeypatch: Patch):
+    model, images, targets = right_batch(batch=4, seed=3)
+    attack = DeepFool(success=0.9, steps=20)
+    expected = attack.run(model, images, targets)
+    monkeypatch.setattr(deepfool, "_LEAVE_EVERY", every)
+    actual = attack.run(model, images, targets)
+    torch.testing.assert_close(actual.images_adv, expected.images_adv, rtol=0, atol=1e-9)
+    if every == 1000:
+        assert actual.forwards.tolist() == [21] * 4
+    else:
+        assert len(set(actual.forwards.tolist())) > 1, "images leave at different steps"
+
+
+def test_cost_of_a_step():
+    """One forward, and a gradient per candidate."""
+    model, images, targets = right_batch()
+    for candidates, gradients in ((1, 1), (2, 2), (3, 3), (10, 3)):
+        result = DeepFool(steps=2, candidates=candidates).run(model, images, targets)
+        assert result.forwards.tolist() == [3, 3]
+        assert result.backwards.tolist() == [2 * gradients] * 2
+
+
+def test_flat_model_returns_the_image():
+    """No slope anywhere: no step, no division by zero."""
+    images, targets = torch.full((1, 3, 2, 2), 0.5), torch.zeros(1, 2, 2, dtype=torch.long)
+    result = DeepFool(steps=3)(lambda x: torch.cat([1 + 0 * x[:, :1], 0 * x[:, :1]], 1), images, targets)
+    assert torch.equal(result, images)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": "l1"}, r"norm = 'l1': DeepFool is made for l2 and linf"),
+        ({"eps": 8, "norm": "linf"}, r"eps = 8 exceeds 1.*8/255"),
+        ({"success": 0}, r"success = 0 is outside of \(0, 1\]"),
+        ({"steps": 0}, r"steps = 0: an attack takes at least one step"),
+        ({"candidates": 0}, r"candidates = 0: a step looks at one wrong class"),
+        ({"overshoot": -0.02}, r"overshoot = -0.02: a step ends at the boundary"),
+        ({"overshoot": math.nan}, r"overshoot = nan"),
+    ],
+    ids=str,
+)
+def test_settings(settings: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        DeepFool(**settings)
+
+
+def test_description_holds_every_setting():
+    assert DeepFool("8/255", "linf", 0.9, 7, 3, 0.1).describe() == {
+        "attack": "DeepFool",
+        "eps": "8/255",
+        "norm": "linf",
+        "success": 0.9,
+        "targeted": False,
+        "seed": 0,
+        "steps": 7,
+        "candidates": 3,
+        "overshoot": 0.1,
+    }

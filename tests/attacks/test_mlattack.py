@@ -1,0 +1,496 @@
+"""MLAttack against its literal definition, and the hooks and layers that it takes its features from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustseg.attacks import PGD, AttackError, AttackStep, MLAttack, NoiseSource, WorstOf, features
+from robustseg.attacks.features import FeatureVictim, Taps
+
+from . import reference
+from .comparison import BALLS, STEPS, _assert_close, assert_allowed
+from .models_for_tests import CLASSES, TinyNet, tiny_batch, tiny_net
+from .table import build
+from .test_bad_input import MODELS
+from .test_trace import assert_untouched, restless, snapshot
+
+LAYERS = ("layers.1", "layers.4")
+WEIGHTS = (30.0, 80.0)
+"""Large enough for the features to decide signs."""
+
+
+def feature(net: nn.Module, images: Tensor, layer: str) -> Tensor:
+    """The output of one of TinyNet's layers, by running the layers before it."""
+    x = (images - 0.45) / 0.25
+    for module in net.layers[: int(layer.split(".")[1]) + 1]:
+        x = module(x)
+    return x
+
+
+def literal_distance(values: Tensor, clean: Tensor, target: Tensor) -> Tensor:
+    """Σ over valid positions and channels of (f − f₀)², over the same sum of f₀²; features at the image's size."""
+    difference, energy = (values * 0).sum(), 0.0
+    for i, j in reference.valid_pixels(target):
+        for channel in range(len(values)):
+            difference = difference + (values[channel, i, j] - float(clean[channel, i, j])) ** 2
+            energy += float(clean[channel, i, j]) ** 2
+    return difference / energy
+
+
+def literal_loss(net: nn.Module, images: Tensor, targets: Tensor, clean: Tensor, targeted: bool) -> list[Tensor]:
+    """mean CE ± Σ w_l·D_l of each image."""
+    losses = []
+    entropies = reference.mean_cross_entropy(net(images), targets, 1, 1, targeted)
+    for b, entropy in enumerate(entropies):
+        loss = entropy
+        for layer, weight in zip(LAYERS, WEIGHTS, strict=True):
+            before = feature(net, clean[b : b + 1], layer)[0].detach()
+            distance = literal_distance(feature(net, images[b : b + 1], layer)[0], before, targets[b])
+            loss = loss - weight * distance if targeted else loss + weight * distance
+        losses.append(loss)
+    return losses
+
+
+def literal_step(x: Tensor, clean: Tensor, grad: Tensor, norm: str, eps: float, alpha: float) -> Tensor:
+    """One image's next iterate."""
+    if norm == "linf":
+        return torch.minimum(torch.maximum(x + alpha * grad.sign(), clean - eps), clean + eps).clamp(0, 1)
+    delta = x + alpha * grad / grad.norm() - clean
+    return (clean + delta * min(1.0, eps / float(delta.norm()))).clamp(0, 1)
+
+
+def check(norm: str, targeted: bool) -> None:
+    """Every iterate and loss of the attack is that of the literal loop from the same start."""
+    eps, alpha = BALLS[norm]
+    net, (images, targets) = tiny_net(), tiny_batch()
+    labels = targets.masked_fill(targets == 255, reference.NO_LABEL)
+    attack = MLAttack(LAYERS, WEIGHTS, eps, alpha, STEPS, norm, targeted=targeted)
+    seen: list[AttackStep] = []
+    result = attack(net, images, targets, on_step=seen.append)
+    assert not torch.equal(seen[0].images_adv, images)
+    assert_allowed(seen[0].images_adv, images, eps, norm)
+    x, sign = seen[0].images_adv.clone(), -1 if targeted else 1
+    for t, step in enumerate(seen):
+        _assert_close(step.images_adv, x, f"iterate {t + 1}")
+        x = x.detach().requires_grad_()
+        losses = literal_loss(net, x, labels, images, targeted)
+        valid = torch.tensor([len(reference.valid_pixels(label)) for label in labels])
+        _assert_close(step.loss / valid, torch.stack(losses).detach(), f"loss {t + 1}")
+        (grad,) = torch.autograd.grad(torch.stack(losses).sum(), x)
+        x = torch.stack([literal_step(x[b].detach(), images[b], sign * grad[b], norm, eps, alpha) for b in range(2)])
+    assert len(seen) == STEPS
+    _assert_close(result, x, "result")
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_whole_attack(norm: str, targeted: bool):
+    check(norm, targeted)
+
+
+Patch = pytest.MonkeyPatch
+
+
+def no_features(patch: Patch) -> None:
+    patch.setattr(FeatureVictim, "distance", lambda self: torch.zeros(()))
+
+
+def towards_the_clean_features(patch: Patch) -> None:
+    original = FeatureVictim.distance
+    patch.setattr(FeatureVictim, "distance", lambda self: -original(self))
+
+
+def features_of_the_first_layer_only(patch: Patch) -> None:
+    patch.setattr(FeatureVictim, "distance", lambda self: self._terms[0])
+
+
+def count_ignored_positions(patch: Patch) -> None:
+    patch.setattr(features, "_valid_share", lambda values, targets: None)
+
+
+def distance_of_the_batch(patch: Patch) -> None:
+    original = features._sum_of_squares
+    patch.setattr(features, "_sum_of_squares", lambda *args: original(*args).sum().expand(2))
+
+
+def not_relative(patch: Patch) -> None:
+    original = features._Clean.distance
+    patch.setattr(features._Clean, "distance", lambda self, values: original(self, values) * self.energy)
+
+
+def unscaled_features(patch: Patch) -> None:
+    """Sum of CE plus distance: the weights would depend on the size of the image."""
+    original = FeatureVictim.distance
+    patch.setattr(FeatureVictim, "distance", lambda self: original(self) / 40)
+
+
+def keep_the_sign_when_targeted(patch: Patch) -> None:
+    original = MLAttack._objective
+
+    def objective(self: MLAttack, *args: object) -> Tensor:
+        plain = super(MLAttack, self)._objective(*args)
+        return plain + abs(original(self, *args) - plain)
+
+    patch.setattr(MLAttack, "_objective", objective)
+
+
+def clean_features_of_the_start(patch: Patch) -> None:
+    """Distances from what the model sees first."""
+    original = FeatureVictim.__init__
+
+    def init(self: FeatureVictim, victim: object, taps: object, weights: object, images: Tensor, targets: Tensor):
+        original(self, victim, taps, weights, (images + 0.01).clamp(0, 1), targets)
+
+    patch.setattr(FeatureVictim, "__init__", init)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("mutate", "targeted"),
+    [
+        (no_features, False),
+        (towards_the_clean_features, False),
+        (features_of_the_first_layer_only, False),
+        (count_ignored_positions, False),
+        (distance_of_the_batch, False),
+        (not_relative, False),
+        (unscaled_features, False),
+        (keep_the_sign_when_targeted, True),
+        (clean_features_of_the_start, False),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_defect_is_found(mutate: Callable[[Patch], None], targeted: bool, norm: str, monkeypatch: Patch):
+    with monkeypatch.context() as patch:
+        mutate(patch)
+        with pytest.raises(AssertionError):
+            check(norm, targeted)
+
+
+def test_closed_form():
+    """A linear layer and one pixel: logits (0, w·x), features w·x, so that the loss is known exactly."""
+    model = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False), nn.ConstantPad3d((0, 0, 0, 0, 1, 0), 0.0)).double()
+    weight = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    model[0].weight.data = weight.view(1, 3, 1, 1)
+    images = torch.full((1, 3, 1, 1), 0.25, dtype=torch.float64)
+    images[0, 0] = 1.0
+    seen: list[AttackStep] = []
+    # 3/4 from (1, ¼, ¼): w·x = 1 − ½ + ⅛ = ⅝. The label 0 is left by going up, the first step from the clean image.
+    attack = MLAttack(["0"], 3.0, 0.125, 0.0625, 2, random_start=False)
+    result = attack(model, images, torch.zeros(1, 1, 1, dtype=torch.long), on_step=seen.append)
+    clean, moved = 0.625, 0.625 + 0.0625 * 2.5  # the first channel is at 1 already
+    assert seen[0].loss.item() == pytest.approx(math.log1p(math.exp(clean)), rel=1e-12)
+    assert seen[1].loss.item() == pytest.approx(
+        math.log1p(math.exp(moved)) + 3 * ((moved - clean) / clean) ** 2, rel=1e-12
+    )
+    assert result.flatten().tolist() == [1.0, 0.125, 0.375]
+
+
+def test_weight_zero_is_pgd():
+    net, (images, targets) = tiny_net(), tiny_batch()
+    expected = PGD(0.05, 0.02, 4, restarts=2, keep="best")(net, images, targets)
+    actual = MLAttack(LAYERS, 0.0, 0.05, 0.02, 4, restarts=2, keep="best")(net, images, targets)
+    assert torch.equal(actual, expected)
+
+
+def test_images_may_leave_and_are_watched_on_their_own():
+    """Finished images leave the batch at step 10; the others' features are still compared with their own."""
+    net, (images, targets) = tiny_net(), tiny_batch(batch=3)
+    targets[1] = (net(images)[1].argmax(0) + 1) % CLASSES
+    attack = MLAttack(LAYERS, WEIGHTS, 0.03, 0.01, 14, keep="best")
+    rows: list[int] = []
+    noise = NoiseSource.for_samples(0, ["a", "b", "c"], torch.device("cpu"))
+    together = attack.run(net, images, targets, generator=noise, on_step=lambda step: rows.append(len(step.rows)))
+    assert rows[0] == 3
+    assert rows[-1] < 3
+    for row, sample in enumerate("abc"):
+        noise = NoiseSource.for_samples(0, [sample], torch.device("cpu"))
+        alone = attack.run(net, images[row : row + 1], targets[row : row + 1], generator=noise)
+        torch.testing.assert_close(alone.images_adv[0], together.images_adv[row], rtol=0, atol=1e-9)
+        assert alone.forwards[0] == together.forwards[row]
+
+
+def test_member_of_an_ensemble():
+    net, (images, targets) = tiny_net(), tiny_batch()
+    attack = WorstOf([PGD(0.05, 0.02, 2), MLAttack(LAYERS, 5.0, 0.05, 0.02, 2)])
+    assert attack(net, images, targets).shape == images.shape
+
+
+def hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("fail_at", [1, 2, 3])
+def test_hooks_are_removed_after_an_exception_in_the_model(fail_at: int):
+    model, (images, targets) = restless(fail_at), tiny_batch(torch.float32)
+    before = snapshot(model)
+    with pytest.raises(KeyError, match="inside the model"):
+        MLAttack(["body.layers.1"], steps=3)(model, images, targets)
+    assert_untouched(before, snapshot(model))
+
+
+def test_hooks_are_there_during_the_attack_and_removed_after_an_exception_in_the_callback():
+    net, (images, targets) = tiny_net(), tiny_batch()
+    counts: list[int] = []
+
+    def stop(step: AttackStep) -> None:
+        counts.append(hooks(net))
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        MLAttack(LAYERS)(net, images, targets, on_step=stop)
+    assert counts == [2]
+    assert hooks(net) == 0
+
+
+def test_radius_zero_sets_no_hook_and_takes_no_forward():
+    images, targets = tiny_batch()
+    assert torch.equal(MLAttack(["nowhere"], eps=0)(lambda x: x, images, targets), images)
+
+
+class InPlace(nn.Module):
+    """The first layer's output is changed in place afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, CLASSES, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.first(images)
+        logits += images[:, :1]
+        return logits.mul_(3)
+
+
+def test_features_are_those_of_the_layer_and_not_of_what_is_done_to_them_in_place():
+    model, (images, targets) = InPlace().double(), tiny_batch()
+    seen: list[AttackStep] = []
+    MLAttack(["first"], 7.0, 0.1, 0.02, 2)(model, images, targets, on_step=seen.append)
+    labels = targets.masked_fill(targets == 255, -100)
+    for step in seen:
+        now, clean = model.first(step.images_adv).detach(), model.first(images).detach()
+        valid = (labels >= 0).unsqueeze(1)
+        difference, energy = (((now - clean) ** 2) * valid).sum((1, 2, 3)), (clean**2 * valid).sum((1, 2, 3))
+        entropy = nn.functional.cross_entropy(step.logits, labels, reduction="none").sum((1, 2))
+        torch.testing.assert_close(step.loss, entropy + 7 * valid.sum((1, 2, 3)) * difference / energy)
+
+
+class Pyramid(nn.Module):
+    """What timm makes with features_only, in small: a list of feature maps, and a head."""
+
+    class Info:
+        def channels(self) -> list[int]:
+            return [5, 5]
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.feature_info = Pyramid.Info()
+            self.stem = nn.Conv2d(3, 5, 3, 2, 1)
+            self.stage = nn.Conv2d(5, 5, 3, 2, 1)
+
+        def forward(self, images: Tensor) -> list[Tensor]:
+            first = self.stem(images).tanh()
+            return [first, self.stage(first).tanh()]
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = Pyramid.Body()
+        self.head = nn.Conv2d(5, CLASSES, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.interpolate(self.head(self.body(images)[-1]), images.shape[-2:])
+
+
+@pytest.mark.parametrize("indices", [(0,), (-1,), (1, 0)])
+def test_feature_maps_by_index(indices: tuple[int, ...]):
+    model, (images, targets) = Pyramid().double(), tiny_batch()
+    seen: list[AttackStep] = []
+    result = MLAttack(indices, 1e4, 0.05, 0.01, 3)(model, images, targets, on_step=seen.append)
+    assert not torch.equal(result, PGD(0.05, 0.01, 3)(model, images, targets))
+    labels = targets.masked_fill(targets == 255, -100)
+    for step in seen:
+        expected = nn.functional.cross_entropy(step.logits, labels, reduction="none").sum((1, 2))
+        for index in indices:
+            clean, now = model.body(images)[index].detach(), model.body(step.images_adv)[index].detach()
+            weight = features._valid_share(clean, labels)
+            distance = (weight * (now - clean) ** 2).sum((1, 2, 3)) / (weight * clean**2).sum((1, 2, 3))
+            expected = expected + 1e4 * (labels >= 0).sum((1, 2)) * distance
+        torch.testing.assert_close(step.loss, expected)
+
+
+def test_share_of_valid_pixels():
+    targets = torch.tensor([[[0, 1, -100, -100], [2, 3, -100, 1]]])
+    share = features._valid_share(torch.zeros(1, 7, 1, 2), targets)
+    assert share.tolist() == [[[[1.0, 0.25]]]]
+    # Tokens and channels-last features have no positions that could be told.
+    assert features._valid_share(torch.zeros(1, 2, 7), targets) is None
+    assert features._valid_share(torch.zeros(1, 1, 2, 7), targets) is None
+
+
+def test_dead_layer_does_not_divide_by_zero():
+    net, (images, targets) = tiny_net(), tiny_batch()
+    net.layers[4].weight.data.zero_()
+    net.layers[4].bias.data.zero_()
+    assert torch.isfinite(MLAttack(["layers.4"])(net, images, targets)).all()
+
+
+def test_backbone_of_the_package():
+    from robustseg.models import FCN, SegmentationModel
+
+    torch.manual_seed(0)
+    model = SegmentationModel(FCN(3, "resnet10t", None, channels=8, aux_head=False))
+    images, targets = torch.rand(1, 3, 64, 64), torch.randint(3, (1, 64, 64))
+    model.eval()
+    attack = MLAttack(steps=2)
+    images_adv = attack(model, images, targets)
+    assert_allowed(images_adv, images, 8 / 255, "linf")
+    assert hooks(model) == 0
+    named = MLAttack(["backbone.body.layer3", "backbone.body.layer4"], steps=2)(model, images, targets)
+    assert torch.equal(images_adv, named)
+    with pytest.raises(AttackError, match=r"layer 2: the backbone gives 2 feature maps; choose from 0 to 1"):
+        MLAttack([2])(model, images, targets)
+    assert hooks(model) == 0
+
+
+class Odd(nn.Module):
+    """Layers with outputs that are no features of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, CLASSES, 1)
+        self.several = Several()
+        self.whole = Whole()
+        self.numbers = Numbers()
+        self.unused = nn.Identity()
+        self.twice = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.several(images)
+        self.whole(images)
+        self.numbers(images)
+        return self.twice(self.conv(self.twice(images)))
+
+
+class Several(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images
+
+
+class Whole(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten()
+
+
+class Numbers(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.long()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("convv", r"Odd has no layer 'convv'; there are, for example, conv"),
+        ("xyz", r"no layer 'xyz'; there are, for example, conv, several, whole"),
+        ("several", r"layer 'several' gives a tuple, not a tensor of features: choose a layer inside of it"),
+        ("numbers", r"layer 'numbers' gives a torch.int64, not a tensor of features"),
+        ("whole", r"gives \(252,\) for 2 images: choose layers whose features have the images as their first"),
+        ("unused", r"layer 'unused' ran 0 times in a forward: choose a layer that runs once"),
+        ("twice", r"layer 'twice' ran 2 times in a forward"),
+        (0, r"layer 0 counts the feature maps of a timm backbone, and Odd has none"),
+    ],
+    ids=str,
+)
+def test_layers_that_cannot_be_used(layer: int | str, message: str):
+    model = Odd()
+    with pytest.raises(AttackError, match=message):
+        MLAttack([layer])(model, *tiny_batch(torch.float32))
+    assert hooks(model) == 0
+
+
+def test_near_names_and_ends_of_names():
+    model, (images, targets) = nn.ModuleDict({"a": TinyNet(), "b": TinyNet()}), tiny_batch(torch.float32)
+    model.forward = lambda x: model["a"](x)
+    with pytest.raises(AttackError, match=r"layer 'layers.1' may be a.layers.1, b.layers.1: give more of the name"):
+        MLAttack(["layers.1"])(model, images, targets)
+    with pytest.raises(AttackError, match=r"no layer 'a.layer.1'; there are, for example, a\.layers"):
+        MLAttack(["a.layer.1"])(model, images, targets)
+    with pytest.raises(AttackError, match=r"no layer 'ayers.1'"):
+        MLAttack(["ayers.1"])(model, images, targets)
+    assert MLAttack(["a.layers.1"])(model, images, targets).shape == images.shape
+
+
+def test_feature_index_where_the_backbone_gives_no_list():
+    model = Pyramid()
+    model.body.forward = lambda x: model.body.stem(x)
+    model.forward = lambda x: model.body(x)
+    with pytest.raises(AttackError, match=r"backbone of layer 1 gives a Tensor, not a list of features"):
+        MLAttack([1])(model, *tiny_batch(torch.float32))
+
+
+def test_plain_function_has_no_layers():
+    net = tiny_net(torch.float32)
+    with pytest.raises(AttackError, match=r"a function, not a module, so that it has no layers.*give the module"):
+        MLAttack(["layers.1"])(lambda x: net(x), *tiny_batch(torch.float32))
+
+
+class Beside(nn.Module):
+    """Runs a network for its layers, but answers with something else."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.net = tiny_net(torch.float32)
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.net(images)
+        return self.function(images)
+
+
+# Not those whose logits say nothing about the input but want a gradient: the features still do.
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind not in ("function of weights only",)])
+def test_models_that_cannot_be_attacked(kind: str):
+    function, message = MODELS[kind]
+    model = Beside(function)
+    with pytest.raises(AttackError, match=message):
+        build("MLAttack")(model, *tiny_batch(torch.float32))
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": []}, r"layers = \[\]: give a list of at least one layer"),
+        ({"layers": "layer4"}, r"layers = 'layer4': give a list"),
+        ({"layers": [""]}, r"layers = \[''\]"),
+        ({"weights": [1.0]}, r"weights = \[1.0\]: 2 layers need as many weights, or one for all"),
+        ({"weights": -1}, r"weights = -1: a layer's weight is a finite number"),
+        ({"weights": [1, float("nan")]}, r"weights = \[1, nan\]"),
+        ({"weights": float("inf")}, r"weights = inf"),
+        ({"eps": 8}, r"eps = 8 exceeds 1"),
+        ({"steps": 0}, r"steps = 0"),
+    ],
+    ids=str,
+)
+def test_settings(settings: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        MLAttack(**settings)
+
+
+def test_description():
+    described = MLAttack([-2, "head"], [1, 0.5]).describe()
+    assert described["attack"] == "MLAttack"
+    assert (described["layers"], described["weights"]) == ("-2, head", "1.0, 0.5")
+
+
+def test_taps_are_removed_on_leaving():
+    net = tiny_net()
+    with Taps(net, ["layers.0"]):
+        assert hooks(net) == 1
+    assert hooks(net) == 0
