@@ -63,7 +63,9 @@ class AdaptiveStep(StepRule):
         ahead = region.threat.direction(grad).to(wide.dtype) * per_image(state["size"], wide)
         moved = region.project((wide + ahead).to(images_adv.dtype))
         share = 1.0 if first else self.momentum
-        mixed: Tensor = wide + share * (moved.to(wide.dtype) - wide) + (1 - share) * (wide - state["before"].to(wide.dtype))
+        mixed: Tensor = (
+            wide + share * (moved.to(wide.dtype) - wide) + (1 - share) * (wide - state["before"].to(wide.dtype))
+        )
         state["before"] = images_adv
         return mixed.to(images_adv.dtype)
 

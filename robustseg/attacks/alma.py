@@ -19,7 +19,7 @@ _STEEPEST = 1e8
 
 
 class ALMAProx(DescentAttack):
-    """ALMA-prox (Rony, Pesquet & Ben Ayed, CVPR 2023, "Proximal Splitting Adversarial Attacks for Semantic
+    """ALMA-prox (Rony, Pesquet & Ben Ayed, CVPR 2023, "Proximal Splitting Adversarial Attack for Semantic
     Segmentation"): minimises ‖δ‖∞ subject to one constraint per valid pixel.
 
     A constraint c is the pixel's difference-of-logits ratio, negative once it is fooled, times the image's scale w.
@@ -35,13 +35,14 @@ class ALMAProx(DescentAttack):
 
     P is the penalty-Lagrangian μc + μρc² + ρ²c³/6 for c ≥ 0 and μc / (1 − max(ρ, 1)·c) below. λ is ``step_size``
     until the image is first fooled enough, at the latest until half of the steps; from there it falls as a hyperbola
-    to ``step_decay`` times that at the end. So a perturbation that is not found within about ``step_size`` · ``steps`` ·
-    0.6 is out of reach: 0.3 by default. Each step sorts the entries of an image's perturbation.
+    to ``step_decay`` times that at the end. So what lies beyond about 0.6 · ``step_size`` · ``steps``, 0.3 by default,
+    is out of reach. Each step sorts the entries of an image's perturbation.
 
     Defaults are those of the authors' experiments (jeromerony/alma_prox_segmentation) and of adv-lib 0.2.8. That
     code differs: its derivative of P has μc in the place of μ for c ≥ 0, so that a pixel pulls less and less the
-    nearer it is to being fooled; here it is the derivative of P. It keeps the largest of the constraints that could
-    be dropped, and solves the proximal step up to 1e-6. The bound ρ ≤ 1e8 and a margin in the place of the ratio for
+    nearer it is to being fooled; here it is the derivative of P. It keeps the last of the constraints that could be
+    dropped, adds ``surplus`` with the sign that helps the attacker if targeted, and solves the proximal step up to
+    1e-6. The bound ρ ≤ 1e8 and a margin in the place of the ratio for
     two classes are our choices.
 
     Args:
@@ -59,7 +60,7 @@ class ALMAProx(DescentAttack):
         scale_start: First w.
         scale_rate: Change of w in one step, in [0, 1).
         surplus: Logit difference by which a pixel must be fooled.
-        drop_largest: ``"gradually"`` as in the paper; or ``"never"``, or ``"always"``.
+        drop_largest: ``"gradually"`` by default; or ``"never"``, or ``"always"``.
         norm: ``"linf"``.
         success: Share of the valid pixels that must be misclassified (must show the target, if targeted).
         eps: Radius of the ball that the result is projected into, or None.
@@ -113,18 +114,18 @@ class ALMAProx(DescentAttack):
     def _check(self) -> None:
         lowest, highest = self.scale_range
         for name, right, wanted in (
-            ("step_decay", 0 < self.step_decay <= 1, "in (0, 1], 0.1 in the paper"),
-            ("multiplier", 0 < self.multiplier <= 1, "in (0, 1], 1 in the paper"),
-            ("penalty", 0 < self.penalty <= _STEEPEST, "positive, 0.01 in the paper"),
-            ("check_every", self.check_every >= 1, "1 or more, 10 in the paper"),
-            ("improvement", 0 < self.improvement < 1, "in (0, 1), 0.95 in the paper"),
-            ("penalty_growth", self.penalty_growth >= 1, "1 or more, 2 in the paper"),
-            ("average", 0 <= self.average < 1, "in [0, 1), 0.8 in the paper"),
-            ("metric_average", 0 <= self.metric_average < 1, "in [0, 1), as average in the paper"),
-            ("scale_range", 0 < lowest <= highest, "two positive numbers in order, 0.1 and 1 in the paper"),
-            ("scale_start", lowest <= self.scale_start <= highest, "within scale_range, 1 in the paper"),
-            ("scale_rate", 0 <= self.scale_rate < 1, "in [0, 1), 0.02 in the paper"),
-            ("surplus", self.surplus >= 0, "0 or more, 1e-4 in the paper"),
+            ("step_decay", 0 < self.step_decay <= 1, "in (0, 1], 0.1 by default"),
+            ("multiplier", 0 < self.multiplier <= 1, "in (0, 1], 1 by default"),
+            ("penalty", 0 < self.penalty <= _STEEPEST, "positive, 0.01 by default"),
+            ("check_every", self.check_every >= 1, "1 or more, 10 by default"),
+            ("improvement", 0 < self.improvement < 1, "in (0, 1), 0.95 by default"),
+            ("penalty_growth", self.penalty_growth >= 1, "1 or more, 2 by default"),
+            ("average", 0 <= self.average < 1, "in [0, 1), 0.8 by default"),
+            ("metric_average", 0 <= self.metric_average < 1, "in [0, 1), as average by default"),
+            ("scale_range", 0 < lowest <= highest, "two positive numbers in order, 0.1 and 1 by default"),
+            ("scale_start", lowest <= self.scale_start <= highest, "within scale_range, 1 by default"),
+            ("scale_rate", 0 <= self.scale_rate < 1, "in [0, 1), 0.02 by default"),
+            ("surplus", self.surplus >= 0, "0 or more, 1e-4 by default"),
         ):
             if not right:
                 raise ValueError(f"{name} = {getattr(self, name)}: it must be {wanted}.")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from robustseg.attacks.gradients import NO_GRADIENT
 from robustseg.attacks.guard import AttackError, AttackMode, Model, attack_mode
 from robustseg.attacks.losses import IGNORED
 from robustseg.attacks.noise import NoiseSource
@@ -38,11 +39,6 @@ class AttackStep(NamedTuple):
     rows: Tensor
     """Which images of the call's batch these are, B indices; images that are finished may have left."""
 
-
-NO_GRADIENT = (
-    "the model's output does not depend on its input for autograd (no_grad, argmax or a detached step inside?): "
-    "a gradient attack cannot judge this model."
-)
 
 OnStep = Callable[[AttackStep], None]
 

@@ -12,16 +12,13 @@ from torch import Tensor
 
 from robustseg.attacks.base import AttackStep, OnStep, check_logits
 from robustseg.attacks.coordinates import Adam, BallChart, Chart, TanhChart
-from robustseg.attacks.iterative import _input_gradient, _logits_only, _refuse_non_finite
+from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
 from robustseg.attacks.losses_margin import true_and_runner_up
 from robustseg.attacks.minimum_norm import MinimumNormAttack, Nearest
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, per_image
 from robustseg.attacks.victim import Victim
 from robustseg.types import IGNORE_INDEX, parse_fraction
-
-_LEAVE_EVERY = 10
-"""Steps between two looks for images that are finished; looking waits for the device."""
 
 _FACTOR = 10.0
 """How far c moves while it is not enclosed from both sides."""
@@ -37,14 +34,15 @@ class CW(MinimumNormAttack):
     **l2**, the paper's attack (Sec. VI-A): minimise ‖x' − x‖₂² + c·f(x') over w with x' = ½·(tanh(w) + 1). Each of
     ``search_steps`` runs starts from the image; where some iterate of a run was fooled enough, the next run has a
     smaller c, otherwise a larger one. The nearest fooled iterate of all runs is the result; ``eps`` projects it into
-    the ball. Images that are fooled from the start leave after the first gradient.
+    the ball. Images that are fooled from the start leave after the first gradient. c is the same for all pixels: where
+    ``success`` is far below 1, the pixels that need not be fooled are pushed as far as those that must be.
 
     **linf** needs ``eps``: the form that segmentation papers report under ε = 8/255. f alone is minimised over
-    x' in [x − ε, x + ε] ∩ [0, 1], each step of Adam projected (the paper's Sec. V-B names projected descent and the
-    change of variables as equals; tanh would hardly move a pixel that starts at a bound). One run. It ends for an
-    image at its first iterate that is fooled enough; otherwise the one that is fooled most is the result.
-    ``success=1`` thus looks for the worst of the ball. The paper's own L∞ form, which shrinks a threshold on |δ|
-    from run to run to find the smallest ε, is not this one.
+    x' in [x − ε, x + ε] ∩ [0, 1], each step of Adam projected (one of the ways that the paper's Sec. V-B
+    lists; tanh would hardly move a pixel that starts at a bound). One run. It ends for an image at its first iterate
+    that is fooled enough; otherwise the one that is fooled most is the result. ``success=1`` thus looks for the worst
+    of the ball. The paper's own L∞ form, which shrinks a threshold on |δ| from run to run to find the smallest ε, is
+    not this one.
 
     The papers on segmentation do not publish their settings. Ours: Adam with β = (0.9, 0.999) and a step of 0.01,
     which is the paper's in tanh space and the SegPGD paper's α in pixel units; 200 steps; six runs from c = 0.001,
@@ -124,7 +122,7 @@ class CW(MinimumNormAttack):
             if not len(batch.rows):
                 break
             weights.update(succeeded)
-        _refuse_non_finite(slopes)
+        refuse_non_finite(slopes)
 
     def _chart(self, images: Tensor) -> Chart:
         if self.norm == "l2":
@@ -154,7 +152,7 @@ class CW(MinimumNormAttack):
             going = self._going(batch, step, run, nearest)
             shown = logits.detach() if on_step is not None else None
             del logits
-            grad = _input_gradient(loss.sum(), point).to(adam.at.dtype)
+            grad = input_gradient(loss.sum(), point).to(adam.at.dtype)
             slope = slope + grad.sum(dtype=torch.float32)
             grad, value = self._objective(grad, loss.detach(), point.detach(), batch, c)
             if on_step is not None and shown is not None:
@@ -168,7 +166,7 @@ class CW(MinimumNormAttack):
                 if not len(going):
                     return batch, succeeded, slope
         last = batch.chart.images(adam.at).to(batch.images.dtype)
-        _, enough = self._judge(_logits_only(batch.victim, last), last, batch, nearest)
+        _, enough = self._judge(logits_only(batch.victim, last), last, batch, nearest)
         return batch, _mark(succeeded, batch.rows, enough), slope
 
     def _judge(self, logits: Tensor, images_adv: Tensor, batch: _Batch, nearest: Nearest) -> tuple[Tensor, Tensor]:
@@ -197,7 +195,7 @@ class CW(MinimumNormAttack):
     def _going(self, batch: _Batch, step: int, run: int, nearest: Nearest) -> Tensor | None:
         """Positions of the images that go on, or None where it is not looked; looking waits for the device."""
         first = step == run == 0
-        if not first and (self.norm == "l2" or step % _LEAVE_EVERY):
+        if not first and (self.norm == "l2" or step % LEAVE_EVERY):
             return None
         distance = nearest.distance[batch.rows]
         finished = distance == 0 if self.norm == "l2" else distance.isfinite()

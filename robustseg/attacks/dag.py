@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
+from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, refuse_non_finite
 from robustseg.attacks.guard import AttackError
-from robustseg.attacks.iterative import _input_gradient, _refuse_non_finite
 from robustseg.attacks.losses import IGNORED, correct_pixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, Region, ThreatModel, per_image
@@ -19,9 +19,6 @@ from robustseg.attacks.victim import Victim
 from robustseg.types import IGNORE_INDEX, parse_fraction
 
 Aim = Literal["random", "runner-up"]
-
-_LEAVE_EVERY = 10
-"""Steps between two looks for images that are finished; looking waits for the device."""
 
 
 class DAG(Attack):
@@ -102,7 +99,7 @@ class DAG(Attack):
         images_adv = images
         slope = torch.zeros((), device=images.device)
         for step in range(self.steps):
-            if step and step % _LEAVE_EVERY == 0:
+            if step and step % LEAVE_EVERY == 0:
                 going = (~state.finished).nonzero()[:, 0]
                 if len(going) < len(state.rows):
                     images_adv = images_adv.index_copy(0, state.rows, state.best)
@@ -117,7 +114,7 @@ class DAG(Attack):
                 self._rank(state, point, correct_pixels(logits, state.targets))
                 # NaN is never the largest logit, which would pass for fooled.
                 slope = slope + logits.sum(dtype=torch.float32)
-        _refuse_non_finite(slope)
+        refuse_non_finite(slope)
         images_adv = images_adv.index_copy(0, state.rows, state.best)
         return images_adv if region is None else region.finish(images_adv)
 
@@ -154,7 +151,7 @@ class DAG(Attack):
         loss = self._gap(logits, state, active)
         shown = logits.detach() if on_step is not None else None
         del logits
-        grad = _input_gradient(loss.sum(), point)
+        grad = input_gradient(loss.sum(), point)
         if on_step is not None and shown is not None:
             seen = point.detach()
             on_step(AttackStep(step + 1, self.steps, 0, seen, shown, state.targets, loss.detach(), state.rows))

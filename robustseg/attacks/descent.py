@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustseg.attacks.base import AttackStep, OnStep, check_logits
 from robustseg.attacks.constraints import DropLargest, check_drop_largest, kept_constraints
-from robustseg.attacks.iterative import _input_gradient, _logits_only, _refuse_non_finite
+from robustseg.attacks.gradients import input_gradient, logits_only, refuse_non_finite
 from robustseg.attacks.losses import IGNORED
 from robustseg.attacks.minimum_norm import MinimumNormAttack, Nearest
 from robustseg.attacks.noise import NoiseSource
@@ -123,7 +123,7 @@ class DescentAttack(MinimumNormAttack):
             loss = search.loss(logits, enough, step)
             shown = logits.detach()
             del logits
-            grad = _input_gradient((loss / search.gain).sum(), point).to(clean.dtype)
+            grad = input_gradient((loss / search.gain).sum(), point).to(clean.dtype)
             grad = grad * per_image(search.gain, grad).to(grad.dtype)
             slopes = slopes + grad.sum(dtype=torch.float32)
             if on_step is not None:
@@ -131,9 +131,9 @@ class DescentAttack(MinimumNormAttack):
                 on_step(AttackStep(step + 1, self.steps, 0, seen, shown, targets, loss.detach(), rows))
             del shown, loss
             delta = search.move(delta, grad, step)
-        _refuse_non_finite(slopes)
+        refuse_non_finite(slopes)
         last = _perturbed(clean, delta, images)
-        nearest.offer(last, _logits_only(victim, last))
+        nearest.offer(last, logits_only(victim, last))
 
     def kept(self, constraints: Tensor, targets: Tensor, step: int) -> Tensor:
         """Where a constraint counts at ``step``, B×H×W bool."""

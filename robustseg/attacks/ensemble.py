@@ -39,7 +39,9 @@ class WorstOf(Attack):
         threats = {(member.threat.eps, member.threat.norm) if member.threat else None for member in self.attacks}
         if len(threats) != 1 or None in threats:
             given = ", ".join(f"{type(m).__name__} {m.threat}" for m in self.attacks)
-            raise ValueError(f"attacks have different threat models, or none ({given}): give all the same eps and norm.")
+            raise ValueError(
+                f"attacks have different threat models, or none ({given}): give all the same eps and norm."
+            )
         for name in ("targeted", "ignore_index"):
             values = [getattr(member, name) for member in self.attacks]
             if len(set(values)) > 1:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import NO_GRADIENT, Attack, AttackStep, OnStep, check_logits
+from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
 from robustseg.attacks.best import Best
-from robustseg.attacks.guard import AttackError, Model
+from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
 from robustseg.attacks.losses import AttackLoss
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.steps import StepRule, StepState, select_state
@@ -22,9 +22,6 @@ from robustseg.types import IGNORE_INDEX
 
 Keep = Literal["last", "best"]
 Stages = Sequence[tuple[float, float]]
-
-_LEAVE_EVERY = 10
-"""Steps between two looks for images that are finished; looking waits for the device."""
 
 
 class IterativeAttack(Attack):
@@ -112,7 +109,7 @@ class IterativeAttack(Attack):
                     break
             images_adv, slope = self._restart(batch, restart, best, on_step)
             slopes = slopes + slope
-        _refuse_non_finite(slopes)
+        refuse_non_finite(slopes)
         return self.threat.around(images).finish(images_adv if best is None else best.images_adv)
 
     def _restart(
@@ -148,7 +145,7 @@ class IterativeAttack(Attack):
         slope = torch.zeros((), device=images_adv.device)
         ranked = run.rows
         for step in range(run.steps):
-            if run.kept is not None and self.keep == "best" and step and step % _LEAVE_EVERY == 0:
+            if run.kept is not None and self.keep == "best" and step and step % LEAVE_EVERY == 0:
                 going = run.kept.unfinished(ranked)
                 if len(going) < len(ranked):
                     batch, region, ranked = batch.select(going), region.select(going), ranked[going]
@@ -157,7 +154,10 @@ class IterativeAttack(Attack):
                     return images_adv, slope
             images_adv, slope = self._step(batch, region, images_adv, state, step, ranked, run, slope)
         if run.kept is not None:
-            run.kept.offer(images_adv, _logits_only(batch.victim, images_adv), ranked)
+            logits = logits_only(batch.victim, images_adv)
+            run.kept.offer(images_adv, logits, ranked)
+            # NaN is never the largest logit, which would pass for fooled.
+            slope = slope + 0 * logits.sum(dtype=torch.float32)
         return images_adv, slope
 
     def _step(
@@ -186,13 +186,11 @@ class IterativeAttack(Attack):
         watched = loss.detach() if self.watched is None else self._watch(logits, seen_targets, run.before + step)
         if run.kept is not None and self.keep == "best":
             is_iterate = self.transform is None and ahead is images_adv
-            run.kept.offer(
-                images_adv, logits.detach() if is_iterate else _logits_only(batch.victim, images_adv), ranked
-            )
+            run.kept.offer(images_adv, logits.detach() if is_iterate else logits_only(batch.victim, images_adv), ranked)
         # The loss has saved what it needs; the logits would stay in memory through the backward pass.
         shown = logits.detach() if run.on_step is not None else None
         del seen, logits
-        grad = _input_gradient(-loss.sum() if self.targeted else loss.sum(), point)
+        grad = input_gradient(-loss.sum() if self.targeted else loss.sum(), point)
         # Looked at when the run is over, since looking waits; the sign of NaN is 0, which would pass for robust.
         slope = slope + grad.sum(dtype=torch.float32)
         if run.on_step is not None and shown is not None:
@@ -296,23 +294,3 @@ def _split_steps(steps: int, stages: Stages) -> list[int]:
             f"steps = {steps} leave a stage of {[share for share, _ in stages]} without a step: take more."
         )
     return counts
-
-
-def _logits_only(model: Model, images_adv: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(images_adv)
-
-
-def _input_gradient(value: Tensor, point: Tensor, retain_graph: bool = False) -> Tensor:
-    (grad,) = torch.autograd.grad(value, point, retain_graph=retain_graph, allow_unused=True)
-    if grad is None:
-        raise AttackError(NO_GRADIENT)
-    return grad
-
-
-def _refuse_non_finite(slopes: Tensor) -> None:
-    if not bool(torch.isfinite(slopes)):
-        raise AttackError(
-            "the attack met gradients that are not finite: the model overflows or divides by zero on these images; "
-            "run it in float32 and look for non-finite logits or weights."
-        )

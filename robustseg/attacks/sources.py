@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from robustseg.attacks.base import NO_GRADIENT
+from robustseg.attacks.gradients import NO_GRADIENT
 from robustseg.attacks.guard import AttackError, Model
 
 Combine = Literal["logits", "probabilities"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
+from robustseg.attacks.gradients import LEAVE_EVERY
 from robustseg.attacks.guard import AttackError
 from robustseg.attacks.losses import IGNORED, correct_pixels, cross_entropy
 from robustseg.attacks.noise import NoiseSource
@@ -20,8 +21,6 @@ from robustseg.types import IGNORE_INDEX
 Stripes = Literal["vertical", "horizontal"]
 Objective = Literal["loss", "accuracy"]
 
-_LEAVE_EVERY = 10
-"""Queries between two looks for images that are finished; looking waits for the device."""
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After which candidates of 10 000 the share of pixels in a square is halved."""
@@ -99,7 +98,7 @@ class Square(Attack):
             state = self._begin(victim, images, targets, noise)
             images_adv = state.images_adv
             for step in range(self.steps):
-                if step and step % _LEAVE_EVERY == 0:
+                if step and step % LEAVE_EVERY == 0:
                     _refuse_non_finite(state)
                     going = (~state.finished).nonzero()[:, 0]
                     if len(going) < len(state.rows):

@@ -22,9 +22,9 @@ class APGD(IterativeAttack):
 
     Two iterates are kept per image: that of the largest cross-entropy steers the step size, whatever loss gives the
     gradient (as in SEA), and that of the fewest correct pixels is the result. ``shrinking`` runs 30 % of the steps at
-    2ε, 30 % at 1.5ε and 40 % at ε, each stage from the projected result of the one before (Croce, Singh & Hein, "Towards
-    Reliable Evaluation and Fast Training of Robust Semantic Segmentation Models", ECCV 2024). Only the first stage has
-    a random start.
+    2ε, 30 % at 1.5ε and 40 % at ε, each stage from the projected result of the one before (Croce, Singh & Hein,
+    "Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation Models", ECCV 2024). Only the first
+    stage has a random start.
 
     Costs ``steps`` gradients and, for the last iterate of each stage, one forward; images without a correct pixel left
     leave early.

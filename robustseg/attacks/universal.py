@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, OnStep, check_batch, check_logits
+from robustseg.attacks.gradients import input_gradient, refuse_non_finite
 from robustseg.attacks.guard import AttackError, Model, attack_mode
-from robustseg.attacks.iterative import _input_gradient, _refuse_non_finite
 from robustseg.attacks.losses import IGNORED, AttackLoss, CrossEntropy
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.steps import SignStep
@@ -131,7 +131,7 @@ class UniversalPerturbation:
                 delta = start.delta.detach().clone()
             for epoch in range(self.epochs):
                 delta, slope = self._epoch(attacked, batches, delta, epoch, on_step, device)
-                _refuse_non_finite(slope.abs().sum())
+                refuse_non_finite(slope.abs().sum())
                 moved = delta + (-1 if self.targeted else 1) * float(self.step_size) * slope.sign()
                 delta = ball(self.threat, delta[None]).project(moved[None])[0]
         assert delta is not None
@@ -208,7 +208,7 @@ class UniversalPerturbation:
         pixels = (targets != IGNORED).flatten(1).sum(1)
         # Gradients of a mean over the pixels would underflow in a half-precision model.
         most = pixels.max()
-        grad = _input_gradient((loss * (most / pixels)).sum(), seen)
+        grad = input_gradient((loss * (most / pixels)).sum(), seen)
         return loss.detach() / pixels, folded(grad.to(delta.dtype).sum(0), *delta.shape[-2:]) / most
 
     def _check_start(self, start: UniversalDelta) -> None:

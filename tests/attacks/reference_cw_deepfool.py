@@ -54,10 +54,7 @@ def margin_loss(logits: Tensor, target: Tensor, kappa: float, targeted: bool) ->
             difference = -difference
         else:
             fooled += bool(difference < -kappa)
-        if bool(difference > -kappa):
-            total = total + difference
-        else:
-            total = total - kappa
+        total = total + (difference if bool(difference > -kappa) else -kappa)
     return total, fooled
 
 

@@ -64,7 +64,7 @@ def literal_alma(
                 falls_from = t
         w = min(max(w / (1 + w_rate if enough else 1 - w_rate), w_min), w_max)
         c = {i: w * ratio(logits, target, i, targeted, surplus) for i in pixels}
-        value = {i: float(c[i]) for i in pixels}
+        value = {i: float(c[i].detach()) for i in pixels}
         counts = counted(value, success, drop, t, steps)
         for i in pixels:
             fooled_since[i] = fooled_since[i] or fooled[i]
@@ -85,7 +85,7 @@ def literal_alma(
                     slope = float(torch.autograd.grad(penalty(at, rhos[i], mus[i]), at)[0])
                 mus[i] = min(max(alpha * mus[i] + (1 - alpha) * slope, 1e-12), 1.0)
         loss = sum(penalty(c[i], rhos[i], mus[i]) for i in counts)
-        watch.losses.append(float(loss))
+        watch.losses.append(float(loss.detach()))
         grad = torch.autograd.grad(loss, point)[0]
         size = step_size
         if step_decay < 1:
@@ -129,13 +129,13 @@ def literal_primal_dual(
         logits = model(point.unsqueeze(0))[0]
         watch.look(point, {i: is_fooled(logits, target, i, targeted) for i in pixels})
         m = {i: margin(logits, target, i, targeted) for i in pixels}
-        counts = counted({i: float(m[i]) for i in pixels}, success, drop, t, steps)
+        counts = counted({i: float(m[i].detach()) for i in pixels}, success, drop, t, steps)
         if t:
             now = softmax_with_zero(ell, counts)
             average = {i: dual_average * average[i] + (1 - dual_average) * now[i] for i in pixels}
         norm_weight = 1 - sum(average[i] for i in counts)
         loss = sum(average[i] * (1 + m[i].exp()).log() for i in counts)
-        watch.losses.append(float(loss))
+        watch.losses.append(float(loss.detach()))
         grad = torch.autograd.grad(loss, point)[0]
         length = float(delta.flatten().norm())
         if proximal is None and length > 0:
@@ -151,7 +151,7 @@ def literal_primal_dual(
             delta = approached(delta, h, weight, proximal, image, proximal_steps, tolerance)
         rate = dual_step * ((steps - 1 - t) / (steps - 1) * (1 - dual_decay) + dual_decay)
         for i in pixels:
-            sign = (float(m[i]) > 0) - (float(m[i]) < 0) if i in counts else 0
+            sign = int(m[i].detach().sign()) if i in counts else 0
             ell[i] = min(max(ell[i] + rate * sign, math.log(dual_floor)), -math.log(dual_floor))
     return watch.finish(model, image + delta, target, targeted, pixels)
 
@@ -202,7 +202,7 @@ def prox_linf_by_bisection(delta: Tensor, weight: float, h: Tensor, lower: Tenso
 
 
 def penalty(c: Tensor, rho: float, mu: float) -> Tensor:
-    if float(c) >= 0:
+    if float(c.detach()) >= 0:
         return mu * c + mu * rho * c**2 + rho**2 * c**3 / 6
     return mu * c / (1 - max(rho, 1.0) * c)
 
@@ -210,13 +210,15 @@ def penalty(c: Tensor, rho: float, mu: float) -> Tensor:
 def margin(logits: Tensor, target: Tensor, i: tuple[int, int], targeted: bool) -> Tensor:
     y = int(target[i])
     others = [logits[(k, *i)] for k in range(len(logits)) if k != y]
-    difference = logits[(y, *i)] - max(others, key=float)
+    difference = logits[(y, *i)] - max(others, key=lambda value: float(value.detach()))
     return -difference if targeted else difference
 
 
 def ratio(logits: Tensor, target: Tensor, i: tuple[int, int], targeted: bool, surplus: float) -> Tensor:
     difference = margin(logits, target, i, targeted) + surplus
-    ranked = sorted((logits[(k, *i)] for k in range(len(logits))), key=float, reverse=True)
+    ranked = sorted(
+        (logits[(k, *i)] for k in range(len(logits))), key=lambda value: float(value.detach()), reverse=True
+    )
     if len(ranked) == 2:
         return difference
     low = (ranked[2] + ranked[3]) / 2 if targeted and len(ranked) > 3 else ranked[2]
@@ -224,6 +226,7 @@ def ratio(logits: Tensor, target: Tensor, i: tuple[int, int], targeted: bool, su
 
 
 def is_fooled(logits: Tensor, target: Tensor, i: tuple[int, int], targeted: bool) -> bool:
+    logits = logits.detach()
     shows = all(float(logits[(int(target[i]), *i)]) >= float(logits[(k, *i)]) for k in range(len(logits)))
     return shows == targeted
 

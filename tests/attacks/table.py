@@ -249,7 +249,9 @@ ROWS: dict[str, Row] = {
         (4, 3),
         **CLEAN_START,
     ),
-    "DeepFool": Row(lambda targeted=False, **kw: DeepFool(steps=2, **kw), (3, 6), targeted=False, waits=True, **CLEAN_START),
+    "DeepFool": Row(
+        lambda targeted=False, **kw: DeepFool(steps=2, **kw), (3, 6), targeted=False, waits=True, **CLEAN_START
+    ),
 }
 
 ATTACKS = [*ROWS]

@@ -180,7 +180,10 @@ MODELS = {
     "classification": (lambda x: four(x).mean((2, 3)), r"returned \(2, 4\) for images"),
     "one image only": (lambda x: four(x)[:1], r"returned \(1, 4, \d+, \d\) for images"),
     "no_grad": (without_grad, r"does not depend on its input for autograd \(no_grad, argmax"),
-    "argmax": (lambda x: four(x).round().argmax(1, keepdim=True).float(), r"does not depend on its input|model has 1 classes"),
+    "argmax": (
+        lambda x: four(x).round().argmax(1, keepdim=True).float(),
+        r"does not depend on its input|model has 1 classes",
+    ),
     "constant module": (constant, r"does not depend on its input"),
     "function of weights only": (lambda x: constant(x), r"does not depend on its input"),
     "NaN": (lambda x: four(x) * float("nan"), r"logits that are not finite.*float32"),

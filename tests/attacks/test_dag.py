@@ -86,7 +86,7 @@ def test_looking_for_finished_images_changes_nothing(name: str, monkeypatch: Pat
     attack = DAG(**{"step_size": 0.03, "steps": 25, "success": 0.83, **SETTINGS[name]})
     results, shown = [], []
     for every in (1, 10, 1000):
-        monkeypatch.setattr(dag, "_LEAVE_EVERY", every)
+        monkeypatch.setattr(dag, "LEAVE_EVERY", every)
         counts: list[int] = []
         result = attack.run(model, images, targets, on_step=lambda step, counts=counts: counts.append(len(step.rows)))
         results.append(result.images_adv)

@@ -18,13 +18,13 @@ Patch = pytest.MonkeyPatch
 
 
 def flip_the_step(patch: Patch) -> None:
-    original = dag._input_gradient
-    patch.setattr(dag, "_input_gradient", lambda value, point: -original(value, point))
+    original = dag.input_gradient
+    patch.setattr(dag, "input_gradient", lambda value, point: -original(value, point))
 
 
 def sign_step(patch: Patch) -> None:
-    original = dag._input_gradient
-    patch.setattr(dag, "_input_gradient", lambda value, point: original(value, point).sign())
+    original = dag.input_gradient
+    patch.setattr(dag, "input_gradient", lambda value, point: original(value, point).sign())
 
 
 def divide_by_the_l2_norm(patch: Patch) -> None:

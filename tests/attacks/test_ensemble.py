@@ -104,7 +104,9 @@ LEAVING = {
     "DS": lambda **kw: DS(0.3, 0.1, 25, random_start=True, keep="best", **kw),
     "APGD": lambda **kw: APGD(0.3, 25, **kw),
     "APGD shrinking": lambda **kw: APGD(0.15, 44, shrinking=True, restarts=2, **kw),
-    "worst of": lambda **kw: WorstOf([PGD(0.3, 0.1, 12, keep="best", **kw), APGD("0.3", 25, **kw), BIM(0.3, 0.1, 2, **kw)]),
+    "worst of": lambda **kw: WorstOf(
+        [PGD(0.3, 0.1, 12, keep="best", **kw), APGD("0.3", 25, **kw), BIM(0.3, 0.1, 2, **kw)]
+    ),
 }
 
 

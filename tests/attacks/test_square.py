@@ -215,7 +215,7 @@ def test_looking_for_finished_images_changes_nothing(name: str, monkeypatch: Pat
     images, targets = batch(SETTINGS[name].get("targeted", False))
     results, shown = [], []
     for every in (1, 10, 1000):
-        monkeypatch.setattr(square, "_LEAVE_EVERY", every)
+        monkeypatch.setattr(square, "LEAVE_EVERY", every)
         result = Square(EPS, STEPS, **SETTINGS[name]).run(tiny_net(), images, targets, generator=fixed_noise())
         results.append(result.images_adv)
         shown.append(int(result.forwards.sum()))

@@ -214,6 +214,6 @@ def test_answer_to_the_look_ahead_taken_for_the_iterates_is_found(name: str, mon
     with monkeypatch.context() as patch:
         patch.setattr(NesterovStep, "look_ahead", remember)
         check_best(name, False)
-        patch.setattr(iterative, "_logits_only", lambda model, images_adv: model(points[-1]).detach())
+        patch.setattr(iterative, "logits_only", lambda model, images_adv: model(points[-1]).detach())
         with pytest.raises(AssertionError):
             check_best(name, False)

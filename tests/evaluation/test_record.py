@@ -1,0 +1,86 @@
+"""What an attack did to each image, against figures worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from robustseg.attacks import DAG, PGD, AttackResult
+from robustseg.evaluation import AttackRecord, RobustnessEvaluator, distances_table, results_record, scores_table
+
+
+def result(images: torch.Tensor, sizes: list[float], forwards: list[int]) -> AttackResult:
+    """Image b is changed by sizes[b] in two of its numbers."""
+    images_adv = images.clone()
+    for b, size in enumerate(sizes):
+        images_adv[b, 0, 0, 0] += size
+        images_adv[b, 2, 1, 1] -= size
+    counts = torch.tensor(forwards)
+    return AttackResult(images_adv, counts, counts - 1, torch.ones(len(images), dtype=torch.bool))
+
+
+@pytest.fixture
+def record() -> AttackRecord:
+    """Five images of 20×10 pixels in two batches: fooled to 100 %, 99 %, 98.5 %; without valid pixels; 99 % of the
+    valid ones."""
+    images = torch.full((5, 3, 20, 10), 0.5, dtype=torch.float64)
+    targets = torch.zeros(5, 20, 10, dtype=torch.long)
+    predictions = torch.ones_like(targets)
+    predictions[1].view(-1)[:2] = 0
+    predictions[2].view(-1)[:3] = 0
+    targets[3] = 255
+    targets[4, 10:] = 255
+    predictions[4].view(-1)[:1] = 0
+    sizes, forwards = [0.1, 0.3, 0.01, 0.0, 0.2], [11, 21, 31, 1, 5]
+    filled = AttackRecord()
+    for part in (slice(0, 3), slice(3, 5)):
+        filled.update(
+            result(images[part], sizes[part], forwards[part]), images[part], predictions[part], targets[part], 6.0
+        )
+    return filled
+
+
+def test_figures(record: AttackRecord):
+    figures = record.compute()
+    assert float(figures["forwards"]) == pytest.approx((11 + 21 + 31 + 1 + 5) / 5)
+    assert float(figures["backwards"]) == pytest.approx((10 + 20 + 30 + 0 + 4) / 5)
+    assert float(figures["seconds"]) == pytest.approx(12 / 5)
+    assert int(figures["without_valid_pixels"]) == 1
+    assert float(figures["fooled_share"]) == pytest.approx(3 / 4)
+    assert float(figures["fooled_linf"]) == pytest.approx(0.2)
+    assert float(figures["fooled_l2"]) == pytest.approx(0.2 * math.sqrt(2))
+
+
+def test_median_of_an_even_number_and_of_none():
+    images = torch.full((2, 3, 4, 4), 0.5)
+    targets = torch.zeros(2, 4, 4, dtype=torch.long)
+    record = AttackRecord()
+    record.update(result(images, [0.1, 0.2], [2, 2]), images, targets + 1, targets, 1.0)
+    assert float(record.compute()["fooled_linf"]) == pytest.approx(0.15)
+    record = AttackRecord()
+    record.update(result(images, [0.1, 0.2], [2, 2]), images, targets, targets, 1.0)
+    assert math.isnan(record.compute()["fooled_linf"])
+    assert float(record.compute()["fooled_share"]) == 0
+
+
+def test_evaluator_reports_costs_and_distances():
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(3, 4, 1)
+    images = torch.rand(3, 3, 8, 8)
+    with torch.no_grad():
+        targets = model(images).argmax(1)
+    targets[2] = 255
+    attacks = {"pgd": PGD(steps=4), "dag": DAG(steps=3)}
+    evaluator = RobustnessEvaluator(attacks, 4)
+    evaluator.update(model, ["a", "b", "c"], images, targets)
+    scores = evaluator.compute()
+    # The third image is not attacked.
+    assert float(scores["pgd"]["forwards"]) == pytest.approx(8 / 3)
+    assert int(scores["pgd"]["without_valid_pixels"]) == 1
+    assert float(scores["pgd"]["seconds"]) > 0
+    assert "forwards" not in scores["clean"]
+    written = results_record(scores, attacks, ["a", "b", "c", "d"], {})
+    assert written["results"]["pgd"]["without_valid_pixels"] == 1
+    assert written["results"]["dag"]["settings"]["eps"] is None
+    assert scores_table(scores, "title").row_count == 3
+    assert distances_table(scores, ["dag"]).row_count == 1
