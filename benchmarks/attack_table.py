@@ -4,8 +4,9 @@
         runs/camvid/pspnet_small_standard/version_0/checkpoints/last.ckpt --out standard.jsonl
 
 The images are spread evenly over CamVid's validation split (neighbours in it are frames of one video) and attacked in
-one batch. One line of JSON is appended per attack, with every image's pixel accuracy; attacks that are in the file
-already are skipped, so that an interrupted run goes on. ``--table`` prints what the files hold as Markdown.
+batches. One line of JSON is appended per attack, with every image's confusion matrix; attacks that are in the file
+already are skipped, so that an interrupted run goes on. ``--table`` prints what the files hold as Markdown, for the
+images of a file's first line.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from torch import Tensor
 
 from robustseg.attacks import Attack
 from robustseg.data import CamVid, collate
 from robustseg.evaluation import CLEAN, RobustnessEvaluator
-from robustseg.metrics import confusion_matrix, pixel_acc
+from robustseg.metrics import confusion_matrix, miou, pixel_acc
 from robustseg.models import PSPNet, SegmentationModel, load_segmentation_weights
 from robustseg.types import Batch
 
@@ -49,17 +52,21 @@ def measure(model: SegmentationModel, batch: Batch, name: str, attack: Attack | 
     """Scores and costs of one attack, or of the clean images."""
     attacks = {} if attack is None else {name: attack}
     evaluator = RobustnessEvaluator(attacks, model.num_classes)
-    accuracies: list[float] = []
+    confusions: list[Tensor] = []
     start, cpu = time.perf_counter(), time.process_time()
     for first in range(0, len(batch.images), size):
         part = slice(first, first + size)
         targets = batch.targets[part]
         seen = evaluator.update(model, batch.ids[part], batch.images[part], targets)[name]
-        accuracies += pixel_acc(confusion_matrix(seen.predictions, targets, model.num_classes)).tolist()
+        confusions.append(confusion_matrix(seen.predictions, targets, model.num_classes))
     scores = {key: value.tolist() for key, value in evaluator.compute()[name].items() if key != "class_iou"}
     settings = None if attack is None else attack.describe()
     times = {"wall_s": time.perf_counter() - start, "cpu_s": (time.process_time() - cpu) / len(batch.images)}
-    return {"name": name, "settings": settings, **scores, **times, "ids": batch.ids, "accuracies": accuracies}
+    each = {"ids": batch.ids, "confusions": torch.cat(confusions).tolist()}
+    if attack is not None:
+        rows = torch.cat(evaluator.records[name].rows)
+        each |= {"forwards_each": rows[:, 3].tolist(), "backwards_each": rows[:, 4].tolist()}
+    return {"name": name, "settings": settings, **scores, **times, **each}
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -85,6 +92,18 @@ COLUMNS = {"pixel_acc": 2, "miou": 2, "image_miou": 2, "forwards": 0, "backwards
 """``cpu_s`` is processor time per image, scoring included: with one thread it does not depend on what else runs."""
 
 
+def part(row: dict[str, Any], ids: list[str]) -> dict[str, Any]:
+    """The row for some of its images only; processor time stays the mean over all of them."""
+    if row["ids"] == ids or "confusions" not in row:
+        return row
+    chosen = [row["ids"].index(sample) for sample in ids]
+    confusions = torch.tensor(row["confusions"])[chosen]
+    costs = {key: sum(row[f"{key}_each"][i] for i in chosen) / len(chosen) for key in ("forwards", "backwards")}
+    total = confusions.sum(0)
+    scores = {"pixel_acc": pixel_acc(total), "miou": miou(total), "image_miou": miou(confusions).mean()}
+    return {**row, **costs, **{key: float(value) for key, value in scores.items()}}
+
+
 def shown(row: dict[str, float], key: str, digits: int) -> str:
     """A figure of a row, scores in percent; empty where the row has none."""
     percent = 100 if key in ("pixel_acc", "miou", "image_miou") else 1
@@ -95,7 +114,7 @@ def table(paths: list[str]) -> None:
     for path in paths:
         print(f"\n{path}\n\n| attack | {' | '.join(COLUMNS)} |\n|---{'|---' * len(COLUMNS)}|")
         rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-        for row in rows:
+        for row in (part(row, rows[0]["ids"]) for row in rows):
             figures = [shown(row, key, digits) for key, digits in COLUMNS.items()]
             print(f"| {row['name']} | {' | '.join(figures)} |")
         print("\n| no eps | images fooled | median linf | median l2 |\n|---|---|---|---|")

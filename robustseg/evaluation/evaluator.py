@@ -66,7 +66,8 @@ class RobustnessEvaluator:
         self._scores = {
             name: SegmentationScores(num_classes, ignore_index).to(device) for name in (CLEAN, *self.attacks)
         }
-        self._records = {name: AttackRecord(ignore_index).to(device) for name in self.attacks}
+        self.records = {name: AttackRecord(ignore_index).to(device) for name in self.attacks}
+        """What each attack did to each image."""
 
     def update(
         self,
@@ -97,7 +98,7 @@ class RobustnessEvaluator:
                     torch.cuda.synchronize(images.device)
                 seconds = time.perf_counter() - start
                 seen[name] = self._score(name, model, result.images_adv, targets)
-                self._records[name].update(result, images, seen[name].predictions, targets, seconds)
+                self.records[name].update(result, images, seen[name].predictions, targets, seconds)
         return seen
 
     def _score(self, name: str, model: Model, images: Tensor, targets: Tensor) -> Attacked:
@@ -113,7 +114,7 @@ class RobustnessEvaluator:
         :class:`~robustseg.evaluation.AttackRecord`.
         """
         scores = {name: scores.compute() for name, scores in self._scores.items()}
-        for name, record in self._records.items():
+        for name, record in self.records.items():
             scores[name] |= record.compute()
         return scores
 
