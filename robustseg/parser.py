@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from pytorch_lightning.cli import LightningArgumentParser
 from torch.optim import Optimizer
 
-from robustseg.attacks import Attack, TargetMap
+from robustseg.attacks import Attack, AttackLoss, TargetMap
 from robustseg.data import SegmentationDataModule
 from robustseg.models import Network
 from robustseg.types import parse_fraction
@@ -23,6 +23,7 @@ _SELECTABLE: dict[str, type[Any]] = {
     "data": SegmentationDataModule,
     "network": Network,
     "optimizer": Optimizer,
+    "loss": AttackLoss,
     "target_map": TargetMap,
 }
 """Base class of what a key selects, by the key's last part."""

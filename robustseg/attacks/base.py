@@ -135,6 +135,7 @@ class Attack(ABC):
                 images_adv = self.perturb(victim, images, targets, noise, on_step).detach()
             else:
                 images_adv = self._perturb_some(valid.nonzero()[:, 0], victim, images, targets, noise, on_step)
+            victim.refuse_non_finite()
             return AttackResult(images_adv, victim.forwards, victim.backwards, valid.cpu())
 
     def _perturb_some(
@@ -188,7 +189,7 @@ def check_batch(images: Tensor, targets: Tensor, ignore_index: int) -> None:
     Raises:
         AttackError: Wrong shapes, dtypes or pixel range, negative labels that are not the ignore index.
     """
-    if images.ndim != 4 or not images.is_floating_point():
+    if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise AttackError(
             f"images must be B×3×H×W floating point in [0, 1], not {images.dtype} of shape {tuple(images.shape)}."
         )
@@ -239,6 +240,11 @@ def check_logits(logits: object, images: Tensor, targets: Tensor, differentiable
         raise AttackError(
             "the model returned logits that are not finite: it overflows or divides by zero on these images; run it in "
             "float32 and look for non-finite weights."
+        )
+    if logits.shape[1] < 2:
+        raise AttackError(
+            "the model has one output channel, by which no pixel can be classified: for the logit u of a model of two "
+            "classes return torch.cat([torch.zeros_like(u), u], 1)."
         )
     highest = int(targets.max())
     if highest >= logits.shape[1]:

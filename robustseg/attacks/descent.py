@@ -121,12 +121,12 @@ class DescentAttack(MinimumNormAttack):
                 check_logits(logits, point, targets)
             enough = nearest.offer(point.detach(), logits.detach())
             loss = search.loss(logits, enough, step)
-            shown = logits.detach()
+            shown = logits.detach() if on_step is not None else None
             del logits
             grad = input_gradient((loss / search.gain).sum(), point).to(clean.dtype)
             grad = grad * per_image(search.gain, grad).to(grad.dtype)
             slopes = slopes + grad.sum(dtype=torch.float32)
-            if on_step is not None:
+            if on_step is not None and shown is not None:
                 seen = point.detach()
                 on_step(AttackStep(step + 1, self.steps, 0, seen, shown, targets, loss.detach(), rows))
             del shown, loss

@@ -19,7 +19,8 @@ class WorstOf(Attack):
     the target, if targeted); the clean image counts as well, and of equals the first.
 
     A member's noise depends on its own seed and not on the members before it: with the default seeds it finds what it
-    would find alone, so that the result is never weaker than any member. Images without a correct pixel left are not
+    would find alone, so that the result is never weaker than any member (ties of logits count as correct here, as in
+    all attacks). Images without a correct pixel left are not
     shown to the members that follow, which changes no result. Costs one forward for the clean image and one per member
     besides what the members cost.
 
@@ -34,6 +35,9 @@ class WorstOf(Attack):
     def __init__(self, attacks: Sequence[Attack], seed: int = 0):
         if not attacks:
             raise ValueError("attacks = []: the worst of no attacks is not defined.")
+        for member in attacks:
+            if not isinstance(member, Attack):
+                raise ValueError(f"attacks = [… {member!r} …]: every member is an attack object, PGD() for example.")
         self.attacks = tuple(attacks)
         first = self.attacks[0]
         threats = {(member.threat.eps, member.threat.norm) if member.threat else None for member in self.attacks}

@@ -163,7 +163,7 @@ class FeatureVictim(Victim):
 
     def __init__(self, victim: Victim, taps: Taps, weights: Sequence[float], images: Tensor, targets: Tensor):
         super().__init__(victim.model, 0)
-        self.forwards, self.backwards, self._rows = victim.forwards, victim.backwards, victim._rows
+        self.share(victim)
         self._taps = taps
         self._weights = weights
         self._clean: list[_Clean] = []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from types import CellType
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +33,9 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
     BatchNorm's running statistics, are restored; images of a batch then influence one another. What the model
     itself draws from torch's global random state (dropout) is put back in both modes.
 
+    A plain function is searched for the modules that it refers to, see :func:`modules_of`; what is not found there
+    stays in the mode that it is in.
+
     The wrapper of DistributedDataParallel is taken off: attack forwards must not arm its reducer or start
     collectives.
 
@@ -44,15 +50,14 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
         model = model.module
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
-        if not isinstance(model, nn.Module):
-            yield model
-            return
+        # One module that holds all: what a function holds twice counts once.
+        held = nn.ModuleList(modules_of(model))
         # Per module and parameter: a blanket train() or requires_grad_() afterwards would unfreeze what was frozen.
-        training = [(module, module.training) for module in model.modules()]
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        buffers = _named_buffers(model) if mode == "train" else []
+        training = [(module, module.training) for module in held.modules() if module is not held]
+        trainable = [parameter for parameter in held.parameters() if parameter.requires_grad]
+        buffers = _named_buffers(held) if mode == "train" else []
         if mode == "train":
-            _refuse_synchronised_batchnorm(model)
+            _refuse_synchronised_batchnorm(held)
         try:
             for parameter in trainable:
                 parameter.requires_grad_(False)
@@ -69,6 +74,35 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
                 for module, name, buffer, saved in buffers:
                     # Some modules change a buffer in place, others assign a new tensor.
                     setattr(module, name, buffer.copy_(saved))
+
+
+def modules_of(model: Model) -> list[nn.Module]:
+    """The modules that a model consists of: itself, or what a function refers to.
+
+    Looked through are bound methods, ``functools.partial``, and the closure and the global names of a Python function,
+    but not the functions that it calls, nor the attributes of other objects.
+    """
+    if isinstance(model, nn.Module):
+        return [model]
+    if isinstance(model, functools.partial):
+        parts: list[Any] = [model.func, *model.args, *model.keywords.values()]
+    elif inspect.ismethod(model):
+        parts = [model.__self__]
+    elif inspect.isfunction(model):
+        cells = [cell for cell in model.__closure__ or () if _is_filled(cell)]
+        names = [model.__globals__.get(name) for name in model.__code__.co_names]
+        parts = [*(cell.cell_contents for cell in cells), *names]
+    else:
+        return []
+    return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def _is_filled(cell: CellType) -> bool:
+    """Whether a closure's variable has a value yet."""
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
 
 
 def _named_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor, Tensor]]:

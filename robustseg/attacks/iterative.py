@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -30,7 +30,8 @@ class IterativeAttack(Attack):
     Costs ``steps`` forwards and input gradients per restart. One more forward per restart ranks the last iterate
     where ``keep="best"`` or more than one restart needs it; with an input transform or a look-ahead, ``"best"`` takes
     a forward per iterate. With ``"best"``, images without a correct pixel left (all pixels showing the target, if
-    targeted) leave the working batch at every tenth step: their result cannot change any more.
+    targeted) leave the working batch at every tenth step: their result cannot change any more. (In attack mode
+    ``"train"`` they no longer take part in the batch's statistics either.)
 
     Args:
         threat: The allowed perturbations.
@@ -80,6 +81,9 @@ class IterativeAttack(Attack):
             raise ValueError(f"restarts = {restarts} without random_start would repeat the same run.")
         if keep not in ("last", "best"):
             raise ValueError(f"keep = {keep!r}: use last or best.")
+        for name, value in (("loss", loss), ("watched", watched)):
+            if value is not None and not isinstance(value, AttackLoss):
+                raise ValueError(f"{name} = {value!r} is no loss: give an object, CrossEntropy() for example.")
         self.threat: ThreatModel = threat
         self.loss = loss
         self.step_rule = step_rule
@@ -122,6 +126,9 @@ class IterativeAttack(Attack):
             final = stage == len(self.stages) - 1
             threat = self.threat if factor == 1 else self.threat.scaled(factor)
             region = threat.around(batch.images)
+            if stage:
+                # Shared draws of a stage must not depend on when the images of the stage before were finished.
+                batch = replace(batch, noise=batch.noise.fork(stage + len(self.stages) * restart))
             start = region.sample(batch.noise) if self.random_start and stage == 0 else region.project(images_adv)
             # Ranks of the iterates within this stage: those of a larger ball are no results.
             kept = best if final else (Best(batch.targets, self.targeted) if self.keep == "best" else None)
@@ -154,10 +161,7 @@ class IterativeAttack(Attack):
                     return images_adv, slope
             images_adv, slope = self._step(batch, region, images_adv, state, step, ranked, run, slope)
         if run.kept is not None:
-            logits = logits_only(batch.victim, images_adv)
-            run.kept.offer(images_adv, logits, ranked)
-            # NaN is never the largest logit, which would pass for fooled.
-            slope = slope + 0 * logits.sum(dtype=torch.float32)
+            run.kept.offer(images_adv, logits_only(batch.victim, images_adv), ranked)
         return images_adv, slope
 
     def _step(

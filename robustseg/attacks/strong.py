@@ -78,13 +78,13 @@ class SEA(WorstOf):
     """The segmentation ensemble attack: APGD with shrinking ε on three losses, the worst of them per image
     (Croce, Singh & Hein, ECCV 2024).
 
-    Each of balanced masked CE, masked CE and the Jensen–Shannon divergence gets ``steps`` steps. The greedy worst case
-    over a data set's miou, the protocol's second figure, is
-    :func:`~robustseg.metrics.greedy_worst_case`.
+    Each of balanced masked CE, masked CE and the Jensen–Shannon divergence gets ``steps`` steps. The protocol's second
+    figure, the greedy worst case of a data set's miou, is not that of these images: it needs the members' predictions
+    on all of them, which ``attacks`` gives one by one, and :func:`~robustseg.metrics.greedy_worst_case`.
 
     Args:
-        class_pixels: Pixels of each class in the training set, for the balanced loss; see
-            :func:`~robustseg.data.count_class_pixels`.
+        class_pixels: Pixels of each class in the training set, for the balanced loss; required, see
+            ``class_pixels`` of :class:`~robustseg.data.SegmentationDataModule`.
         eps: Radius of the ball.
         steps: Steps of each member; 300 in the paper.
         norm: ``linf`` in the paper.
@@ -95,7 +95,7 @@ class SEA(WorstOf):
 
     def __init__(
         self,
-        class_pixels: Sequence[float],
+        class_pixels: Sequence[float] | None = None,
         eps: float | str = "8/255",
         steps: int = 300,
         norm: Norm = "linf",
@@ -115,7 +115,7 @@ class StrongEnsemble(WorstOf):
 
     def __init__(
         self,
-        class_pixels: Sequence[float],
+        class_pixels: Sequence[float] | None = None,
         eps: float | str = "8/255",
         steps: int = 300,
         norm: Norm = "linf",
@@ -127,7 +127,12 @@ class StrongEnsemble(WorstOf):
         super().__init__([_member(loss, eps, steps, norm, targeted, ignore_index) for loss in losses], seed)
 
 
-def _sea_losses(class_pixels: Sequence[float]) -> list[AttackLoss]:
+def _sea_losses(class_pixels: Sequence[float] | None) -> list[AttackLoss]:
+    if class_pixels is None:
+        raise ValueError(
+            "class_pixels = None: the balanced loss needs the pixels of each class in the training set, in the order "
+            "of the logits; a data module counts them, CamVid(root=...).class_pixels() for example."
+        )
     return [BalancedMaskedCrossEntropy(tuple(class_pixels)), MaskedCrossEntropy(), JensenShannon()]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, OnStep, check_logits
+from robustseg.attacks.guard import AttackError
 from robustseg.attacks.losses import IGNORED
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.target_maps import TargetMap
@@ -29,6 +30,8 @@ class Targeted(Attack):
     """
 
     def __init__(self, attack: Attack, target_map: TargetMap):
+        if not isinstance(attack, Attack) or not isinstance(target_map, TargetMap):
+            raise ValueError(f"attack = {attack!r} or target_map = {target_map!r} is no object of that kind.")
         if not attack.targeted:
             raise ValueError(
                 f"attack = {type(attack).__name__} is not targeted: give it targeted: true, so that it aims at the map."
@@ -41,12 +44,21 @@ class Targeted(Attack):
     def perturb(  # noqa: D102
         self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
     ) -> Tensor:
-        victim = _Checked(victim, targets)
-        wanted = self.target_map(targets, ignore_index=IGNORED)
+        wanted = self.wanted(targets, IGNORED)
+        victim = _Checked(victim, targets, wanted, self.target_map)
         aimed = (wanted != IGNORED).flatten(1).any(1)
         if bool(aimed.all()):
             return self.attack.perturb(victim, images, wanted, noise, on_step)
         return self.attack._perturb_some(aimed.nonzero()[:, 0], victim, images, wanted, noise, on_step)
+
+    def wanted(self, targets: Tensor, ignore_index: int | None = None) -> Tensor:
+        """The target map of a batch, B×H×W.
+
+        Args:
+            targets: B×H×W true class ids, or the ignore index.
+            ignore_index: Label of pixels that take no part; the attack's by default.
+        """
+        return self.target_map(targets, ignore_index=self.ignore_index if ignore_index is None else ignore_index)
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {
@@ -62,14 +74,27 @@ class Targeted(Attack):
 class _Checked(Victim):
     """A victim whose first answer is held against the true targets: the map may hide labels that are no classes."""
 
-    def __init__(self, victim: Victim, targets: Tensor):
+    def __init__(self, victim: Victim, targets: Tensor, wanted: Tensor, target_map: TargetMap):
         super().__init__(victim.model, 0)
-        self.forwards, self.backwards, self._rows = victim.forwards, victim.backwards, victim._rows
+        self.share(victim)
         self._targets: Tensor | None = targets
+        self._wanted = wanted
+        self._target_map = target_map
 
     def __call__(self, images: Tensor) -> Tensor:
         logits = super().__call__(images)
         if self._targets is not None:
             check_logits(logits, images, self._targets, differentiable=images.requires_grad)
+            highest = int(self._wanted.max())
+            if highest >= logits.shape[1]:
+                raise AttackError(
+                    f"{self._target_map} wants class {highest} but the model has {logits.shape[1]} classes: give the "
+                    "map a class of the model."
+                )
             self._targets = None
         return logits
+
+    def select(self, rows: Tensor) -> _Checked:
+        part = _Checked(super().select(rows), self._wanted[rows], self._wanted[rows], self._target_map)
+        part._targets = None if self._targets is None else self._targets[rows]
+        return part

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustseg.attacks.guard import Model
+from robustseg.attacks.guard import AttackError, Model
 
 
 class Victim:
@@ -26,12 +26,17 @@ class Victim:
         self.backwards = torch.zeros(count, dtype=torch.int64)
         """B counts."""
         self._rows = torch.arange(count)
+        # Zero times all answers so far, shared by all parts: NaN is never the largest logit, and would pass for fooled.
+        self._answers: list[Tensor] = []
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits of ``images``: one per image of this victim, or several versions of all, one batch after the other."""
         logits = self.model(images)
         rows = self._rows.repeat(len(images) // max(1, len(self._rows)))
         self.forwards.index_add_(0, rows, torch.ones_like(rows))
+        if isinstance(logits, Tensor):
+            doubt = 0 * logits.detach().sum(dtype=torch.promote_types(logits.dtype, torch.float32))
+            self._answers[:] = [doubt + sum(self._answers)]
         if isinstance(logits, Tensor) and logits.requires_grad:
             logits.register_hook(lambda _: self._passed(rows))  # type: ignore[no-untyped-call]
         return logits
@@ -39,9 +44,26 @@ class Victim:
     def _passed(self, rows: Tensor) -> None:
         self.backwards.index_add_(0, rows, torch.ones_like(rows))
 
+    def refuse_non_finite(self) -> None:
+        """For the end of an attack, since it waits.
+
+        Raises:
+            AttackError: Some answer of the model was not finite.
+        """
+        if self._answers and not bool(torch.isfinite(self._answers[0])):
+            raise AttackError(
+                "the attack met logits that are not finite: the model overflows or divides by zero on some perturbed "
+                "images; run it in float32 and look for non-finite weights."
+            )
+
     def select(self, rows: Tensor) -> Victim:
         """The same model for some of the images, with the same counters; ``rows`` index the images of this one."""
         part = Victim(self.model, 0)
-        part.forwards, part.backwards = self.forwards, self.backwards
+        part.share(self)
         part._rows = self._rows[rows.cpu()]
         return part
+
+    def share(self, victim: Victim) -> None:
+        """Go on as the part of ``victim`` that it is now: its images, with its counters."""
+        self.forwards, self.backwards = victim.forwards, victim.backwards
+        self._rows, self._answers = victim._rows, victim._answers

@@ -11,7 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from torch import Tensor
 
-from robustseg.attacks import Attack
+from robustseg.attacks import Attack, Targeted
 from robustseg.callbacks.pictures import log_panel
 from robustseg.callbacks.progress import find_progress_bar
 from robustseg.data import SegmentationDataModule
@@ -195,7 +195,7 @@ class RobustnessEvaluation(pl.Callback):
         write_json(self.record, path)
         console = Console()
         console.print(scores_table(scores, f"{about['data']} {about['split']}, {about['images']} images, in %"))
-        unbounded = [name for name, attack in self.attacks.items() if attack.threat is None]
+        unbounded = [name for name, a in self.attacks.items() if a.threat is None and not isinstance(a, Targeted)]
         if unbounded:
             console.print(distances_table(scores, unbounded))
         console.print(f"written to {path}")

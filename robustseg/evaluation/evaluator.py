@@ -10,9 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustseg.attacks import Attack, AttackStep, NoiseSource, attack_mode
+from robustseg.attacks import Attack, AttackStep, NoiseSource, Targeted, attack_mode
+from robustseg.attacks.base import check_logits
 from robustseg.attacks.guard import Model
-from robustseg.evaluation.record import AttackRecord
+from robustseg.attacks.losses import IGNORED
+from robustseg.evaluation.record import FOOLED, AttackRecord
 from robustseg.metrics import SegmentationScores
 from robustseg.types import IGNORE_INDEX
 
@@ -63,10 +65,14 @@ class RobustnessEvaluator:
             raise ValueError(f"an attack cannot be called {CLEAN!r}: that is the name of the scores without attack.")
         self.attacks = dict(attacks)
         self.seed = seed
+        self.ignore_index = ignore_index
         self._scores = {
             name: SegmentationScores(num_classes, ignore_index).to(device) for name in (CLEAN, *self.attacks)
         }
-        self.records = {name: AttackRecord(ignore_index).to(device) for name in self.attacks}
+        self.records = {
+            name: AttackRecord(ignore_index, getattr(attack, "success", FOOLED)).to(device)
+            for name, attack in self.attacks.items()
+        }
         """What each attack did to each image."""
 
     def update(
@@ -98,12 +104,16 @@ class RobustnessEvaluator:
                     torch.cuda.synchronize(images.device)
                 seconds = time.perf_counter() - start
                 seen[name] = self._score(name, model, result.images_adv, targets)
-                self.records[name].update(result, images, seen[name].predictions, targets, seconds)
+                wanted = attack.wanted(targets) if isinstance(attack, Targeted) else None
+                self.records[name].update(result, images, seen[name].predictions, targets, seconds, wanted)
         return seen
 
     def _score(self, name: str, model: Model, images: Tensor, targets: Tensor) -> Attacked:
         with attack_mode(model) as evaluated, torch.no_grad():
-            predictions = evaluated(images).argmax(1)
+            answer = evaluated(images)
+            valid = targets.long().masked_fill(targets == self.ignore_index, IGNORED)
+            # NaN would be scored as some class: a broken model must not get figures.
+            predictions = check_logits(answer, images, valid, differentiable=False).argmax(1)
         self._scores[name].update(predictions, targets)
         return Attacked(images, predictions)
 

@@ -32,10 +32,12 @@ def scores_table(scores: Scores, title: str) -> Table:
     """A terminal table, one row per attack: scores in percent, and what an image cost."""
     table = Table(title=title, title_justify="left")
     table.add_column("attack")
-    for column in (*_PERCENT, *_COST):
+    aimed = any(float(row.get("target_success", math.nan)) >= 0 for row in scores.values())
+    columns = (*_PERCENT, "target_success") if aimed else _PERCENT
+    for column in (*columns, *_COST):
         table.add_column(column, justify="right")
     for name, row in scores.items():
-        percent = [_shown(100 * float(row[column]), 2) for column in _PERCENT]
+        percent = [_shown(100 * float(row.get(column, math.nan)), 2) for column in columns]
         cost = [_shown(float(row[column]), digits) if column in row else "" for column, digits in _COST.items()]
         table.add_row(name, *percent, *cost)
     return table
@@ -43,7 +45,8 @@ def scores_table(scores: Scores, title: str) -> Table:
 
 def distances_table(scores: Scores, names: Iterable[str]) -> Table:
     """A terminal table of how far attacks ``names`` went to fool an image, for those that look for the smallest way."""
-    table = Table(title=f"perturbations that fool {FOOLED:.0%} of an image's valid pixels", title_justify="left")
+    title = f"perturbations that fool {FOOLED:.0%} of an image's valid pixels, or what an attack's success asks for"
+    table = Table(title=title, title_justify="left")
     for column in ("attack", "images fooled", "median linf", "median l2"):
         table.add_column(column, justify="left" if column == "attack" else "right")
     for name in names:

@@ -182,7 +182,7 @@ MODELS = {
     "no_grad": (without_grad, r"does not depend on its input for autograd \(no_grad, argmax"),
     "argmax": (
         lambda x: four(x).round().argmax(1, keepdim=True).float(),
-        r"does not depend on its input|model has 1 classes",
+        r"does not depend on its input|one output channel",
     ),
     "constant module": (constant, r"does not depend on its input"),
     "function of weights only": (lambda x: constant(x), r"does not depend on its input"),

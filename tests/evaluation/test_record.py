@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from robustseg.attacks import DAG, PGD, AttackResult
+from robustseg.attacks import DAG, PGD, AttackError, AttackResult, PureClass, Targeted
 from robustseg.evaluation import AttackRecord, RobustnessEvaluator, distances_table, results_record, scores_table
 
 
@@ -61,6 +61,51 @@ def test_median_of_an_even_number_and_of_none():
     record.update(result(images, [0.1, 0.2], [2, 2]), images, targets, targets, 1.0)
     assert math.isnan(record.compute()["fooled_linf"])
     assert float(record.compute()["fooled_share"]) == 0
+
+
+def test_threshold_is_the_attacks_own():
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(3, 4, 1)
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        targets = model(images).argmax(1)
+    evaluator = RobustnessEvaluator({"half": DAG(success=0.5, steps=200), "all": DAG(steps=1)}, 4)
+    evaluator.update(model, ["a", "b"], images, targets)
+    scores = evaluator.compute()
+    assert float(scores["half"]["fooled_share"]) == 1
+    assert 0.4 < float(scores["half"]["pixel_acc"]) <= 0.5
+    assert float(scores["all"]["fooled_share"]) == 0
+
+
+def test_success_of_a_target_map():
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(3, 4, 1)
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        targets = model(images).argmax(1)
+    targets[:, 0] = 255
+    aimed = Targeted(PGD(eps=1, step_size="1/8", steps=30, targeted=True), PureClass(2))
+    evaluator = RobustnessEvaluator({"aimed": aimed, "pgd": PGD(steps=1)}, 4)
+    seen = evaluator.update(model, ["a", "b"], images, targets)["aimed"]
+    counted = (targets != 255) & (targets != 2)
+    expected = [float((seen.predictions[b] == 2)[counted[b]].double().mean()) for b in range(2)]
+    scores = evaluator.compute()
+    assert float(scores["aimed"]["target_success"]) == pytest.approx(sum(expected) / 2)
+    assert sum(expected) > 0
+    assert math.isnan(float(scores["pgd"]["target_success"]))
+    columns = [column.header for column in scores_table(scores, "title").columns]
+    assert "target_success" in columns
+
+
+def test_logits_that_are_not_finite_get_no_figures():
+    evaluator = RobustnessEvaluator({}, 4)
+    with pytest.raises(AttackError, match="not finite"):
+        evaluator.update(
+            lambda x: torch.full((len(x), 4, 8, 8), math.nan),
+            ["a"],
+            torch.rand(1, 3, 8, 8),
+            torch.zeros(1, 8, 8).long(),
+        )
 
 
 def test_evaluator_reports_costs_and_distances():
