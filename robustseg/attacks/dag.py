@@ -11,7 +11,6 @@ from torch import Tensor
 
 from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, refuse_non_finite
-from robustseg.attacks.guard import AttackError
 from robustseg.attacks.losses import IGNORED, correct_pixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, Region, ThreatModel, per_image
@@ -141,8 +140,6 @@ class DAG(Attack):
         logits = state.victim(point)
         if step == 0:
             classes = check_logits(logits, point, state.targets).shape[1]
-            if classes < 2:
-                raise AttackError("the model has one class: there is no other one that DAG could aim at.")
             if self.aim == "random" and not self.targeted:
                 state.wrong = _wrong_classes(state.targets, classes, noise)
         hits = correct_pixels(logits.detach(), state.targets)

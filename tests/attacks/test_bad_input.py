@@ -179,6 +179,7 @@ MODELS = {
     "smaller": (lambda x: four(x)[..., ::2, ::2], r"returned \(2, 4, \d, \d\) for images \(2, 3, \d+, \d\).*upsamples"),
     "classification": (lambda x: four(x).mean((2, 3)), r"returned \(2, 4\) for images"),
     "one image only": (lambda x: four(x)[:1], r"returned \(1, 4, \d+, \d\) for images"),
+    "one channel": (lambda x: x[:, :1], r"one output channel.*torch.cat|class \d but the model has 1 classes"),
     "no_grad": (without_grad, r"does not depend on its input for autograd \(no_grad, argmax"),
     "argmax": (
         lambda x: four(x).round().argmax(1, keepdim=True).float(),

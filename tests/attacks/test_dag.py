@@ -169,12 +169,6 @@ def test_settings(settings: dict, message: str):
         DAG(**settings)
 
 
-def test_a_model_of_one_class_is_refused():
-    images, targets = tiny_batch(torch.float32)
-    with pytest.raises(AttackError, match="one class"):
-        DAG()(lambda x: x[:, :1], images, targets.masked_fill(targets != 255, 0))
-
-
 @pytest.mark.parametrize("at", [1, 3, 4])
 def test_values_that_are_not_finite_are_refused(at: int):
     model, (images, targets) = tiny_net(), tiny_batch()
