@@ -41,16 +41,19 @@ class Parser(LightningArgumentParser):
 def _unknown_class(message: str) -> str | None:
     """A message for a class name that does not exist, where the parser's own error is about one."""
     unknown = re.search(r"Expected a (?:dot import path string:|path but) (\w+)", message)
-    key = re.search(r'Parser key "([\w.]+)"', message)
-    if unknown is None or key is None:
+    if unknown is None:
         return None
-    base = _SELECTABLE.get(key[1].rpartition(".")[2])
+    # Of a class within a class the message names both keys: the one in front of the unknown name is meant.
+    keys = re.findall(r'Parser key "([\w.]+)"', message[: unknown.start()])
+    if not keys:
+        return None
+    base = _SELECTABLE.get(keys[-1].rpartition(".")[2])
     if base is None:
         return None
     names = sorted(cls.__name__ for cls in _concrete(base))
     near = difflib.get_close_matches(unknown[1], names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{key[1]}: there is no class {unknown[1]!r}.{hint} There are: {', '.join(names)}."
+    return f"{keys[-1]}: there is no class {unknown[1]!r}.{hint} There are: {', '.join(names)}."
 
 
 def _concrete(base: type[Any]) -> set[type[Any]]:
