@@ -1,5 +1,13 @@
-"""Segmentation scores: a functional core over confusion matrices and a torchmetrics class."""
+"""Segmentation scores: a functional core over confusion matrices or class counts and a torchmetrics class."""
 
+from robustseg.metrics.bootstrap import confidence_intervals
+from robustseg.metrics.counts import (
+    class_counts,
+    class_iou_from_counts,
+    mean_acc_from_counts,
+    miou_from_counts,
+    pixel_acc_from_counts,
+)
 from robustseg.metrics.functional import (
     class_iou,
     confusion_matrix,
@@ -15,13 +23,19 @@ from robustseg.metrics.worst_case import WorstCase, greedy_worst_case, worst_cas
 __all__ = [
     "SegmentationScores",
     "WorstCase",
+    "class_counts",
     "class_iou",
+    "class_iou_from_counts",
+    "confidence_intervals",
     "confusion_matrix",
     "greedy_worst_case",
     "mean_acc",
+    "mean_acc_from_counts",
     "miou",
+    "miou_from_counts",
     "misratio",
     "pixel_acc",
+    "pixel_acc_from_counts",
     "target_success",
     "worst_case_images",
 ]

@@ -9,6 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustseg.metrics.counts import (
+    class_counts,
+    class_iou_from_counts,
+    mean_acc_from_counts,
+    miou_from_counts,
+    pixel_acc_from_counts,
+)
 from robustseg.types import IGNORE_INDEX
 
 
@@ -48,26 +55,22 @@ def confusion_matrix(
 
 def class_iou(confusion: Tensor) -> Tensor:
     """Intersection over union of each class: …×C float64, NaN for a class that is neither true nor predicted."""
-    counts = confusion.double()
-    intersection = counts.diagonal(dim1=-2, dim2=-1)
-    return intersection / (counts.sum(-1) + counts.sum(-2) - intersection)
+    return class_iou_from_counts(class_counts(confusion))
 
 
 def miou(confusion: Tensor) -> Tensor:
     """Mean IoU over the classes with a non-empty union; NaN without any valid pixel."""
-    return class_iou(confusion).nanmean(-1)
+    return miou_from_counts(class_counts(confusion))
 
 
 def pixel_acc(confusion: Tensor) -> Tensor:
     """Share of valid pixels that are predicted right; NaN without any valid pixel."""
-    counts = confusion.double()
-    return counts.diagonal(dim1=-2, dim2=-1).sum(-1) / counts.sum((-1, -2))
+    return pixel_acc_from_counts(class_counts(confusion))
 
 
 def mean_acc(confusion: Tensor) -> Tensor:
     """Mean over the true classes of the share of their pixels predicted right; NaN without any valid pixel."""
-    counts = confusion.double()
-    return (counts.diagonal(dim1=-2, dim2=-1) / counts.sum(-1)).nanmean(-1)
+    return mean_acc_from_counts(class_counts(confusion))
 
 
 def misratio(confusion: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Worst cases over several attacks, from one confusion matrix per (attack, image).
+"""Worst cases over several attacks, from the class counts of every image under every attack.
 
-Every function takes A×N×C×C counts: rows of a matrix are true classes, columns predicted ones.
+Every function takes A×N×3×C counts of :func:`~robustseg.metrics.class_counts`, the images in the same order under
+each attack.
 """
 
 from __future__ import annotations
@@ -10,69 +11,90 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustseg.metrics.functional import miou, pixel_acc
+from robustseg.metrics.counts import check_counts, miou_from_counts
 
 
 class WorstCase(NamedTuple):
-    """A choice of one attack per image and the data set's confusion matrix under it."""
+    """A choice of one attack per image and the data set's counts under it."""
 
     attack: Tensor
     """N indices of attacks."""
-    confusion: Tensor
-    """C×C int64."""
+    counts: Tensor
+    """3×C int64: true positives, true pixels, predicted pixels."""
 
 
-def worst_case_images(confusions: Tensor) -> WorstCase:
+def worst_case_images(counts: Tensor) -> WorstCase:
     """For each image the attack that leaves the lowest pixel accuracy, the first of equals.
 
     Args:
-        confusions: A×N×C×C int64. An image without valid pixels takes the first attack.
+        counts: A×N×3×C int64. An image without valid pixels takes the first attack.
 
     Raises:
-        ValueError: Another shape, or no attack.
+        ValueError: Another shape, no attack, or attacks that differ in the true pixels of an image.
     """
-    _check(confusions)
-    attack = pixel_acc(confusions).nan_to_num(2.0).argmin(0)
-    return WorstCase(attack, _chosen(confusions, attack).sum(0))
+    _check(counts)
+    # An image has the same valid pixels under every attack, so that whole numbers decide: ties are exact.
+    attack = counts[:, :, 0].sum(-1).argmin(0)
+    return WorstCase(attack, _chosen(counts, attack))
 
 
-def greedy_worst_case(confusions: Tensor, seed: int = 0) -> WorstCase:
+def greedy_worst_case(counts: Tensor, seed: int = 0) -> WorstCase:
     """A choice of attacks under which the data set's mIoU is low (Croce, Singh & Hein, ECCV 2024, Sec. 3.3).
 
     Starts from the single attack with the lowest mIoU, visits the images in random order, gives each the attack that
     lowers the data set's mIoU most, if any does, and repeats until a round changes nothing. mIoU does not decompose
-    over images, so that the result is a local minimum: an upper bound of the worst case.
+    over images, so that the result is a local minimum: an upper bound of the worst case. It depends on the order of
+    the images, which a caller keeps fixed by sorting their ids. Takes about twice the memory of the counts besides.
 
     Args:
-        confusions: A×N×C×C int64.
+        counts: A×N×3×C int64.
         seed: Of the order of the images.
 
     Raises:
-        ValueError: Another shape, or no attack.
+        ValueError: Another shape, no attack, or attacks that differ in the true pixels of an image.
     """
-    _check(confusions)
+    _check(counts)
     generator = torch.Generator().manual_seed(seed)
-    count = confusions.shape[1]
-    attack = torch.full((count,), int(miou(confusions.sum(1)).nan_to_num(2.0).argmin()))
-    total = _chosen(confusions, attack).sum(0)
-    lowest = float(miou(total))
+    start = int(miou_from_counts(counts.sum(1)).nan_to_num(2.0).argmin())
+    true_positives, true, predicted = counts.cpu().double().transpose(0, 1).unbind(2)
+    # N×2×A×C intersections and unions: an image's are one block. float64 adds whole numbers exactly.
+    parts = torch.stack([true_positives, true + predicted - true_positives], dim=1)
+    chosen = [start] * len(parts)
+    total = parts[:, :, start].sum(0)
+    lowest = float(_miou(total))
     changed = True
     while changed:
         changed = False
-        for image in torch.randperm(count, generator=generator).tolist():
-            candidates = total - confusions[attack[image], image] + confusions[:, image]
-            figures = miou(candidates)
-            best = int(figures.nan_to_num(2.0).argmin())
+        for image in torch.randperm(len(parts), generator=generator).tolist():
+            others = total - parts[image, :, chosen[image]]
+            candidates = parts[image] + others[:, None]
+            figures = _miou(candidates)
+            best = int(figures.argmin())
             # Strictly: ties would let two attacks take turns for ever.
             if float(figures[best]) < lowest:
-                attack[image], total, lowest, changed = best, candidates[best], float(figures[best]), True
-    return WorstCase(attack, total)
+                chosen[image], total, lowest, changed = best, candidates[:, best], float(figures[best]), True
+    attack = torch.tensor(chosen, dtype=torch.long)
+    return WorstCase(attack, _chosen(counts, attack))
 
 
-def _chosen(confusions: Tensor, attack: Tensor) -> Tensor:
-    return confusions[attack, torch.arange(confusions.shape[1], device=attack.device)]
+def _miou(parts: Tensor) -> Tensor:
+    """Of 2×…×C intersections and unions, as ``miou`` but faster: a class with an empty union is 0 and not counted."""
+    intersections, unions = parts.unbind()
+    return (intersections / unions.clamp(min=1)).sum(-1) / (unions > 0).sum(-1)
 
 
-def _check(confusions: Tensor) -> None:
-    if confusions.ndim != 4 or confusions.shape[2] != confusions.shape[3] or not len(confusions):
-        raise ValueError(f"confusions of shape {tuple(confusions.shape)}: use A×N×C×C counts of at least one attack.")
+def _chosen(counts: Tensor, attack: Tensor) -> Tensor:
+    return counts[attack, torch.arange(counts.shape[1], device=attack.device)].sum(0)
+
+
+def _check(counts: Tensor) -> None:
+    check_counts(counts, "A×N")
+    if not len(counts):
+        raise ValueError(f"counts of shape {tuple(counts.shape)}: give at least one attack.")
+    differs = (counts[:, :, 1] != counts[0, :, 1]).any(-1)
+    if differs.any():
+        attack, image = differs.nonzero()[0].tolist()
+        raise ValueError(
+            f"counts of attacks 0 and {attack} differ in the true pixels of image {image}: "
+            "give the images of all attacks in the same order."
+        )
