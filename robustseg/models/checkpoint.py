@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from torch import Tensor
 
 from robustseg.models.errors import ModelError
 from robustseg.models.model import SegmentationModel
-from robustseg.models.weights import Mismatch, compare, read_state_dict, without_prefix
+from robustseg.models.weights import Mismatch, compare, read_plain, read_state_dict, without_prefix
+
+RECORD_KEY = "robustseg"
+"""Entry of a Lightning checkpoint under which training keeps its record."""
+RECORD_FORMAT = 1
+"""Changes when the meaning of the record does."""
 
 
 class WeightsInfo(TypedDict):
@@ -47,6 +53,53 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path) -> Wei
         raise ModelError(f"{path} does not fit the network: {mismatch}; check model.network against its training run.")
     model.load_state_dict(found, strict=True)
     return WeightsInfo(path=str(path), sha256=digest)
+
+
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """Read what a checkpoint says about itself, executing nothing in it.
+
+    Args:
+        path: A checkpoint, from this package or elsewhere.
+
+    Returns:
+        ``val`` with the clean ``miou`` and ``pixel_acc`` (in [0, 1], or None), the number of ``images`` and the
+        trainer's ``precision``, or None where exactly these weights were not validated; ``data`` with ``name``,
+        ``split``, ``image_size`` and ``window`` of that validation, or None likewise; ``epoch``, ``global_step``, and
+        ``trained_with``, the description of the attacker in the loop or None for standard training. All of it is plain
+        and finite, as JSON is. None for a file without a record that is understood: an older checkpoint, foreign or
+        damaged files.
+
+    Raises:
+        ModelError: The file does not exist.
+    """
+    if not Path(path).is_file():
+        raise ModelError(f"weights file {path} does not exist: give a checkpoint.")
+    try:
+        content = read_plain(path)
+    except ModelError:
+        return None
+    record = content.get(RECORD_KEY) if isinstance(content, dict) else None
+    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT or not _is_plain(record):
+        return None
+    complete = {"val", "data", "epoch", "global_step", "trained_with"} <= record.keys()
+    return record if complete and _is_validation(record["val"]) else None
+
+
+def _is_validation(value: object) -> bool:
+    """Whether a record's ``val`` is None or has the figures."""
+    if not isinstance(value, dict):
+        return value is None
+    figures = [value.get(name, "missing") for name in ("miou", "pixel_acc")]
+    return all(figure is None or (isinstance(figure, float) and 0 <= figure <= 1) for figure in figures)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON can hold ``value`` as it is."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(entry) for name, entry in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _refuse_other_classes(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from robustseg.models.errors import ModelError
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from robustseg.models.window import SlidingWindow
 
 
 class SegmentationModel(nn.Module):
@@ -24,6 +25,8 @@ class SegmentationModel(nn.Module):
         network: The raw network. A plain module with a ``num_classes`` attribute will do.
         mean: Per-channel mean for images in [0, 1]; None: what the network asks for, else ImageNet's.
         std: Per-channel standard deviation; None: what the network asks for, else ImageNet's.
+        window: In eval mode, images larger than this go through the network in overlapping windows, which attacks then
+            see as part of the model. None: whole images of any size. It is no part of the state dict.
 
     Raises:
         ModelError: ``mean`` and ``std`` differ in length, or ``std`` is not positive.
@@ -33,7 +36,11 @@ class SegmentationModel(nn.Module):
     std: Tensor
 
     def __init__(
-        self, network: nn.Module, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+        self,
+        network: nn.Module,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        window: SlidingWindow | None = None,
     ) -> None:
         super().__init__()
         mean = getattr(network, "image_mean", IMAGENET_MEAN) if mean is None else mean
@@ -41,6 +48,7 @@ class SegmentationModel(nn.Module):
         if len(mean) != len(std) or not all(value > 0 for value in std):
             raise ModelError(f"mean = {list(mean)}, std = {list(std)}: give one mean and one positive std per channel.")
         self.network = network
+        self.window = window
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1))
 
@@ -57,7 +65,10 @@ class SegmentationModel(nn.Module):
         return value
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the logits at the input's size.
+        """Compute the logits at the input's size, through ``window`` if there is one, in eval mode.
+
+        In train mode images are what the crops of the training are, and go through whole: batch statistics of some
+        windows would be neither the crops' nor the image's.
 
         Args:
             images: B×3×H×W float in [0, 1].
@@ -68,11 +79,13 @@ class SegmentationModel(nn.Module):
         Raises:
             ModelError: ``images`` are not float B×3×H×W, or the network did not return B×C×h×w logits.
         """
-        logits = self.network(self._normalise(images))
-        return self._resize(logits, images)
+        self._check_images(images)
+        if self.window is None or self.training or self.window.covers(*images.shape[-2:]):
+            return self._whole(images)
+        return self.window.average(self._whole, images)
 
     def forward_with_aux(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute the logits and the auxiliary head's, both at the input's size.
+        """Compute the logits and the auxiliary head's, both at the input's size, of whole images without a window.
 
         Args:
             images: B×3×H×W float in [0, 1].
@@ -83,21 +96,27 @@ class SegmentationModel(nn.Module):
         Raises:
             ModelError: As for :meth:`forward`.
         """
+        self._check_images(images)
         if not isinstance(self.network, Network):
-            return self.forward(images), None
+            return self._whole(images), None
         logits, aux_logits = self.network.forward_with_aux(self._normalise(images))
         return self._resize(logits, images), None if aux_logits is None else self._resize(aux_logits, images)
 
+    def _whole(self, images: Tensor) -> Tensor:
+        return self._resize(self.network(self._normalise(images)), images)
+
     def _normalise(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    def _check_images(self, images: Tensor) -> None:
         channels = self.mean.shape[1]
         if images.dim() != 4 or images.shape[1] != channels or not images.is_floating_point():
             raise ModelError(
                 f"images are {images.dtype} {list(images.shape)}: float B×{channels}×H×W in [0, 1] expected."
             )
-        return (images - self.mean) / self.std
 
     def _resize(self, logits: Tensor, images: Tensor) -> Tensor:
-        self._check(logits, images)
+        self._check_logits(logits, images)
         if logits.dtype in (torch.float16, torch.bfloat16):
             # interpolated in half precision, neighbouring logits tie and the loss loses its small gradients
             logits = logits.float()
@@ -105,7 +124,7 @@ class SegmentationModel(nn.Module):
             return logits
         return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
-    def _check(self, logits: object, images: Tensor) -> None:
+    def _check_logits(self, logits: object, images: Tensor) -> None:
         name = type(self.network).__name__
         if not isinstance(logits, Tensor):
             hint = "wrap it in ExternalNetwork" if isinstance(logits, dict) else "return the logits only"

@@ -33,7 +33,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"weights file {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
-    content = _read(path)
+    content = read_plain(path)
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -49,7 +49,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _read(path: Path) -> object:
+def read_plain(path: str | Path) -> object:
+    """Read tensors and plain values from a file, executing nothing in it.
+
+    Raises:
+        ModelError: The file is unreadable or asks for other objects.
+    """
+    path = Path(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path, device="cpu")

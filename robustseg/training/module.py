@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource
 from robustseg.metrics import SegmentationScores
-from robustseg.models import Network, SegmentationModel, load_segmentation_weights
+from robustseg.models import RECORD_KEY, Network, SegmentationModel, SlidingWindow, load_segmentation_weights
 from robustseg.training.objective import LossCombination, count_valid, update_loss
+from robustseg.training.record import checkpoint_record, validation_record
 from robustseg.training.schedule import LearningRateFactor, ScheduleName
 from robustseg.training.split import AdversarialSplit, MixedBatch, TrainingError
 from robustseg.types import IGNORE_INDEX, Batch
@@ -52,6 +53,8 @@ class RobustSegmentation(pl.LightningModule):
         head_lr_factor: Learning rate of everything but the backbone, relative to the optimiser's.
         mean: Normalisation of the images, per channel, in [0, 1] units; by default what the network expects.
         std: Likewise.
+        window: Validation and test send images larger than this through the network in overlapping windows, see
+            :class:`~robustseg.models.SlidingWindow`. Training crops must not be larger; null for whole images.
         init_weights: Checkpoint of a whole model to start from (its weights only), for example a standard model
             that adversarial training continues.
         ignore_index: Label of pixels that take no part.
@@ -74,6 +77,7 @@ class RobustSegmentation(pl.LightningModule):
         head_lr_factor: float = 1.0,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
+        window: SlidingWindow | None = None,
         init_weights: str | None = None,
         ignore_index: int = IGNORE_INDEX,
     ):
@@ -84,7 +88,7 @@ class RobustSegmentation(pl.LightningModule):
             raise ValueError(f"head_lr_factor = {head_lr_factor} must be positive.")
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps = {warmup_steps} is negative.")
-        self.model = SegmentationModel(network, mean, std)
+        self.model = SegmentationModel(network, mean, std, window)
         # Plain attributes: nothing of the attacker is in the state_dict, so a run can resume with another one.
         self.attack = attack
         self.split = AdversarialSplit(adversarial_fraction, attack_mode)
@@ -96,6 +100,7 @@ class RobustSegmentation(pl.LightningModule):
         self.head_lr_factor = head_lr_factor
         self.ignore_index = ignore_index
         self.scores = SegmentationScores(self.model.num_classes, ignore_index)
+        self._validation: dict[str, Any] | None = None
         if init_weights is not None:
             load_segmentation_weights(self.model, init_weights)
 
@@ -121,6 +126,10 @@ class RobustSegmentation(pl.LightningModule):
         """
         if self.attack is not None and batch_size is not None:
             self.split.sizes(batch_size)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Forget the scores of the newest validation: weights or BatchNorm statistics are about to change."""
+        self._validation = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One update's loss.
@@ -159,15 +168,24 @@ class RobustSegmentation(pl.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to replace a good checkpoint by weights that are not finite."""
+        """Add what is known about these weights; refuse to replace a good checkpoint by weights that are not finite."""
         for name, value in self.model.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise TrainingError(
                     f"{name} is not finite at step {self.global_step}, so no checkpoint is written: lower the learning "
                     "rate and resume from the last checkpoint with --ckpt_path last."
                 )
+        attack = self.attack if self.split.fraction else None
+        checkpoint[RECORD_KEY] = checkpoint_record(self._validation, attack, checkpoint)
 
     def _mix(self, batch: Batch) -> MixedBatch:
+        window, size = self.model.window, batch.images.shape[-2:]
+        if window is not None and not window.covers(*size):
+            raise TrainingError(
+                f"training images of {size[0]}×{size[1]} pixels are larger than model.window.size = "
+                f"{list(window.size)}: the update sees crops whole, but the attacker and the validation would see "
+                "windows; set data.crop_size to the window's size or less."
+            )
         if self.attack is None:
             return MixedBatch(batch.images, batch.targets, batch.ids, len(batch.images))
         clean, _ = self.split.sizes(len(batch.images))
@@ -185,8 +203,11 @@ class RobustSegmentation(pl.LightningModule):
         return self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the data set's clean scores."""
-        self._log_scores("val")
+        """Log the data set's clean scores, and keep them for the checkpoint's record."""
+        scores = self._log_scores("val")
+        if not self.trainer.sanity_checking:
+            datamodule = getattr(self.trainer, "datamodule", None)
+            self._validation = validation_record(scores, self.model, datamodule, str(self.trainer.precision))
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Clean scores; returns the predictions, B×H×W."""
@@ -201,11 +222,12 @@ class RobustSegmentation(pl.LightningModule):
         self.scores.update(predictions, batch.targets)
         return predictions
 
-    def _log_scores(self, stage: str) -> None:
-        scores = self.scores.compute()
+    def _log_scores(self, stage: str) -> dict[str, Tensor]:
+        scores: dict[str, Tensor] = self.scores.compute()
         self.scores.reset()
         for name in ("miou", "pixel_acc", "image_miou"):
             self.log(f"{stage}/{name}", scores[name].float(), prog_bar=name == "miou", rank_zero_only=False)
+        return scores
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser with the heads' own learning rate, and the schedule over the run's optimiser steps."""
