@@ -24,11 +24,3 @@ def test_unknown_class(attack: dict, message: str):
     with pytest.raises(ArgumentError) as error:
         parser.parse_object({"attacks": {"a": attack}})
     assert (_unknown_class(str(error.value)) or "").startswith(message)
-
-
-def test_class_pixels_are_asked_for():
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--attacks", type=dict[str, Attack])
-    config = parser.parse_object({"attacks": {"a": {"class_path": "SEA"}}})
-    with pytest.raises(ValueError, match=r"class_pixels = None.*class_pixels\(\)"):
-        parser.instantiate(config)

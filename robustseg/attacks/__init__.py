@@ -8,7 +8,7 @@ from robustseg.attacks.carlini_wagner import CW
 from robustseg.attacks.dag import DAG
 from robustseg.attacks.deepfool import DeepFool
 from robustseg.attacks.ensemble import WorstOf
-from robustseg.attacks.guard import AttackError, AttackMode, attack_mode
+from robustseg.attacks.guard import AttackError, AttackMode, NoGradientError, attack_mode
 from robustseg.attacks.iterative import IterativeAttack
 from robustseg.attacks.losses import (
     AttackLoss,
@@ -93,6 +93,7 @@ __all__ = [
     "MinimumNormAttack",
     "MomentumStep",
     "NesterovStep",
+    "NoGradientError",
     "NoiseSource",
     "PAdamCE",
     "PAdamCos",

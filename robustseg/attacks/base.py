@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.gradients import NO_GRADIENT
-from robustseg.attacks.guard import AttackError, AttackMode, Model, attack_mode
-from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.guard import AttackError, AttackMode, Model, NoGradientError, attack_mode
+from robustseg.attacks.losses import IGNORED, ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import ThreatModel
 from robustseg.attacks.victim import Victim
@@ -173,6 +173,14 @@ class Attack(ABC):
             on_step: Called after each gradient, if given.
         """
 
+    def for_data(self, class_pixels: ClassPixels) -> Attack:
+        """This attack with what it needs to know of a data set, where that was left open; it is not changed itself.
+
+        Args:
+            class_pixels: Counts the pixels of each class in the training set, for balanced losses.
+        """
+        return self
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Every hyperparameter, as strings, numbers and booleans, for the record of a result."""
@@ -235,7 +243,7 @@ def check_logits(logits: object, images: Tensor, targets: Tensor, differentiable
             "the size of the images (SegmentationModel upsamples them)."
         )
     if differentiable and not logits.requires_grad:
-        raise AttackError(NO_GRADIENT)
+        raise NoGradientError(NO_GRADIENT)
     if not bool(torch.isfinite(logits.detach()).all()):
         raise AttackError(
             "the model returned logits that are not finite: it overflows or divides by zero on these images; run it in "

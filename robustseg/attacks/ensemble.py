@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from robustseg.attacks.base import Attack, OnStep, check_logits, shift_rows
 from robustseg.attacks.best import Best
+from robustseg.attacks.losses import ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.victim import Victim
 
@@ -81,6 +83,11 @@ class WorstOf(Attack):
         with torch.no_grad():
             logits = check_logits(victim(images_adv), images_adv, targets, differentiable=False)
         best.offer(images_adv, logits, rows)
+
+    def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
+        other = copy.copy(self)
+        other.attacks = tuple(member.for_data(class_pixels) for member in self.attacks)
+        return other
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         described: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustseg.attacks.guard import AttackError, Model
+from robustseg.attacks.guard import Model, NoGradientError
 
 NO_GRADIENT = (
     "the model's output does not depend on its input for autograd (no_grad, argmax or a detached step inside?): "
@@ -20,11 +20,11 @@ def input_gradient(value: Tensor, point: Tensor, retain_graph: bool = False) -> 
     """The gradient of a scalar with respect to ``point``, and of nothing else: no weight gradients.
 
     Raises:
-        AttackError: The scalar does not depend on ``point``.
+        NoGradientError: The scalar does not depend on ``point``.
     """
     (grad,) = torch.autograd.grad(value, point, retain_graph=retain_graph, allow_unused=True)
     if grad is None:
-        raise AttackError(NO_GRADIENT)
+        raise NoGradientError(NO_GRADIENT)
     return grad
 
 
@@ -41,10 +41,10 @@ def refuse_non_finite(slopes: Tensor) -> None:
         slopes: Sum of all gradients, or of anything that is not finite where one of them is not.
 
     Raises:
-        AttackError: It is not finite.
+        NoGradientError: It is not finite.
     """
     if not bool(torch.isfinite(slopes)):
-        raise AttackError(
+        raise NoGradientError(
             "the attack met gradients that are not finite: the model overflows or divides by zero on these images; "
             "run it in float32 and look for non-finite logits or weights."
         )

@@ -23,6 +23,10 @@ class AttackError(RuntimeError):
     """An attack cannot go on with this model or these tensors; the message names the remedy."""
 
 
+class NoGradientError(AttackError):
+    """The model gives a gradient attack nothing to go by: no gradient, or one that is not finite."""
+
+
 @contextmanager
 def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
     """Prepare ``model`` to be attacked and put everything back afterwards, also after an exception.

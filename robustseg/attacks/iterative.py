@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from torch import Tensor
 from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
 from robustseg.attacks.best import Best
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
-from robustseg.attacks.losses import AttackLoss
+from robustseg.attacks.losses import AttackLoss, ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.steps import StepRule, StepState, select_state
 from robustseg.attacks.threat import Region, ThreatModel
@@ -222,6 +223,14 @@ class IterativeAttack(Attack):
         assert self.watched is not None
         with torch.no_grad():
             return self.watched(logits, targets, step / self.steps, self.targeted)
+
+    def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
+        loss = self.loss.for_data(class_pixels)
+        if loss is self.loss:
+            return self
+        other = copy.copy(self)
+        other.loss = loss
+        return other
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         described = {

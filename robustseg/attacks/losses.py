@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,10 @@ def correct_pixels(logits: Tensor, targets: Tensor) -> Tensor:
     return (true_logit >= logits.amax(1)) & (targets >= 0)
 
 
+ClassPixels = Callable[[], Sequence[float]]
+"""Counts the pixels of each class in a training set: C numbers. Called only where they are needed."""
+
+
 class AttackLoss(ABC):
     """One value per image from the logits; see the module's text for the conventions."""
 
@@ -50,6 +55,10 @@ class AttackLoss(ABC):
         """
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return self.per_pixel(logits, targets, progress, targeted).flatten(1).sum(1)
+
+    def for_data(self, class_pixels: ClassPixels) -> AttackLoss:
+        """This loss with what it needs to know of a data set, see :meth:`Attack.for_data`."""
+        return self
 
     @abstractmethod
     def per_pixel(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool) -> Tensor:

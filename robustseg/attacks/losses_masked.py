@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.guard import AttackError
-from robustseg.attacks.losses import AttackLoss, correct_pixels, cross_entropy
+from robustseg.attacks.losses import AttackLoss, ClassPixels, correct_pixels, cross_entropy
 
 
 def open_pixels(logits: Tensor, targets: Tensor, targeted: bool) -> Tensor:
@@ -45,16 +45,19 @@ class BalancedMaskedCrossEntropy(AttackLoss):
     weight, and with 0 an attack would never touch its pixels). Targeted, y is the class that the attacker wants.
 
     Args:
-        class_pixels: N_y of each class in the order of the logits, C numbers; counts or shares.
+        class_pixels: N_y of each class in the order of the logits, C numbers; counts or shares. None leaves them to
+            :meth:`Attack.for_data`, by which evaluations count them in the training split of their data.
 
     Raises:
         ValueError: No number is positive, or one is negative or not finite.
     """
 
-    class_pixels: tuple[float, ...]
+    class_pixels: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        given: Sequence[float] = self.class_pixels
+        given: Sequence[float] | None = self.class_pixels
+        if given is None:
+            return
         # Hashable, also when it was a list in a configuration file.
         object.__setattr__(self, "class_pixels", tuple(given))
         if not all(0 <= count < math.inf for count in given) or not any(given):
@@ -64,21 +67,35 @@ class BalancedMaskedCrossEntropy(AttackLoss):
 
     @property
     def weights(self) -> list[float]:
-        """Factor of each class."""
+        """Factor of each class.
+
+        Raises:
+            AttackError: ``class_pixels`` are not known.
+        """
+        if self.class_pixels is None:
+            raise AttackError(
+                "class_pixels = None: the balanced loss needs the pixels of each class in the training set, in the "
+                "order of the logits; a data module counts them, CamVid(root=...).class_pixels() for example."
+            )
         present = [count for count in self.class_pixels if count]
         # Relative to the rarest class, so that shares as well as large counts stay clear of overflow.
         rarest = min(present)
         mean = sum(rarest / count for count in present) / len(present)
         return [(rarest / count if count else 1.0) / mean for count in self.class_pixels]
 
+    def for_data(self, class_pixels: ClassPixels) -> AttackLoss:
+        """With the class pixels of the data set, unless they were given."""
+        return self if self.class_pixels is not None else BalancedMaskedCrossEntropy(tuple(class_pixels()))
+
     def per_pixel(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool) -> Tensor:  # noqa: D102
-        if len(self.class_pixels) != logits.shape[1]:
+        known = self.weights
+        if len(known) != logits.shape[1]:
             raise AttackError(
-                f"class_pixels has {len(self.class_pixels)} numbers but the model has {logits.shape[1]} classes: give "
+                f"class_pixels has {len(known)} numbers but the model has {logits.shape[1]} classes: give "
                 "the number of training pixels of each class, in the order of the logits."
             )
         # Without non_blocking the copy to the device would wait for all that is queued there.
-        weights = torch.tensor(self.weights, dtype=logits.dtype).to(logits.device, non_blocking=True)
+        weights = torch.tensor(known, dtype=logits.dtype).to(logits.device, non_blocking=True)
         weight = weights[targets.clamp_min(0)] * open_pixels(logits, targets, targeted)
         return cross_entropy(logits, targets) * weight
 

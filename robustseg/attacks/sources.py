@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robustseg.attacks.gradients import NO_GRADIENT
-from robustseg.attacks.guard import AttackError, Model
+from robustseg.attacks.guard import AttackError, Model, NoGradientError
 
 Combine = Literal["logits", "probabilities"]
 
@@ -86,5 +86,5 @@ def _check(logits: object, position: int, images: Tensor, before: Tensor | None)
             "models of an ensemble have the same classes and give logits at the size of the images."
         )
     if torch.is_grad_enabled() and images.requires_grad and not logits.requires_grad:
-        raise AttackError(f"source model {position}: {NO_GRADIENT}")
+        raise NoGradientError(f"source model {position}: {NO_GRADIENT}")
     return logits

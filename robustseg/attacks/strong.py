@@ -83,8 +83,8 @@ class SEA(WorstOf):
     on all of them, which ``attacks`` gives one by one, and :func:`~robustseg.metrics.greedy_worst_case`.
 
     Args:
-        class_pixels: Pixels of each class in the training set, for the balanced loss; required, see
-            ``class_pixels`` of :class:`~robustseg.data.SegmentationDataModule`.
+        class_pixels: Pixels of each class in the training set, for the balanced loss, see
+            :class:`~robustseg.attacks.BalancedMaskedCrossEntropy`.
         eps: Radius of the ball.
         steps: Steps of each member; 300 in the paper.
         norm: ``linf`` in the paper.
@@ -128,12 +128,8 @@ class StrongEnsemble(WorstOf):
 
 
 def _sea_losses(class_pixels: Sequence[float] | None) -> list[AttackLoss]:
-    if class_pixels is None:
-        raise ValueError(
-            "class_pixels = None: the balanced loss needs the pixels of each class in the training set, in the order "
-            "of the logits; a data module counts them, CamVid(root=...).class_pixels() for example."
-        )
-    return [BalancedMaskedCrossEntropy(tuple(class_pixels)), MaskedCrossEntropy(), JensenShannon()]
+    counts = None if class_pixels is None else tuple(class_pixels)
+    return [BalancedMaskedCrossEntropy(counts), MaskedCrossEntropy(), JensenShannon()]
 
 
 def _member(loss: AttackLoss, eps: float | str, steps: int, norm: Norm, targeted: bool, ignore_index: int) -> APGD:

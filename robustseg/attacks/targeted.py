@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, OnStep, check_logits
 from robustseg.attacks.guard import AttackError
-from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.losses import IGNORED, ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.target_maps import TargetMap
 from robustseg.attacks.victim import Victim
@@ -50,6 +51,11 @@ class Targeted(Attack):
         if bool(aimed.all()):
             return self.attack.perturb(victim, images, wanted, noise, on_step)
         return self.attack._perturb_some(aimed.nonzero()[:, 0], victim, images, wanted, noise, on_step)
+
+    def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
+        other = copy.copy(self)
+        other.attack = self.attack.for_data(class_pixels)
+        return other
 
     def wanted(self, targets: Tensor, ignore_index: int | None = None) -> Tensor:
         """The target map of a batch, B×H×W.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -70,6 +71,7 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
             raise ValueError("crop_size and image_size are both missing: set crop_size to [height, width] in pixels.")
         self.augmentation = TrainTransform(crop, scale, flip, color) if augment and crop else None
         self.datasets: dict[Split, SegmentationDataset] = {}
+        self._class_pixels: dict[Split, list[int]] = {}
 
     @property
     def class_names(self) -> list[str]:
@@ -133,12 +135,43 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         Raises:
             DataError: A sample is missing or cannot be used.
         """
+        if split in self._class_pixels:
+            return list(self._class_pixels[split])
         dataset = self.dataset(split)
         counts = np.zeros(self.num_classes, dtype=np.int64)
         for index in range(len(dataset)):
             mask = dataset.arrays(index)[1]
             counts += np.bincount(mask[mask != self.ignore_index], minlength=self.num_classes)
-        return [int(count) for count in counts]
+        self._class_pixels[split] = [int(count) for count in counts]
+        return list(self._class_pixels[split])
+
+    def sample_ids(self, split: Split) -> list[str]:
+        """Ids of a split's samples, in order.
+
+        Raises:
+            DataError: Its files are missing or cannot be used, or two samples have the same id.
+        """
+        dataset = self.dataset(split)
+        ids = [dataset.sample_id(index) for index in range(len(dataset))]
+        if len(set(ids)) < len(ids):
+            twice = next(sample for sample in ids if ids.count(sample) > 1)
+            raise DataError(f"two samples of the {split} split have the id {twice!r}: rename one of the files.")
+        return ids
+
+    def digest(self, split: Split) -> str:
+        """SHA-256 over ids, pixels and masks of a split as they are evaluated; it reads every sample once.
+
+        Raises:
+            DataError: A sample is missing or cannot be used.
+        """
+        dataset = self.dataset(split)
+        digest = hashlib.sha256()
+        for index, sample in enumerate(self.sample_ids(split)):
+            image, mask = dataset.arrays(index)
+            digest.update(f"{sample}\0{image.shape}\0{image.dtype}\0{mask.dtype}\0".encode())
+            digest.update(image.tobytes())
+            digest.update(mask.tobytes())
+        return digest.hexdigest()
 
     def resize(self) -> EvalTransform | None:
         """Transform to ``image_size``, for ``make_dataset``."""
