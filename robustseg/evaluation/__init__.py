@@ -1,21 +1,25 @@
 """Robustness evaluation: pure torch, usable in any loop."""
 
+from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.evaluator import CLEAN, Attacked, RobustnessEvaluator, full_precision
 from robustseg.evaluation.panels import Example, draw_panel
 from robustseg.evaluation.record import FOOLED, AttackRecord
-from robustseg.evaluation.results import distances_table, results_record, scores_table, write_json
+from robustseg.evaluation.results import distances_table, flags_table, scores_table, write_json
+from robustseg.evaluation.resumable import ResumableEvaluator
 
 __all__ = [
     "CLEAN",
     "FOOLED",
     "AttackRecord",
     "Attacked",
+    "EvaluationError",
     "Example",
+    "ResumableEvaluator",
     "RobustnessEvaluator",
     "distances_table",
     "draw_panel",
+    "flags_table",
     "full_precision",
-    "results_record",
     "scores_table",
     "write_json",
 ]

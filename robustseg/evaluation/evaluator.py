@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustseg.attacks import Attack, AttackStep, NoiseSource, Targeted, attack_mode
+from robustseg.attacks import Attack, AttackResult, AttackStep, NoiseSource, Targeted, attack_mode
 from robustseg.attacks.base import check_logits
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses import IGNORED
@@ -31,7 +31,68 @@ class Attacked(NamedTuple):
     """B×H×W."""
 
 
+class Outcome(NamedTuple):
+    """What an attack made of a batch, and what that took."""
+
+    result: AttackResult
+    wanted: Tensor | None
+    """B×H×W, what a targeted attack wanted the model to show."""
+    seconds: float
+    """Of the attack, for the batch."""
+
+
 OnAttackStep = Callable[[str, AttackStep], None]
+
+
+def predict(model: Model, images: Tensor, targets: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Class ids B×H×W that the model in eval mode gives images B×3×H×W.
+
+    Raises:
+        AttackError: The answer does not fit to the targets B×H×W, or is not finite.
+    """
+    with attack_mode(model) as evaluated, torch.no_grad():
+        answer = evaluated(images)
+        valid = targets.long().masked_fill(targets == ignore_index, IGNORED)
+        # NaN would be scored as some class: a broken model must not get figures.
+        return check_logits(answer, images, valid, differentiable=False).argmax(1)
+
+
+def untouched(images: Tensor) -> AttackResult:
+    """The result of no attack."""
+    nothing = torch.zeros(len(images), dtype=torch.int64)
+    return AttackResult(images, nothing, nothing.clone(), torch.ones(len(images), dtype=torch.bool))
+
+
+def attack_batch(
+    model: Model,
+    attack: Attack,
+    ids: Sequence[str],
+    images: Tensor,
+    targets: Tensor,
+    seed: int = 0,
+    on_step: Callable[[AttackStep], None] | None = None,
+) -> Outcome:
+    """Attack a batch, to be called within :func:`full_precision`.
+
+    Args:
+        model: Maps images in [0, 1] to logits at their size.
+        attack: The attack. Its noise is a function of its seed, ``seed`` and the sample's id.
+        ids: B sample ids.
+        images: B×3×H×W in [0, 1].
+        targets: B×H×W.
+        seed: Of the evaluation.
+        on_step: Called after each gradient.
+
+    Raises:
+        AttackError: As the attack.
+    """
+    noise = NoiseSource.for_samples((seed, attack.seed), ids, images.device)
+    start = time.perf_counter()
+    result = attack.run(model, images, targets, generator=noise, on_step=on_step)
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    seconds = time.perf_counter() - start
+    return Outcome(result, attack.wanted(targets) if isinstance(attack, Targeted) else None, seconds)
 
 
 class RobustnessEvaluator:
@@ -94,28 +155,17 @@ class RobustnessEvaluator:
         """
         seen = {}
         with full_precision():
-            seen[CLEAN] = self._score(CLEAN, model, images, targets)
+            seen[CLEAN] = Attacked(images, predict(model, images, targets, self.ignore_index))
+            self._scores[CLEAN].update(seen[CLEAN].predictions, targets)
             for name, attack in self.attacks.items():
-                noise = NoiseSource.for_samples((self.seed, attack.seed), ids, images.device)
-                observer = None if on_step is None else _named(on_step, name)
-                start = time.perf_counter()
-                result = attack.run(model, images, targets, generator=noise, on_step=observer)
-                if images.is_cuda:
-                    torch.cuda.synchronize(images.device)
-                seconds = time.perf_counter() - start
-                seen[name] = self._score(name, model, result.images_adv, targets)
-                wanted = attack.wanted(targets) if isinstance(attack, Targeted) else None
-                self.records[name].update(result, images, seen[name].predictions, targets, seconds, wanted)
+                outcome = attack_batch(model, attack, ids, images, targets, self.seed, named_step(on_step, name))
+                images_adv = outcome.result.images_adv
+                seen[name] = Attacked(images_adv, predict(model, images_adv, targets, self.ignore_index))
+                self._scores[name].update(seen[name].predictions, targets)
+                self.records[name].update(
+                    outcome.result, images, seen[name].predictions, targets, outcome.seconds, outcome.wanted
+                )
         return seen
-
-    def _score(self, name: str, model: Model, images: Tensor, targets: Tensor) -> Attacked:
-        with attack_mode(model) as evaluated, torch.no_grad():
-            answer = evaluated(images)
-            valid = targets.long().masked_fill(targets == self.ignore_index, IGNORED)
-            # NaN would be scored as some class: a broken model must not get figures.
-            predictions = check_logits(answer, images, valid, differentiable=False).argmax(1)
-        self._scores[name].update(predictions, targets)
-        return Attacked(images, predictions)
 
     def compute(self) -> dict[str, dict[str, Tensor]]:
         """Scores by name, "clean" first.
@@ -129,8 +179,9 @@ class RobustnessEvaluator:
         return scores
 
 
-def _named(on_step: OnAttackStep, name: str) -> Callable[[AttackStep], None]:
-    return lambda step: on_step(name, step)
+def named_step(on_step: OnAttackStep | None, name: str) -> Callable[[AttackStep], None] | None:
+    """``on_step`` for the attack called ``name``."""
+    return None if on_step is None else lambda step: on_step(name, step)
 
 
 @contextmanager

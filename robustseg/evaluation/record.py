@@ -16,9 +16,91 @@ from robustseg.types import IGNORE_INDEX
 FOOLED = 0.99
 """Share of the valid pixels that must be wrong for an image to count as fooled; that of the minimum-norm papers."""
 
+FIGURES = ("linf", "l2", "linf_8bit", "l2_8bit", "wrong", "forwards", "backwards", "seconds", "target_success")
+"""Columns of :func:`image_figures`."""
+
+
+def image_figures(
+    result: AttackResult,
+    images: Tensor,
+    predictions: Tensor,
+    targets: Tensor,
+    seconds: float,
+    wanted: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Figures of each image of a batch under one attack.
+
+    Args:
+        result: Of the attack.
+        images: B×3×H×W, the clean images.
+        predictions: B×H×W, on the adversarial ones.
+        targets: B×H×W.
+        seconds: What the attack took for the batch.
+        wanted: B×H×W, what a targeted attack wanted the model to show.
+        ignore_index: Label of pixels that are not counted.
+
+    Returns:
+        B×9 float64, the columns :data:`FIGURES`. Sizes are those of the perturbation, in units of the [0, 1] pixel
+        range, as it is and after the adversarial image was rounded to 8 bit. NaN: ``wrong`` of an image without valid
+        pixels, ``target_success`` without a target map.
+    """
+    valid = targets != ignore_index
+    wrong = (valid & (predictions != targets)).flatten(1).sum(1) / valid.flatten(1).sum(1)
+    nothing = torch.full((len(images),), float("nan"))
+    clean = images.double()
+    delta = (result.images_adv.double() - clean).flatten(1)
+    # What remains of the perturbation in a PNG file.
+    rounded = (result.images_adv.double().mul(255).round().div(255) - clean).flatten(1)
+    columns = (
+        delta.abs().amax(1),
+        delta.norm(dim=1),
+        rounded.abs().amax(1),
+        rounded.norm(dim=1),
+        wrong,
+        result.forwards,
+        result.backwards,
+        torch.full((len(images),), seconds / len(images)),
+        nothing if wanted is None else target_success(predictions, wanted, targets, ignore_index),
+    )
+    return torch.stack([column.to(device=images.device, dtype=torch.float64) for column in columns], 1)
+
+
+def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:
+    """Figures of a data set under one attack from those of its images.
+
+    Args:
+        rows: N×9, columns :data:`FIGURES`.
+        fooled: Share of the valid pixels that must be wrong for an image to count as fooled.
+
+    Returns:
+        ``forwards``, ``backwards`` and ``seconds`` per image; ``without_valid_pixels``, the number of images that were
+        not attacked; ``target_success``, the mean over the images of the share of pixels that show the target, of
+        those whose true label is another (NaN for attacks without a target map); ``fooled_share``, the share of the
+        attacked images with at least ``fooled`` of their valid pixels wrong; and over these ``fooled_linf`` and
+        ``fooled_l2``, the median size of the perturbation (NaN without any); ``linf_max``, ``l2_max``,
+        ``linf_8bit_max`` and ``l2_8bit_max`` over all images.
+    """
+    linf, l2, _, _, wrong, forwards, backwards, seconds, shown = rows.unbind(1)
+    # NaN without valid pixels.
+    valid = wrong.isfinite()
+    is_fooled = wrong >= fooled - 1e-9
+    largest = rows[:, :4].amax(0)
+    return {
+        "forwards": forwards.mean(),
+        "backwards": backwards.mean(),
+        "seconds": seconds.mean(),
+        "without_valid_pixels": (~valid).sum(),
+        "target_success": shown.nanmean(),
+        "fooled_share": is_fooled.sum() / valid.sum(),
+        "fooled_linf": _median(linf[is_fooled]),
+        "fooled_l2": _median(l2[is_fooled]),
+        **{f"{name}_max": value for name, value in zip(FIGURES[:4], largest, strict=True)},
+    }
+
 
 class AttackRecord(Metric):
-    """Per-image figures of one attack; a few numbers per image are kept, and gathered from all ranks.
+    """:func:`image_figures` of one attack, gathered from all ranks; a few numbers per image are kept.
 
     Args:
         ignore_index: Label of pixels that are not counted.
@@ -43,55 +125,12 @@ class AttackRecord(Metric):
         seconds: float,
         wanted: Tensor | None = None,
     ) -> None:
-        """Take in a batch.
-
-        Args:
-            result: Of the attack.
-            images: B×3×H×W, the clean images.
-            predictions: B×H×W, on the adversarial ones.
-            targets: B×H×W.
-            seconds: What the attack took for the batch.
-            wanted: B×H×W, what a targeted attack wanted the model to show.
-        """
-        valid = targets != self.ignore_index
-        wrong = (valid & (predictions != targets)).flatten(1).sum(1) / valid.flatten(1).sum(1)
-        nothing = torch.full((len(images),), float("nan"))
-        delta = (result.images_adv.double() - images.double()).flatten(1)
-        columns = (
-            delta.abs().amax(1),
-            delta.norm(dim=1),
-            wrong,
-            result.forwards,
-            result.backwards,
-            torch.full((len(images),), seconds / len(images)),
-            nothing if wanted is None else target_success(predictions, wanted, targets, self.ignore_index),
-        )
-        self.rows.append(torch.stack([column.to(device=images.device, dtype=torch.float64) for column in columns], 1))
+        """Take in a batch; arguments as of :func:`image_figures`."""
+        self.rows.append(image_figures(result, images, predictions, targets, seconds, wanted, self.ignore_index))
 
     def compute(self) -> dict[str, Tensor]:
-        """Over all images:
-
-        ``forwards``, ``backwards`` and ``seconds`` per image; ``without_valid_pixels``, the number of images that were
-        not attacked; ``target_success``, the mean over the images of the share of pixels that show the target, of those
-        whose true label is another (NaN for attacks without a target map); ``fooled_share``, the share of the attacked
-        images with at least ``fooled`` of their valid pixels wrong; and over these ``fooled_linf`` and ``fooled_l2``,
-        the median size of the perturbation (NaN without any), in units of the [0, 1] pixel range.
-        """
-        rows = dim_zero_cat(self.rows)
-        linf, l2, wrong, forwards, backwards, seconds, shown = rows.unbind(1)
-        # NaN without valid pixels.
-        valid = wrong.isfinite()
-        fooled = wrong >= self.fooled - 1e-9
-        return {
-            "forwards": forwards.mean(),
-            "backwards": backwards.mean(),
-            "seconds": seconds.mean(),
-            "without_valid_pixels": (~valid).sum(),
-            "target_success": shown.nanmean(),
-            "fooled_share": fooled.sum() / valid.sum(),
-            "fooled_linf": _median(linf[fooled]),
-            "fooled_l2": _median(l2[fooled]),
-        }
+        """:func:`summarise` over all images."""
+        return summarise(dim_zero_cat(self.rows), self.fooled)
 
 
 def _median(values: Tensor) -> Tensor:

@@ -1,0 +1,215 @@
+"""The result card: everything that one evaluation found, and what it is the result of, as one JSON object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustseg.evaluation.checks import overall, trust_flags
+from robustseg.evaluation.errors import EvaluationError
+from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.record import FIGURES, FOOLED, summarise
+from robustseg.evaluation.resumable import record_name, refusal, refuse_others, unique_records
+from robustseg.evaluation.store import streams
+from robustseg.metrics import (
+    class_counts,
+    class_iou_from_counts,
+    confidence_intervals,
+    greedy_worst_case,
+    mean_acc_from_counts,
+    miou_from_counts,
+    pixel_acc_from_counts,
+    worst_case_images,
+)
+
+CARD = "card.json"
+FORMAT = 1
+"""Of the card."""
+
+
+class Measurements(NamedTuple):
+    """All that was measured, of the samples and attacks that were asked for."""
+
+    samples: list[str]
+    """N ids."""
+    counts: dict[str, Tensor]
+    """Per name of records, "clean" first: N×3×C int64, see :func:`~robustseg.metrics.class_counts`."""
+    figures: dict[str, Tensor]
+    """Likewise: N×9 float64, columns :data:`~robustseg.evaluation.record.FIGURES`."""
+    refused: dict[str, str]
+    """Why an attack could not be run, for those that are not complete because of it."""
+    batch_sizes: list[int]
+    """Sizes of the batches that anything was computed in."""
+    about: list[dict[str, Any]]
+    """What the writers said of themselves, each different one once."""
+
+
+def read_measurements(
+    folder: Path,
+    protocol: str,
+    samples: Sequence[str],
+    attacks: Mapping[str, Mapping[str, Any]],
+    num_classes: int,
+    scored_on: Sequence[str] = ("",),
+) -> Measurements:
+    """Read an evaluation's folder.
+
+    Args:
+        folder: Of the evaluation.
+        protocol: Digest of its facts.
+        samples: N ids that are wanted.
+        attacks: Settings of the attacks that are wanted, by name.
+        num_classes: C.
+        scored_on: Names of the models that answered, where that was not the attacked one.
+
+    Raises:
+        EvaluationError: Something is missing, or contradicts itself; it says what.
+    """
+    found = streams(folder)
+    refuse_others(found, protocol, attacks)
+    places = {sample: row for row, sample in enumerate(samples)}
+    names = [record_name(attack, target) for attack in (CLEAN, *attacks) for target in scored_on]
+    attack_of = {record_name(attack, target): attack for attack in (CLEAN, *attacks) for target in scored_on}
+    counts = {name: torch.zeros(len(samples), 3, num_classes, dtype=torch.int64) for name in names}
+    figures = {name: torch.zeros(len(samples), len(FIGURES), dtype=torch.float64) for name in names}
+    there = {name: torch.zeros(len(samples), dtype=torch.bool) for name in names}
+    sizes = set()
+    for record in unique_records(found):
+        row = places.get(record.sample)
+        if row is None or record.attack not in there:
+            continue
+        counts[record.attack][row] = class_counts(record.confusion)
+        figures[record.attack][row] = record.figures
+        there[record.attack][row] = True
+        sizes.add(record.batch_size)
+    refused = {name: reason for name in names if not there[name].all() and (reason := refusal(folder, attack_of[name]))}
+    lacking = {name: [s for s in samples if not there[name][places[s]]] for name in names if name not in refused}
+    lacking = {name: missing for name, missing in lacking.items() if missing}
+    if lacking:
+        raise EvaluationError(_incomplete(folder, lacking, len(samples)))
+    for name in refused:
+        del counts[name], figures[name]
+    about: list[dict[str, Any]] = []
+    for stream in found:
+        facts = {key: value for key, value in stream.about.items() if key not in ("attacks", "protocol")}
+        if facts not in about:
+            about.append(facts)
+    return Measurements(list(samples), counts, figures, refused, sorted(sizes), about)
+
+
+def _incomplete(folder: Path, lacking: Mapping[str, list[str]], images: int) -> str:
+    parts = [f"{name} lacks {len(missing)} (first {missing[0]})" for name, missing in lacking.items()]
+    shown = ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
+    return (
+        f"{folder}: not complete, of {images} images {shown}. Run the same evaluation again, or the shards that are "
+        "missing, to measure the rest; what is there is kept."
+    )
+
+
+def build_card(
+    about: Mapping[str, Any],
+    measured: Measurements,
+    attacks: Mapping[str, Mapping[str, Any]],
+    checks: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The result card of an evaluation, JSON-serialisable; NaN is None.
+
+    It is a function of what was evaluated: no times, dates or folders.
+
+    Args:
+        about: ``model``, ``data``, ``protocol``, ``versions`` and ``commit``.
+        measured: Of all attacks.
+        attacks: Their settings, ``describe()``, by name.
+        checks: Evidence of :func:`~robustseg.evaluation.checks.probe_model`, or None if the model was not probed.
+    """
+    class_names = about["data"]["class_names"]
+    clean = scores(measured.counts[CLEAN], class_names)
+    rows: dict[str, Any] = {}
+    for name, settings in attacks.items():
+        if name in measured.refused:
+            rows[name] = {"settings": dict(settings), "error": measured.refused[name]}
+            continue
+        robust = scores(measured.counts[name], class_names)
+        summary = summarise(measured.figures[name], float(settings.get("success") or FOOLED))
+        del summary["seconds"]
+        rows[name] = {
+            "settings": dict(settings),
+            "error": None,
+            **robust,
+            "gap": {key: _gap(clean[key], robust[key]) for key in ("pixel_acc", "miou", "image_miou")},
+            **{key: number(value) for key, value in summary.items()},
+            "without_valid_pixels": int(summary["without_valid_pixels"]),
+        }
+    eps, norm = _shared_threat(attacks)
+    bounded = [name for name in rows if name not in measured.refused and attacks[name].get("eps") is not None]
+    card = {
+        "format": FORMAT,
+        **about,
+        "protocol": {
+            **about["protocol"],
+            "norm": norm,
+            "eps": eps,
+            "batch_sizes": measured.batch_sizes,
+        },
+        "clean": clean,
+        "attacks": rows,
+        "worst_case": worst_cases(measured, bounded, class_names) if eps is not None and bounded else None,
+        "checks": None if checks is None else dict(checks),
+    }
+    flags = trust_flags(card)
+    return {**card, "flags": [flag.as_dict() for flag in flags], "verdict": overall(flags)}
+
+
+def scores(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
+    """Figures of a data set from the counts of its images, N×3×C."""
+    total = counts.sum(0)
+    image_miou = miou_from_counts(counts)
+    return {
+        "pixel_acc": number(pixel_acc_from_counts(total)),
+        "mean_acc": number(mean_acc_from_counts(total)),
+        "miou": number(miou_from_counts(total)),
+        "image_miou": number(image_miou.nanmean()),
+        "class_iou": dict(zip(class_names, map(number, class_iou_from_counts(total)), strict=True)),
+        "images": len(counts),
+        "confidence": {name: [number(low), number(high)] for name, (low, high) in confidence_intervals(counts).items()},
+    }
+
+
+def worst_cases(measured: Measurements, names: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
+    """The worst of several attacks for each image, and the greedy worst case of the data set's mIoU."""
+    counts = torch.stack([measured.counts[name] for name in names])
+    each, greedy = worst_case_images(counts), greedy_worst_case(counts)
+    order = torch.arange(counts.shape[1])
+    return {
+        "per_image": {**scores(counts[each.attack, order], class_names), "chosen": _chosen(each.attack, names)},
+        "greedy": {
+            "miou": number(miou_from_counts(greedy.counts)),
+            "pixel_acc": number(pixel_acc_from_counts(greedy.counts)),
+            "chosen": _chosen(greedy.attack, names),
+        },
+    }
+
+
+def number(value: Tensor | float) -> float | None:
+    """As JSON has it: NaN is null."""
+    figure = float(value)
+    return None if math.isnan(figure) else figure
+
+
+def _gap(clean: float | None, robust: float | None) -> float | None:
+    return None if clean is None or robust is None else clean - robust
+
+
+def _chosen(attack: Tensor, names: Sequence[str]) -> dict[str, int]:
+    return {name: int((attack == index).sum()) for index, name in enumerate(names)}
+
+
+def _shared_threat(attacks: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str | None]:
+    """ε and norm of the attacks that have one, where they agree."""
+    threats = {(s["eps"], s.get("norm")) for s in attacks.values() if s.get("eps") is not None}
+    return next(iter(threats)) if len(threats) == 1 else (None, None)

@@ -1,0 +1,62 @@
+"""Ten flags that say whether the figures of a result card can be trusted, each with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from robustseg.evaluation.checks.flag import SEVERITY, Flag, Verdict
+from robustseg.evaluation.checks.judge_attacks import (
+    judge_convergence,
+    judge_eps_curve,
+    judge_one_step,
+    judge_order,
+)
+from robustseg.evaluation.checks.judge_model import judge_answers, judge_clean, judge_gradients
+from robustseg.evaluation.checks.judge_protocol import judge_budget, judge_losses, judge_sample
+
+__all__ = ["Flag", "Verdict", "overall", "trust_flags"]
+
+_JUDGES = (
+    judge_answers,
+    judge_clean,
+    judge_gradients,
+    judge_budget,
+    judge_eps_curve,
+    judge_convergence,
+    judge_order,
+    judge_losses,
+    judge_sample,
+    judge_one_step,
+)
+
+
+def trust_flags(card: Mapping[str, Any]) -> list[Flag]:
+    """All ten flags of a card, in their order; a function of the card alone.
+
+    ``unreliable``: the figures likely overstate robustness, or are wrong. ``caution``: an honest model was measured
+    weakly. ``not checked``: the card does not hold the evidence.
+
+    Args:
+        card: With ``model``, ``data``, ``clean`` and ``attacks``; ``checks`` is what
+            :func:`~robustseg.evaluation.checks.probe_model` returned, or None.
+
+    Raises:
+        ValueError: A part of the card is missing.
+    """
+    for key in ("model", "data", "clean", "attacks"):
+        if not isinstance(card.get(key), Mapping):
+            raise ValueError(f"card[{key!r}] is missing: give the whole card of an evaluation.")
+    return [judge(card) for judge in _JUDGES]
+
+
+def overall(flags: Sequence[Flag]) -> Literal["ok", "caution", "unreliable"]:
+    """The worst verdict; what was not checked counts as caution, since silence is no evidence.
+
+    Raises:
+        ValueError: There is no flag.
+    """
+    if not flags:
+        raise ValueError("flags = []: a card without a single check has no verdict; give those of trust_flags.")
+    worst = max((flag.verdict for flag in flags), key=SEVERITY.__getitem__)
+    return "caution" if worst == "not checked" else worst

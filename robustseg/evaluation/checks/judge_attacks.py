@@ -1,0 +1,234 @@
+"""Flags about how far the attacks got: over eps, with more effort, against noise, and in a single step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+from robustseg.evaluation.checks.flag import NOT_PROBED, Finding, Flag, percent, points, probe_evidence, worst_finding
+from robustseg.evaluation.checks.settings import Row, ran, steps_of, threat_of, untargeted, white_box
+
+RISE = 0.05
+"""Pixel accuracy that a larger ε may give back: short attacks with large steps overshoot a little."""
+ABOVE_CHANCE = 0.02
+"""Pixel accuracy above chance that may remain where every image is allowed: ten steps do not find the worst."""
+
+CONVERGED = 0.005
+"""Change of the worst case by more effort up to which an attack has converged."""
+FAR_OFF = 0.05
+"""Change from which on the figure says more about the attack than about the model."""
+
+BEATEN = 0.002
+"""By how much an attack without the model's gradient may be better: a few pixels of a few images."""
+
+ONE_STEP_MATTERS = 0.2
+"""Pixel accuracy that many steps must cost before a weak single step means anything."""
+ONE_STEP_SHARE = 0.1
+"""Share of the damage of many steps that a single one does at least: standard models have about a third, models
+trained against many steps more than half, overfitted ones nothing."""
+DISTORTED_SHARE = 0.5
+"""Share of the damage at half the step that the whole step does at least."""
+DISTORTED_POINTS = 0.05
+"""Damage at half the step from which on that is compared."""
+
+
+def judge_eps_curve(card: Mapping[str, Any]) -> Flag:
+    """5: accuracy falls with ε, down to chance."""
+    found = probe_evidence(card, "eps_curve")
+    if found is None:
+        finding = NOT_PROBED
+    elif "error" in found:
+        finding = Finding("not checked", f"No attack could be run over eps: {found['error']}")
+    else:
+        good = "Accuracy falls with eps, and to chance where every image is allowed."
+        finding = worst_finding(list(_curve_findings(found)), good)
+    return Flag(5, "eps curve", finding.verdict, finding.line, found or {})
+
+
+def _curve_findings(found: Mapping[str, Any]) -> Iterator[Finding]:
+    curve = list(found["pixel_acc"].items())
+    advice = "gradients are masked; attack without them (Square, transfer) or replace the part that masks them"
+    for (_, before), (name, after) in pairwise(curve):
+        if after - before > RISE:
+            eps = found["eps"][name]
+            yield Finding(
+                "unreliable", f"Accuracy rises by {points(after - before)} when eps grows to {eps}: {advice}."
+            )
+    left = found["pixel_acc"]["everything"]
+    if left > found["chance"] + ABOVE_CHANCE:
+        yield Finding(
+            "unreliable",
+            f"With every image allowed, attacks leave {percent(left)} of the pixels, and chance is "
+            f"{percent(found['chance'])}: {advice}.",
+        )
+
+
+def judge_convergence(card: Mapping[str, Any]) -> Flag:
+    """6: more steps and restarts do not change the figure."""
+    found = probe_evidence(card, "convergence")
+    doubled = _doubled_in_card(card)
+    findings: list[Finding] = []
+    if found is not None and "error" not in found:
+        findings += list(_effort_findings(found))
+    elif found is not None:
+        findings.append(Finding("not checked", f"No attack could be run with more steps: {found['error']}"))
+    elif doubled is None:
+        findings.append(NOT_PROBED)
+    if doubled is not None and doubled["change"] >= CONVERGED:
+        findings.append(
+            Finding(
+                "caution",
+                f"From {doubled['fewer']} to {doubled['more']}, with at least twice the steps, the figure still falls "
+                f"by {points(doubled['change'])}: take more steps.",
+            )
+        )
+    finding = worst_finding(findings, "Twice the steps and another start change the figure by less than 0.5 points.")
+    return Flag(6, "convergence", finding.verdict, finding.line, {"probe": found, "suite": doubled})
+
+
+def _effort_findings(found: Mapping[str, Any]) -> Iterator[Finding]:
+    change = effort_change(found)
+    if change < CONVERGED:
+        return
+    whose = f"{found['attack']} with twice the steps" if found["attack"] else "A probe attack of twice the steps"
+    # Where the suite has longer attacks, the shorter one that was doubled is not what the figure rests on.
+    off = change >= FAR_OFF and found["attack"] is not None and not found["longer"]
+    advice = "the figure is far too high" if off else "the figure is too high by as much or more"
+    yield Finding(
+        "unreliable" if off else "caution",
+        f"{whose} lowers the worst case on the probe images by {points(change)}, {advice}: take more steps.",
+    )
+
+
+def effort_change(found: Mapping[str, Any]) -> float:
+    """How much more effort lowers miou or pixel accuracy, whichever is more."""
+    pairs = [(found["before"][key], found["after"][key]) for key in ("miou", "pixel_acc")]
+    return float(max(before - after for before, after in pairs))
+
+
+def _doubled_in_card(card: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The longest attack of the card next to the same with half its steps or fewer, if there is one."""
+    rows = {name: row for name, row in ran(card).items() if steps_of(row) and _bounded_white(row)}
+    best: dict[str, Any] | None = None
+    for more, row in rows.items():
+        for fewer, other in rows.items():
+            steps, other_steps = steps_of(row) or 0, steps_of(other) or 0
+            if _apart_from_steps(row) == _apart_from_steps(other) and 1 < other_steps <= steps / 2:
+                longest = (steps, other_steps)
+                if best is None or longest > (best["steps"], best["half"]):
+                    change = max(other[key] - row[key] for key in ("miou", "pixel_acc"))
+                    best = {"more": more, "fewer": fewer, "steps": steps, "half": other_steps, "change": change}
+    return best
+
+
+def _apart_from_steps(row: Row) -> dict[str, Any]:
+    return {key: value for key, value in row["settings"].items() if key not in ("steps", "stages")}
+
+
+def _bounded_white(row: Row) -> bool:
+    return threat_of(row) is not None and untargeted(row) and white_box(row) and row.get("miou") is not None
+
+
+def judge_order(card: Mapping[str, Any]) -> Flag:
+    """7: nothing that does not see the gradient is stronger than what follows it."""
+    found = probe_evidence(card, "order")
+    findings: list[Finding] = []
+    suite = dict(_card_order(card))
+    if found is not None and "error" not in found:
+        for name, accuracy in found["black_box"].items():
+            findings += list(_beaten(name.replace("_", " "), accuracy, found["white_box"], "on the probe images"))
+    elif found is not None:
+        findings.append(Finding("not checked", f"The probe could not compare attacks: {found['error']}"))
+    else:
+        findings.append(NOT_PROBED)
+    for name, row in suite.items():
+        for figure in ("pixel_acc", "miou"):
+            findings += list(_beaten(name, row[figure], row[f"white_box_{figure}"], f"in {figure}"))
+    finding = worst_finding(findings, "Nothing that ignores the gradient is stronger than what follows it.")
+    return Flag(7, "order", finding.verdict, finding.line, {"probe": found, "suite": suite})
+
+
+def _beaten(name: str, accuracy: float, white: float, where: str) -> Iterator[Finding]:
+    if white - accuracy > BEATEN:
+        yield Finding(
+            "unreliable",
+            f"{name} needs no gradient and beats every white-box attack by {points(white - accuracy)} {where}: "
+            "the gradient is masked, or the attacks are set up badly.",
+        )
+
+
+def _card_order(card: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Attacks of the suite without the model's gradient, and the best white-box figures within the same budget."""
+    rows = {
+        name: row
+        for name, row in ran(card).items()
+        if threat_of(row) is not None and untargeted(row) and row.get("miou") is not None
+    }
+    for name, row in rows.items():
+        rivals = [other for other in rows.values() if white_box(other) and threat_of(other) == threat_of(row)]
+        if not white_box(row) and rivals:
+            yield (
+                name,
+                {
+                    "pixel_acc": row["pixel_acc"],
+                    "miou": row["miou"],
+                    "white_box_pixel_acc": min(other["pixel_acc"] for other in rivals),
+                    "white_box_miou": min(other["miou"] for other in rivals),
+                },
+            )
+
+
+def judge_one_step(card: Mapping[str, Any]) -> Flag:
+    """10: a single step is not harmless where many are not (catastrophic overfitting)."""
+    found = probe_evidence(card, "one_step")
+    suite = _card_one_step(card)
+    findings: list[Finding] = []
+    if found is not None and "error" not in found:
+        findings += list(_one_step_findings(found["clean"], found["fgsm"]["1"], found["many_steps"]))
+        findings += list(_distorted(found))
+    elif found is not None:
+        findings.append(Finding("not checked", f"A single step could not be compared: {found['error']}"))
+    elif suite is None:
+        findings.append(NOT_PROBED)
+    if suite is not None:
+        findings += list(_one_step_findings(suite["clean"], suite["one_step"], suite["many_steps"]))
+    finding = worst_finding(findings, "A single step does its share of the damage of many.")
+    return Flag(10, "single step", finding.verdict, finding.line, {"probe": found, "suite": suite})
+
+
+def _one_step_findings(clean: float, one: float, many: float) -> Iterator[Finding]:
+    damage = clean - many
+    if damage > ONE_STEP_MATTERS and clean - one < ONE_STEP_SHARE * damage:
+        yield Finding(
+            "unreliable",
+            f"One step leaves {percent(one)} of the pixels, many steps {percent(many)}: catastrophic overfitting to "
+            "single steps, or masked gradients; report attacks of many steps only and train against them.",
+        )
+
+
+def _distorted(found: Mapping[str, Any]) -> Iterator[Finding]:
+    """Kim, Lee & Lee, AAAI 2021: harmful on the way, but not at its end."""
+    half, whole = (found["clean"] - found["fgsm"][factor] for factor in ("1/2", "1"))
+    matters = found["clean"] - found["many_steps"] > ONE_STEP_MATTERS
+    if matters and half > DISTORTED_POINTS and whole < DISTORTED_SHARE * half:
+        yield Finding(
+            "unreliable",
+            f"A step of eps/2 costs {points(half)} of pixel accuracy, one of eps only {points(whole)}: the loss is "
+            "distorted around the images (catastrophic overfitting); report attacks of many steps only.",
+        )
+
+
+def _card_one_step(card: Mapping[str, Any]) -> dict[str, float] | None:
+    """The suite's strongest single step and its strongest attack of many steps within the same budget."""
+    rows = [row for row in ran(card).values() if _bounded_white(row)]
+    for row in rows:
+        rivals = [other for other in rows if threat_of(other) == threat_of(row) and (steps_of(other) or 2) > 1]
+        if steps_of(row) == 1 and rivals and card["clean"]["pixel_acc"] is not None:
+            same = [other for other in rows if threat_of(other) == threat_of(row) and steps_of(other) == 1]
+            return {
+                "clean": card["clean"]["pixel_acc"],
+                "one_step": min(other["pixel_acc"] for other in same),
+                "many_steps": min(other["pixel_acc"] for other in rivals),
+            }
+    return None

@@ -1,0 +1,163 @@
+"""Small experiments with a model, on a handful of images, that show whether attacks on it can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks import Attack, ThreatModel, attack_mode
+from robustseg.attacks.base import check_batch
+from robustseg.attacks.guard import Model
+from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.threat import Norm
+from robustseg.evaluation.checks.answers import probe_answers, probe_inputs
+from robustseg.evaluation.checks.convergence import gradients_of, in_threat, probe_convergence
+from robustseg.evaluation.checks.gradients import probe_gradients
+from robustseg.evaluation.checks.strength import WhiteBox, probe_eps_curve, probe_one_step, probe_order
+from robustseg.evaluation.checks.subject import Evidence, Subject, guarded, number
+from robustseg.types import IGNORE_INDEX
+
+
+def probe_model(
+    model: Model,
+    ids: Sequence[str],
+    images: Tensor,
+    targets: Tensor,
+    *,
+    eps: float | str,
+    norm: Norm = "linf",
+    num_classes: int,
+    ignore_index: int = IGNORE_INDEX,
+    seed: int = 0,
+    attacks: Mapping[str, Attack] | None = None,
+    reference_miou: float | None = None,
+    suite: Mapping[str, Tensor] | None = None,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Gather the evidence for :func:`~robustseg.evaluation.checks.trust_flags`, which does the judging.
+
+    A strange model is never an error here: what it raises, NaN, a missing gradient are evidence. The result is a
+    function of the arguments: no times, and randomness from ``seed`` only, that of the model included as far as it
+    draws from torch's generators. Nothing of the model is changed. About 8 images, spread over the split, are enough;
+    each costs at most 300 gradients and 600 forwards.
+
+    Args:
+        model: Maps B×3×H×W images in [0, 1] to B×C×H×W logits: a module or a function.
+        ids: N sample ids.
+        images: N×3×H×W in [0, 1]; those without a valid pixel are left out.
+        targets: N×H×W class ids, or the ignore index.
+        eps: Radius of the evaluation's threat model.
+        norm: Its norm.
+        num_classes: C.
+        ignore_index: Label of pixels that take no part.
+        seed: Seed of the evaluation.
+        attacks: The suite by name; its strongest attack of this threat model is run with more steps.
+        reference_miou: Clean miou of the checkpoint's own record on the split that is evaluated, if there is one.
+        suite: N×3×C class counts under attacks of the suite, where an evaluation has them: then the worst case over the
+            suite is what more steps and black-box attacks are compared with.
+        batch_size: Images that are shown to the model at a time; all by default.
+
+    Returns:
+        JSON-serialisable evidence, for ``card["checks"]``.
+
+    Raises:
+        AttackError: ``images`` and ``targets`` are not what attacks take.
+        ValueError: ``eps`` is no positive radius, a target is no class, no image has a valid pixel, or ``ids`` or
+            ``suite`` do not fit the images.
+    """
+    # Imported here, since the evaluator may itself want the checks.
+    from robustseg.evaluation.evaluator import full_precision
+
+    threat = ThreatModel(eps, norm)
+    targets = _checked(ids, images, targets, threat, num_classes, ignore_index, suite or {})
+    rows = (targets != IGNORED).flatten(1).any(1).nonzero()[:, 0].tolist()
+    known = {name: counts[rows].cpu() for name, counts in (suite or {}).items()}
+    with full_precision(), attack_mode(model) as attacked:
+        # Within attack_mode, which puts torch's generators back. A random model shall give the same evidence again.
+        _seed_everything(seed, images.device)
+        subject = Subject(
+            attacked,
+            [ids[row] for row in rows],
+            images[rows].detach().clone(),
+            targets[rows],
+            threat,
+            num_classes,
+            seed,
+            batch_size or len(rows),
+        )
+        evidence: Evidence = {
+            "ids": subject.ids,
+            "eps": str(threat.eps),
+            "norm": norm,
+            "reference_miou": None if reference_miou is None else number(reference_miou),
+            **_experiments(subject, dict(attacks or {}), known),
+        }
+    count = len(rows)
+    return {**evidence, "cost": {"forwards": subject.forwards / count, "backwards": subject.backwards / count}}
+
+
+def _experiments(subject: Subject, attacks: Mapping[str, Attack], known: Mapping[str, Tensor]) -> Evidence:
+    evidence = {
+        "answers": guarded(lambda: probe_answers(subject)),
+        "inputs": guarded(lambda: probe_inputs(subject)),
+        "gradients": guarded(lambda: probe_gradients(subject)),
+    }
+    # What a gradient attack of the suite reached on these images is a white-box figure as well.
+    followed = {
+        name: counts
+        for name, counts in known.items()
+        if name in attacks and in_threat(attacks[name], subject) and gradients_of(attacks[name])
+    }
+    white: list[WhiteBox] = []
+
+    def white_box() -> Evidence:
+        white.append(WhiteBox(subject, followed))
+        return white[0].evidence(subject)
+
+    evidence["white_box"] = guarded(white_box)
+    evidence["eps_curve"] = guarded(lambda: probe_eps_curve(subject))
+    evidence["convergence"] = guarded(lambda: probe_convergence(subject, attacks, known))
+    missing = {"error": evidence["white_box"].get("error")}
+    evidence["order"] = guarded(lambda: probe_order(subject, white[0])) if white else missing
+    evidence["one_step"] = guarded(lambda: probe_one_step(subject, white[0])) if white else missing
+    return evidence
+
+
+def _checked(
+    ids: Sequence[str],
+    images: Tensor,
+    targets: Tensor,
+    threat: ThreatModel,
+    num_classes: int,
+    ignore_index: int,
+    suite: Mapping[str, Tensor],
+) -> Tensor:
+    """``targets`` with ignored pixels as IGNORED, after everything that could be the caller's mistake."""
+    if not threat.eps:
+        raise ValueError("eps = 0: the checks look at what an attack can do, give the eps of the evaluation.")
+    check_batch(images, targets, ignore_index)
+    if len(ids) != len(images):
+        raise ValueError(f"ids = {len(ids)} for {len(images)} images: give one per image.")
+    targets = targets.detach().long()
+    targets = targets.masked_fill(targets == ignore_index, IGNORED)
+    if int(targets.max()) >= num_classes:
+        raise ValueError(f"num_classes = {num_classes}, but targets hold class {int(targets.max())}.")
+    if not bool((targets != IGNORED).any()):
+        raise ValueError("targets hold no valid pixel: choose other probe images.")
+    for name, counts in suite.items():
+        expected = (len(images), 3, num_classes)
+        if counts.shape != expected:
+            raise ValueError(
+                f"suite[{name!r}] has the shape {tuple(counts.shape)}, not {expected}: give the class counts of the "
+                "probe images in their order."
+            )
+    return targets
+
+
+def _seed_everything(seed: int, device: torch.device) -> None:
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

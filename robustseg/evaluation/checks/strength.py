@@ -1,0 +1,145 @@
+"""Experiments with attacks: how far white-box attacks get, over eps, against chance, noise and a single step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks import FGSM, PGD, Attack, CosPGD, NoiseSource, Square, ThreatModel
+from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.threat import per_image
+from robustseg.evaluation.checks.subject import Evidence, Subject, number, signs
+from robustseg.metrics import pixel_acc_from_counts
+
+Kind = type[PGD] | type[CosPGD]
+
+FACTORS = (Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(1), Fraction(2), Fraction(4))
+"""Multiples of ε of the curve."""
+CURVE_STEPS = 10
+REFERENCE_STEPS = 20
+NOISE_DRAWS = 4
+SQUARE_QUERIES = 150
+"""Queries of the small black-box search; what it finds on a model with usable gradients is far behind 20 of them."""
+
+
+def probe_attack(kind: Kind, threat: ThreatModel, steps: int) -> Attack:
+    """An attack of the probe: steps of 2.5·ε/T (Madry et al., ICLR 2018), so that any corner of the ball is in reach;
+    of the iterates the one with the fewest correct pixels."""
+    step_size = str(threat.eps * Fraction(5, 2) / steps)
+    return kind(str(threat.eps), step_size, steps, threat.norm, keep="best", ignore_index=IGNORED)
+
+
+class WhiteBox:
+    """What attacks that follow the gradient leave of each image; the clean image counts as well.
+
+    ``accuracies`` hold N values for each attack that could run, ``errors`` say why the others could not.
+    """
+
+    def __init__(self, subject: Subject, suite: Mapping[str, Tensor]):
+        self.accuracies: dict[str, Tensor] = {name: pixel_acc_from_counts(counts) for name, counts in suite.items()}
+        self.errors: dict[str, str] = {}
+        attacks: dict[str, tuple[Kind, bool]] = {
+            "pgd": (PGD, False),
+            "pgd_rescaled": (PGD, True),
+            "cospgd_rescaled": (CosPGD, True),
+        }
+        for name, (kind, rescaled) in attacks.items():
+            attack = probe_attack(kind, subject.threat, REFERENCE_STEPS)
+            try:
+                self.accuracies[name] = subject.accuracies(subject.attacked(attack, rescaled))
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self.errors[name] = str(error)
+        self.worst = torch.stack([subject.clean, *self.accuracies.values()]).amin(0)
+        """N values."""
+
+    def evidence(self, subject: Subject) -> Evidence:
+        """Mean pixel accuracy per attack, without attack and at worst."""
+        return {
+            "clean": number(subject.clean.mean()),
+            "attacks": {name: number(found.mean()) for name, found in self.accuracies.items()},
+            "worst": number(self.worst.mean()),
+            "errors": self.errors,
+        }
+
+
+def probe_eps_curve(subject: Subject) -> Evidence:
+    """Pixel accuracy over ε under the worse of two short attacks, up to an ε at which every image is allowed.
+
+    ``chance`` is the share of the most frequent class, or 1/C where that is larger: more than a model that looks at
+    nothing and answers one class keeps, none needs to keep against an adversary who may show it anything.
+    """
+    threat = subject.threat
+    # Under l2 the diagonal of the cube, under linf its side.
+    everything = Fraction(1) if threat.norm == "linf" else Fraction(subject.images[0].numel() ** 0.5)
+    radii = {str(factor): threat.eps * factor for factor in FACTORS}
+    radii = {name: eps for name, eps in radii.items() if eps < everything} | {"everything": everything}
+    curve = {name: number(_under(subject, eps)) for name, eps in radii.items()}
+    return {
+        "eps": {name: str(eps) for name, eps in radii.items()},
+        "pixel_acc": curve,
+        "chance": number(_chance(subject)),
+    }
+
+
+def _under(subject: Subject, eps: Fraction) -> Tensor:
+    if not eps:
+        return subject.clean.mean()
+    threat = ThreatModel(str(eps), subject.threat.norm)
+    runs = [subject.attacked(probe_attack(PGD, threat, CURVE_STEPS))]
+    runs.append(subject.attacked(probe_attack(CosPGD, threat, CURVE_STEPS), rescaled=True))
+    return torch.stack([subject.accuracies(images_adv) for images_adv in runs]).amin(0).mean()
+
+
+def _chance(subject: Subject) -> float:
+    """Shares of an image's pixels are averaged as the accuracies are: images count alike."""
+    classes = subject.counts(subject.images)[:, 1].double()
+    frequent = float((classes / classes.sum(1, keepdim=True)).mean(0).max())
+    return max(frequent, 1 / subject.num_classes)
+
+
+def probe_order(subject: Subject, white: WhiteBox) -> Evidence:
+    """Pixel accuracy under attacks that follow no gradient, against the worst white-box attack on the same images."""
+    found = {"uniform_noise": _uniform_noise(subject), "sign_noise": _sign_noise(subject)}
+    if subject.threat.norm == "linf":
+        square = Square(str(subject.threat.eps), SQUARE_QUERIES, ignore_index=IGNORED)
+        found["square"] = subject.accuracies(subject.attacked(square))
+    return {
+        "white_box": number(white.worst.mean()),
+        "white_box_attacks": list(white.accuracies),
+        "black_box": {name: number(accuracies.mean()) for name, accuracies in found.items()},
+    }
+
+
+def _uniform_noise(subject: Subject) -> Tensor:
+    """The worst of several draws from the ball for each image."""
+    region = subject.threat.around(subject.images)
+    draws = []
+    for draw in range(NOISE_DRAWS):
+        noise = NoiseSource.for_samples((subject.seed, draw), subject.ids, subject.images.device)
+        draws.append(subject.accuracies(region.finish(region.sample(noise))))
+    return torch.stack(draws).amin(0)
+
+
+def _sign_noise(subject: Subject) -> Tensor:
+    """The worst of several random corners of the ball for each image (under l2 of random signs of full length)."""
+    region, eps = subject.threat.around(subject.images), float(subject.threat.eps)
+    draws = []
+    for sign in signs(subject.images, subject.seed, NOISE_DRAWS):
+        length = torch.ones(len(sign)) if subject.threat.norm == "linf" else sign.flatten(1).norm(dim=1)
+        step = eps * sign / per_image(length.to(sign), sign)
+        draws.append(subject.accuracies(region.finish(region.project(subject.images + step))))
+    return torch.stack(draws).amin(0)
+
+
+def probe_one_step(subject: Subject, white: WhiteBox) -> Evidence:
+    """Pixel accuracy under FGSM at parts of ε, and under many steps at ε."""
+    fgsm = {}
+    for factor in (Fraction(1, 4), Fraction(1, 2), Fraction(1)):
+        attack = FGSM(str(subject.threat.eps * factor), subject.threat.norm, ignore_index=IGNORED)
+        fgsm[str(factor)] = number(subject.accuracies(subject.attacked(attack)).mean())
+    return {"clean": number(subject.clean.mean()), "fgsm": fgsm, "many_steps": number(white.worst.mean())}

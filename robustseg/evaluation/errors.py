@@ -1,0 +1,5 @@
+"""What goes wrong in an evaluation."""
+
+
+class EvaluationError(RuntimeError):
+    """An evaluation cannot go on, or its folder cannot be used; the message names the file or key and the remedy."""

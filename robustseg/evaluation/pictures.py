@@ -1,0 +1,102 @@
+"""Keeps the best and the worst images of an evaluation on disk while it goes on, for the report's pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustseg.evaluation.panels import Example
+
+PICTURES = "pictures"
+
+
+class _Rank(NamedTuple):
+    pixel_acc: float
+    sample: str
+
+
+class PictureKeeper:
+    """Files of the images that an attack changed most and least, by pixel accuracy under it.
+
+    A picture is written before the record of its image and removed when better or worse images displace it, so that at
+    the end those of the extremes are there, however often the evaluation was interrupted, and never more than
+    ``2 × count`` per attack and process.
+
+    Args:
+        folder: Of the evaluation.
+        count: Number of the worst images to keep, and of the best.
+    """
+
+    def __init__(self, folder: Path, count: int = 3):
+        self._folder = folder / PICTURES
+        self._count = count
+        self._ranks: dict[str, list[_Rank]] = {}
+
+    def remember(self, attack: str, sample: str, pixel_acc: float) -> None:
+        """Take in an image that was measured before; NaN, without valid pixels, is no picture to show."""
+        if pixel_acc == pixel_acc:
+            self._ranks[attack] = self._extremes([*self._ranks.get(attack, []), _Rank(pixel_acc, sample)])
+
+    def wanted(self, attack: str, samples: list[str], pixel_accs: Tensor) -> list[int]:
+        """Which of B new images belong to the extremes so far, for ``pixel_accs`` (B): their pictures are needed."""
+        new = [_Rank(float(acc), s) for acc, s in zip(pixel_accs, samples, strict=True) if float(acc) == float(acc)]
+        extremes = set(self._extremes([*self._ranks.get(attack, []), *new]))
+        return [row for row, s in enumerate(samples) if _Rank(float(pixel_accs[row]), s) in extremes]
+
+    def keep(self, attack: str, example: Example, pixel_acc: float) -> None:
+        """Write the picture of a wanted image, and remove those that it displaces."""
+        before = self._ranks.get(attack, [])
+        self.remember(attack, example.id, pixel_acc)
+        _write(self._path(attack, example.id), example)
+        for displaced in set(before) - set(self._ranks[attack]):
+            self._path(attack, displaced.sample).unlink(missing_ok=True)
+
+    def load(self, attack: str, sample: str) -> Example | None:
+        """A picture, if it was kept and can be read."""
+        try:
+            with np.load(self._path(attack, sample), allow_pickle=False) as arrays:
+                image = torch.from_numpy(arrays["image"]).float() / 255
+                images = (image, image + torch.from_numpy(arrays["delta"]).float())
+                maps = (torch.from_numpy(arrays[name].astype(np.int64)) for name in ("target", "clean", "adv"))
+                return Example(sample, *images, *maps)
+        except (OSError, ValueError, KeyError, EOFError):
+            return None
+
+    def _extremes(self, ranks: list[_Rank]) -> list[_Rank]:
+        ordered = sorted(set(ranks))
+        if len(ordered) <= 2 * self._count:
+            return ordered
+        return ordered[: self._count] + ordered[len(ordered) - self._count :]
+
+    def _path(self, attack: str, sample: str) -> Path:
+        # Names come from users and data sets: they may hold anything that a file name may not.
+        name = hashlib.sha256(f"{attack}\0{sample}".encode()).hexdigest()[:24]
+        return self._folder / f"{name}.npz"
+
+
+def _write(path: Path, example: Example) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid4().hex}.npz")
+    image = example.image.mul(255).round().clamp(0, 255).byte()
+    # Half precision is exact to a tenth of an 8-bit level: enough to look at.
+    delta = (example.image_adv - image.to(example.image_adv.dtype) / 255).half()
+    maps = {"target": example.target, "clean": example.prediction, "adv": example.prediction_adv}
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                allow_pickle=False,
+                image=image.numpy(),
+                delta=delta.numpy(),
+                **{name: ids.to(torch.int32).numpy() for name, ids in maps.items()},
+            )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

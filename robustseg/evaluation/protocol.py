@@ -1,0 +1,119 @@
+"""What may not change between the parts of one evaluation, and the refusal to mix parts in which it did."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from robustseg.evaluation.errors import EvaluationError
+
+PROTOCOL = "protocol.json"
+FORMAT = 1
+"""Of the folder; raised when older folders can no longer be continued."""
+_OLD_RESULTS = "robustness.json"
+"""What evaluations left before there were result cards."""
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON-serialisable facts, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def claim(folder: Path, facts: Mapping[str, Any]) -> str:
+    """Make ``folder`` the place of the evaluation that ``facts`` describe, or check that it is.
+
+    Args:
+        folder: Created if it is not there.
+        facts: Checkpoint, model, data, seed …: everything that a figure depends on but the attacks; nested,
+            JSON-serialisable.
+
+    Returns:
+        The digest of ``facts``.
+
+    Raises:
+        EvaluationError: The folder belongs to an evaluation of something else, or cannot be used.
+    """
+    facts = json.loads(json.dumps({"format": FORMAT, **facts}, allow_nan=False))
+    # A folder that is claimed needs no write: on a full disk it can still be read.
+    if not (folder / PROTOCOL).exists():
+        if (folder / _OLD_RESULTS).exists():
+            raise EvaluationError(
+                f"{folder} holds the results of an older version ({_OLD_RESULTS}), which cannot be continued: choose "
+                "another --output. Nothing was changed."
+            )
+        try:
+            _create(folder, facts)
+        except OSError as error:
+            raise EvaluationError(
+                f"{folder}: cannot be written ({error.strerror or error}): make room, or choose another --output."
+            ) from error
+    found = read(folder)
+    if found.get("format") != facts["format"]:
+        raise EvaluationError(
+            f"{folder} was written by another version of robustseg (format {found.get('format')}, this one writes "
+            f"{facts['format']}): continue it with that version, or choose another --output. Nothing was changed."
+        )
+    if found != facts:
+        changes = "; ".join(differences(found, facts))
+        raise EvaluationError(
+            f"{folder} holds an evaluation of something else ({changes}): choose another --output, or remove the "
+            "folder to start over. Nothing was changed."
+        )
+    return digest(facts)
+
+
+def _create(folder: Path, facts: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{PROTOCOL}.{uuid4().hex}"
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(facts, indent=2) + "\n")
+            file.flush()
+            # All records of the folder are worthless without it.
+            os.fsync(file.fileno())
+        # Unlike a rename this fails when another process was first, whose facts are then compared with ours.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, folder / PROTOCOL)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The facts of an evaluation's folder.
+
+    Raises:
+        EvaluationError: There are none, or they cannot be read.
+    """
+    path = folder / PROTOCOL
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EvaluationError(f"{folder} is not the folder of an evaluation: there is no {PROTOCOL}.") from None
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: cannot be read ({error}): choose another --output.") from error
+    if not isinstance(found, dict):
+        raise EvaluationError(f"{path}: not a protocol of robustseg: choose another --output.")
+    return found
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``key: old → new`` for each key in which two nested mappings differ."""
+    lines = []
+    for key in dict.fromkeys((*old, *new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {_short(before)} there, {_short(after)} here")
+    return lines
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,38 @@
+"""Reports for people: one evaluation as a page or as Markdown, and several of them in a leaderboard.
+
+Not imported with ``robustseg.evaluation``: drawing needs matplotlib, which measuring does not.
+"""
+
+from robustseg.evaluation.report.cards import check_card, read_card, read_cards
+from robustseg.evaluation.report.errors import ReportError
+from robustseg.evaluation.report.leaderboard import (
+    Leaderboard,
+    build_leaderboard,
+    leaderboard_html,
+    leaderboard_markdown,
+    write_leaderboard,
+    write_leaderboard_markdown,
+)
+from robustseg.evaluation.report.markdown import report_markdown, write_markdown
+from robustseg.evaluation.report.page import report_html, write_report
+from robustseg.evaluation.report.pictures import PanelPicture
+from robustseg.evaluation.report.plots import Curve
+
+__all__ = [
+    "Curve",
+    "Leaderboard",
+    "PanelPicture",
+    "ReportError",
+    "build_leaderboard",
+    "check_card",
+    "leaderboard_html",
+    "leaderboard_markdown",
+    "read_card",
+    "read_cards",
+    "report_html",
+    "report_markdown",
+    "write_leaderboard",
+    "write_leaderboard_markdown",
+    "write_markdown",
+    "write_report",
+]

@@ -1,0 +1,293 @@
+"""Results of several models side by side, in one table only where they were measured alike."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from robustseg.evaluation.report import view
+from robustseg.evaluation.report.cards import Card, check_card
+from robustseg.evaluation.report.errors import ReportError
+from robustseg.evaluation.report.markdown import escape, table
+from robustseg.evaluation.report.pages import render, write_text
+from robustseg.evaluation.report.wording import (
+    NOTHING,
+    model_name,
+    percent,
+    plain,
+    sha,
+    shorten,
+    span,
+    threat,
+    training,
+)
+
+COLUMNS = {
+    "worst_pixel_acc": "worst-case pixel_acc",
+    "worst_miou": "worst-case miou",
+    "clean_pixel_acc": "clean pixel_acc",
+    "clean_miou": "clean miou",
+    "attacks": "attacks",
+    "verdict": "verdict",
+}
+"""Of a table, with their headings; the first one ranks."""
+
+EXPLANATION = (
+    "Ranked by worst-case pixel_acc: each image under the attack that leaves the fewest of its pixels correct, which "
+    "is exact and does not depend on an order of images; worst-case miou is the greedy one. In percent, with the 95 % "
+    "bootstrap interval over images: smaller differences than that may be chance. Results equal as shown share a rank. "
+    "Results that a check found unreliable, or that lack an attack, have no rank and stand below the others."
+)
+
+_PROTOCOL = {
+    "data": ("name", "split", "sha256", "images", "split_images", "ids", "ignore_index", "image_size", "class_names"),
+    "protocol": ("norm", "eps", "precision", "seed"),
+}
+_MISSING = "not in the card"
+_SHOWN_DIFFERENCES = 12
+_VALUE_LENGTH = 60
+
+
+class Entry(NamedTuple):
+    """One model's line."""
+
+    rank: int | None
+    """Equal figures as shown share one; None for results that are not ranked."""
+    name: str
+    """What the card was given as: its folder."""
+    model: str
+    below: str
+    """Training and checkpoint."""
+    cells: Mapping[str, view.Cell]
+    verdict: str
+    reason: str
+    """Why there is no rank; empty with one."""
+
+
+class LeaderboardTable(NamedTuple):
+    """Models measured alike."""
+
+    heading: str
+    below: str
+    entries: tuple[Entry, ...]
+    """The ranked ones first."""
+
+
+class Leaderboard(NamedTuple):
+    """One table per protocol."""
+
+    tables: tuple[LeaderboardTable, ...]
+
+
+def build_leaderboard(cards: Mapping[str, Card], *, group: bool = False) -> Leaderboard:
+    """Rank models by their worst case.
+
+    Figures are comparable only when data, scored images, ignored label, resolution, threat, precision, seed and every
+    attack with all of its settings are the same. Suites are compared by their attacks, not by their names.
+
+    Args:
+        cards: Result cards by the name they are shown under.
+        group: Make one table for each protocol, instead of refusing cards that differ.
+
+    Raises:
+        ReportError: No card, something that is no card, cards of different protocols without ``group``, or the same
+            checkpoint twice in one table.
+    """
+    if not cards:
+        raise ReportError("no result card given: name the folder of at least one finished evaluation.")
+    protocols: dict[str, dict[str, Any]] = {}
+    for name, card in cards.items():
+        check_card(card, name)
+        protocols[name] = protocol_of(card)
+    groups: dict[str, dict[str, Card]] = {}
+    for name, facts in protocols.items():
+        groups.setdefault(json.dumps(facts, sort_keys=True, default=str), {})[name] = cards[name]
+    if len(groups) > 1 and not group:
+        raise ReportError(_refusal(protocols))
+    for members in groups.values():
+        _refuse_duplicates(members)
+    tables = [_table(members) for members in groups.values()]
+    return Leaderboard(tuple(sorted(tables, key=lambda found: (found.heading, found.below, found.entries[0].name))))
+
+
+def protocol_of(card: Card) -> dict[str, Any]:
+    """Everything in which two cards must agree for their figures to be compared, by key; settings one by one."""
+    found = {f"{part}.{key}": card[part].get(key, _MISSING) for part, keys in _PROTOCOL.items() for key in keys}
+    for name, row in card["attacks"].items():
+        found |= {f"attacks.{name}.{key}": value for key, value in row["settings"].items()}
+    # Tuples and lists are the same in JSON.
+    normal: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return normal
+
+
+def write_leaderboard(leaderboard: Leaderboard, path: str | os.PathLike[str]) -> None:
+    """Write the tables as one HTML file that loads nothing from anywhere."""
+    write_text(leaderboard_html(leaderboard), path)
+
+
+def write_leaderboard_markdown(leaderboard: Leaderboard, path: str | os.PathLike[str]) -> None:
+    """Write the tables as Markdown."""
+    write_text(leaderboard_markdown(leaderboard), path)
+
+
+def leaderboard_html(leaderboard: Leaderboard) -> str:
+    """The text of :func:`write_leaderboard`'s file."""
+    return render(
+        "leaderboard.html.j2",
+        tables=leaderboard.tables,
+        columns=COLUMNS,
+        explanation=EXPLANATION,
+        symbols=view.SYMBOLS,
+        nothing=NOTHING,
+    )
+
+
+def leaderboard_markdown(leaderboard: Leaderboard) -> str:
+    """The text of :func:`write_leaderboard_markdown`'s file."""
+    parts = ["# Leaderboard", EXPLANATION]
+    for found in leaderboard.tables:
+        rows = [
+            [
+                NOTHING if entry.rank is None else str(entry.rank),
+                f"{escape(entry.name)}: {escape(entry.model)}, {escape(entry.below)}",
+                *[escape(f"{cell.text} ({cell.below})" if cell.below else cell.text) for cell in _cells(entry)],
+                _verdict(entry),
+            ]
+            for entry in found.entries
+        ]
+        parts += [f"## {escape(found.heading)}", escape(found.below)]
+        parts += [table(["rank", "model", *COLUMNS.values()], rows, words=2)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdict(entry: Entry) -> str:
+    verdict = f"{view.SYMBOLS[entry.verdict]} {entry.verdict}"
+    return escape(f"{verdict}: {entry.reason}" if entry.reason else verdict)
+
+
+def _cells(entry: Entry) -> Iterator[view.Cell]:
+    return (entry.cells[key] for key in COLUMNS if key != "verdict")
+
+
+def _refusal(protocols: Mapping[str, Mapping[str, Any]]) -> str:
+    """What differs, key by key, with the value of each card."""
+    keys = list(dict.fromkeys(key for facts in protocols.values() for key in facts))
+    lines = []
+    for key in keys:
+        values = {name: _value(facts.get(key, _MISSING)) for name, facts in protocols.items()}
+        if len({json.dumps(facts.get(key, _MISSING)) for facts in protocols.values()}) > 1:
+            lines.append(f"  {key}: " + "; ".join(f"{name}: {value}" for name, value in values.items()))
+    hidden = len(lines) - _SHOWN_DIFFERENCES
+    more = [f"  … and {hidden} more keys"] if hidden > 0 else []
+    return "\n".join(
+        [
+            "these results were not measured alike, so that their figures cannot be compared:",
+            *lines[:_SHOWN_DIFFERENCES],
+            *more,
+            "Evaluate them alike, or ask for one table per protocol (group).",
+        ]
+    )
+
+
+def _value(value: Any) -> str:
+    return shorten(value if isinstance(value, str) else json.dumps(value), _VALUE_LENGTH)
+
+
+def _refuse_duplicates(cards: Mapping[str, Card]) -> None:
+    """One checkpoint may appear with other weights (raw, EMA) or another window, but not twice as the same model."""
+    seen: dict[str, str] = {}
+    for name, card in cards.items():
+        model = card["model"]
+        identity = json.dumps([model["sha256"], model["weights"], model.get("window")], sort_keys=True, default=str)
+        if identity in seen:
+            raise ReportError(
+                f"{seen[identity]} and {name} are results of the same checkpoint (sha256 {sha(model['sha256'])}…): "
+                "leave one of them out."
+            )
+        seen[identity] = name
+
+
+def _table(cards: Mapping[str, Card]) -> LeaderboardTable:
+    entries = [_entry(name, card) for name, card in cards.items()]
+    ranked = sorted((entry for entry in entries if not entry.reason), key=_order)
+    apart = sorted((entry for entry in entries if entry.reason), key=_order)
+    placed: list[Entry] = []
+    for place, entry in enumerate(ranked, start=1):
+        above = placed[-1] if placed else None
+        tied = above is not None and _figure(above) == _figure(entry)
+        placed.append(entry._replace(rank=above.rank if above is not None and tied else place))
+    first = next(iter(cards.values()))
+    data = first["data"]
+    suites = sorted({plain(card["protocol"].get("suite") or "no suite") for card in cards.values()})
+    heading = f"{plain(data['name'])} {plain(data['split'])}, {threat(first['protocol'])}"
+    size = data.get("image_size")
+    resolution = "×".join(str(side) for side in size) if size else "size of the files"
+    below = (
+        f"{data['images']} of {data['split_images']} images, {resolution}; suite {', '.join(suites)}: "
+        f"{', '.join(plain(name) for name in first['attacks']) or 'no attack'}; seed {first['protocol']['seed']}, "
+        f"{plain(first['protocol']['precision'])}; data sha256 {sha(data['sha256'])}…"
+    )
+    return LeaderboardTable(heading, below, (*placed, *apart))
+
+
+def _entry(name: str, card: Card) -> Entry:
+    worst = worst_case(card)
+    pixel_acc, miou = worst["pixel_acc"], worst["miou"]
+    failed = [plain(attack) for attack, row in card["attacks"].items() if row.get("error") is not None]
+    if card["verdict"] == "unreliable":
+        bad = ", ".join(f"{f['number']} {plain(f['name'])}" for f in card["flags"] if f["verdict"] == "unreliable")
+        reason = f"a check failed ({bad})" if bad else "a check failed"
+    elif failed:
+        reason = f"could not run: {', '.join(failed)}"
+    elif pixel_acc.text == NOTHING:
+        reason = "no worst case in the card"
+    else:
+        reason = ""
+    clean, total = card["clean"], len(card["attacks"])
+    cells = {
+        "worst_pixel_acc": pixel_acc,
+        "worst_miou": miou,
+        "clean_pixel_acc": _score(clean, "pixel_acc"),
+        "clean_miou": _score(clean, "miou"),
+        "attacks": view.Cell(f"{total - len(failed)} of {total}" if failed else str(total)),
+    }
+    model = card["model"]
+    below = f"trained with {training(card)}; {plain(model['checkpoint'])} {sha(model['sha256'])}…"
+    if model["weights"] != "raw":
+        below += f", {plain(model['weights'])} weights"
+    if model.get("window"):
+        below += ", sliding window"
+    return Entry(None, plain(name), model_name(card), below, cells, card["verdict"], reason)
+
+
+def worst_case(card: Card) -> dict[str, view.Cell]:
+    """The figures that rank: of the worst case, or of the one attack that there is."""
+    worst = dict(card.get("worst_case") or {})
+    ran = view.attacks(card)
+    if not worst and len(ran) == 1:
+        only = next(iter(ran.values()))
+        worst = {"per_image": only, "greedy": only}
+    return {
+        "pixel_acc": _score(worst.get("per_image", {}), "pixel_acc"),
+        "miou": _score(worst.get("greedy", {}), "miou"),
+    }
+
+
+def _score(row: Mapping[str, Any], key: str) -> view.Cell:
+    return view.Cell(percent(row.get(key)), span((row.get("confidence") or {}).get(key)))
+
+
+def _figure(entry: Entry) -> float:
+    """The figure that ranks, as shown; below every other where there is none."""
+    return _shown(entry, "worst_pixel_acc")
+
+
+def _order(entry: Entry) -> tuple[float, float, str]:
+    return -_figure(entry), -_shown(entry, "worst_miou"), entry.name
+
+
+def _shown(entry: Entry, key: str) -> float:
+    text = entry.cells[key].text
+    return -1.0 if text == NOTHING else float(text)

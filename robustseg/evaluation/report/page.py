@@ -1,0 +1,98 @@
+"""The report of one evaluation as a page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from robustseg.evaluation.panels import Palette
+from robustseg.evaluation.report import view
+from robustseg.evaluation.report.cards import Card, check_card
+from robustseg.evaluation.report.drawn import draw_plots
+from robustseg.evaluation.report.errors import ReportError
+from robustseg.evaluation.report.pages import render, write_text
+from robustseg.evaluation.report.pictures import PanelPicture, data_uri
+from robustseg.evaluation.report.plots import Curve
+from robustseg.evaluation.report.wording import percent, plain
+
+
+def write_report(
+    card: Card,
+    path: str | os.PathLike[str],
+    pictures: Sequence[PanelPicture] = (),
+    curves: Sequence[Curve] = (),
+    palette: Palette = (),
+) -> None:
+    """Write one HTML file with the table, the checks, plots and pictures; it loads nothing from anywhere.
+
+    The same card, pictures and curves give the same bytes.
+
+    Args:
+        card: As :func:`~robustseg.evaluation.report.read_card` returns it.
+        path: The HTML file.
+        pictures: Images to show, in this order within the worst and the best.
+        curves: Further curves to draw, beside the one over eps that the checks measured.
+        palette: Colour of each class in the pictures, for their legend; none without.
+
+    Raises:
+        ReportError: The card, a picture or a curve cannot be shown.
+    """
+    write_text(report_html(card, pictures, curves, palette), path)
+
+
+def report_html(
+    card: Card, pictures: Sequence[PanelPicture] = (), curves: Sequence[Curve] = (), palette: Palette = ()
+) -> str:
+    """The text of :func:`write_report`'s file."""
+    check_card(card)
+    plots = [plot._replace(svg=Markup(plot.svg)) for plot in draw_plots(card, curves)]
+    size_columns, size_rows = view.size_table(card)
+    class_columns, class_rows = view.class_table(card)
+    return render(
+        "report.html.j2",
+        title=view.title(card),
+        verdict=card["verdict"],
+        verdict_line=view.VERDICT_LINES[card["verdict"]],
+        checks_summary=view.checks_summary(card),
+        symbols=view.SYMBOLS,
+        tiles=view.tiles(card),
+        facts=view.facts(card),
+        columns=view.COLUMNS,
+        rows=view.rows(card),
+        flags=view.flags(card),
+        plots=plots,
+        pictures=[_shown(picture) for picture in sorted(pictures, key=lambda picture: picture.kind != "worst")],
+        legend=_legend(card, palette),
+        settings=view.settings(card),
+        size_columns=size_columns,
+        size_rows=size_rows,
+        class_columns=class_columns,
+        class_rows=class_rows,
+        model_settings=view.model_settings(card),
+    )
+
+
+def _legend(card: Card, palette: Palette) -> list[tuple[str, str]]:
+    """Name and CSS colour of each class."""
+    names = card["data"]["class_names"]
+    if palette and len(palette) != len(names):
+        raise ReportError(f"palette = {len(palette)} colours for {len(names)} classes: give one for each.")
+    colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette]
+    return [(plain(name), colour) for name, colour in zip(names, colours, strict=False)]
+
+
+def _shown(picture: PanelPicture) -> dict[str, str]:
+    sample, attack = plain(picture.id), plain(picture.attack)
+    before, after = percent(picture.clean_pixel_acc, 1), percent(picture.robust_pixel_acc, 1)
+    return {
+        "uri": data_uri(picture),
+        "kind": picture.kind,
+        "id": sample,
+        "attack": attack,
+        "before": before,
+        "after": after,
+        "alt": f"{sample} under {attack}: image, perturbation, adversarial image, ground truth, and the predictions "
+        f"before and after; pixel accuracy {before} % before and {after} % after.",
+    }

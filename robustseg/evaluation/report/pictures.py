@@ -1,0 +1,58 @@
+"""Pictures that a report carries inside itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Literal, NamedTuple
+
+from PIL import Image
+
+from robustseg.evaluation.report.errors import ReportError
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class PanelPicture(NamedTuple):
+    """One image under one attack, drawn by :func:`~robustseg.evaluation.draw_panel`, and what its caption says."""
+
+    kind: Literal["worst", "best"]
+    """Of the images with the least or with the most correct pixels under attack."""
+    id: str
+    """The sample's."""
+    attack: str
+    """Name of the attack in the card."""
+    clean_pixel_acc: float | None
+    """Of this image without attack."""
+    robust_pixel_acc: float | None
+    """Of this image under the attack."""
+    picture: bytes | Image.Image
+    """The panel, as the bytes of a PNG file or as a PIL image."""
+
+
+def data_uri(picture: PanelPicture) -> str:
+    """The panel as ``data:image/png;base64,…``.
+
+    Raises:
+        ReportError: Bytes that are no readable PNG file.
+    """
+    if isinstance(picture.picture, Image.Image):
+        buffer = io.BytesIO()
+        # Without what the image brings along (dates, text), which would change the report's bytes.
+        picture.picture.convert("RGB").save(buffer, format="PNG", optimize=True)
+        content = buffer.getvalue()
+    else:
+        content = picture.picture
+        _check_png(content, picture.id)
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _check_png(content: bytes, name: str) -> None:
+    remedy = "give the bytes of a PNG file or a PIL image."
+    if not content.startswith(_PNG):
+        raise ReportError(f"the picture of {name!r} is not a PNG file: {remedy}")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+    except (OSError, SyntaxError) as error:
+        raise ReportError(f"the picture of {name!r} cannot be decoded ({error}): {remedy}") from None

@@ -1,0 +1,260 @@
+"""Plots as SVG elements that stand inside an HTML page and take its text colour.
+
+Figures are made without pyplot and with matplotlib's own defaults, whatever the user's settings; the same data gives
+the same text. Letters stay text: they can be searched, and follow a dark page.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from robustseg.evaluation.report.errors import ReportError
+from robustseg.evaluation.report.wording import NOTHING, plain, shorten
+
+_WIDTH = 4.4
+"""Inches; what a phone shows without shrinking letters much."""
+_BAR = 0.15
+_INK = "#010203"
+"""Stands for the page's text colour, which the SVG takes over."""
+_COLOURS = ("#3b78c3", "#e08a1e", "#8f5bb0", "#2f9e6e", "#c8504f", "#7f7f7f")
+"""Readable on white and on near-black, told apart by the colour-blind in this order, and of different lightness."""
+_MARKERS = "os^Dvx"
+_HEAT = ((23, 55, 94), (226, 236, 246))
+"""RGB of the darkest and of the lightest cell of a heat map."""
+_STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.alpha": 0.25,
+    "grid.color": _INK,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "robustseg",
+    "text.color": _INK,
+    # A dollar sign in a name is a dollar sign.
+    "text.parse_math": False,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+_NAME_LENGTH = 26
+
+
+class Bar(NamedTuple):
+    """One figure with its confidence interval, in the unit of the axis."""
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+
+
+class Curve(NamedTuple):
+    """Figures along an axis, one line per name."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x: Sequence[float]
+    """In any order; spaced evenly on the plot, since eps is doubled from point to point rather than increased."""
+    series: Mapping[str, Sequence[float | None]]
+    """One value per x; None where there is none."""
+    ticks: Sequence[str] | None = None
+    """What stands at each x; the number itself by default."""
+
+
+class Plot(NamedTuple):
+    """A drawn plot."""
+
+    name: str
+    """Unique in its page; letters, digits and hyphens."""
+    title: str
+    svg: str
+    """An ``<svg>`` element."""
+    note: str = ""
+
+
+def bar_plot(
+    name: str, title: str, categories: Sequence[str], series: Mapping[str, Sequence[Bar]], axis: str, digits: int = 1
+) -> Plot:
+    """Horizontal bars, grouped by category from top to bottom, with intervals and values.
+
+    Args:
+        name: Unique in the page.
+        title: What the plot shows.
+        categories: Names of the groups.
+        series: One bar per category under each name.
+        axis: Label of the value axis.
+        digits: Of the written values.
+    """
+    categories = [shorten(plain(category), _NAME_LENGTH) for category in categories]
+    height = 0.75 + len(categories) * (_BAR * len(series) + 0.1)
+    with _figure(height) as figure:
+        axes = figure.subplots()
+        thickness = 0.84 / len(series)
+        highest = max((_end(bar) for bars in series.values() for bar in bars), default=0.0) or 1.0
+        for place, (label, bars) in enumerate(series.items()):
+            rows = [row - 0.42 + (place + 0.5) * thickness for row in range(len(bars))]
+            lengths = [bar.value or 0.0 for bar in bars]
+            axes.barh(rows, lengths, thickness * 0.88, color=_COLOURS[place % len(_COLOURS)], label=plain(label))
+            for row, bar in zip(rows, bars, strict=True):
+                _annotate(axes, row, bar, highest, digits)
+        axes.set_yticks(range(len(categories)), labels=categories)
+        axes.set_ylim(len(categories) - 0.45, -0.55)
+        axes.set_xlim(0, highest * 1.16)
+        axes.set_xlabel(axis)
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+        if len(series) > 1:
+            figure.legend(loc="outside upper left", ncols=len(series), handlelength=1.2)
+        return Plot(name, title, _svg(figure, name, title))
+
+
+def curve_plot(name: str, curve: Curve) -> Plot:
+    """Lines with markers over evenly spaced values of x.
+
+    Raises:
+        ReportError: A line has another number of values than there are x.
+    """
+    order = sorted(range(len(curve.x)), key=lambda place: curve.x[place])
+    ticks = [f"{value:g}" for value in curve.x] if curve.ticks is None else [plain(tick) for tick in curve.ticks]
+    for label, values in [*curve.series.items(), ("ticks", ticks)]:
+        if len(values) != len(curve.x):
+            raise ReportError(
+                f"curve {curve.title!r}: {label} has {len(values)} values for {len(curve.x)} x: give one for each."
+            )
+    with _figure(2.6) as figure:
+        axes = figure.subplots()
+        for place, (label, values) in enumerate(curve.series.items()):
+            found = [(position, values[at]) for position, at in enumerate(order)]
+            known = [(position, value) for position, value in found if value is not None]
+            xs, ys = [position for position, _ in known], [value for _, value in known]
+            # The same everywhere is a level that others are held against, not a measurement at each x.
+            is_level = len(ys) > 1 and len(set(ys)) == 1
+            # Once the colours are used up, dotted lines tell those of the second round apart.
+            stroke = "-" if place < len(_COLOURS) else ":"
+            line, marker = ("--", "") if is_level else (stroke, _MARKERS[place % len(_MARKERS)])
+            colour = _COLOURS[place % len(_COLOURS)]
+            axes.plot(xs, ys, line, label=plain(label), color=colour, marker=marker, markersize=4, linewidth=1.4)
+        axes.set_xticks(range(len(order)), labels=[ticks[at] for at in order])
+        axes.set_xlabel(plain(curve.x_label))
+        axes.set_ylabel(plain(curve.y_label))
+        axes.set_ylim(bottom=0)
+        axes.grid()
+        if len(curve.series) > 1:
+            figure.legend(loc="outside upper left", ncols=min(3, len(curve.series)), handlelength=1.8)
+        return Plot(name, plain(curve.title), _svg(figure, name, plain(curve.title)))
+
+
+def heat_plot(
+    name: str,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    axes_labels: tuple[str, str],
+    highest: float,
+    framed: Sequence[tuple[int, int]] = (),
+) -> Plot:
+    """A matrix of figures in percent, each written in its cell; the lower the darker.
+
+    Args:
+        name: Unique in the page.
+        title: What the plot shows.
+        rows: Names of the rows, from top to bottom.
+        columns: Names of the columns.
+        values: A row of values for each of ``rows``; None where there is none.
+        axes_labels: What rows and columns are.
+        highest: Value of the lightest cells, so that several plots share one scale.
+        framed: (row, column) of cells to mark with a frame.
+    """
+    row_names, column_names = ([shorten(plain(each), _NAME_LENGTH) for each in names] for names in (rows, columns))
+    with _figure(0.9 + 0.34 * len(rows)) as figure:
+        axes = figure.subplots()
+        for row, line in enumerate(values):
+            for column, value in enumerate(line):
+                # 0 for the darkest; the exponent keeps low figures, on which everything turns, apart.
+                shade = 1.0 if value is None or not highest else min(max(value / highest, 0.0), 1.0) ** 0.6
+                corner = (column - 0.47, row - 0.44)
+                axes.add_patch(Rectangle(corner, 0.94, 0.88, facecolor=_between(*_HEAT, shade), linewidth=0))
+                ink = "#ffffff" if shade < 0.6 else "#101418"
+                text = NOTHING if value is None else f"{value:.1f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
+        for row, column in framed:
+            corner = (column - 0.47, row - 0.44)
+            axes.add_patch(Rectangle(corner, 0.94, 0.88, fill=False, edgecolor=_INK, linewidth=1.4))
+        axes.set_xticks(range(len(columns)), labels=column_names)
+        axes.set_yticks(range(len(rows)), labels=row_names)
+        axes.set_xlim(-0.55, len(columns) - 0.45)
+        axes.set_ylim(len(rows) - 0.45, -0.55)
+        axes.set_ylabel(axes_labels[0])
+        axes.set_xlabel(axes_labels[1])
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.tick_params(length=0)
+        return Plot(name, title, _svg(figure, name, title))
+
+
+def _between(dark: tuple[int, int, int], light: tuple[int, int, int], share: float) -> tuple[float, ...]:
+    return tuple((low + share * (high - low)) / 255 for low, high in zip(dark, light, strict=True))
+
+
+def _end(bar: Bar) -> float:
+    return max(bar.value or 0.0, bar.interval[1] if bar.interval else 0.0)
+
+
+def _annotate(axes: Axes, row: float, bar: Bar, highest: float, digits: int) -> None:
+    """The interval as a line with ends, and the value behind it."""
+    if bar.value is not None and bar.interval is not None:
+        reach = [[max(bar.value - bar.interval[0], 0.0)], [max(bar.interval[1] - bar.value, 0.0)]]
+        axes.errorbar(bar.value, row, xerr=reach, fmt="none", ecolor=_INK, elinewidth=0.8, capsize=1.6, capthick=0.8)
+    written = NOTHING if bar.value is None else f"{bar.value:.{digits}f}"
+    axes.text(_end(bar) + 0.012 * highest, row, written, va="center", fontsize=7)
+
+
+@contextmanager
+def _figure(height: float) -> Iterator[Figure]:
+    """A figure under settings that are put back, with matplotlib's defaults as their base."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A browser has the letters that the font used for measuring lacks.
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield Figure((_WIDTH, height), layout="constrained")
+
+
+def _svg(figure: Figure, name: str, title: str) -> str:
+    buffer = io.StringIO()
+    # None leaves the whole block out: the date is not a function of the data.
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        for key, value in list(element.attrib.items()):
+            del element.attrib[key]
+            # Ids of all plots share one page.
+            if key == "id":
+                value = f"{name}-{value}"
+            elif key in ("clip-path", "style") or key.endswith("href"):
+                value = value.replace("url(#", f"url(#{name}-").replace(_INK, "currentColor")
+                value = re.sub(r"font-family: [^;]*", "font-family: inherit", value)
+                value = f"#{name}-{value[1:]}" if value.startswith("#") else value
+            element.attrib[key.rpartition("}")[2]] = value
+        # Its one rule would hold for the whole page, and is in the page's own style.
+        for style in element.findall("{*}style"):
+            element.remove(style)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "id": name, "class": "plot", "role": "img", "aria-label": title}
+    return ElementTree.tostring(root, encoding="unicode")

@@ -1,0 +1,155 @@
+"""How figures, names and settings are written for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from robustseg.types import parse_fraction
+
+NOTHING = "–"
+"""In place of a figure that does not exist."""
+DIGITS = 2
+"""Of a percentage; ranks are those of the figures as shown."""
+_SHA = 12
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None for everything that is no figure."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def percent(value: Any, digits: int = DIGITS) -> str:
+    """A share in percent, without the sign."""
+    share = number(value)
+    return NOTHING if share is None else f"{100 * share:.{digits}f}"
+
+
+def points(value: Any) -> str:
+    """A difference of shares in percentage points, without the sign of a zero."""
+    share = number(value)
+    return NOTHING if share is None else f"{round(100 * share, DIGITS) + 0.0:.{DIGITS}f}".replace("-", "−")
+
+
+def bounds(interval: Any) -> tuple[float, float] | None:
+    """Both ends of a confidence interval, if it has two."""
+    if not isinstance(interval, (list, tuple)) or len(interval) != 2:
+        return None
+    low, high = number(interval[0]), number(interval[1])
+    return None if low is None or high is None else (low, high)
+
+
+def span(interval: Any) -> str:
+    """A confidence interval in percent; nothing where there is none."""
+    ends = bounds(interval)
+    return "" if ends is None else f"{percent(ends[0], 1)}–{percent(ends[1], 1)}"
+
+
+def count(value: Any) -> str:
+    """A number of calls: whole numbers without a point."""
+    figure = number(value)
+    return NOTHING if figure is None else f"{figure:.1f}".removesuffix(".0")
+
+
+def size(value: Any, norm: Any) -> str:
+    """The size of a perturbation: linf in steps of an 8-bit image, L2 in units of the [0, 1] pixel range."""
+    figure = number(value)
+    if figure is None:
+        return NOTHING
+    return f"{255 * figure:.2f}/255" if norm == "linf" else f"{figure:.3f}"
+
+
+def fraction(value: Any) -> Fraction | None:
+    """The eps of an attack's settings; None where it has none."""
+    try:
+        return None if value is None else parse_fraction(value)
+    except ValueError:
+        return None
+
+
+def plain(text: Any) -> str:
+    """A name on one line, without control characters, which neither HTML nor SVG can hold."""
+    return "".join(" " if unicodedata.category(char)[0] == "C" else char for char in str(text)).strip()
+
+
+def shorten(text: str, length: int) -> str:
+    """``text`` with an ellipsis in the middle, where names such as ``segpgd_tuned_100`` differ least."""
+    if len(text) <= length:
+        return text
+    front = (length - 1) // 2
+    return f"{text[:front]}…{text[-(length - 1 - front) :]}"
+
+
+def sha(digest: Any) -> str:
+    """The beginning of a checksum, enough to tell files apart."""
+    return plain(digest)[:_SHA]
+
+
+def setting(value: Any) -> str:
+    """A hyperparameter as it stands in JSON, strings without their quotes."""
+    return plain(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def evidence(value: Any) -> str:
+    """A flag's evidence as JSON with a line for each key; numbers keep six digits."""
+    return _lines(_rounded(value), "")
+
+
+def _lines(value: Any, indent: str) -> str:
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    inner = indent + "  "
+    parts = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {_lines(part, inner)}" for key, part in value.items()]
+    return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(part) for key, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_rounded(part) for part in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+def model_name(card: Mapping[str, Any]) -> str:
+    """Network and backbone: ``PSPNet (resnet10t)``."""
+    network = plain(card["model"]["network"]).rpartition(".")[2]
+    backbone = card["model"]["settings"].get("backbone")
+    return f"{network} ({plain(backbone)})" if isinstance(backbone, str) else network
+
+
+def training(card: Mapping[str, Any]) -> str:
+    """What the model was trained with."""
+    attacker = card["model"].get("trained_with", "unknown")
+    if attacker is None:
+        return "clean images only"
+    if not isinstance(attacker, Mapping):
+        return "unknown"
+    return attack_summary(attacker)
+
+
+def attack_summary(settings: Mapping[str, Any]) -> str:
+    """An attack in a few words: ``SegPGD, 3 steps, linf 8/255``."""
+    parts = [plain(settings.get("attack", "attack"))]
+    steps = settings.get("steps")
+    if isinstance(steps, int):
+        parts.append("1 step" if steps == 1 else f"{steps} steps")
+    if settings.get("eps") is not None:
+        parts.append(f"{plain(settings.get('norm') or '')} {plain(settings['eps'])}".strip())
+    return ", ".join(parts)
+
+
+def threat(protocol: Mapping[str, Any]) -> str:
+    """What the adversary may do, in a few words."""
+    norm, eps = protocol.get("norm"), protocol.get("eps")
+    if eps is None:
+        return "differs between the attacks, see their settings"
+    return f"{plain(norm or 'norm unknown')}, eps = {plain(eps)}"

@@ -1,0 +1,284 @@
+"""The state of an evaluation on disk: one record per (sample, attack), appended as they are measured.
+
+A folder ``records/`` holds Arrow streams (``.arrows``), one per process that ever wrote into it. A stream only grows;
+one Arrow record batch is what one attack did to one batch of images, and counts as a whole or not at all. A process
+that is killed leaves at most a torn last batch, which a reader drops, and the next process starts a stream of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from robustseg.evaluation.errors import EvaluationError
+from robustseg.evaluation.record import FIGURES
+
+RECORDS = "records"
+
+_SCHEMA = pa.schema(
+    [
+        ("sample", pa.string()),
+        ("attack", pa.string()),
+        # Most of an image's matrix is zero: positions in the flat C×C matrix, and what stands there.
+        ("cells", pa.list_(pa.int32())),
+        ("counts", pa.list_(pa.int64())),
+        ("figures", pa.list_(pa.float64(), len(FIGURES))),
+        ("batch_size", pa.int32()),
+        ("crc32", pa.uint32()),
+    ]
+)
+
+_DAMAGE = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+)
+"""What Arrow raises on bytes that it did not write, and what becomes of values that it could read from them."""
+
+
+class ImageRecord(NamedTuple):
+    """What one attack did to one image."""
+
+    sample: str
+    """The sample's id."""
+    attack: str
+    """Name of the attack, or "clean"."""
+    confusion: Tensor
+    """C×C int64: rows are true classes, columns predicted ones."""
+    figures: Tensor
+    """Columns :data:`~robustseg.evaluation.record.FIGURES`, float64."""
+    batch_size: int
+    """Images in the batch that it was computed in: rounding in a model may depend on it."""
+
+
+class Stream(NamedTuple):
+    """What a stream says about itself."""
+
+    path: Path
+    about: dict[str, Any]
+    """What the writer said: see :class:`RecordWriter`."""
+
+
+class RecordWriter:
+    """Appends records to a new stream in ``folder/records``; the file appears with the first record.
+
+    Args:
+        folder: Of the evaluation.
+        name: First part of the file's name; a number is added.
+        about: What every reader must know of these records, JSON-serialisable: digest of the protocol, settings of the
+            attacks, versions.
+        num_classes: C.
+
+    Raises:
+        EvaluationError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, name: str, about: Mapping[str, Any], num_classes: int):
+        self._folder = folder / RECORDS
+        self._name = name
+        self._num_classes = num_classes
+        header = json.dumps({**about, "num_classes": num_classes}, allow_nan=False)
+        self._schema = _SCHEMA.with_metadata({"robustseg": header, "crc32": str(zlib.crc32(header.encode()))})
+        self._file: io.BufferedWriter | None = None
+        # Arrow writes here, and we to the file: only then is a short write to a full disk noticed and undone.
+        self._buffer = io.BytesIO()
+        self._stream: pa.RecordBatchStreamWriter | None = None
+
+    def append(self, records: Sequence[ImageRecord]) -> None:
+        """Write records as one whole; when this returns they survive a crash of the process and of the machine.
+
+        Raises:
+            EvaluationError: They could not be written (a full disk, a quota); what was there before is intact.
+        """
+        if not records:
+            return
+        try:
+            self._write(records)
+        except OSError as error:
+            where = self._file.name if self._file is not None else self._folder
+            raise EvaluationError(
+                f"{where}: cannot write ({error.strerror or error}): everything up to the batch before is kept; make "
+                "room and run the same command again to go on."
+            ) from error
+
+    def _write(self, records: Sequence[ImageRecord]) -> None:
+        if self._file is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = _create(self._folder, self._name)
+        if self._stream is None:
+            self._stream = pa.ipc.new_stream(self._buffer, self._schema)
+        self._stream.write_batch(_to_arrow(records, self._schema))
+        block = self._buffer.getvalue()
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        end = self._file.tell()
+        try:
+            self._file.write(block)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError:
+            _cut(self._file, end)
+            self._file = self._stream = None
+            raise
+
+    def close(self) -> None:
+        """Close the file; more records may not follow."""
+        if self._file is not None:
+            self._file.close()
+            self._file = self._stream = None
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def streams(folder: Path) -> list[Stream]:
+    """All streams of an evaluation's folder by name.
+
+    Left out are those that were torn before their first record, and with a warning those whose beginning is damaged.
+
+    Raises:
+        EvaluationError: A file cannot be read, or is not one of ours.
+    """
+    found = []
+    for path in sorted((folder / RECORDS).glob("*.arrows")):
+        try:
+            if not path.stat().st_size:
+                continue
+            with pa.OSFile(str(path)) as file:
+                schema = pa.ipc.open_stream(file).schema
+        except _DAMAGE as error:
+            if isinstance(error, PermissionError | IsADirectoryError):
+                raise EvaluationError(f"{path}: cannot be read ({error}): make it readable, or move it out.") from error
+            warnings.warn(f"{path}: no record can be read and none is used ({error}).", stacklevel=2)
+            continue
+        metadata = schema.metadata or {}
+        if schema.names != _SCHEMA.names and b"robustseg" not in metadata:
+            raise EvaluationError(f"{path}: not a stream of robustseg's records: move it out of this folder.")
+        header = metadata.get(b"robustseg", b"")
+        # Without this a damaged byte in it could pass for another evaluation.
+        if not schema.equals(_SCHEMA) or metadata.get(b"crc32") != str(zlib.crc32(header)).encode():
+            warnings.warn(f"{path}: the beginning is damaged, and none of its records is used.", stacklevel=2)
+            continue
+        found.append(Stream(path, json.loads(header)))
+    return found
+
+
+def read_records(stream: Stream) -> Iterator[ImageRecord]:
+    """The whole records of a stream. A torn or damaged end is dropped with a warning: it will be measured again."""
+    classes = int(stream.about["num_classes"])
+    with pa.OSFile(str(stream.path)) as file:
+        batches = pa.ipc.open_stream(file)
+        while True:
+            try:
+                batch = batches.read_next_batch()
+                batch.validate(full=True)
+                records = _from_arrow(batch, classes)
+            except StopIteration:
+                return
+            except _DAMAGE as error:
+                warnings.warn(
+                    f"{stream.path}: the end is incomplete and was dropped, to be measured again ({error}).",
+                    stacklevel=2,
+                )
+                return
+            yield from records
+
+
+def _create(folder: Path, name: str) -> io.BufferedWriter:
+    """A new file of this name with the first free number, also when another process looks for one."""
+    number = 0
+    while True:
+        try:
+            file = open(folder / f"{name}-{number}.arrows", "xb")
+        except FileExistsError:
+            number += 1
+        else:
+            sync_folder(folder)
+            return file
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names of new files in a folder survive a crash of the machine, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _cut(file: io.BufferedWriter, end: int) -> None:
+    """Take back what was written after ``end``, and close; a reader would drop it, but this leaves no doubt."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(file.fileno(), end)
+    try:
+        file.close()
+    except OSError:
+        # what is still in Python's buffer cannot be written either
+        file.raw.close()
+
+
+def _to_arrow(records: Sequence[ImageRecord], schema: pa.Schema) -> pa.RecordBatch:
+    cells, counts, figures = [], [], []
+    for record in records:
+        flat = record.confusion.cpu().flatten().numpy()
+        filled = flat.nonzero()[0].astype(np.int32)
+        cells.append(filled)
+        counts.append(flat[filled])
+        figures.append(record.figures.cpu().numpy())
+    rows = list(zip(records, cells, counts, figures, strict=True))
+    columns: list[Any] = [
+        [record.sample for record in records],
+        [record.attack for record in records],
+        cells,
+        counts,
+        figures,
+        [record.batch_size for record in records],
+        [_crc(r.sample, r.attack, where, count, row, r.batch_size) for r, where, count, row in rows],
+    ]
+    return pa.record_batch([pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _from_arrow(batch: pa.RecordBatch, classes: int) -> list[ImageRecord]:
+    records = []
+    for row in batch.to_pylist():
+        cells, counts = np.array(row["cells"], np.int32), np.array(row["counts"], np.int64)
+        figures = np.array(row["figures"], np.float64)
+        if _crc(row["sample"], row["attack"], cells, counts, figures, row["batch_size"]) != row["crc32"]:
+            raise ValueError(f"checksum of {row['sample']} under {row['attack']}")
+        confusion = torch.zeros(classes * classes, dtype=torch.int64)
+        confusion[torch.from_numpy(cells).long()] = torch.from_numpy(counts)
+        confusion = confusion.view(classes, classes)
+        records.append(
+            ImageRecord(row["sample"], row["attack"], confusion, torch.from_numpy(figures), row["batch_size"])
+        )
+    return records
+
+
+def _crc(sample: str, attack: str, cells: Any, counts: Any, figures: Any, batch_size: int) -> int:
+    names = f"{sample}\0{attack}\0{batch_size}\0".encode()
+    return zlib.crc32(names + cells.tobytes() + counts.tobytes() + figures.tobytes())
