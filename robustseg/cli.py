@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,60 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustseg import __version__
 from robustseg.attacks import AttackError
+from robustseg.benchmark import Benchmark, Shard, merge, run_benchmark
 from robustseg.callbacks import AttackProgressBar, EpochLines, RobustnessEvaluation
 from robustseg.data import DataError, SegmentationDataModule
-from robustseg.models import ModelError, load_segmentation_weights
+from robustseg.evaluation import EvaluationError
+from robustseg.models import ModelError, load_segmentation_weights, read_record
+from robustseg.models.checkpoint import WeightsInfo
 from robustseg.parser import Parser, keys_of
 from robustseg.runs import CHECKPOINTS, LAST, RunError, last_version, next_free, run_folder
+from robustseg.studies import Study, StudyError
+from robustseg.studies.commands import study_command, transfer_command
 from robustseg.training import RobustSegmentation, TrainingError
 
-_USAGE = """usage: robustseg {train,evaluate} [options]
+_USAGE = """usage: robustseg {train,evaluate,merge,study,transfer} [options]
 
   train      train a model and score it at the end:   robustseg train --config configs/quickstart.yaml
   evaluate   score a checkpoint under attacks:        robustseg evaluate --config RUN/config.yaml --ckpt_path FILE
+  merge      bring shards of an evaluation together:  robustseg merge NEW SHARD SHARD ...
+  study      curves and ablations of a checkpoint:    robustseg study --config RUN/config.yaml
+                                                          --config configs/study/step_curve.yaml --ckpt_path FILE
+  transfer   show images of each model to all:        robustseg transfer --models A=RUN B=RUN
+                                                          --config configs/study/transfer.yaml --output DIR
 
 robustseg train --help and robustseg evaluate --help list all options."""
 
-_EXPECTED_ERRORS = (AttackError, DataError, ModelError, RunError, TrainingError, MisconfigurationException)
+_EXPECTED_ERRORS = (
+    AttackError,
+    DataError,
+    EvaluationError,
+    ModelError,
+    RunError,
+    StudyError,
+    TrainingError,
+    MisconfigurationException,
+)
+UNRELIABLE = 3
+"""Exit status of ``evaluate --strict`` for results that are marked unreliable."""
+
+
+_NOT_SETTINGS = ("num_classes", "pretrained", "weights")
+"""Arguments of a network that say nothing once its weights are loaded."""
+
+_EVALUATE_OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
+    (
+        "--output",
+        str | None,
+        None,
+        "Folder of the results. An evaluation that is there is continued. By default RUN/evaluation_<digest>, which is "
+        "the same folder as long as checkpoint, model, data and seed are.",
+    ),
+    ("--shard", str, "1/1", "Measure part i of n, written i/n; the last of n processes to finish writes the results."),
+    ("--ids", str | None, None, "File with the id of one sample per line: score these only."),
+    ("--check_images", int, 8, "Images to probe the model on for the trust flags; 0 leaves the probe out."),
+    ("--strict", bool, False, "Exit with status 3 when the results are marked unreliable."),
+)
 
 
 class ConfigError(ValueError):
@@ -64,10 +105,12 @@ class RobustSegCLI(LightningCLI):
     Args:
         args: Command line arguments.
         evaluate: Parse and build for an evaluation: no training logger, no checkpoints, no saved config.
+        study: The evaluation is that of a study, which the configuration names under ``study``.
     """
 
-    def __init__(self, args: Sequence[str], evaluate: bool = False):
+    def __init__(self, args: Sequence[str], evaluate: bool = False, study: bool = False):
         self.evaluate = evaluate
+        self.study = study
         super().__init__(
             RobustSegmentation,
             SegmentationDataModule,
@@ -84,7 +127,7 @@ class RobustSegCLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={
                 "description": "Evaluate a checkpoint." if evaluate else "Train a model.",
-                "prog": _prog(evaluate),
+                "prog": _prog(evaluate, study),
             },
             args=list(args),
             run=False,
@@ -107,9 +150,10 @@ class RobustSegCLI(LightningCLI):
             else "Checkpoint to resume from; 'last' continues the newest run of this experiment in its own folder.",
         )
         if self.evaluate:
-            parser.add_argument(
-                "--output", type=str | None, default=None, help="Folder for the results; RUN/evaluation_<n> by default."
-            )
+            for name, kind, default, about in _EVALUATE_OPTIONS:
+                parser.add_argument(name, type=kind, default=default, help=about)
+        if self.study:
+            parser.add_subclass_arguments(Study, "study", required=True)
         parser.add_lightning_class_args(RobustnessEvaluation, "robustness")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -170,10 +214,11 @@ class RobustSegCLI(LightningCLI):
         trainer = self.config_init.trainer
         callbacks = [self.config_init.robustness]
         if self.evaluate:
-            folder = Path(self.config.output or next_free(run_folder(self.checkpoint), "evaluation"))
             # Lightning under SLURM would load a stale checkpoint that it finds in default_root_dir.
-            kwargs |= {"default_root_dir": str(folder), "logger": TensorBoardLogger(str(folder), name="", version="")}
-            kwargs["enable_checkpointing"] = False
+            kwargs |= {"default_root_dir": str(run_folder(self.checkpoint) / "evaluation"), "logger": False}
+            # A training run's limits and precision are not those of its evaluation.
+            kwargs |= {"enable_checkpointing": False, "precision": "32-true", "limit_test_batches": None}
+            kwargs |= {"fast_dev_run": False, "use_distributed_sampler": False}
         else:
             if trainer.logger in (False, None, True):
                 kwargs["logger"] = TensorBoardLogger(
@@ -187,22 +232,79 @@ class RobustSegCLI(LightningCLI):
             callbacks.append(EpochLines())
         return self._instantiate_trainer({**trainer, **kwargs}, callbacks)
 
+    def loaded_benchmark(self, check_images: int = 8) -> Benchmark:
+        """The model with its checkpoint's weights under its suite, on what the options say.
 
-def train(args: Sequence[str]) -> None:
+        Args:
+            check_images: Number of images to probe the model on.
+        """
+        self.datamodule.setup("test")
+        weights = load_segmentation_weights(self.model.model, self.checkpoint)
+        only = None if self.config.ids is None else _read_ids(Path(self.config.ids))
+        return self.benchmark(weights, Shard.parse(self.config.shard), check_images, only)
+
+    def benchmark(
+        self,
+        weights: WeightsInfo | None,
+        shard: Shard | None = None,
+        check_images: int = 8,
+        only: Sequence[str] | None = None,
+    ) -> Benchmark:
+        """The model of this configuration under its suite.
+
+        Args:
+            weights: File that the model's weights came from.
+            shard: The part to measure; by default all.
+            check_images: Number of images to probe the model on.
+            only: Ids of samples to score; by default all, or ``robustness.test_num_images`` of them.
+        """
+        robustness, data, network = self.config_init.robustness, self.datamodule, self.config.model.network
+        split = data.test_split()
+        if only is None and robustness.test_num_images is not None:
+            ids = data.sample_ids(split)
+            count = min(robustness.test_num_images, len(ids))
+            only = None if count == len(ids) else [ids[(2 * k + 1) * len(ids) // (2 * count)] for k in range(count)]
+        settings = {key: value for key, value in (network.get("init_args") or {}).items() if key not in _NOT_SETTINGS}
+        record = read_record(weights["path"]) if weights is not None else None
+        attack = self.model.attack
+        return Benchmark(
+            self.model.model,
+            data,
+            robustness.attacks,
+            weights,
+            json.loads(json.dumps(settings, default=str)),
+            record["trained_with"] if record is not None else None if attack is None else attack.describe(),
+            _reference_miou(record, data, split),
+            robustness.suite,
+            self.model.seed,
+            only,
+            shard or Shard(),
+            check_images,
+        )
+
+
+def _reference_miou(record: Mapping[str, Any] | None, data: SegmentationDataModule, split: str) -> float | None:
+    """The clean miou that a checkpoint's record has for these images, in full resolution and size."""
+    if record is None or record["val"] is None or record["data"] is None:
+        return None
+    size = None if data.image_size is None else list(data.image_size)
+    same = record["data"]["name"] == type(data).__name__ and record["data"]["split"] == split
+    return record["val"]["miou"] if same and record["data"]["image_size"] == size else None
+
+
+def train(args: Sequence[str]) -> int:
     """Train as configured, then score the model on the test split under all attacks of the suite."""
     cli = RobustSegCLI(args)
     _check_before_training(cli)
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint)
     if cli.config.trainer.fast_dev_run:
-        return
+        return 0
     checkpoints = cli.config_init.checkpoint
-    about = cli.config_init.robustness.about
-    if checkpoints.monitor and checkpoints.best_model_path:
-        weights = load_segmentation_weights(cli.model.model, checkpoints.best_model_path)
-        about |= {"weights": weights["path"], "sha256": weights["sha256"]}
-    else:
-        about["weights"] = "last of training"
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    path = (checkpoints.best_model_path if checkpoints.monitor else None) or checkpoints.last_model_path
+    weights = load_segmentation_weights(cli.model.model, path) if path else None
+    benchmark = cli.benchmark(weights, check_images=0)
+    run_benchmark(cli.trainer, benchmark, Path(cli.trainer.log_dir or cli.trainer.default_root_dir) / benchmark.name)
+    return 0
 
 
 def _check_before_training(cli: RobustSegCLI) -> None:
@@ -235,18 +337,54 @@ def _start_from_nothing_else(model: Namespace) -> None:
             arguments[key] = value
 
 
-def evaluate(args: Sequence[str]) -> None:
+def evaluate(args: Sequence[str]) -> int:
     """Score a checkpoint's weights, in the model and on the data of the configuration."""
     cli = RobustSegCLI(args, evaluate=True)
-    weights = load_segmentation_weights(cli.model.model, cli.checkpoint)
-    cli.config_init.robustness.about |= {"weights": weights["path"], "sha256": weights["sha256"]}
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    config = cli.config
+    benchmark = cli.loaded_benchmark(config.check_images)
+    folder = Path(config.output) if config.output else run_folder(cli.checkpoint) / benchmark.name
+    cli.trainer.logger = TensorBoardLogger(str(folder), name="", version="")
+    card = run_benchmark(cli.trainer, benchmark, folder)
+    unreliable = card is not None and card["verdict"] == "unreliable"
+    return UNRELIABLE if config.strict and unreliable else 0
+
+
+def _read_ids(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"--ids {path}: cannot be read ({error}); give a text file with one id per line.") from error
+
+
+def merge_shards(args: Sequence[str]) -> int:
+    """Bring the folders of shards together."""
+    parser = argparse.ArgumentParser("robustseg merge", description=merge_shards.__doc__)
+    parser.add_argument("output", type=Path, help="New folder for all of them.")
+    parser.add_argument("folders", type=Path, nargs="+", help="Folders that evaluate --shard wrote.")
+    options = parser.parse_args(args)
+    merge(options.output, options.folders)
+    print(f"merged into {options.output}; robustseg evaluate with --output {options.output} writes the results.")
+    return 0
+
+
+def study(args: Sequence[str]) -> int:
+    """Measure a study of a checkpoint, or on further models with ``--targets``."""
+    return study_command(args, _evaluation)
+
+
+def transfer(args: Sequence[str]) -> int:
+    """Show adversarial images of each of several models to all of them."""
+    return transfer_command(args, _evaluation)
+
+
+def _evaluation(args: Sequence[str], study: bool) -> RobustSegCLI:
+    return RobustSegCLI(args, evaluate=True, study=study)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = list(sys.argv[1:] if args is None else args)
-    commands = {"train": train, "evaluate": evaluate}
+    commands = {"train": train, "evaluate": evaluate, "merge": merge_shards, "study": study, "transfer": transfer}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if arguments else 2
@@ -261,14 +399,13 @@ def main(args: Sequence[str] | None = None) -> int:
     # Lightning's own affair, printed at every start with the torch releases of 2026
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     try:
-        commands[arguments[0]](arguments[1:])
+        return commands[arguments[0]](arguments[1:])
     except (ConfigError, *_EXPECTED_ERRORS) as error:
         if os.environ.get("ROBUSTSEG_TRACEBACK"):
             raise
         print(f"robustseg: error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
-def _prog(evaluate: bool) -> str:
-    return f"robustseg {'evaluate' if evaluate else 'train'}"
+def _prog(evaluate: bool, study: bool) -> str:
+    return f"robustseg {'study' if study else 'evaluate' if evaluate else 'train'}"

@@ -16,7 +16,10 @@ LAYERS = [
     {"detectors", "evaluation"},
     {"training"},
     {"callbacks"},
-    {"runs", "parser"},
+    {"benchmark"},
+    {"runs"},
+    {"studies"},
+    {"parser"},
     {"cli"},
 ]
 WITHOUT_LIGHTNING = {"types", "attacks", "models", "metrics", "detectors", "evaluation"}

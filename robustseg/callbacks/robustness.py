@@ -1,30 +1,19 @@
-"""Robust scores at validation and at the end of a run."""
+"""Robust scores at validation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
-from rich.console import Console
 from torch import Tensor
 
-from robustseg.attacks import Attack, Targeted
+from robustseg.attacks import Attack
 from robustseg.callbacks.pictures import log_panel
 from robustseg.callbacks.progress import find_progress_bar
 from robustseg.data import SegmentationDataModule
-from robustseg.evaluation import (
-    CLEAN,
-    Attacked,
-    Example,
-    RobustnessEvaluator,
-    distances_table,
-    results_record,
-    scores_table,
-    write_json,
-)
+from robustseg.evaluation import CLEAN, Attacked, Example, RobustnessEvaluator
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
 
@@ -35,17 +24,18 @@ class RobustnessEvaluation(pl.Callback):
     """Scores the model under attacks, with what it sees in validation and test batches.
 
     At validation it logs ``val/<attack>/miou`` (also ``pixel_acc`` and ``image_miou``), and the clean scores of the
-    same images as ``val/clean/miou``, which ModelCheckpoint can monitor. A test (the end of a training run, or an
-    evaluation) runs all attacks on all images, logs under ``test/``, prints a table and writes ``robustness.json``.
-    Figures are exact over the data set: no autocast, one confusion matrix, every image once.
+    same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over the data set: no
+    autocast, one confusion matrix, every image once. All attacks on all images are the work of
+    :mod:`robustseg.benchmark`, for which ``suite`` and ``test_num_images`` are kept here as well.
 
     Args:
         attacks: Attacks by the name they are reported under.
         validate_with: Names of the attacks to run at validation; all by default, none if empty.
         every_n_epochs: Run at the validation of every N-th epoch (epochs N, 2N, …); 0 for never.
         num_images: Number of images to use at validation, the first of the split; all by default.
-        test_num_images: The same for a test.
+        test_num_images: The same for the benchmark at the end of training and by ``robustseg evaluate``, evenly spread.
         num_examples: Rows of the pictures that go to TensorBoard for each attack; 0 for none.
+        suite: Name of the attacks as a whole, for the record.
 
     Raises:
         ValueError: A number is out of range, or ``validate_with`` names an unknown attack.
@@ -59,6 +49,7 @@ class RobustnessEvaluation(pl.Callback):
         num_images: int | None = None,
         test_num_images: int | None = None,
         num_examples: int = 4,
+        suite: str | None = None,
     ):
         self.attacks = dict(attacks or {})
         unknown = [name for name in validate_with or [] if name not in self.attacks]
@@ -75,10 +66,7 @@ class RobustnessEvaluation(pl.Callback):
         self.num_images = num_images
         self.test_num_images = test_num_images
         self.num_examples = num_examples
-        self.about: dict[str, Any] = {}
-        """Facts for the JSON that only the caller knows, such as the checkpoint's hash."""
-        self.record: dict[str, Any] | None = None
-        """What the last test wrote."""
+        self.suite = suite
         self._evaluator: RobustnessEvaluator | None = None
         self._images_left = 0
         self._examples: dict[str, list[Example]] = {}
@@ -105,20 +93,14 @@ class RobustnessEvaluation(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the scores."""
-        self._finish(trainer, pl_module, "val")
-
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start counting, with all attacks."""
-        self._start(trainer, pl_module, self.attacks, self.test_num_images)
-
-    on_test_batch_end = on_validation_batch_end
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the scores, print the table, write the record."""
-        scores = self._finish(trainer, pl_module, "test")
-        folder = trainer.log_dir or trainer.default_root_dir  # log_dir is a broadcast: all ranks must ask for it
-        if scores is not None and trainer.is_global_zero:
-            self._report(trainer, pl_module, scores, Path(folder))
+        if self._evaluator is None:
+            return
+        for name, row in self._evaluator.compute().items():
+            for figure in _LOGGED:
+                pl_module.log(f"val/{name}/{figure}", row[figure].float())
+        for name, examples in self._examples.items():
+            log_panel(trainer, f"val/{name}", examples)
+        self._evaluator, self._examples = None, {}
 
     def _start(
         self,
@@ -128,6 +110,9 @@ class RobustnessEvaluation(pl.Callback):
         num_images: int | None,
     ) -> None:
         module = _as_robust(pl_module)
+        data: Any = getattr(trainer, "datamodule", None)
+        if isinstance(data, SegmentationDataModule):
+            attacks = {name: attack.for_data(data.class_pixels) for name, attack in attacks.items()}
         self._evaluator = RobustnessEvaluator(
             attacks, module.model.num_classes, module.ignore_index, module.seed, module.device
         )
@@ -162,43 +147,6 @@ class RobustnessEvaluation(pl.Callback):
                     seen[name].predictions[row],
                 )
                 kept.append(Example(ids[row], *(tensor.detach().cpu() for tensor in tensors)))
-
-    def _finish(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str
-    ) -> dict[str, dict[str, Tensor]] | None:
-        if self._evaluator is None:
-            return None
-        scores = self._evaluator.compute()
-        for name, row in scores.items():
-            for figure in _LOGGED:
-                pl_module.log(f"{stage}/{name}/{figure}", row[figure].float())
-        for name, examples in self._examples.items():
-            log_panel(trainer, f"{stage}/{name}", examples)
-        self._evaluator, self._examples = None, {}
-        return scores
-
-    def _report(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, scores: dict[str, dict[str, Tensor]], folder: Path
-    ) -> None:
-        data: Any = getattr(trainer, "datamodule", None)
-        classes = [str(index) for index in range(_as_robust(pl_module).model.num_classes)]
-        about = {
-            "data": type(data).__name__ if data is not None else None,
-            "split": data.test_split() if isinstance(data, SegmentationDataModule) else None,
-            "precision": str(next(pl_module.parameters()).dtype).removeprefix("torch."),
-            "images": int(scores[CLEAN]["images"]),
-            "seed": _as_robust(pl_module).seed,
-            **self.about,
-        }
-        self.record = results_record(scores, self.attacks, getattr(data, "class_names", classes), about)
-        path = folder / "robustness.json"
-        write_json(self.record, path)
-        console = Console()
-        console.print(scores_table(scores, f"{about['data']} {about['split']}, {about['images']} images, in %"))
-        unbounded = [name for name, a in self.attacks.items() if a.threat is None and not isinstance(a, Targeted)]
-        if unbounded:
-            console.print(distances_table(scores, unbounded))
-        console.print(f"written to {path}")
 
 
 def _as_robust(pl_module: pl.LightningModule) -> RobustSegmentation:

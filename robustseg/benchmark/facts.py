@@ -1,0 +1,75 @@
+"""What an evaluation is an evaluation of."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import robustseg
+from robustseg.data import SegmentationDataModule
+from robustseg.data.base import Split
+from robustseg.models import SegmentationModel
+
+_RECORDED = ("pytorch-lightning", "timm", "numpy", "pyarrow")
+
+
+def model_facts(
+    model: SegmentationModel, settings: Mapping[str, Any], checkpoint: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The model part of a card.
+
+    Args:
+        model: With its weights.
+        settings: Arguments that its network was built with.
+        checkpoint: ``path`` and ``sha256`` of the file that the weights came from; None: they came from none.
+    """
+    return {
+        "network": type(model.network).__name__,
+        "settings": dict(settings),
+        "checkpoint": None if checkpoint is None else Path(checkpoint["path"]).name,
+        "sha256": None if checkpoint is None else checkpoint["sha256"],
+        "weights": "raw",
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
+        "window": None if model.window is None else model.window.describe(),
+    }
+
+
+def data_facts(data: SegmentationDataModule, split: Split) -> dict[str, Any]:
+    """The data part of a card, but for which samples were scored.
+
+    Raises:
+        DataError: A sample is missing or cannot be used.
+    """
+    return {
+        "name": type(data).__name__,
+        "split": split,
+        "split_images": len(data.sample_ids(split)),
+        "sha256": data.digest(split),
+        "class_names": list(data.class_names),
+        "ignore_index": data.ignore_index,
+        "image_size": None if data.image_size is None else list(data.image_size),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a figure may depend on."""
+    packages = {"robustseg": robustseg.__version__, "python": platform.python_version(), "torch": torch.__version__}
+    return packages | {package: version(package) for package in _RECORDED}
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this package is imported from; None for an installed one."""
+    package = Path(robustseg.__file__).parent
+    command = ["git", "-C", str(package), "log", "-1", "--format=%H", "--", "."]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
