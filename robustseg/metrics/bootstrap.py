@@ -22,8 +22,9 @@ def confidence_intervals(
     Draws as many images as there are, with replacement, computes the scores of each such data set, and takes the
     (1 ± level) / 2 quantiles of every score over the resamples, interpolated linearly (Efron & Tibshirani, An
     Introduction to the Bootstrap, 1993, Sec. 13.3). ``miou`` and ``mean_acc`` of a resample are over the classes that
-    occur in it, as for any data set; the more classes are in few images only, the less their intervals centre on the
-    score. Images are taken to be independent: neighbouring frames of a video are not, and their intervals too narrow.
+    occur in it, as for any data set. The spread among these images is all there is to go by: nothing is known of a
+    class that is in one of them or none, and an interval of ``miou`` with many such classes is too narrow and off
+    centre. Images are taken to be independent: for neighbouring frames of a video the intervals are too narrow.
 
     The result is a function of the set of images, not of their order. Images without valid pixels take part in no
     score and are left out. Besides about four copies of the counts it takes about 70 MB, whatever the number of
@@ -82,7 +83,7 @@ def _check(counts: Tensor, level: float, resamples: int) -> None:
         raise ValueError(f"counts of shape {tuple(counts.shape)}: an interval needs at least one image.")
     if not 0 < level < 1:
         raise ValueError(f"level = {level}: use a share between 0 and 1, like 0.95.")
-    # In floating point 2 / (1 − 0.95) is a little more than 40.
+    # In floating point 2 / (1 − 0.9) is a little more than 20.
     least = math.ceil(2 / (1 - level) * (1 - 1e-9))
     if resamples < least:
         raise ValueError(f"resamples = {resamples}: a level of {level} needs at least {least}.")

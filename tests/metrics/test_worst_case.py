@@ -100,6 +100,15 @@ def test_greedy_goes_below_the_worst_per_image_by_pixel_accuracy():
     assert float(miou_from_counts(greedy_worst_case(counts).counts)) < float(miou(first))
 
 
+def test_greedy_counts_a_class_that_only_an_attack_brings_in():
+    """IoU 1/2, 1/2 and no third class against 3/5, 3/5, 0: the second mean is lower, though its sum is higher."""
+    without = torch.tensor([[20, 10, 0], [10, 20, 0], [0, 0, 0]])
+    brought_in = torch.tensor([[18, 0, 12], [0, 18, 12], [0, 0, 0]])
+    found = greedy_worst_case(class_counts(torch.stack([without, brought_in])[:, None]))
+    assert found.attack.tolist() == [1]
+    assert float(miou_from_counts(found.counts)) == pytest.approx(0.4)
+
+
 def test_order_is_seeded_and_images_without_valid_pixels_change_nothing():
     confusions = random_confusions(3)
     confusions[:, 2] = 0
