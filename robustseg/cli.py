@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -22,10 +21,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustseg import __version__
 from robustseg.attacks import AttackError
-from robustseg.benchmark import Benchmark, Shard, merge, run_benchmark
+from robustseg.benchmark import Benchmark, Shard, run_benchmark
 from robustseg.callbacks import AttackProgressBar, EpochLines, RobustnessEvaluation
+from robustseg.commands import leaderboard, merge_shards
 from robustseg.data import DataError, SegmentationDataModule
 from robustseg.evaluation import EvaluationError
+from robustseg.evaluation.report import ReportError
 from robustseg.models import ModelError, load_segmentation_weights, read_record
 from robustseg.models.checkpoint import WeightsInfo
 from robustseg.parser import Parser, keys_of
@@ -34,11 +35,13 @@ from robustseg.studies import Study, StudyError
 from robustseg.studies.commands import study_command, transfer_command
 from robustseg.training import RobustSegmentation, TrainingError
 
-_USAGE = """usage: robustseg {train,evaluate,merge,study,transfer} [options]
+_USAGE = """usage: robustseg COMMAND [options]
 
   train      train a model and score it at the end:   robustseg train --config configs/quickstart.yaml
   evaluate   score a checkpoint under attacks:        robustseg evaluate --config RUN/config.yaml --ckpt_path FILE
   merge      bring shards of an evaluation together:  robustseg merge NEW SHARD SHARD ...
+  leaderboard
+             rank evaluations of several models:      robustseg leaderboard EVALUATION EVALUATION ...
   study      curves and ablations of a checkpoint:    robustseg study --config RUN/config.yaml
                                                           --config configs/study/step_curve.yaml --ckpt_path FILE
   transfer   show images of each model to all:        robustseg transfer --models A=RUN B=RUN
@@ -51,6 +54,7 @@ _EXPECTED_ERRORS = (
     DataError,
     EvaluationError,
     ModelError,
+    ReportError,
     RunError,
     StudyError,
     TrainingError,
@@ -356,19 +360,8 @@ def _read_ids(path: Path) -> list[str]:
         raise RunError(f"--ids {path}: cannot be read ({error}); give a text file with one id per line.") from error
 
 
-def merge_shards(args: Sequence[str]) -> int:
-    """Bring the folders of shards together."""
-    parser = argparse.ArgumentParser("robustseg merge", description=merge_shards.__doc__)
-    parser.add_argument("output", type=Path, help="New folder for all of them.")
-    parser.add_argument("folders", type=Path, nargs="+", help="Folders that evaluate --shard wrote.")
-    options = parser.parse_args(args)
-    merge(options.output, options.folders)
-    print(f"merged into {options.output}; robustseg evaluate with --output {options.output} writes the results.")
-    return 0
-
-
 def study(args: Sequence[str]) -> int:
-    """Measure a study of a checkpoint, or on further models with ``--targets``."""
+    """Measure a study of a checkpoint, on further models as well with ``--targets``."""
     return study_command(args, _evaluation)
 
 
@@ -384,7 +377,14 @@ def _evaluation(args: Sequence[str], study: bool) -> RobustSegCLI:
 def main(args: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     arguments = list(sys.argv[1:] if args is None else args)
-    commands = {"train": train, "evaluate": evaluate, "merge": merge_shards, "study": study, "transfer": transfer}
+    commands = {
+        "train": train,
+        "evaluate": evaluate,
+        "merge": merge_shards,
+        "leaderboard": leaderboard,
+        "study": study,
+        "transfer": transfer,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if arguments else 2

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from robustseg.attacks import Attack, AttackLoss, TargetMap
 from robustseg.data import SegmentationDataModule
 from robustseg.models import Network
+from robustseg.studies import Study
 from robustseg.types import parse_fraction
 
 _SELECTABLE: dict[str, type[Any]] = {
@@ -24,6 +25,7 @@ _SELECTABLE: dict[str, type[Any]] = {
     "network": Network,
     "optimizer": Optimizer,
     "loss": AttackLoss,
+    "study": Study,
     "target_map": TargetMap,
 }
 """Base class of what a key selects, by the key's last part."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,17 +31,26 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+def results(folder: Path) -> dict:
+    """The card of the only evaluation in a run's folder, or of a folder of results."""
+    (path,) = [*folder.glob("evaluation_*/card.json"), *folder.glob("card.json")]
+    return json.loads(path.read_text())
+
+
 def test_a_run_leaves_config_checkpoints_and_results(run):
     assert {"best.ckpt", "last.ckpt"} <= {path.name for path in (run / "checkpoints").iterdir()}
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["attack"]["init_args"]["eps"] == "8/255"
-    record = json.loads((run / "robustness.json").read_text())
-    assert list(record["results"]) == ["clean", "fgsm", "pgd2"]
-    assert record["images"] == 3
-    assert record["weights"].endswith("best.ckpt")
-    assert record["results"]["pgd2"]["settings"]["eps"] == "8/255"
-    assert record["results"]["pgd2"]["settings"]["steps"] == 2
-    assert set(record["results"]["clean"]["class_iou"]) >= {"floor", "ball"}
+    (folder,) = run.glob("evaluation_*")
+    assert {path.name for path in folder.iterdir()} >= {"card.json", "card.md", "report.html", "records"}
+    card = results(run)
+    assert list(card["attacks"]) == ["fgsm", "pgd2"]
+    assert card["data"]["images"] == 3
+    assert card["model"]["checkpoint"] == "best.ckpt"
+    assert card["model"]["trained_with"]["attack"] == "SegPGD"
+    assert card["attacks"]["pgd2"]["settings"]["eps"] == "8/255"
+    assert card["attacks"]["pgd2"]["settings"]["steps"] == 2
+    assert set(card["clean"]["class_iou"]) >= {"floor", "ball"}
 
 
 def test_the_checkpoint_holds_no_object_of_ours(run):
@@ -55,7 +65,9 @@ def test_tensorboard_has_curves_and_pictures(run):
         events.Tags()["scalars"]
     )
     assert [event.step for event in events.Scalars("val/pgd2/miou")] == [1, 3]
-    assert {"val/fgsm", "val/pgd2", "test/pgd2"} <= set(events.Tags()["images"])
+    tags = set(events.Tags()["images"])
+    assert {"val/fgsm", "val/pgd2"} <= tags
+    assert any(tag.startswith("test/") for tag in tags)
     picture = events.Images("val/pgd2")[0]
     # six columns of 32 pixels with gaps; a title row and four rows (rows of the first four images)
     assert (picture.width, picture.height) == (6 * 32 + 5 * 4, 16 + 4 * 32 + 3 * 4)
@@ -66,24 +78,35 @@ def test_evaluate_prints_a_table_and_leaves_the_run_as_it_was(run, tmp_path, cap
     suite = tmp_path / "suite.yaml"
     suite.write_text("robustness: {attacks: {bim3: {class_path: BIM, init_args: {steps: 3}}}}\n")
     command = ["evaluate", "--config", str(run / "config.yaml"), "--config", str(suite)]
-    assert main([*command, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]) == 0
+    assert main([*command, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--check_images", "0"]) == 0
     out = capsys.readouterr().out
     assert "bim3" in out
     assert "clean" in out
-    record = json.loads((run / "evaluation_0" / "robustness.json").read_text())
-    assert list(record["results"]) == ["clean", "bim3"]
-    assert len(record["sha256"]) == 64
     after = contents(run)
     assert {name: after[name] for name in before} == before
+    # last.ckpt is another checkpoint than best.ckpt, which the run ended with
+    (new,) = [name for name in after if name.endswith("card.json") and name not in before]
+    card = json.loads(after[new])
+    assert list(card["attacks"]) == ["bim3"]
+    assert len(card["model"]["sha256"]) == 64
+    assert card["checks"] is None
+    shutil.rmtree(run / Path(new).parent)
 
 
 def test_evaluation_agrees_with_the_end_of_training(run, tmp_path):
     command = ["evaluate", "--config", str(run / "config.yaml"), "--output", str(tmp_path / "out")]
+    command += ["--check_images", "0"]
     # another batch size changes nothing: noise belongs to the sample
     assert main([*command, "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--data.val_batch_size", "3"]) == 0
-    first, second = (json.loads((f / "robustness.json").read_text())["results"] for f in (run, tmp_path / "out"))
+    assert results(tmp_path / "out")["protocol"]["batch_sizes"] == [3]
+    first, second = (rows(results(folder)) for folder in (run, tmp_path / "out"))
+    assert list(first) == list(second) == ["clean", "fgsm", "pgd2"]
     for name in first:
         assert second[name]["pixel_acc"] == pytest.approx(first[name]["pixel_acc"], abs=2e-3)
+
+
+def rows(card: dict) -> dict[str, dict]:
+    return {"clean": card["clean"], **card["attacks"]}
 
 
 def epoch_lines(capsys) -> list[str]:
@@ -258,8 +281,9 @@ def test_evaluate_ignores_where_training_started_from(run, tmp_path):
     (tmp_path / "suite.yaml").write_text("robustness: {attacks: {fgsm: {class_path: FGSM}}}")
     command = ["evaluate", "--config", str(tmp_path / "config.yaml"), "--config", str(tmp_path / "suite.yaml")]
     checkpoint = str(run / "checkpoints" / "last.ckpt")
+    command += ["--check_images", "0"]
     assert main([*command, "--ckpt_path", checkpoint, "--output", str(tmp_path / "out")]) == 0
-    assert list(json.loads((tmp_path / "out" / "robustness.json").read_text())["results"]) == ["clean", "fgsm"]
+    assert list(results(tmp_path / "out")["attacks"]) == ["fgsm"]
 
 
 def test_evaluate_needs_a_checkpoint(capsys):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
-import pytest
+from robustseg.evaluation.store import read_records, streams
 
 ROOT = Path(__file__).parents[1]
 TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
@@ -24,6 +26,11 @@ def call(script: str, *arguments: str, log: Path) -> str:
     return printed
 
 
+def card_of(folder: Path) -> dict:
+    (path,) = [*folder.glob("evaluation_*/card.json"), *folder.glob("card.json")]
+    return json.loads(path.read_text())
+
+
 def test_two_ranks_train_and_report_once_and_evaluate_as_one_does(tmp_path):
     run = tmp_path / "runs" / "tiny" / "version_0"
     printed = call(
@@ -34,17 +41,30 @@ def test_two_ranks_train_and_report_once_and_evaluate_as_one_does(tmp_path):
     )
     assert printed.count("│ pgd2") == 1
     assert [path.name for path in (tmp_path / "runs" / "tiny").iterdir()] == ["version_0"]
-    trained = json.loads((run / "robustness.json").read_text())
-    assert trained["images"] == 3
+    trained = card_of(run)
+    assert trained["data"]["images"] == 3
 
-    # one process, on the weights that two ranks ended with
-    call(
-        "evaluate.py",
-        *("--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")),
-        *("--trainer.devices", "1", "--output", str(tmp_path / "one")),
-        log=tmp_path / "log",
-    )
-    alone = json.loads((tmp_path / "one" / "robustness.json").read_text())
-    for name, figures in trained["results"].items():
-        for figure in ("miou", "pixel_acc", "image_miou"):
-            assert alone["results"][name][figure] == pytest.approx(figures[figure], abs=2e-3)
+    # on the weights that two ranks ended with, eleven images: one process, and two ranks of which the first has nothing
+    # to do any more when they start
+    evaluation = ("--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    evaluation += ("--data.test_length", "11", "--check_images", "1")
+    one, two = tmp_path / "one", tmp_path / "two"
+    call("evaluate.py", *evaluation, "--trainer.devices", "1", "--output", str(one), log=tmp_path / "log")
+    alone = json.loads((one / "card.json").read_text())
+    assert alone["data"]["images"] == 11
+    shutil.copytree(one, two)
+    (two / "card.json").unlink()
+    for path in (two / "records").iterdir():
+        path.unlink()
+    for path in two.glob("checks-*"):
+        path.unlink()
+    half = ("--trainer.devices", "1", "--shard", "1/2", "--output", str(two))
+    call("evaluate.py", *evaluation, *half, log=tmp_path / "log")
+    assert not (two / "card.json").exists()
+    printed = call("evaluate.py", *evaluation, *TWO_RANKS, "--output", str(two), log=tmp_path / "log")
+    assert printed.count("│ pgd2") == 1
+    assert (two / "card.json").read_bytes() == (one / "card.json").read_bytes()
+    counted = Counter((record.sample, record.attack) for stream in streams(two) for record in read_records(stream))
+    assert len(counted) == 3 * 11
+    assert set(counted.values()) == {1}
+    assert any("rank1" in stream.path.name for stream in streams(two))

@@ -8,6 +8,7 @@ import pytest
 
 from robustseg.attacks import Attack
 from robustseg.cli import RobustSegCLI
+from robustseg.studies import Study
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -17,6 +18,7 @@ FRAGMENTS = sorted(
     for folder in ("attack", "data", "inference", "network", "robustness")
     for path in (CONFIGS / folder).glob("*.yaml")
 )
+STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
 NO_DOWNLOAD = ["--model.network.init_args.pretrained", "false"]
 
 
@@ -78,3 +80,15 @@ def test_quickstart(twin, tmp_path):
     cli = build("--config", str(CONFIGS / "quickstart.yaml"), "--config", str(CONFIGS / twin), tmp_path=tmp_path)
     assert (cli.model.attack is None) == (twin == "quickstart_standard.yaml")
     assert list(cli.config_init.robustness.attacks) == ["fgsm", "pgd20", "segpgd20", "cospgd20"]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_study_of_a_checkpoint(path, tmp_path):
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.touch()
+    run = ["--config", str(CONFIGS / "quickstart.yaml"), *NO_DOWNLOAD, "--ckpt_path", str(checkpoint)]
+    study = RobustSegCLI([*run, "--config", str(path)], evaluate=True, study=True).config_init.study
+    assert isinstance(study, Study)
+    # files of the default names do not displace one another
+    assert study.name == path.stem
+    assert study.attacks()

@@ -17,7 +17,7 @@ LAYERS = [
     {"training"},
     {"callbacks"},
     {"benchmark"},
-    {"runs"},
+    {"runs", "commands"},
     {"studies"},
     {"parser"},
     {"cli"},

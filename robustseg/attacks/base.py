@@ -54,6 +54,8 @@ class AttackResult(NamedTuple):
     """How many gradients were taken for each image, B counts on the CPU."""
     attacked: Tensor
     """B bool on the CPU: False for an image without any valid pixel, which comes back unchanged."""
+    trace: Tensor | None = None
+    """What happened at each step, of attacks that were watched: see :class:`~robustseg.evaluation.trace.Traced`."""
 
 
 class Attack(ABC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import warnings
@@ -12,10 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 
 from robustseg.benchmark.benchmark import Benchmark
+from robustseg.benchmark.checks import checks_of
 from robustseg.benchmark.module import EvaluationModule
 from robustseg.evaluation import (
     CLEAN,
@@ -28,9 +29,9 @@ from robustseg.evaluation import (
 )
 from robustseg.evaluation.card import CARD, Measurements, build_card, read_measurements
 from robustseg.evaluation.pictures import PICTURES, PictureKeeper
-from robustseg.evaluation.protocol import claim, differences, read
+from robustseg.evaluation.protocol import claim, differences, digest, read
 from robustseg.evaluation.report import PanelPicture, write_markdown, write_report
-from robustseg.evaluation.resumable import REFUSED
+from robustseg.evaluation.resumable import REFUSED, refuse_others
 from robustseg.evaluation.store import RECORDS, read_records, streams
 from robustseg.metrics import pixel_acc_from_counts
 
@@ -59,21 +60,29 @@ def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> di
     if not trainer.is_global_zero:
         return None
     try:
-        card, measured = make_card(benchmark, folder)
+        card, measured = make_card(benchmark, folder, trainer.strategy.root_device)
     except EvaluationError as error:
         if benchmark.shard.count == 1:
             raise
         print(f"shard {benchmark.shard} is done. {error}")
         return None
     pictures = panels(card, measured, benchmark, folder)
-    publish(card, pictures, folder)
-    log_results(trainer, card, pictures)
+    try:
+        publish(card, pictures, folder)
+        log_results(trainer, card, pictures)
+    except OSError as error:
+        raise EvaluationError(
+            f"{folder}: cannot write the results ({error.strerror or error}): all records are kept; make room and run "
+            "the same command again."
+        ) from error
     return card
 
 
 def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
     """Measure what is missing of this process's shard; arguments and errors as of :func:`run_benchmark`."""
     module = EvaluationModule(benchmark, folder)
+    # A training run's limit would leave images out.
+    limit, trainer.limit_test_batches = trainer.limit_test_batches, 1.0
     try:
         with warnings.catch_warnings():
             # An evaluation that was complete already has nothing to load.
@@ -81,28 +90,28 @@ def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
             trainer.test(module, verbose=False)
     finally:
         module.close()
+        trainer.limit_test_batches = limit
     trainer.strategy.barrier()
 
 
-def make_card(benchmark: Benchmark, folder: Path) -> tuple[dict[str, Any], Measurements]:
-    """The card of a complete evaluation, and what it is made of.
+def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple[dict[str, Any], Measurements]:
+    """The card of a complete evaluation, and what it is made of; the model is probed on ``device`` if it never was.
 
     Raises:
-        EvaluationError: Something is missing.
+        EvaluationError: Something is missing, or cannot be written.
     """
     of = benchmark
     settings = of.attack_settings
     measured = read_measurements(folder, claim(folder, of.facts), of.samples, settings, of.model.num_classes)
-    return build_card(about(of, measured), measured, settings, _read_checks(of.checks_file(folder))), measured
+    return build_card(about(of, measured), measured, settings, checks_of(of, measured, folder, device)), measured
 
 
 def about(benchmark: Benchmark, measured: Measurements) -> dict[str, Any]:
     """What was evaluated and with what, the part of a card that holds no figures."""
     of = benchmark
-    whole = len(of.samples) == of.facts["data"]["split_images"]
     return {
         "model": {**of.facts["model"], "trained_with": of.trained_with},
-        "data": {**of.facts["data"], "images": len(of.samples), "ids": None if whole else of.samples},
+        "data": {**of.facts["data"], "images": len(of.samples)},
         "protocol": {"suite": of.suite, "precision": of.facts["precision"], "seed": of.seed},
         "versions": _agreed([about["versions"] for about in measured.about]),
         "commit": _agreed([about["commit"] for about in measured.about]),
@@ -172,13 +181,18 @@ def merge(output: Path, folders: Sequence[Path]) -> None:
     """
     facts = read(folders[0])
     owner: dict[tuple[str, str], Path] = {}
+    settings: dict[str, Any] = {}
     for folder in folders:
         if changes := differences(facts, read(folder)):
             raise EvaluationError(
                 f"{folder} holds another evaluation than {folders[0]} ({'; '.join(changes)}): merge the shards of one "
                 "evaluation only. Nothing was written."
             )
-        mine = {(record.sample, record.attack) for stream in streams(folder) for record in read_records(stream)}
+        found = streams(folder)
+        refuse_others(found, digest(facts), settings)
+        for stream in found:
+            settings |= stream.about["attacks"]
+        mine = {(record.sample, record.attack) for stream in found for record in read_records(stream)}
         if common := sorted(key for key in mine if key in owner):
             sample, attack = common[0]
             raise EvaluationError(
@@ -191,7 +205,7 @@ def merge(output: Path, folders: Sequence[Path]) -> None:
         raise EvaluationError(f"{output} holds records already: merge into a new folder. Nothing was written.")
     claim(output, facts)
     for number, folder in enumerate(folders, 1):
-        for path in (p for part in (RECORDS, PICTURES, REFUSED) for p in sorted((folder / part).glob("*.*"))):
+        for path in (p for part in (RECORDS, PICTURES, REFUSED) for p in sorted((folder / part).glob("[!.]*"))):
             name = f"merged{number}-{path.name}" if path.parent.name == RECORDS else path.name
             _copy(path, output / path.parent.name / name)
         for path in sorted(folder.glob("checks-*.json")):
@@ -207,14 +221,6 @@ def _copy(source: Path, target: Path) -> None:
             f"{target}: cannot be written ({error.strerror or error}): make room, remove {target.parent.parent} and "
             "merge again; the shards are as they were."
         ) from error
-
-
-def _read_checks(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _agreed(values: Sequence[Any]) -> Any:

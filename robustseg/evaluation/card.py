@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +48,8 @@ class Measurements(NamedTuple):
     """Sizes of the batches that anything was computed in."""
     about: list[dict[str, Any]]
     """What the writers said of themselves, each different one once."""
+    traces: Mapping[str, list[Tensor]] = MappingProxyType({})
+    """Of attacks that were watched: N times (T+1)×4, columns :data:`~robustseg.evaluation.trace.COLUMNS`."""
 
 
 def read_measurements(
@@ -78,7 +81,7 @@ def read_measurements(
     counts = {name: torch.zeros(len(samples), 3, num_classes, dtype=torch.int64) for name in names}
     figures = {name: torch.zeros(len(samples), len(FIGURES), dtype=torch.float64) for name in names}
     there = {name: torch.zeros(len(samples), dtype=torch.bool) for name in names}
-    sizes = set()
+    sizes, traces = set(), dict[str, dict[int, Tensor]]()
     for record in unique_records(found):
         row = places.get(record.sample)
         if row is None or record.attack not in there:
@@ -86,6 +89,8 @@ def read_measurements(
         counts[record.attack][row] = class_counts(record.confusion)
         figures[record.attack][row] = record.figures
         there[record.attack][row] = True
+        if record.trace is not None:
+            traces.setdefault(record.attack, {})[row] = record.trace
         sizes.add(record.batch_size)
     refused = {name: reason for name in names if not there[name].all() and (reason := refusal(folder, attack_of[name]))}
     lacking = {name: [s for s in samples if not there[name][places[s]]] for name in names if name not in refused}
@@ -99,7 +104,8 @@ def read_measurements(
         facts = {key: value for key, value in stream.about.items() if key not in ("attacks", "protocol")}
         if facts not in about:
             about.append(facts)
-    return Measurements(list(samples), counts, figures, refused, sorted(sizes), about)
+    ordered = {name: [rows[row] for row in sorted(rows)] for name, rows in traces.items() if name not in refused}
+    return Measurements(list(samples), counts, figures, refused, sorted(sizes), about, ordered)
 
 
 def _incomplete(folder: Path, lacking: Mapping[str, list[str]], images: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -66,7 +68,7 @@ class PictureKeeper:
                 images = (image, image + torch.from_numpy(arrays["delta"]).float())
                 maps = (torch.from_numpy(arrays[name].astype(np.int64)) for name in ("target", "clean", "adv"))
                 return Example(sample, *images, *maps)
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
             return None
 
     def _extremes(self, ranks: list[_Rank]) -> list[_Rank]:

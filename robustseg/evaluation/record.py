@@ -79,7 +79,7 @@ def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:
         those whose true label is another (NaN for attacks without a target map); ``fooled_share``, the share of the
         attacked images with at least ``fooled`` of their valid pixels wrong; and over these ``fooled_linf`` and
         ``fooled_l2``, the median size of the perturbation (NaN without any); ``linf_max``, ``l2_max``,
-        ``linf_8bit_max`` and ``l2_8bit_max`` over all images.
+        ``linf_max_8bit`` and ``l2_max_8bit`` over all images.
     """
     linf, l2, _, _, wrong, forwards, backwards, seconds, shown = rows.unbind(1)
     # NaN without valid pixels.
@@ -95,7 +95,7 @@ def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:
         "fooled_share": is_fooled.sum() / valid.sum(),
         "fooled_linf": _median(linf[is_fooled]),
         "fooled_l2": _median(l2[is_fooled]),
-        **{f"{name}_max": value for name, value in zip(FIGURES[:4], largest, strict=True)},
+        **dict(zip(("linf_max", "l2_max", "linf_max_8bit", "l2_max_8bit"), largest, strict=True)),
     }
 
 

@@ -178,9 +178,11 @@ class ResumableEvaluator:
         figures = image_figures(
             outcome.result, batch.images, predictions, batch.targets, outcome.seconds, outcome.wanted, self.ignore_index
         )
-        size = len(batch.ids)
-        rows = zip(batch.ids, confusions.cpu(), figures.cpu(), strict=True)
-        return [ImageRecord(id, name, matrix, row, size) for id, matrix, row in rows if name in missing[id]]
+        size, trace = len(batch.ids), outcome.result.trace
+        # A trace is of the attacked model's answers, also where others are scored.
+        traces = [None] * size if trace is None or name not in self.attacks else list(trace.cpu())
+        rows = zip(batch.ids, confusions.cpu(), figures.cpu(), traces, strict=True)
+        return [ImageRecord(id, name, matrix, row, size, each) for id, matrix, row, each in rows if name in missing[id]]
 
     def close(self) -> None:
         """Close the file of records."""
@@ -270,7 +272,7 @@ def unique_records(found: Iterable[Stream]) -> Iterable[ImageRecord]:
             elif seen[key][0] != content:
                 raise EvaluationError(
                     f"{stream.path}: sample {record.sample} under {record.attack} was measured before, in "
-                    f"{seen[key][1].name}, with another result. Something differed that is not in the protocol (device, "
-                    "versions, batch size, a model that answers at random): move one of the two files out of the "
-                    "folder, and what only that one holds is measured again."
+                    f"{seen[key][1].name}, with another result. Something differed that is not in the protocol "
+                    "(device, versions, batch size, a model that answers at random): move one of the two files out of "
+                    "the folder, and what only that one holds is measured again."
                 )

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.record import FIGURES
+from robustseg.evaluation.trace import COLUMNS
 
 RECORDS = "records"
 
@@ -37,6 +38,8 @@ _SCHEMA = pa.schema(
         ("counts", pa.list_(pa.int64())),
         ("figures", pa.list_(pa.float64(), len(FIGURES))),
         ("batch_size", pa.int32()),
+        # Only of attacks that were watched: the flat array of all steps.
+        ("trace", pa.list_(pa.float64())),
         ("crc32", pa.uint32()),
     ]
 )
@@ -68,6 +71,9 @@ class ImageRecord(NamedTuple):
     """Columns :data:`~robustseg.evaluation.record.FIGURES`, float64."""
     batch_size: int
     """Images in the batch that it was computed in: rounding in a model may depend on it."""
+    trace: Tensor | None = None
+    """What happened at each step of an attack that was watched, (T+1)×4: columns
+    :data:`~robustseg.evaluation.trace.COLUMNS`, float64."""
 
 
 class Stream(NamedTuple):
@@ -111,10 +117,10 @@ class RecordWriter:
         """
         if not records:
             return
+        where = self._folder if self._file is None else self._file.name
         try:
             self._write(records)
         except OSError as error:
-            where = self._file.name if self._file is not None else self._folder
             raise EvaluationError(
                 f"{where}: cannot write ({error.strerror or error}): everything up to the batch before is kept; make "
                 "room and run the same command again to go on."
@@ -170,13 +176,13 @@ def streams(folder: Path) -> list[Stream]:
                 continue
             with pa.OSFile(str(path)) as file:
                 schema = pa.ipc.open_stream(file).schema
+            metadata, ours = schema.metadata or {}, schema.names == _SCHEMA.names
         except _DAMAGE as error:
             if isinstance(error, PermissionError | IsADirectoryError):
                 raise EvaluationError(f"{path}: cannot be read ({error}): make it readable, or move it out.") from error
             warnings.warn(f"{path}: no record can be read and none is used ({error}).", stacklevel=2)
             continue
-        metadata = schema.metadata or {}
-        if schema.names != _SCHEMA.names and b"robustseg" not in metadata:
+        if not ours and b"robustseg" not in metadata:
             raise EvaluationError(f"{path}: not a stream of robustseg's records: move it out of this folder.")
         header = metadata.get(b"robustseg", b"")
         # Without this a damaged byte in it could pass for another evaluation.
@@ -213,7 +219,7 @@ def _create(folder: Path, name: str) -> io.BufferedWriter:
     number = 0
     while True:
         try:
-            file = open(folder / f"{name}-{number}.arrows", "xb")
+            file = (folder / f"{name}-{number}.arrows").open("xb")
         except FileExistsError:
             number += 1
         else:
@@ -243,14 +249,15 @@ def _cut(file: io.BufferedWriter, end: int) -> None:
 
 
 def _to_arrow(records: Sequence[ImageRecord], schema: pa.Schema) -> pa.RecordBatch:
-    cells, counts, figures = [], [], []
+    cells, counts, figures, traces = [], [], [], []
     for record in records:
         flat = record.confusion.cpu().flatten().numpy()
         filled = flat.nonzero()[0].astype(np.int32)
         cells.append(filled)
         counts.append(flat[filled])
         figures.append(record.figures.cpu().numpy())
-    rows = list(zip(records, cells, counts, figures, strict=True))
+        traces.append(None if record.trace is None else record.trace.cpu().flatten().numpy())
+    rows = list(zip(records, cells, counts, figures, traces, strict=True))
     columns: list[Any] = [
         [record.sample for record in records],
         [record.attack for record in records],
@@ -258,7 +265,8 @@ def _to_arrow(records: Sequence[ImageRecord], schema: pa.Schema) -> pa.RecordBat
         counts,
         figures,
         [record.batch_size for record in records],
-        [_crc(r.sample, r.attack, where, count, row, r.batch_size) for r, where, count, row in rows],
+        traces,
+        [_crc(r.sample, r.attack, where, count, row, r.batch_size, trace) for r, where, count, row, trace in rows],
     ]
     return pa.record_batch([pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)], schema=schema)
 
@@ -268,17 +276,27 @@ def _from_arrow(batch: pa.RecordBatch, classes: int) -> list[ImageRecord]:
     for row in batch.to_pylist():
         cells, counts = np.array(row["cells"], np.int32), np.array(row["counts"], np.int64)
         figures = np.array(row["figures"], np.float64)
-        if _crc(row["sample"], row["attack"], cells, counts, figures, row["batch_size"]) != row["crc32"]:
+        # Streams that were written before there were traces have no such column.
+        trace = None if row.get("trace") is None else np.array(row["trace"], np.float64)
+        if _crc(row["sample"], row["attack"], cells, counts, figures, row["batch_size"], trace) != row["crc32"]:
             raise ValueError(f"checksum of {row['sample']} under {row['attack']}")
         confusion = torch.zeros(classes * classes, dtype=torch.int64)
         confusion[torch.from_numpy(cells).long()] = torch.from_numpy(counts)
         confusion = confusion.view(classes, classes)
         records.append(
-            ImageRecord(row["sample"], row["attack"], confusion, torch.from_numpy(figures), row["batch_size"])
+            ImageRecord(
+                row["sample"],
+                row["attack"],
+                confusion,
+                torch.from_numpy(figures),
+                row["batch_size"],
+                None if trace is None else torch.from_numpy(trace).view(-1, len(COLUMNS)),
+            )
         )
     return records
 
 
-def _crc(sample: str, attack: str, cells: Any, counts: Any, figures: Any, batch_size: int) -> int:
+def _crc(sample: str, attack: str, cells: Any, counts: Any, figures: Any, batch_size: int, trace: Any) -> int:
     names = f"{sample}\0{attack}\0{batch_size}\0".encode()
-    return zlib.crc32(names + cells.tobytes() + counts.tobytes() + figures.tobytes())
+    content = names + cells.tobytes() + counts.tobytes() + figures.tobytes()
+    return zlib.crc32(content if trace is None else content + trace.tobytes())

@@ -96,8 +96,8 @@ class SlidingWindow:
         """
         places = self.places(*images.shape[-2:])
         chunks = [places[start : start + self.chunk] for start in range(0, len(places), self.chunk)]
-        # With one chunk, computing it twice would save nothing.
-        recompute = torch.is_grad_enabled() and len(chunks) > 1
+        # With one chunk, computing it twice would save nothing; without gradients nothing is computed twice.
+        recompute = len(chunks) > 1
         total: Tensor | None = None
         for chunk in chunks:
             if recompute:

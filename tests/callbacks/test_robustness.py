@@ -105,16 +105,22 @@ def test_the_evaluation_leaves_the_training_as_it_is(tmp_path, scenes):
         torch.testing.assert_close(one, two)
 
 
-def test_a_test_of_one_process_runs_under_inference_mode_and_writes_the_record(tmp_path, scenes, capsys):
-    callback = RobustnessEvaluation(ATTACKS)
+def test_a_test_is_not_attacked_by_the_callback(tmp_path, scenes):
+    """Tests are the work of robustseg.benchmark."""
+    attack = Counting(steps=1)
     trainer = pl.Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback], default_root_dir=tmp_path
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        callbacks=[RobustnessEvaluation({"pgd1": attack})],
+        default_root_dir=tmp_path,
     )
     trainer.test(RobustSegmentation(ToyNetwork(7)), datamodule=scenes, verbose=False)
-    assert callback.record["results"]["pgd2"]["images"] == 3
-    assert (tmp_path / "robustness.json").is_file()
-    assert (callback.record["split"], callback.record["precision"]) == ("test", "float32")
-    assert "pgd2" in capsys.readouterr().out
+    assert attack.calls == 0
+    # a validation on its own is, under inference mode as well
+    trainer.validate(RobustSegmentation(ToyNetwork(7)), datamodule=scenes, verbose=False)
+    assert attack.calls == 3
+    assert "val/pgd1/miou" in trainer.callback_metrics
 
 
 def test_progress_bar_shows_the_attack(tmp_path, scenes, monkeypatch):
@@ -144,11 +150,11 @@ def test_unknown_names_and_numbers_out_of_range_are_refused():
 
 def test_needs_a_module_whose_model_it_knows(tmp_path, scenes):
     class Other(pl.LightningModule):
-        def test_step(self, batch, batch_idx):
+        def validation_step(self, batch, batch_idx):
             pass
 
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[RobustnessEvaluation(ATTACKS)]
     )
     with pytest.raises(TypeError, match="RobustSegmentation"):
-        trainer.test(Other(), datamodule=scenes, verbose=False)
+        trainer.validate(Other(), datamodule=scenes, verbose=False)

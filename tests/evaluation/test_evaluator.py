@@ -14,8 +14,6 @@ from robustseg.evaluation import (
     RobustnessEvaluator,
     draw_panel,
     full_precision,
-    results_record,
-    scores_table,
     write_json,
 )
 from robustseg.metrics import confusion_matrix, miou
@@ -128,16 +126,9 @@ def test_a_model_without_gradient_is_refused(data):
         RobustnessEvaluator(ATTACKS, 4).update(lambda x: x.detach().repeat(1, 2, 1, 1)[:, :4], *data)
 
 
-def test_record_says_what_the_figures_are_of(model, data, tmp_path):
-    scores, _ = evaluate(model, data, [7])
-    scores["pgd3"]["class_iou"][2] = math.nan  # an absent class
-    record = results_record(scores, ATTACKS, ["a", "b", "c", "d"], {"data": "Test"})
-    write_json(record, tmp_path / "deep" / "out.json")
-    read = json.loads((tmp_path / "deep" / "out.json").read_text())
-    assert read["results"]["pgd3"]["class_iou"]["c"] is None
-    assert read["results"]["pgd3"]["settings"]["step_rule"] == "SignStep(step_size='32/255')"
-    assert read["results"]["cospgd3"]["settings"]["loss"] == "CosPGDLoss()"
-    assert read["versions"]["torch"] == torch.__version__
+def test_json_is_written_into_folders_that_are_made_for_it(tmp_path):
+    write_json({"a": {"b": None}}, tmp_path / "deep" / "out.json")
+    assert json.loads((tmp_path / "deep" / "out.json").read_text()) == {"a": {"b": None}}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.json"]
 
 
@@ -148,11 +139,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_json({"a": math.nan}, path)
     assert json.loads(path.read_text()) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.json"]
-
-
-def test_table_has_a_row_for_each_attack(model, data):
-    table = scores_table(evaluate(model, data, [7])[0], "title")
-    assert table.row_count == 3
 
 
 def test_panel_shows_image_perturbation_and_predictions():

@@ -202,7 +202,8 @@ def test_a_card_without_a_part_is_refused(key):
         (10, "one_step", {"error": "none"}, "not checked"),
         (10, "one_step.fgsm.1", 0.83, "unreliable"),
         (10, "one_step.fgsm.1", 0.81, "ok"),
-        (10, "one_step.many_steps", 0.75, "ok"),
+        (10, "one_step", {"clean": 0.9, "fgsm": {"1/2": 0.9, "1": 0.9}, "many_steps": 0.72}, "ok"),
+        (10, "one_step", {"clean": 0.9, "fgsm": {"1/2": 0.9, "1": 0.9}, "many_steps": 0.68}, "unreliable"),
     ],
 )
 def test_what_the_probe_found_decides(number, path, value, verdict):

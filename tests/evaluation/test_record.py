@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustseg.attacks import DAG, PGD, AttackError, AttackResult, PureClass, Targeted
-from robustseg.evaluation import AttackRecord, RobustnessEvaluator, distances_table, results_record, scores_table
+from robustseg.evaluation import AttackRecord, RobustnessEvaluator, distances_table, scores_table
 
 
 def result(images: torch.Tensor, sizes: list[float], forwards: list[int]) -> AttackResult:
@@ -93,8 +93,9 @@ def test_success_of_a_target_map():
     assert float(scores["aimed"]["target_success"]) == pytest.approx(sum(expected) / 2)
     assert sum(expected) > 0
     assert math.isnan(float(scores["pgd"]["target_success"]))
-    columns = [column.header for column in scores_table(scores, "title").columns]
-    assert "target_success" in columns
+    assert "target_success" in headers(scores)
+    del scores["aimed"]
+    assert "target_success" not in headers(scores)
 
 
 def test_logits_that_are_not_finite_get_no_figures():
@@ -124,8 +125,45 @@ def test_evaluator_reports_costs_and_distances():
     assert int(scores["pgd"]["without_valid_pixels"]) == 1
     assert float(scores["pgd"]["seconds"]) > 0
     assert "forwards" not in scores["clean"]
-    written = results_record(scores, attacks, ["a", "b", "c", "d"], {})
-    assert written["results"]["pgd"]["without_valid_pixels"] == 1
-    assert written["results"]["dag"]["settings"]["eps"] is None
-    assert scores_table(scores, "title").row_count == 3
-    assert distances_table(scores, ["dag"]).row_count == 1
+    card = card_of(scores, attacks)
+    assert scores_table(card).row_count == 3
+    # how far an attack went is a figure of attacks without a bound
+    assert distances_table(card).row_count == 1
+    assert distances_table(card_of(scores, {"pgd": attacks["pgd"]})) is None
+
+
+def test_tables_show_attacks_that_could_not_run_and_figures_that_are_not_there():
+    row = {"pixel_acc": None, "miou": 0.25, "image_miou": 0.5, "mean_acc": 0.125, "forwards": 3.0, "backwards": 2.0}
+    card = {
+        "data": {"name": "Toys", "split": "test", "images": 3},
+        "clean": row,
+        "attacks": {"pgd": row | {"settings": {"eps": "8/255"}, "error": None}, "cw": {"settings": {}, "error": "why"}},
+        "worst_case": None,
+    }
+    table = scores_table(card)
+    assert table.row_count == 3
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[0] == ["clean", "pgd", "cw"]
+    assert cells[1] == ["–", "–", "could not run"]
+    assert cells[2][:2] == ["25.00", "25.00"]
+    assert distances_table(card) is None
+
+
+def card_of(scores, attacks) -> dict:
+    """What the tables need of a result card."""
+    rows = {
+        name: {key: None if value.numel() > 1 or value.isnan() else float(value) for key, value in row.items()}
+        for name, row in scores.items()
+    }
+    described = {name: {"settings": attack.describe(), "error": None} for name, attack in attacks.items()}
+    return {
+        "data": {"name": "Toys", "split": "test", "images": 3},
+        "clean": rows["clean"],
+        "attacks": {name: rows[name] | about for name, about in described.items()},
+        "worst_case": None,
+    }
+
+
+def headers(scores) -> list[str]:
+    card = card_of(scores, {name: PGD() for name in scores if name != "clean"})
+    return [column.header for column in scores_table(card).columns]

@@ -180,4 +180,4 @@ def test_images_too_small_for_a_scale_are_refused_before_the_model_runs():
     with pytest.raises(ModelError, match=r"4×40 pixels have none left at 0\.1"):
         model(torch.rand(1, 3, 4, 40))
     with pytest.raises(ModelError, match="B×3×H×W"):
-        model(torch.rand(3, 8, 8))
+        MultiScale(model.model, [0.5])(torch.rand(3, 8, 8))

@@ -225,10 +225,11 @@ def test_each_chunk_is_computed_twice_for_a_gradient_and_once_without():
 
     model = SegmentationModel(Watched(), window=SlidingWindow((8, 8), (8, 8), chunk=3)).eval()
     images = torch.rand(2, 3, 16, 32, requires_grad=True)
-    with torch.no_grad():
-        model(images)
-    assert sizes == [(6, 3, 8, 8), (6, 3, 8, 8), (4, 3, 8, 8)]
-    sizes.clear()
+    for without_gradients in (torch.no_grad, torch.inference_mode):
+        with without_gradients():
+            model(images)
+        assert sizes == [(6, 3, 8, 8), (6, 3, 8, 8), (4, 3, 8, 8)]
+        sizes.clear()
     model(images).sum().backward()
     assert sizes == [(6, 3, 8, 8), (6, 3, 8, 8), (4, 3, 8, 8), (4, 3, 8, 8), (6, 3, 8, 8), (6, 3, 8, 8)]
     sizes.clear()
@@ -348,7 +349,10 @@ def test_a_network_without_gradient_is_still_refused():
         ({"size": 8}, ["size = 8", "height and width"]),
         ({"size": (8.5, 8)}, ["size = [8.5, 8]", "whole"]),
         ({"size": (8, 8), "stride": (0, 8)}, ["stride = [0, 8]", "2/3"]),
-        ({"size": (8, 9), "stride": (4, 10)}, ["window.stride = [4, 10]", "window.size = [8, 9]", "between the windows"]),
+        (
+            {"size": (8, 9), "stride": (4, 10)},
+            ["window.stride = [4, 10]", "window.size = [8, 9]", "between the windows"],
+        ),
         ({"size": (8, 8), "chunk": 0}, ["chunk = 0", "at least one"]),
     ],
 )

@@ -44,7 +44,7 @@ def with_steps(attack: Attack, factor: int, seed: int) -> Attack:
         # A member's noise within WorstOf depends on its own seed.
         return WorstOf([with_steps(member, factor, seed + member.seed) for member in attack.attacks], seed)
     assert isinstance(attack, IterativeAttack)
-    rebuilt = IterativeAttack(
+    return IterativeAttack(
         attack.threat,
         attack.loss,
         copy.copy(attack.step_rule),
@@ -59,7 +59,6 @@ def with_steps(attack: Attack, factor: int, seed: int) -> Attack:
         attack.ignore_index,
         seed,
     )
-    return rebuilt
 
 
 def probe_convergence(subject: Subject, attacks: Mapping[str, Attack], suite: Mapping[str, Tensor]) -> Evidence:

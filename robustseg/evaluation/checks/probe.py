@@ -42,7 +42,7 @@ def probe_model(
     A strange model is never an error here: what it raises, NaN, a missing gradient are evidence. The result is a
     function of the arguments: no times, and randomness from ``seed`` only, that of the model included as far as it
     draws from torch's generators. Nothing of the model is changed. About 8 images, spread over the split, are enough;
-    each costs at most 300 gradients and 600 forwards.
+    each costs at most 304 gradients and 600 forwards.
 
     Args:
         model: Maps B×3×H×W images in [0, 1] to B×C×H×W logits: a module or a function.

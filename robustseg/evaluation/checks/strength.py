@@ -39,7 +39,8 @@ class WhiteBox:
     """
 
     def __init__(self, subject: Subject, suite: Mapping[str, Tensor]):
-        self.accuracies: dict[str, Tensor] = {name: pixel_acc_from_counts(counts) for name, counts in suite.items()}
+        # Prefixed, since a suite may well call an attack pgd too.
+        self.accuracies = {f"suite.{name}": pixel_acc_from_counts(counts) for name, counts in suite.items()}
         self.errors: dict[str, str] = {}
         attacks: dict[str, tuple[Kind, bool]] = {
             "pgd": (PGD, False),

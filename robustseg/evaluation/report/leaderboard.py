@@ -186,7 +186,7 @@ def _refusal(protocols: Mapping[str, Mapping[str, Any]]) -> str:
             "these results were not measured alike, so that their figures cannot be compared:",
             *lines[:_SHOWN_DIFFERENCES],
             *more,
-            "Evaluate them alike, or ask for one table per protocol (group).",
+            "Evaluate them alike, or ask for one table per protocol (--group).",
         ]
     )
 

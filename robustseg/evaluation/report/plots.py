@@ -30,6 +30,8 @@ _INK = "#010203"
 _COLOURS = ("#3b78c3", "#e08a1e", "#8f5bb0", "#2f9e6e", "#c8504f", "#7f7f7f")
 """Readable on white and on near-black, told apart by the colour-blind in this order, and of different lightness."""
 _MARKERS = "os^Dvx"
+_MARKED = 30
+"""Points on a line, up to which each has its marker."""
 _HEAT = ((23, 55, 94), (226, 236, 246))
 """RGB of the darkest and of the lightest cell of a heat map."""
 _STYLE: dict[Any, Any] = {
@@ -72,7 +74,7 @@ class Curve(NamedTuple):
     series: Mapping[str, Sequence[float | None]]
     """One value per x; None where there is none."""
     ticks: Sequence[str] | None = None
-    """What stands at each x; the number itself by default."""
+    """What stands at each x; the number itself by default, nothing where it is empty."""
 
 
 class Plot(NamedTuple):
@@ -146,10 +148,12 @@ def curve_plot(name: str, curve: Curve) -> Plot:
             is_level = len(ys) > 1 and len(set(ys)) == 1
             # Once the colours are used up, dotted lines tell those of the second round apart.
             stroke = "-" if place < len(_COLOURS) else ":"
-            line, marker = ("--", "") if is_level else (stroke, _MARKERS[place % len(_MARKERS)])
+            marked = _MARKERS[place % len(_MARKERS)] if len(order) <= _MARKED else ""
+            line, marker = ("--", "") if is_level else (stroke, marked)
             colour = _COLOURS[place % len(_COLOURS)]
             axes.plot(xs, ys, line, label=plain(label), color=colour, marker=marker, markersize=4, linewidth=1.4)
-        axes.set_xticks(range(len(order)), labels=[ticks[at] for at in order])
+        labelled = [(position, ticks[at]) for position, at in enumerate(order) if ticks[at]]
+        axes.set_xticks([position for position, _ in labelled], labels=[tick for _, tick in labelled])
         axes.set_xlabel(plain(curve.x_label))
         axes.set_ylabel(plain(curve.y_label))
         axes.set_ylim(bottom=0)
@@ -190,7 +194,7 @@ def heat_plot(
                 shade = 1.0 if value is None or not highest else min(max(value / highest, 0.0), 1.0) ** 0.6
                 corner = (column - 0.47, row - 0.44)
                 axes.add_patch(Rectangle(corner, 0.94, 0.88, facecolor=_between(*_HEAT, shade), linewidth=0))
-                ink = "#ffffff" if shade < 0.6 else "#101418"
+                ink = "#ffffff" if shade < 0.42 else "#101418"
                 text = NOTHING if value is None else f"{value:.1f}"
                 axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
         for row, column in framed:

@@ -184,5 +184,9 @@ def test_print_is_light_and_shows_what_is_closed(browser, report):
     opened.page.emulate_media(media="print")
     opened.check_width()
     assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert opened.page.locator("pre").first.bounding_box()["height"] > 20
+    if opened.page.evaluate("CSS.supports('selector(::details-content)')"):
+        assert opened.page.locator("pre").first.evaluate("e => e.checkVisibility()")
+        opened.page.emulate_media(media="screen")
+        assert not opened.page.locator("pre").first.evaluate("e => e.checkVisibility()")
+        opened.page.emulate_media(media="print")
     assert opened.page.pdf(format="A4").startswith(b"%PDF")

@@ -178,7 +178,13 @@ def test_legend_of_the_pictures(pictures):
 
 
 @pytest.mark.usefixtures("_without_plots")
-@pytest.mark.parametrize("content", [b"GIF89a", b"\x89PNG\r\n\x1a\nnothing", b""])
+def _truncated() -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").save(buffer, format="PNG")
+    return buffer.getvalue()[:-60]
+
+
+@pytest.mark.parametrize("content", [b"GIF89a", b"\x89PNG\r\n\x1a\nnothing", b"", _truncated()], ids=range(4))
 def test_pictures_that_are_none(content):
     with pytest.raises(ReportError, match=r"the picture of 'sample' (is not a PNG file|cannot be decoded)"):
         report_html(make_card(), [PanelPicture("worst", "sample", "pgd20", 0.9, 0.1, content)])
@@ -284,6 +290,12 @@ def test_same_card_same_bytes(tmp_path, pictures):
     assert (tmp_path / "a" / "1.html").read_bytes() == (tmp_path / "2.html").read_bytes()
     assert (tmp_path / "1.md").read_bytes() == (tmp_path / "2.md").read_bytes()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["1.html"]
+
+
+@pytest.mark.usefixtures("_without_plots")
+def test_text_that_no_file_can_hold_is_replaced(tmp_path):
+    write_report(changed(make_card(), "flags.1.evidence", {"name": "half of a pair: \ud800"}), tmp_path / "r.html")
+    assert "half of a pair: ?" in parse((tmp_path / "r.html").read_text(encoding="utf-8")).text
 
 
 def test_an_old_report_survives_what_goes_wrong(tmp_path, monkeypatch):

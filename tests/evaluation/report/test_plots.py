@@ -60,9 +60,10 @@ def test_letters_of_any_kind():
 
 
 def test_settings_are_put_back():
-    before = dict(matplotlib.rcParams)
-    curve_plot("c", Curve("t", "x", "y", [1, 2], {"a": [1, 2]}))
-    assert dict(matplotlib.rcParams) == before
+    with matplotlib.rc_context({"font.size": 17, "svg.fonttype": "path"}):
+        before = dict(matplotlib.rcParams)
+        curve_plot("c", Curve("t", "x", "y", [1, 2], {"a": [1, 2]}))
+        assert dict(matplotlib.rcParams) == before
 
 
 def test_ids_and_references_carry_the_name_of_the_plot():
@@ -73,6 +74,9 @@ def test_ids_and_references_carry_the_name_of_the_plot():
     assert references
     assert {a or b for a, b in references} <= ids
     assert "<style" not in svg
+    # Letters and axes have the page's colour.
+    assert "#010203" not in svg
+    assert all("fill: currentColor" in text.attributes["style"] for text in parse(svg).all("text"))
     assert "http" not in svg
 
 
@@ -150,3 +154,23 @@ def test_worst_attacks_of_images_kept_clean():
     card = changed(make_card(), "worst_case.greedy.chosen", {"cospgd20": 90, "clean": 11})
     plot = next(plot for plot in draw_plots(card) if plot.name == "chosen")
     assert bars(plot.svg, "#e08a1e")[5] / bars(plot.svg, "#e08a1e")[3] == pytest.approx(11 / 90, abs=1e-3)
+
+
+def test_scores_are_drawn_in_percent_with_their_intervals(monkeypatch):
+    drawn = {}
+
+    def record(name, title, categories, series, *_, **__):
+        drawn[name] = dict(zip(categories, zip(*series.values(), strict=True), strict=True))
+        return bar_plot(name, title, categories, series, "%")
+
+    monkeypatch.setattr("robustseg.evaluation.report.drawn.bar_plot", record)
+    card = make_card()
+    draw_plots(card)
+    bar, other = drawn["scores"]["pgd20"]
+    assert bar.value == pytest.approx(49.5)
+    assert bar.interval == pytest.approx((47.4, 51.4))
+    assert other.value == pytest.approx(100 * card["attacks"]["pgd20"]["miou"])
+    greedy = drawn["scores"]["greedy worst case"]
+    assert greedy == (Bar(pytest.approx(41.4)), Bar(pytest.approx(100 * card["worst_case"]["greedy"]["miou"])))
+    assert drawn["classes"]["Road"][0].value == pytest.approx(100 * card["clean"]["class_iou"]["Road"])
+    assert [bar.value for bar in drawn["chosen"]["cospgd20"]] == [66, 101]

@@ -1,0 +1,125 @@
+"""What happens at each step of an attack: how many pixels are wrong, and which pixels the loss comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks import (
+    Attack,
+    AttackMode,
+    AttackResult,
+    AttackStep,
+    IterativeAttack,
+    NoiseSource,
+    StepRule,
+    TranslationInvariantStep,
+    attack_mode,
+    correct_pixels,
+)
+from robustseg.attacks.guard import Model
+from robustseg.attacks.losses import IGNORED, cross_entropy
+from robustseg.attacks.victim import Victim
+
+COLUMNS = ("valid", "wrong", "tloss", "floss")
+"""Of a trace: valid pixels, wrong ones among them, and the summed cross-entropy of the correct and of the wrong."""
+
+
+def trace_columns(logits: Tensor, targets: Tensor) -> Tensor:
+    """The columns of a trace (Gu et al., ECCV 2022, Eq. 3 and Sec. 3.2) for one iterate.
+
+    MisRatio is ``wrong / valid``; TLoss and FLoss, of which the cross-entropy of an image is the sum, are ``tloss /
+    valid`` and ``floss / valid``. The paper has no ignored pixels and divides by H·W.
+
+    Args:
+        logits: B×C×H×W.
+        targets: B×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored.
+
+    Returns:
+        B×4 float64, columns :data:`COLUMNS`. A tie with the true logit counts as correct, as in the attacks.
+    """
+    correct, valid = correct_pixels(logits, targets), targets != IGNORED
+    losses = cross_entropy(logits, targets).double()
+    wrong = valid & ~correct
+    columns = (valid, wrong, losses * correct, losses * wrong)
+    return torch.stack([column.flatten(1).sum(1, dtype=torch.float64) for column in columns], 1)
+
+
+class Traced(Attack):
+    """Another attack that is watched: its result has a ``trace``, B×(T+1)×4 float64 with :data:`COLUMNS`.
+
+    Row t is the iterate after t steps, 0 the start and T the result, for which the model is asked once more. An image
+    without valid pixels has zeros. The images are those of the attack alone.
+
+    Args:
+        attack: One run of a fixed number of steps that looks at its own iterates.
+
+    Raises:
+        ValueError: The attack keeps another iterate than the last, has restarts or stages, or takes its gradients
+            elsewhere (resized images, Nesterov's look-ahead), where its losses would not be the iterate's.
+    """
+
+    def __init__(self, attack: Attack):
+        if not isinstance(attack, IterativeAttack):
+            raise ValueError(f"attack = {type(attack).__name__} has no steps to trace: use PGD, SegPGD or CosPGD.")
+        if attack.keep != "last" or attack.restarts > 1 or len(attack.stages) > 1:
+            raise ValueError(
+                f"attack = {type(attack).__name__} is not one run to its last iterate: trace it with keep = last, one "
+                "restart and no stages."
+            )
+        if attack.transform is not None or _looks_ahead(attack.step_rule):
+            raise ValueError(
+                f"attack = {type(attack).__name__} takes its gradients elsewhere than at its iterates: trace an attack "
+                "without input transform and look-ahead."
+            )
+        super().__init__(targeted=attack.targeted, ignore_index=attack.ignore_index, seed=attack.seed)
+        self.attack = attack
+        self.threat = attack.threat
+
+    def run(  # noqa: D102
+        self,
+        model: Model,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        generator: torch.Generator | NoiseSource | None = None,
+        on_step: Callable[[AttackStep], None] | None = None,
+        mode: AttackMode = "eval",
+    ) -> AttackResult:
+        trace = torch.zeros(len(images), self.attack.steps + 1, len(COLUMNS), dtype=torch.float64, device=images.device)
+
+        def watch(step: AttackStep) -> None:
+            trace[step.rows, step.step - 1] = trace_columns(step.logits, step.targets)
+            if on_step is not None:
+                on_step(step)
+
+        result = self.attack.run(model, images, targets, generator=generator, on_step=watch, mode=mode)
+        masked = targets.long().masked_fill(targets == self.ignore_index, IGNORED)
+        with attack_mode(model, mode) as attacked, torch.no_grad():
+            trace[:, -1] = trace_columns(attacked(result.images_adv), masked)
+        if self.attack.threat.eps == 0:
+            # No step was taken, and every iterate is the image.
+            trace[:] = trace[:, -1:]
+        return result._replace(forwards=result.forwards + 1, trace=trace)
+
+    def perturb(  # noqa: D102
+        self,
+        victim: Victim,
+        images: Tensor,
+        targets: Tensor,
+        noise: NoiseSource,
+        on_step: Callable[[AttackStep], None] | None,
+    ) -> Tensor:
+        return self.attack.perturb(victim, images, targets, noise, on_step)
+
+    def describe(self) -> dict[str, Any]:  # noqa: D102
+        return {**self.attack.describe(), "traced": True}
+
+
+def _looks_ahead(rule: StepRule) -> bool:
+    if isinstance(rule, TranslationInvariantStep):
+        return _looks_ahead(rule.inner)
+    return type(rule).look_ahead is not StepRule.look_ahead

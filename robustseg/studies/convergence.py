@@ -1,0 +1,121 @@
+"""What attacks do from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from robustseg.attacks import Attack
+from robustseg.evaluation.card import Measurements
+from robustseg.evaluation.report import Curve
+from robustseg.evaluation.report.plots import Plot, curve_plot
+from robustseg.evaluation.trace import Traced
+from robustseg.studies.errors import StudyError
+from robustseg.studies.study import Answering, Study, StudyResult, check_attacks
+from robustseg.studies.sweep import check_steps, numbered
+from robustseg.studies.vary import with_steps
+
+_COLUMNS = {"attack": "attack", "step": "step", "misratio": "MisRatio, %", "tloss": "TLoss", "floss": "FLoss"}
+_TICKS = 10
+
+
+class Convergence(Study):
+    """MisRatio, TLoss and FLoss after each step (Gu et al., ECCV 2022, Sec. 3.2 and Fig. 1).
+
+    All are over the valid pixels of all images: ``misratio`` is the share that is wrong, ``tloss`` the cross-entropy
+    summed over the correct pixels and ``floss`` that over the wrong ones, both divided by the number of all valid
+    pixels, so that their sum is the mean loss. Step 0 is the start, after its noise, and step T the result.
+
+    Args:
+        attacks: By name, each one run of steps to its last iterate.
+        steps: T of all of them.
+        name: Of the study's files.
+
+    Raises:
+        StudyError: No attack, one that has no iterates to watch, or ``steps`` below 1.
+    """
+
+    takes_targets = False
+
+    def __init__(self, attacks: dict[str, Attack], steps: int, name: str | None = None):
+        super().__init__(name)
+        (self.steps,) = check_steps([steps])
+        self.traced = {each: _traced(each, attack, self.steps) for each, attack in check_attacks(attacks).items()}
+
+    def attacks(self) -> dict[str, Attack]:  # noqa: D102
+        return {self._record(name): attack for name, attack in self.traced.items()}
+
+    def _record(self, name: str) -> str:
+        return f"{numbered(name, self.steps)} traced"
+
+    def result(  # noqa: D102
+        self, measured: Measurements, models: Sequence[Answering], class_names: Sequence[str]
+    ) -> StudyResult:
+        rows = [row for name in self.traced for row in self._rows(name, measured)]
+        return StudyResult(
+            "Convergence of attacks, step by step",
+            "MisRatio is the share of valid pixels that are wrong; TLoss is the cross-entropy of the correct pixels, "
+            "FLoss that of the wrong ones, both divided by all valid pixels. An attack that spends its steps on FLoss "
+            "raises the loss of pixels that are wrong already.",
+            {**_COLUMNS, "floss_share": "FLoss of the loss, %"},
+            rows,
+            self._plots(rows),
+        )
+
+    def _rows(self, name: str, measured: Measurements) -> list[dict[str, Any]]:
+        record = self._record(name)
+        if record in measured.refused:
+            nothing = dict.fromkeys(("step", "misratio", "tloss", "floss", "floss_share"))
+            return [{"attack": name, **nothing, "record": record, "error": measured.refused[record]}]
+        rows = []
+        # The pixels of all images count alike, as in pixel accuracy.
+        for step, total in enumerate(torch.stack(list(measured.traces[record])).sum(0).tolist()):
+            valid, wrong, tloss, floss = total
+            figures = {"misratio": wrong / valid, "tloss": tloss / valid, "floss": floss / valid} if valid else {}
+            figures = {key: figures.get(key) for key in ("misratio", "tloss", "floss")}
+            share = floss / (tloss + floss) if tloss + floss > 0 else None
+            rows.append(
+                {"attack": name, "step": step, **figures, "floss_share": share, "record": record, "error": None}
+            )
+        return rows
+
+    def _plots(self, rows: Sequence[Mapping[str, Any]]) -> list[Plot]:
+        ran = [name for name in self.traced if any(row["attack"] == name and row["error"] is None for row in rows)]
+        every = max(1, -(-self.steps // _TICKS))
+        ticks = [str(step) if step % every == 0 else "" for step in range(self.steps + 1)]
+        found: dict[tuple[str, str], list[float | None]] = {
+            (name, key): [row[key] for row in rows if row["attack"] == name]
+            for name in ran
+            for key in ("misratio", "tloss", "floss", "floss_share")
+        }
+        loss = {f"{name} {title}": found[name, key] for name in ran for key, title in _LOSSES.items()}
+        curves = {
+            "misratio": Curve(
+                "MisRatio", "step", "MisRatio, %", range(self.steps + 1), _percent(found, ran, "misratio")
+            ),
+            "loss": Curve("TLoss and FLoss", "step", "loss per valid pixel", range(self.steps + 1), loss),
+            "share": Curve(
+                "Share of FLoss in the loss", "step", "%", range(self.steps + 1), _percent(found, ran, "floss_share")
+            ),
+        }
+        return [curve_plot(f"{self.name}-{key}", curve._replace(ticks=ticks)) for key, curve in curves.items() if ran]
+
+
+_LOSSES = {"tloss": "TLoss", "floss": "FLoss"}
+
+
+def _percent(
+    found: Mapping[tuple[str, str], Sequence[float | None]], names: Sequence[str], key: str
+) -> dict[str, list[float | None]]:
+    return {name: [None if share is None else 100 * share for share in found[name, key]] for name in names}
+
+
+def _traced(name: str, attack: Attack, steps: int) -> Traced:
+    try:
+        return Traced(with_steps(name, attack, steps))
+    except StudyError:
+        raise
+    except ValueError as error:
+        raise StudyError(f"attacks.{name}: {error}") from None

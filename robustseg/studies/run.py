@@ -1,0 +1,143 @@
+"""Studies measured in the folders of evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import nn
+
+from robustseg.benchmark import Benchmark
+from robustseg.benchmark.facts import model_facts
+from robustseg.benchmark.run import about, measure
+from robustseg.evaluation import EvaluationError
+from robustseg.evaluation.card import Measurements, read_measurements
+from robustseg.evaluation.protocol import claim, digest
+from robustseg.models import SegmentationModel
+from robustseg.studies.errors import StudyError
+from robustseg.studies.output import write_study
+from robustseg.studies.study import Answering, Study, StudyResult
+from robustseg.studies.transfer import Measured, TransferMatrix
+
+_KEY = 12
+
+
+def target(
+    name: str, model: SegmentationModel, settings: Mapping[str, Any], checkpoint: Mapping[str, Any]
+) -> Answering:
+    """A model that is shown the adversarial images of others; records of it are called by what it is, not by its name.
+
+    Args:
+        name: In tables.
+        model: With its weights.
+        settings: Arguments that its network was built with.
+        checkpoint: ``path`` and ``sha256`` of the file that the weights came from.
+    """
+    # The same weights in a file of another name are the same model.
+    facts = {key: value for key, value in model_facts(model, settings, checkpoint).items() if key != "checkpoint"}
+    return Answering(name, digest(facts)[:_KEY], model)
+
+
+def run_study(
+    trainer: pl.Trainer,
+    benchmark: Benchmark,
+    study: Study,
+    folder: Path,
+    attacked: str = "the model",
+    targets: Sequence[Answering] = (),
+) -> StudyResult | None:
+    """Measure what is missing of a study, and write its files into ``folder`` once nothing is missing.
+
+    Args:
+        trainer: As of :func:`~robustseg.benchmark.run_benchmark`.
+        benchmark: The model, the data and the shard; its attacks are left out.
+        study: What to measure.
+        folder: Of the model's evaluation, which may hold records already.
+        attacked: What the attacked model is called.
+        targets: Further models to show the adversarial images to.
+
+    Returns:
+        What was found; None on ranks but the first, and while other shards are missing.
+
+    Raises:
+        StudyError: The study takes no further models, or some of the same name.
+        EvaluationError: The folder is another evaluation's or cannot be written.
+        AttackError: An attack cannot go on.
+    """
+    if targets and not study.takes_targets:
+        raise StudyError(f"{type(study).__name__} has models of its own to score: leave --targets out.")
+    models = study.answering(attacked, benchmark.model, targets)
+    found = _measured(trainer, benchmark, study, folder, models)
+    if found is None:
+        return None
+    measured, facts = found
+    result = study.result(measured, models, benchmark.data.class_names)
+    if targets:
+        facts = {**facts, "targets": {model.name: model.key for model in models if model.key}}
+    _publish(study, result, facts, folder)
+    return result
+
+
+def run_transfer(
+    trainer: pl.Trainer, benchmarks: Mapping[str, Benchmark], study: TransferMatrix, folder: Path
+) -> StudyResult | None:
+    """Attack each model and show its images to all of them; arguments, value and errors as of :func:`run_study`.
+
+    Args:
+        trainer: As there.
+        benchmarks: The models by name, all on the same data.
+        study: What to measure.
+        folder: Of the results, with a folder for each source.
+    """
+    targets = {name: target(name, of.model, of.settings, of.checkpoint or {}) for name, of in benchmarks.items()}
+    sources, facts = [], {}
+    for name, benchmark in benchmarks.items():
+        # The source's answer to its own images is what an evaluation of it would measure.
+        models = [each._replace(key="") if each.name == name else each for each in targets.values()]
+        found = _measured(trainer, benchmark, study, folder / name, models)
+        if found is not None:
+            sources.append(Measured(name, found[0], models))
+            facts[name] = found[1]
+    if len(sources) < len(benchmarks):
+        return None
+    first = facts[next(iter(facts))]
+    shared = {key: value for key, value in first.items() if key != "model"}
+    result = study.matrix(sources, next(iter(benchmarks.values())).data.class_names)
+    _publish(study, result, {"models": {name: each["model"] for name, each in facts.items()}, **shared}, folder)
+    return result
+
+
+def _measured(
+    trainer: pl.Trainer, benchmark: Benchmark, study: Study, folder: Path, models: Sequence[Answering]
+) -> tuple[Measurements, dict[str, Any]] | None:
+    """All measurements of one attacked model, and what they are of; None if this process is not to write results."""
+    names = [model.name for model in models]
+    if len(set(names)) < len(names):
+        raise StudyError(f"two models are called {next(n for n in names if names.count(n) > 1)!r}: rename one of them.")
+    # Two names for the same model are scored once.
+    scored: dict[str, nn.Module] = {model.key: model.model for model in models}
+    of = replace(benchmark, attacks=study.attacks(), suite=study.name, scored=scored, check_images=0, num_pictures=0)
+    measure(trainer, of, folder)
+    if not trainer.is_global_zero:
+        return None
+    try:
+        protocol = claim(folder, of.facts)
+        measured = read_measurements(
+            folder, protocol, of.samples, of.attack_settings, of.model.num_classes, of.scored_on
+        )
+    except EvaluationError as error:
+        if of.shard.count == 1:
+            raise
+        print(f"shard {of.shard} is done. {error}")
+        return None
+    return measured, about(of, measured)
+
+
+def _publish(study: Study, result: StudyResult, facts: Mapping[str, Any], folder: Path) -> None:
+    page = write_study(study, result, facts, folder)
+    for line in result.findings:
+        print(line)
+    print(f"written to {page}, with {page.stem}.md, .svg and .json")

@@ -1,0 +1,151 @@
+"""What a study is: attacks to measure, models that answer, and a table and plots of what was measured."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from robustseg.attacks import Attack
+from robustseg.evaluation.card import Measurements, scores
+from robustseg.evaluation.record import summarise
+from robustseg.evaluation.report.plots import Plot
+from robustseg.studies.errors import StudyError
+
+FIGURES = ("miou", "pixel_acc", "mean_acc", "image_miou")
+"""Scores in every study's rows, shares in [0, 1]."""
+SCORE_COLUMNS = {key: f"{key}, %" for key in FIGURES}
+COST_COLUMNS = {"forwards": "forwards", "backwards": "backwards"}
+
+
+class Answering(NamedTuple):
+    """A model that is shown adversarial images."""
+
+    name: str
+    """In tables and plots."""
+    key: str
+    """In the names of records; empty for the attacked model itself."""
+    model: nn.Module
+
+
+class Table(NamedTuple):
+    """A table for people; cells are finished text."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+    """Columns from the left that hold words rather than figures."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found."""
+
+    title: str
+    text: str
+    """What the rows are, and what to look for."""
+    columns: Mapping[str, str]
+    """Heading of each key that the table for people shows."""
+    rows: Sequence[Mapping[str, Any]]
+    """Plain JSON; shares are in [0, 1], NaN is None."""
+    plots: Sequence[Plot]
+    tables: Sequence[Table] = ()
+    """In place of the one table of ``rows``."""
+    findings: Sequence[str] = ()
+    """Sentences."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """More for the JSON file."""
+
+
+class Study(ABC):
+    """An experiment on a trained model: one attack varied, or shown to several models.
+
+    A study holds settings only; the model arrives with :meth:`answering`. Its attacks are measured by the machinery of
+    :mod:`robustseg.benchmark`, in the evaluation's own folder: what ``robustseg evaluate`` or another study measured
+    there under the same name with the same settings is not measured again.
+
+    Args:
+        name: Of the files, ``study_<name>.json`` and so on; by default the class's, in lower case. Two studies of one
+            class need two names to stand in one folder.
+
+    Raises:
+        StudyError: The name cannot be part of a file's.
+    """
+
+    takes_targets = True
+    """Whether adversarial images can be shown to other models than the attacked one."""
+
+    def __init__(self, name: str | None = None):
+        if name is not None and not re.fullmatch(r"[\w.-]+", name):
+            raise StudyError(f"name = {name!r}: use letters, digits, hyphens, dots and underscores.")
+        self.name = name or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @abstractmethod
+    def attacks(self) -> dict[str, Attack]:
+        """What to measure, by the name of the records."""
+
+    def answering(self, attacked: str, model: nn.Module, targets: Sequence[Answering]) -> list[Answering]:
+        """The models to score.
+
+        Args:
+            attacked: What the attacked model is called.
+            model: The attacked model.
+            targets: Further models.
+        """
+        return [Answering(attacked, "", model), *targets]
+
+    @abstractmethod
+    def result(self, measured: Measurements, models: Sequence[Answering], class_names: Sequence[str]) -> StudyResult:
+        """The table and the plots.
+
+        Args:
+            measured: Of all attacks on all models.
+            models: Those of :meth:`answering`.
+            class_names: C names.
+        """
+
+
+def score_row(measured: Measurements, record: str, attack: str | None, class_names: Sequence[str]) -> dict[str, Any]:
+    """Scores, their intervals and what they cost, for a row.
+
+    Args:
+        measured: What was measured.
+        record: Name of the records.
+        attack: Name of the attack that they are of; None for clean images.
+        class_names: C names.
+
+    Returns:
+        :data:`FIGURES`, ``confidence``, ``images``, ``forwards``, ``backwards`` (mean per image) and ``error``: why the
+        attack could not run on this model, in which case the rest is None.
+    """
+    if record in measured.refused:
+        nothing = (*FIGURES, "confidence", "forwards", "backwards")
+        return {**dict.fromkeys(nothing), "images": 0, "error": measured.refused[record]}
+    found = scores(measured.counts[record], class_names)
+    row = {key: found[key] for key in (*FIGURES, "confidence", "images")}
+    cost = {"forwards": 0.0, "backwards": 0.0}
+    if attack is not None:
+        summary = summarise(measured.figures[record])
+        cost = {key: float(summary[key]) for key in cost}
+    return {**row, **cost, "error": None}
+
+
+def check_attacks(attacks: Mapping[str, Attack] | None) -> dict[str, Attack]:
+    """The attacks of a study.
+
+    Raises:
+        StudyError: There are none.
+    """
+    if not attacks:
+        raise StudyError("attacks = {}: name at least one attack, such as pgd: {class_path: PGD}.")
+    return dict(attacks)
+
+
+def percent(row: Mapping[str, Any], key: str) -> float | None:
+    """A share of a row in percent, for plots."""
+    return None if row[key] is None else 100 * row[key]

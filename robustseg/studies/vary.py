@@ -1,0 +1,99 @@
+"""The same attack with other steps, another ε or another step size."""
+
+from __future__ import annotations
+
+import copy
+from fractions import Fraction
+
+from robustseg.attacks import (
+    FGSM,
+    Attack,
+    IterativeAttack,
+    SegFGSM,
+    SignStep,
+    StepRule,
+    ThreatModel,
+    TranslationInvariantStep,
+)
+from robustseg.studies.errors import StudyError
+
+
+def with_steps(name: str, attack: Attack, steps: int) -> IterativeAttack:
+    """``attack`` with another number of steps.
+
+    Args:
+        name: Of the attack, for the message.
+        attack: Left as it is.
+        steps: T ≥ 1.
+
+    Raises:
+        StudyError: It is no attack of a number of steps.
+    """
+    iterative = _iterative(name, attack)
+    if isinstance(attack, (FGSM, SegFGSM)):
+        raise StudyError(f"attacks.{name}: {type(attack).__name__} has one step by definition: use BIM or SegPGD.")
+    return _rebuilt(iterative, steps=steps)
+
+
+def with_eps(name: str, attack: Attack, eps: Fraction, relative: bool) -> IterativeAttack:
+    """``attack`` with another ε.
+
+    Args:
+        name: Of the attack, for the message.
+        attack: Left as it is.
+        eps: ε > 0.
+        relative: Its step size stays the same share of ε; otherwise the same size. A single step of size ε, and the
+            adaptive step of APGD, always follow ε.
+
+    Raises:
+        StudyError: It is not an attack in a ball, along gradients, that can be rebuilt.
+    """
+    iterative = _iterative(name, attack)
+    if iterative.threat.eps == 0:
+        raise StudyError(f"attacks.{name}: eps = 0 says nothing about its step size: give it a positive eps.")
+    follows = relative or isinstance(attack, (FGSM, SegFGSM))
+    return _rebuilt(iterative, eps=eps, factor=eps / iterative.threat.eps if follows else Fraction(1))
+
+
+def _iterative(name: str, attack: Attack) -> IterativeAttack:
+    if not isinstance(attack, IterativeAttack):
+        raise StudyError(
+            f"attacks.{name}: {type(attack).__name__} cannot be varied: use an attack that takes steps along a "
+            "gradient, such as PGD, SegPGD, CosPGD, APGD or DS."
+        )
+    return attack
+
+
+def _rebuilt(
+    attack: IterativeAttack, steps: int | None = None, eps: Fraction | None = None, factor: Fraction = Fraction(1)
+) -> IterativeAttack:
+    # Whatever a subclass has beside the loop's settings stays as it is.
+    clone = copy.copy(attack)
+    threat = attack.threat if eps is None else ThreatModel(str(eps), attack.threat.norm, attack.threat.bounds)
+    IterativeAttack.__init__(
+        clone,
+        threat,
+        attack.loss,
+        attack.step_rule if factor == 1 else _scaled(attack.step_rule, factor),
+        attack.steps if steps is None else steps,
+        attack.random_start,
+        attack.restarts,
+        attack.targeted,
+        attack.keep,
+        attack.transform,
+        attack.stages,
+        attack.watched,
+        attack.ignore_index,
+        attack.seed,
+    )
+    return clone
+
+
+def _scaled(rule: StepRule, factor: Fraction) -> StepRule:
+    """A step rule with ``factor`` times the step size; one without a step size is returned as it is."""
+    scaled = copy.copy(rule)
+    if isinstance(scaled, TranslationInvariantStep):
+        scaled.inner = _scaled(scaled.inner, factor)
+    elif isinstance(scaled, SignStep):
+        scaled.step_size *= factor
+    return scaled
