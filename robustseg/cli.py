@@ -78,7 +78,6 @@ _EVALUATE_OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("--shard", str, "1/1", "Measure part i of n, written i/n; the last of n processes to finish writes the results."),
     ("--ids", str | None, None, "File with the id of one sample per line: score these only."),
     ("--check_images", int, 8, "Images to probe the model on for the trust flags; 0 leaves the probe out."),
-    ("--strict", bool, False, "Exit with status 3 when the results are marked unreliable."),
 )
 
 
@@ -156,6 +155,8 @@ class RobustSegCLI(LightningCLI):
         if self.evaluate:
             for name, kind, default, about in _EVALUATE_OPTIONS:
                 parser.add_argument(name, type=kind, default=default, help=about)
+            strict = "Exit with status 3 when the results are marked unreliable."
+            parser.add_argument("--strict", action="store_true", help=strict)
         if self.study:
             parser.add_subclass_arguments(Study, "study", required=True)
         parser.add_lightning_class_args(RobustnessEvaluation, "robustness")

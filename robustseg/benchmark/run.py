@@ -28,6 +28,7 @@ from robustseg.evaluation import (
     write_json,
 )
 from robustseg.evaluation.card import CARD, Measurements, build_card, read_measurements
+from robustseg.evaluation.panels import Palette
 from robustseg.evaluation.pictures import PICTURES, PictureKeeper
 from robustseg.evaluation.protocol import claim, differences, digest, read
 from robustseg.evaluation.report import PanelPicture, write_markdown, write_report
@@ -68,7 +69,7 @@ def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> di
         return None
     pictures = panels(card, measured, benchmark, folder)
     try:
-        publish(card, pictures, folder)
+        publish(card, pictures, folder, benchmark.data.palette)
         log_results(trainer, card, pictures)
     except OSError as error:
         raise EvaluationError(
@@ -80,6 +81,8 @@ def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> di
 
 def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
     """Measure what is missing of this process's shard; arguments and errors as of :func:`run_benchmark`."""
+    # Before the trainer does anything: its loggers write into folders that may be refused.
+    refuse_others(streams(folder), claim(folder, benchmark.facts), benchmark.attack_settings)
     module = EvaluationModule(benchmark, folder)
     # A training run's limit would leave images out.
     limit, trainer.limit_test_batches = trainer.limit_test_batches, 1.0
@@ -142,10 +145,10 @@ def panels(card: Mapping[str, Any], measured: Measurements, benchmark: Benchmark
     return drawn
 
 
-def publish(card: dict[str, Any], pictures: Sequence[PanelPicture], folder: Path) -> None:
+def publish(card: dict[str, Any], pictures: Sequence[PanelPicture], folder: Path, palette: Palette = ()) -> None:
     """Write the card, the report and the Markdown, and print the tables."""
     write_json(card, folder / CARD)
-    write_report(card, folder / REPORT, pictures)
+    write_report(card, folder / REPORT, pictures, palette=palette)
     write_markdown(card, folder / MARKDOWN)
     # A log file has no width: what a wide terminal shows.
     console = Console() if sys.stdout.isatty() else Console(width=120)
