@@ -5,8 +5,9 @@
 
 The evaluation is robustseg.benchmark's: Lightning's test loop, loading, records on disk, pictures of the extremes;
 without the probe of the model and the report, which do not depend on the number of images. The ratio is to the same
-attacks in a plain loop over the same batches, with one forward and the confusion matrices of each attack's images and of
-the clean ones. Both run in turns, and a ratio is formed within a round. On a CPU with one thread it is processor time.
+attacks in a plain loop over the same batches, with one forward and the confusion matrices of each attack's images and
+of the clean ones. Both run in turns, and a ratio is formed within a round. On a CPU with one thread processor time is
+measured.
 """
 
 from __future__ import annotations

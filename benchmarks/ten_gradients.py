@@ -14,12 +14,16 @@ import time
 
 import torch
 import torchattacks
-from attack_table import SMALL, evenly_spread
 from torch import Tensor
 
 from robustseg.attacks import APGD, PGD, Attack, CosPGD, CosPGDLoss, MaskedCrossEntropy, NoiseSource, SegPGD, TsallisPGD
+from robustseg.data import CamVid, collate
 from robustseg.metrics import confusion_matrix, miou, pixel_acc
 from robustseg.models import PSPNet, SegmentationModel, load_segmentation_weights
+from robustseg.types import Batch
+
+SMALL = {"backbone": "resnet10t", "backbone_args": {"channels": [32, 64, 128, 256]}, "channels": 64}
+"""The network of configs/experiment/camvid/pspnet_small_*.yaml."""
 
 BALL = {"eps": "8/255", "steps": 10}
 OURS: dict[str, Attack] = {
@@ -33,6 +37,12 @@ OURS: dict[str, Attack] = {
     "APGD10 on MCE": APGD(**BALL, loss=MaskedCrossEntropy()),
     "APGD10 on CosPGD's loss": APGD(**BALL, loss=CosPGDLoss()),
 }
+
+
+def evenly_spread(root: str, count: int) -> Batch:
+    """``count`` samples of the validation split at 240×180."""
+    dataset = CamVid(root=root, image_size=[180, 240], check="none").dataset("val")
+    return collate([dataset[round(i * (len(dataset) - 1) / max(1, count - 1))] for i in range(count)])
 
 
 def scores(model: SegmentationModel, images_adv: Tensor, targets: Tensor) -> Tensor:

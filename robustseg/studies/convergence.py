@@ -18,6 +18,13 @@ from robustseg.studies.sweep import check_steps, numbered
 from robustseg.studies.vary import with_steps
 
 _COLUMNS = {"attack": "attack", "step": "step", "misratio": "MisRatio, %", "tloss": "TLoss", "floss": "FLoss"}
+_PLOTS = {
+    "misratio": ("MisRatio", "MisRatio, %", 100),
+    "tloss": ("TLoss", "loss per valid pixel", 1),
+    "floss": ("FLoss", "loss per valid pixel", 1),
+    "floss_share": ("Share of FLoss in the loss", "%", 100),
+}
+"""Title, label and unit of each figure's plot."""
 _TICKS = 10
 
 
@@ -85,31 +92,16 @@ class Convergence(Study):
         ran = [name for name in self.traced if any(row["attack"] == name and row["error"] is None for row in rows)]
         every = max(1, -(-self.steps // _TICKS))
         ticks = [str(step) if step % every == 0 else "" for step in range(self.steps + 1)]
-        found: dict[tuple[str, str], list[float | None]] = {
-            (name, key): [row[key] for row in rows if row["attack"] == name]
-            for name in ran
-            for key in ("misratio", "tloss", "floss", "floss_share")
-        }
-        loss = {f"{name} {title}": found[name, key] for name in ran for key, title in _LOSSES.items()}
-        curves = {
-            "misratio": Curve(
-                "MisRatio", "step", "MisRatio, %", range(self.steps + 1), _percent(found, ran, "misratio")
-            ),
-            "loss": Curve("TLoss and FLoss", "step", "loss per valid pixel", range(self.steps + 1), loss),
-            "share": Curve(
-                "Share of FLoss in the loss", "step", "%", range(self.steps + 1), _percent(found, ran, "floss_share")
-            ),
-        }
-        return [curve_plot(f"{self.name}-{key}", curve._replace(ticks=ticks)) for key, curve in curves.items() if ran]
-
-
-_LOSSES = {"tloss": "TLoss", "floss": "FLoss"}
-
-
-def _percent(
-    found: Mapping[tuple[str, str], Sequence[float | None]], names: Sequence[str], key: str
-) -> dict[str, list[float | None]]:
-    return {name: [None if share is None else 100 * share for share in found[name, key]] for name in names}
+        drawn = []
+        # TLoss is so small beside FLoss that one plot of both would show one of them.
+        for key, (title, label, factor) in _PLOTS.items():
+            lines = {
+                name: [None if row[key] is None else factor * row[key] for row in rows if row["attack"] == name]
+                for name in ran
+            }
+            curve = Curve(title, "step", label, range(self.steps + 1), lines, ticks)
+            drawn.append(curve_plot(f"{self.name}-{key.replace('_', '-')}", curve))
+        return drawn if ran else []
 
 
 def _traced(name: str, attack: Attack, steps: int) -> Traced:

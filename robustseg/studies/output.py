@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,6 +21,8 @@ from robustseg.studies.study import FIGURES, Study, StudyResult, Table
 
 FORMAT = 1
 """Of the JSON file."""
+_WORDS = ("model", "attack", "schedule", "scored_at", "source", "target")
+"""Columns that hold no figures."""
 _GAP, _TITLE = 14.0, 18.0
 _COLUMNS = 2
 _PAGE_STYLE = "color: #1b1f24; background: #ffffff; font-family: system-ui, sans-serif;"
@@ -61,7 +64,7 @@ def tables_of(result: StudyResult) -> list[Table]:
     if result.tables:
         return list(result.tables)
     rows = [[_cell(row, key) for key in result.columns] for row in result.rows]
-    words = sum(key not in (*FIGURES, "forwards", "backwards") for key in result.columns)
+    words = len(list(takewhile(_WORDS.__contains__, result.columns)))
     return [Table("", list(result.columns.values()), rows, words)]
 
 

@@ -33,7 +33,7 @@ COMPLETE = (1 + len(ATTACKS)) * IMAGES
 @pytest.fixture(autouse=True)
 def lean(monkeypatch):
     """Without the report, which takes most of the time and is tested elsewhere."""
-    monkeypatch.setattr(run, "write_report", lambda card, path, pictures: path.write_text(str(len(pictures))))
+    monkeypatch.setattr(run, "write_report", lambda card, path, pictures, **_: path.write_text(str(len(pictures))))
     monkeypatch.setattr(module, "commit", lambda: None)
 
 
@@ -46,7 +46,7 @@ def whole(tmp_path_factory):
     """The folder of one process that measured everything, and probed the model."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "write_report", lambda card, path, pictures: path.write_text(str(len(pictures))))
+        patch.setattr(run, "write_report", lambda card, path, pictures, **_: path.write_text(str(len(pictures))))
         patch.setattr(module, "commit", lambda: None)
         evaluate(folder, check_images=1)
     return folder
@@ -270,7 +270,7 @@ def test_a_training_runs_limit_does_not_leave_images_out(tmp_path):
 
 
 def test_results_that_cannot_be_written_are_one_message(tmp_path, monkeypatch):
-    def full(card, path, pictures):
+    def full(card, path, pictures, **_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run, "write_report", full)

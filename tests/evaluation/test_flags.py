@@ -202,8 +202,8 @@ def test_a_card_without_a_part_is_refused(key):
         (10, "one_step", {"error": "none"}, "not checked"),
         (10, "one_step.fgsm.1", 0.83, "unreliable"),
         (10, "one_step.fgsm.1", 0.81, "ok"),
-        (10, "one_step", {"clean": 0.9, "fgsm": {"1/2": 0.9, "1": 0.9}, "many_steps": 0.72}, "ok"),
-        (10, "one_step", {"clean": 0.9, "fgsm": {"1/2": 0.9, "1": 0.9}, "many_steps": 0.68}, "unreliable"),
+        (10, "one_step", {"clean": 0.9, "fgsm": {"1/2": 0.9, "1": 0.9}, "many_steps": 0.82}, "ok"),
+        (10, "one_step", {"clean": 0.9, "fgsm": {"1/2": 0.9, "1": 0.9}, "many_steps": 0.78}, "unreliable"),
     ],
 )
 def test_what_the_probe_found_decides(number, path, value, verdict):
@@ -395,11 +395,20 @@ def test_the_single_step_of_the_suite_counts_without_a_probe(fgsm, verdict):
     assert flag(10, attacks=attacks, checks=None).verdict == verdict
 
 
-@pytest.mark.parametrize(("half", "whole", "verdict"), [(0.6, 0.8, "unreliable"), (0.6, 0.7, "ok"), (0.86, 0.89, "ok")])
-def test_a_distorted_loss_is_harmed_half_way(half, whole, verdict):
-    checks = with_check("one_step", {"clean": 0.9, "fgsm": {"1/2": half, "1": whole}, "many_steps": 0.65})
-    checks["one_step"]["many_steps"] = 0.65 if whole < 0.89 else 0.85
-    assert flag(10, checks=checks).verdict == verdict
+@pytest.mark.parametrize(
+    ("quarter", "half", "whole", "verdict"),
+    [
+        (0.9, 0.6, 0.8, "unreliable"),
+        (0.6, 0.9, 0.8, "unreliable"),
+        (0.9, 0.6, 0.7, "ok"),
+        (0.89, 0.86, 0.89, "ok"),
+    ],
+)
+def test_a_distorted_loss_is_harmed_on_the_way(quarter, half, whole, verdict):
+    found = {"clean": 0.9, "fgsm": {"1/4": quarter, "1/2": half, "1": whole}, "many_steps": 0.85}
+    flag_10 = flag(10, checks=with_check("one_step", found))
+    assert flag_10.verdict == verdict
+    assert ("distorted" in flag_10.line) == (verdict == "unreliable")
 
 
 def test_scores_without_a_valid_pixel_decide_nothing():

@@ -42,7 +42,7 @@ def test_rows_are_losses_of_the_iterates(tmp_path):
             assert row["floss"] == pytest.approx(floss / valid, rel=1e-5)
             assert row["floss_share"] == pytest.approx(floss / (tloss + floss), rel=1e-5)
     assert rows["pgd", 0]["misratio"] == rows["segpgd", 0]["misratio"] != rows["pgd", 3]["misratio"]
-    assert [plot.title for plot in result.plots] == ["MisRatio", "TLoss and FLoss", "Share of FLoss in the loss"]
+    assert [plot.title for plot in result.plots] == ["MisRatio", "TLoss", "FLoss", "Share of FLoss in the loss"]
 
 
 def test_traces_survive_an_interruption(tmp_path):

@@ -93,7 +93,12 @@ def test_heat_maps_write_every_cell():
 
 @pytest.mark.parametrize(
     ("scales", "message"),
-    [([], "give at least one"), ([0.5, 0.5], "there twice"), ([0.0], "0.0 is no factor"), ([float("nan")], "no factor")],
+    [
+        ([], "give at least one"),
+        ([0.5, 0.5], "there twice"),
+        ([0.0], "0.0 is no factor"),
+        ([float("nan")], "no factor"),
+    ],
 )
 def test_bad_settings(scales, message):
     with pytest.raises(StudyError, match=message):

@@ -194,7 +194,5 @@ def test_pgd_has_noise_of_its_own_per_sample(tmp_path):
     """The random start of an image is the same whatever model it is made on, and in whatever batch."""
     result = transfer(tmp_path, "ab", TransferMatrix({"pgd1": PGD(steps=1)}))
     row = result.rows[-1]
-    expected = scores(
-        DATA, lambda *sample: full_size(MODELS["b"])(attacked(MODELS["b"], PGD(steps=1), *sample)), 7
-    )
+    expected = scores(DATA, lambda *sample: full_size(MODELS["b"])(attacked(MODELS["b"], PGD(steps=1), *sample)), 7)
     assert row["miou"] == pytest.approx(expected["miou"], abs=1e-12)

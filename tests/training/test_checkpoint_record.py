@@ -16,7 +16,7 @@ from robustseg.data import SyntheticScenes
 from robustseg.metrics import SegmentationScores
 from robustseg.models import SegmentationModel, SlidingWindow, load_segmentation_weights, read_record
 from robustseg.training import RobustSegmentation, TrainingError
-from robustseg.training.record import plain
+from robustseg.training.record import plain, validation_record
 from tests.training.nets import ToyNetwork
 
 
@@ -137,6 +137,14 @@ def test_a_part_of_the_split_is_told_by_its_number_of_images(tmp_path):
     trainer.save_checkpoint(tmp_path / "part.ckpt")
     validated = read_record(tmp_path / "part.ckpt")["val"]
     assert (validated["images"], validated["precision"]) == (4, "bf16-mixed")
+
+
+def test_a_split_without_a_valid_pixel_has_no_figures():
+    scores = SegmentationScores(7)
+    scores.update(torch.zeros(2, 4, 4, dtype=torch.long), torch.full((2, 4, 4), 255))
+    record = validation_record(scores.compute(), module().model, None, "32-true")
+    assert record["val"] == {"miou": None, "pixel_acc": None, "images": 2, "precision": "32-true"}
+    assert record["data"]["name"] is None
 
 
 def test_an_attacker_that_attacks_nothing_is_not_told(tmp_path):

