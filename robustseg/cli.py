@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from jsonargparse import Namespace
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustseg import __version__
-from robustseg.attacks import AttackError
-from robustseg.benchmark import Benchmark, Shard, run_benchmark
-from robustseg.callbacks import AttackProgressBar, EpochLines, RobustnessEvaluation
+from robustseg.benchmark import run_benchmark
 from robustseg.commands import leaderboard, merge_shards
-from robustseg.data import DataError, SegmentationDataModule
-from robustseg.evaluation import EvaluationError
-from robustseg.evaluation.report import ReportError
-from robustseg.models import ModelError, load_segmentation_weights, read_record
-from robustseg.models.checkpoint import WeightsInfo
-from robustseg.parser import Parser, keys_of
-from robustseg.runs import CHECKPOINTS, LAST, RunError, last_version, next_free, run_folder
-from robustseg.studies import Study, StudyError
+from robustseg.configured import EXPECTED_ERRORS, ConfigError, RobustSegCLI
+from robustseg.models import load_segmentation_weights
+from robustseg.runs import RunError, run_folder
 from robustseg.studies.commands import study_command, transfer_command
-from robustseg.training import RobustSegmentation, TrainingError
 
 _USAGE = """usage: robustseg COMMAND [options]
 
@@ -49,252 +34,8 @@ _USAGE = """usage: robustseg COMMAND [options]
 
 robustseg train --help and robustseg evaluate --help list all options."""
 
-_EXPECTED_ERRORS = (
-    AttackError,
-    DataError,
-    EvaluationError,
-    ModelError,
-    ReportError,
-    RunError,
-    StudyError,
-    TrainingError,
-    MisconfigurationException,
-)
 UNRELIABLE = 3
 """Exit status of ``evaluate --strict`` for results that are marked unreliable."""
-
-
-_NOT_SETTINGS = ("num_classes", "pretrained", "weights")
-"""Arguments of a network that say nothing once its weights are loaded."""
-
-_EVALUATE_OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
-    (
-        "--output",
-        str | None,
-        None,
-        "Folder of the results. An evaluation that is there is continued. By default RUN/evaluation_<digest>, which is "
-        "the same folder as long as checkpoint, model, data and seed are.",
-    ),
-    ("--shard", str, "1/1", "Measure part i of n, written i/n; the last of n processes to finish writes the results."),
-    ("--ids", str | None, None, "File with the id of one sample per line: score these only."),
-    ("--check_images", int, 8, "Images to probe the model on for the trust flags; 0 leaves the probe out."),
-)
-
-
-class ConfigError(ValueError):
-    """A value of the configuration was refused by what it configures."""
-
-
-class _SaveConfig(SaveConfigCallback):
-    """Keeps the record of a run: a resumed run adds its configuration beside the first one."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the configuration when training starts, and never for a test."""
-        if stage != "fit" or self.already_saved:
-            return
-        folder = Path(trainer.strategy.broadcast(trainer.log_dir) or trainer.default_root_dir)
-        if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / "config.yaml"
-            if path.exists():
-                path = next_free(folder, "config_resumed", ".yaml")
-            self.parser.save(self.config, str(path), skip_none=False, overwrite=True)
-        self.already_saved = True
-
-
-class RobustSegCLI(LightningCLI):
-    """LightningCLI with the robustness suite, the checkpoint policy and where a run is kept.
-
-    Args:
-        args: Command line arguments.
-        evaluate: Parse and build for an evaluation: no training logger, no checkpoints, no saved config.
-        study: The evaluation is that of a study, which the configuration names under ``study``.
-    """
-
-    def __init__(self, args: Sequence[str], evaluate: bool = False, study: bool = False):
-        self.evaluate = evaluate
-        self.study = study
-        super().__init__(
-            RobustSegmentation,
-            SegmentationDataModule,
-            subclass_mode_data=True,
-            save_config_callback=None if evaluate else _SaveConfig,
-            seed_everything_default=0,
-            # The attack leaves inference mode by itself; without it, tensors that a model caches stay usable.
-            trainer_defaults={
-                "inference_mode": False,
-                "logger": False,
-                "default_root_dir": "runs",
-                "log_every_n_steps": 10,
-            },
-            parser_class=Parser,
-            parser_kwargs={
-                "description": "Evaluate a checkpoint." if evaluate else "Train a model.",
-                "prog": _prog(evaluate, study),
-            },
-            args=list(args),
-            run=False,
-            auto_configure_optimizers=False,
-            # What the checkpoint should hold is weights; the record of the configuration is config.yaml.
-            load_from_checkpoint_support=False,
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Our own options beside Lightning's."""
-        parser.add_argument(
-            "--experiment", type=str, default="default", help="Name of the run's folder under trainer.default_root_dir."
-        )
-        parser.add_argument(
-            "--ckpt_path",
-            type=str | None,
-            default=None,
-            help="Checkpoint to evaluate."
-            if self.evaluate
-            else "Checkpoint to resume from; 'last' continues the newest run of this experiment in its own folder.",
-        )
-        if self.evaluate:
-            for name, kind, default, about in _EVALUATE_OPTIONS:
-                parser.add_argument(name, type=kind, default=default, help=about)
-            strict = "Exit with status 3 when the results are marked unreliable."
-            parser.add_argument("--strict", action="store_true", help=strict)
-        if self.study:
-            parser.add_subclass_arguments(Study, "study", required=True)
-        parser.add_lightning_class_args(RobustnessEvaluation, "robustness")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.save_last": True,
-                "checkpoint.mode": "max",
-                "checkpoint.auto_insert_metric_name": False,
-                # With it, a run whose folder was renamed would go on in last-v1.ckpt beside an outdated last.ckpt.
-                "checkpoint.enable_version_counter": False,
-            }
-        )
-        parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
-        parser.link_arguments("data.ignore_index", "model.ignore_index", apply_on="instantiate")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse without Lightning's warning about sys.argv."""
-        self.config = parser.parse_args(args)
-
-    def before_instantiate_classes(self) -> None:
-        """Find the checkpoint and the folder before anything is built or written."""
-        if self.config.trainer.accelerator == "auto" and torch.backends.mps.is_available():
-            print("robustseg: Apple's GPU lacks the float64 that exact budgets need; training on the CPU.")
-            self.config.trainer.accelerator = "cpu"
-        checkpoint = self.config.ckpt_path
-        root = self.config.trainer.default_root_dir
-        self.version: int | None = None
-        if self.evaluate:
-            if checkpoint is None:
-                raise RunError("evaluate needs --ckpt_path: the checkpoint whose model is to be scored.")
-            self.config.robustness.validate_with = None  # the run's, which may not fit to another suite
-        elif checkpoint == "last":
-            self.version = last_version(root, self.config.experiment)
-            checkpoint = str(Path(root) / self.config.experiment / f"version_{self.version}" / CHECKPOINTS / LAST)
-            print(f"resuming from {checkpoint}")
-        if checkpoint is not None and not Path(checkpoint).is_file():
-            raise RunError(f"--ckpt_path {checkpoint}: no such file.")
-        self.checkpoint = checkpoint
-        if checkpoint is not None:
-            _start_from_nothing_else(self.config.model)
-
-    def instantiate_classes(self) -> None:
-        """Build everything; values that a constructor refuses become one message."""
-        try:
-            super().instantiate_classes()
-        except _EXPECTED_ERRORS:
-            raise
-        except ValueError as error:
-            # The parser wraps what a constructor said into a list of the types that it tried.
-            cause: BaseException = error
-            while isinstance(cause.__cause__, ValueError):
-                cause = cause.__cause__
-            if isinstance(cause, _EXPECTED_ERRORS):
-                raise cause from error
-            raise ConfigError(f"{keys_of(str(cause), self.config.as_dict())}{cause}") from error
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Add the logger of the run, unless the configuration has its own, and the callbacks that every run has."""
-        trainer = self.config_init.trainer
-        callbacks = [self.config_init.robustness]
-        if self.evaluate:
-            # Lightning under SLURM would load a stale checkpoint that it finds in default_root_dir.
-            kwargs |= {"default_root_dir": str(run_folder(self.checkpoint) / "evaluation"), "logger": False}
-            # A training run's limits and precision are not those of its evaluation.
-            kwargs |= {"enable_checkpointing": False, "precision": "32-true", "limit_test_batches": None}
-            kwargs |= {"fast_dev_run": False, "use_distributed_sampler": False}
-        else:
-            if trainer.logger in (False, None, True):
-                kwargs["logger"] = TensorBoardLogger(
-                    trainer.default_root_dir, name=self.config.experiment, version=self.version
-                )
-            callbacks += [self.config_init.checkpoint, LearningRateMonitor()]
-        if trainer.enable_progress_bar is not False and sys.stdout.isatty():
-            callbacks.append(AttackProgressBar())
-        else:
-            kwargs["enable_progress_bar"] = False
-            callbacks.append(EpochLines())
-        return self._instantiate_trainer({**trainer, **kwargs}, callbacks)
-
-    def loaded_benchmark(self, check_images: int = 8) -> Benchmark:
-        """The model with its checkpoint's weights under its suite, on what the options say.
-
-        Args:
-            check_images: Number of images to probe the model on.
-        """
-        self.datamodule.setup("test")
-        weights = load_segmentation_weights(self.model.model, self.checkpoint)
-        only = None if self.config.ids is None else _read_ids(Path(self.config.ids))
-        return self.benchmark(weights, Shard.parse(self.config.shard), check_images, only)
-
-    def benchmark(
-        self,
-        weights: WeightsInfo | None,
-        shard: Shard | None = None,
-        check_images: int = 8,
-        only: Sequence[str] | None = None,
-    ) -> Benchmark:
-        """The model of this configuration under its suite.
-
-        Args:
-            weights: File that the model's weights came from.
-            shard: The part to measure; by default all.
-            check_images: Number of images to probe the model on.
-            only: Ids of samples to score; by default all, or ``robustness.test_num_images`` of them.
-        """
-        robustness, data, network = self.config_init.robustness, self.datamodule, self.config.model.network
-        split = data.test_split()
-        if only is None and robustness.test_num_images is not None:
-            ids = data.sample_ids(split)
-            count = min(robustness.test_num_images, len(ids))
-            only = None if count == len(ids) else [ids[(2 * k + 1) * len(ids) // (2 * count)] for k in range(count)]
-        settings = {key: value for key, value in (network.get("init_args") or {}).items() if key not in _NOT_SETTINGS}
-        record = read_record(weights["path"]) if weights is not None else None
-        attack = self.model.attack
-        return Benchmark(
-            self.model.model,
-            data,
-            robustness.attacks,
-            weights,
-            json.loads(json.dumps(settings, default=str)),
-            record["trained_with"] if record is not None else None if attack is None else attack.describe(),
-            _reference_miou(record, data, split),
-            robustness.suite,
-            self.model.seed,
-            only,
-            shard or Shard(),
-            check_images,
-        )
-
-
-def _reference_miou(record: Mapping[str, Any] | None, data: SegmentationDataModule, split: str) -> float | None:
-    """The clean miou that a checkpoint's record has for these images, in full resolution and size."""
-    if record is None or record["val"] is None or record["data"] is None:
-        return None
-    size = None if data.image_size is None else list(data.image_size)
-    same = record["data"]["name"] == type(data).__name__ and record["data"]["split"] == split
-    return record["val"]["miou"] if same and record["data"]["image_size"] == size else None
 
 
 def train(args: Sequence[str]) -> int:
@@ -333,15 +74,6 @@ def _check_before_training(cli: RobustSegCLI) -> None:
             )
 
 
-def _start_from_nothing_else(model: Namespace) -> None:
-    """A checkpoint holds all weights: those that training started from need not be there any more."""
-    model.init_weights = None
-    arguments = model.network.get("init_args") or {}
-    for key, value in (("pretrained", False), ("weights", None)):
-        if key in arguments:
-            arguments[key] = value
-
-
 def evaluate(args: Sequence[str]) -> int:
     """Score a checkpoint's weights, in the model and on the data of the configuration."""
     cli = RobustSegCLI(args, evaluate=True)
@@ -352,13 +84,6 @@ def evaluate(args: Sequence[str]) -> int:
     card = run_benchmark(cli.trainer, benchmark, folder)
     unreliable = card is not None and card["verdict"] == "unreliable"
     return UNRELIABLE if config.strict and unreliable else 0
-
-
-def _read_ids(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"--ids {path}: cannot be read ({error}); give a text file with one id per line.") from error
 
 
 def study(args: Sequence[str]) -> int:
@@ -401,12 +126,8 @@ def main(args: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     try:
         return commands[arguments[0]](arguments[1:])
-    except (ConfigError, *_EXPECTED_ERRORS) as error:
+    except (ConfigError, *EXPECTED_ERRORS) as error:
         if os.environ.get("ROBUSTSEG_TRACEBACK"):
             raise
         print(f"robustseg: error: {error}", file=sys.stderr)
         return 1
-
-
-def _prog(evaluate: bool, study: bool) -> str:
-    return f"robustseg {'study' if study else 'evaluate' if evaluate else 'train'}"

@@ -20,6 +20,7 @@ LAYERS = [
     {"runs", "commands"},
     {"studies"},
     {"parser"},
+    {"configured"},
     {"cli"},
 ]
 WITHOUT_LIGHTNING = {"types", "attacks", "models", "metrics", "detectors", "evaluation"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustseg.cli import RobustSegCLI
+from robustseg.cli import RobustSegCLI, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +36,7 @@ def test_python_examples_run():
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[1:6])[:60])
-def test_commands_are_understood(command, tmp_path, monkeypatch):
+def test_commands_are_understood(command, tmp_path, monkeypatch, capsys):
     """Parsed and built by the real command line, where a run's files do not exist yet with stand-ins."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -48,7 +48,12 @@ def test_commands_are_understood(command, tmp_path, monkeypatch):
     arguments = list(command[2:])
     if "--model.init_weights" in arguments:
         del arguments[(at := arguments.index("--model.init_weights")) : at + 2]
-    cli = RobustSegCLI(arguments, evaluate=command[1] == "evaluate")
+    if command[1] in ("leaderboard", "transfer"):
+        # Understood, and then short of the runs that a reader would have.
+        assert main(command[1:]) == 1
+        assert "runs/quickstart" in capsys.readouterr().err
+        return
+    cli = RobustSegCLI(arguments, evaluate=command[1] != "train", study=command[1] == "study")
     assert cli.model.model.num_classes == cli.datamodule.num_classes
 
 
