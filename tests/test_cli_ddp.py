@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 from robustseg.evaluation.store import read_records, streams
 
@@ -18,11 +22,18 @@ TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 
 def call(script: str, *arguments: str, log: Path) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, str(ROOT / script), *arguments]
     with open(log, "w") as file:  # a file, since orphaned ranks would hold a pipe open
-        command = [sys.executable, str(ROOT / script), *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file, timeout=200, check=False)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
+    try:
+        process.wait(timeout=500)
+    finally:
+        # the other rank is a child of the first, and may be waiting for it
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     printed = log.read_text()
-    assert done.returncode == 0, printed[-3000:]
+    assert process.returncode == 0, printed[-3000:]
     return printed
 
 
@@ -31,6 +42,7 @@ def card_of(folder: Path) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.timeout(1200)  # five processes that each import torch, on a busy machine
 def test_two_ranks_train_and_report_once_and_evaluate_as_one_does(tmp_path):
     run = tmp_path / "runs" / "tiny" / "version_0"
     printed = call(

@@ -88,6 +88,8 @@ class ResumableEvaluator:
         refuse_others(found, protocol, settings)
         self.pictures = PictureKeeper(folder, num_pictures)
         self._done: set[tuple[str, str]] = set()
+        # Predictions on the clean images of the batch at hand, for its pictures.
+        self._clean: dict[str, Tensor] = {}
         for record in unique_records(found):
             self._done.add((record.sample, record.attack))
             if record.attack in self.attacks:
@@ -134,6 +136,7 @@ class ResumableEvaluator:
             EvaluationError: A record cannot be written.
         """
         models = {"": model} if scored is None else scored
+        self._clean = {}
         missing = {sample: set(self.missing(sample)) for sample in ids}
         for attack in (CLEAN, *self.attacks):
             names = {record_name(attack, target): target for target in self.scored_on}
@@ -173,6 +176,8 @@ class ResumableEvaluator:
         """What a model makes of adversarial images: the records that are missing."""
         predictions = predict(model, outcome.result.images_adv, batch.targets, self.ignore_index)
         confusions = confusion_matrix(predictions, batch.targets, self.num_classes, self.ignore_index)
+        if name == CLEAN:
+            self._clean = dict(zip(batch.ids, predictions, strict=True))
         if name in self.attacks:
             self._keep_pictures(name, model, batch, outcome.result.images_adv, predictions, pixel_acc(confusions))
         figures = image_figures(
@@ -194,9 +199,13 @@ class ResumableEvaluator:
         rows = self.pictures.wanted(name, batch.ids, pixel_accs)
         if not rows:
             return
-        clean = predict(model, batch.images[rows], batch.targets[rows], self.ignore_index)
-        for row, prediction in zip(rows, clean, strict=True):
-            tensors = (batch.images[row], images_adv[row], batch.targets[row], prediction, predictions[row])
+        unknown = [row for row in rows if batch.ids[row] not in self._clean]
+        if unknown:
+            fresh = predict(model, batch.images[unknown], batch.targets[unknown], self.ignore_index)
+            self._clean |= zip([batch.ids[row] for row in unknown], fresh, strict=True)
+        for row in rows:
+            clean = self._clean[batch.ids[row]]
+            tensors = (batch.images[row], images_adv[row], batch.targets[row], clean, predictions[row])
             example = Example(batch.ids[row], *(tensor.detach().cpu() for tensor in tensors))
             try:
                 self.pictures.keep(name, example, float(pixel_accs[row]))

@@ -25,6 +25,8 @@ _WORDS = ("model", "attack", "schedule", "scored_at", "source", "target")
 """Columns that hold no figures."""
 _GAP, _TITLE = 14.0, 18.0
 _COLUMNS = 2
+_SHOWN = 1.4
+"""Pixels per point of a picture that is opened on its own."""
 _PAGE_STYLE = "color: #1b1f24; background: #ffffff; font-family: system-ui, sans-serif;"
 
 
@@ -158,6 +160,8 @@ def combined_svg(plots: Sequence[Plot]) -> str:
             left += float(size[1]) + _GAP
             bottom = max(bottom, top + _TITLE + float(size[2]))
         top, width = bottom + _GAP, max(width, left - _GAP)
-    root.set("viewBox", f"0 0 {width:g} {max(top - _GAP, 0.0):g}")
-    root.set("width", f"{1.4 * width:g}")
+    height = max(top - _GAP, 0.0)
+    root.set("viewBox", f"0 0 {width:g} {height:g}")
+    root.set("width", f"{_SHOWN * width:g}")
+    root.set("height", f"{_SHOWN * height:g}")
     return ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.benchmark.tiny import ATTACKS, IMAGES
 
@@ -14,14 +18,22 @@ ROOT = Path(__file__).parents[2]
 KILLS = 24
 
 
+@pytest.mark.timeout(600)  # half a minute of processor time, of which a busy machine gives little
 def test_killed_evaluations_end_with_the_same_card(tmp_path):
     log = tmp_path / "log"
     with log.open("w") as file:
         command = [sys.executable, "-m", "tests.benchmark.kills", str(tmp_path), str(KILLS), "1"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file, timeout=500, check=False)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
+    try:
+        process.wait(timeout=500)
+    finally:
+        # with the evaluation that it has just started, if there is one
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     printed = log.read_text()
-    assert done.returncode == 0, printed[-3000:]
+    assert process.returncode == 0, printed[-3000:]
     (line,) = [line for line in printed.splitlines() if line.startswith("found ")]
     found = json.loads(line.removeprefix("found "))
     complete = (1 + len(ATTACKS)) * IMAGES

@@ -298,6 +298,11 @@ def test_adversarial_images_are_shown_to_other_models(tmp_path, model, data):
     again.close()
     transfer = table(tmp_path / "transfer")
     assert transfer["id1", "pgd on third"] == transfer["id1", "pgd on itself"]
+    # in one batch, images that lack a model and images that lack two: table() finds what would be written twice
+    last = evaluator(tmp_path / "transfer", scored_on=[*scored, "third", "fourth"])
+    last.update(model, ids, images, targets, scored=scored | {"third": model, "fourth": model})
+    last.close()
+    assert len(table(tmp_path / "transfer")) == 7 * 3 * 4
 
 
 def test_a_target_map_has_its_success_in_the_record(tmp_path, model, data):

@@ -122,7 +122,7 @@ def test_momentum_and_smoothing_can_be_traced():
 
 
 def test_bad_settings(tmp_path):
-    with pytest.raises(StudyError, match="attacks.ds: attack = DS takes its gradients elsewhere"):
+    with pytest.raises(StudyError, match=r"attacks\.ds: attack = DS takes its gradients elsewhere"):
         Convergence({"ds": DS()}, 2)
     with pytest.raises(StudyError, match="0 is no number of steps"):
         Convergence({"pgd": PGD()}, 0)

@@ -62,7 +62,7 @@ def test_comparisons_count_pairs_of_different_models(done):
     pairs = [(source, target) for source in "abc" for target in "abc" if source != target]
     assert [(pair["source"], pair["target"]) for pair in compared["by_pair"]] == pairs
     for key in ("miou", "pixel_acc"):
-        won = [p for p in pairs if cells["ds2", *p][key] < cells["fs2", *p][key]]
+        won = [p for p in pairs if cells["ds2", p[0], p[1]][key] < cells["fs2", p[0], p[1]][key]]
         assert compared[key] == {"stronger": len(won), "pairs": 6}
     # both ways round, since with equal numbers either would do
     turned = TransferMatrix(ATTACKS, [("ds2", "fs2")])

@@ -156,7 +156,9 @@ def curve_plot(name: str, curve: Curve) -> Plot:
         axes.set_xticks([position for position, _ in labelled], labels=[tick for _, tick in labelled])
         axes.set_xlabel(plain(curve.x_label))
         axes.set_ylabel(plain(curve.y_label))
-        axes.set_ylim(bottom=0)
+        # matplotlib's own margin is a share of the range of the values, next to nothing where all are high.
+        highest = max((value for values in curve.series.values() for value in values if value is not None), default=0.0)
+        axes.set_ylim(0, 1.06 * highest or 1.0)
         axes.grid()
         if len(curve.series) > 1:
             figure.legend(loc="outside upper left", ncols=min(3, len(curve.series)), handlelength=1.8)
