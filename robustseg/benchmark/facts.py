@@ -65,11 +65,17 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package is imported from; None for an installed one."""
+    """The last commit of the imported package, and whether it changed since; None if it is not a checkout."""
+    last, changes = _git("log", "-1", "--format=%H", "--", "."), _git("status", "--porcelain", "--", ".")
+    return f"{last} and changes since" if last and changes else last or None
+
+
+def _git(*arguments: str) -> str | None:
     package = Path(robustseg.__file__).parent
-    command = ["git", "-C", str(package), "log", "-1", "--format=%H", "--", "."]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        answer = subprocess.run(
+            ["git", "-C", str(package), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    return answer.stdout.strip() if answer.returncode == 0 else None
