@@ -21,9 +21,7 @@ def merge_shards(args: Sequence[str]) -> int:
     """Bring the folders of an evaluation's shards together."""
     parser = argparse.ArgumentParser("robustseg merge", description=merge_shards.__doc__)
     parser.add_argument("output", type=Path, help="New folder for all of them.")
-    parser.add_argument(
-        "folders", type=Path, nargs="+", help="Folders that evaluate --shard wrote."
-    )
+    parser.add_argument("folders", type=Path, nargs="+", help="Folders that evaluate --shard wrote.")
     options = parser.parse_args(args)
     merge(options.output, options.folders)
     print(f"merged into {options.output}; robustseg evaluate with --output {options.output} writes the results.")
