@@ -55,12 +55,18 @@ def distances_table(card: Mapping[str, Any]) -> Table | None:
 
 
 def flags_table(card: Mapping[str, Any]) -> Table:
-    """A terminal table of the trust flags that are not fine, and a line for those that are."""
+    """A terminal table of the trust flags; those that were not checked share a line."""
     marks = {"ok": "[green]✓ ok[/]", "caution": "[yellow]! caution[/]", "unreliable": "[red bold]✗ unreliable[/]"}
     title = f"can these figures be trusted? {marks[card['verdict']]}"
     table = Table(title=title, title_justify="left", show_header=False)
     for flag in card["flags"]:
-        table.add_row(str(flag["number"]), flag["name"], marks.get(flag["verdict"], "– not checked"), flag["line"])
+        if flag["verdict"] in marks:
+            table.add_row(str(flag["number"]), flag["name"], marks[flag["verdict"]], flag["line"])
+    unchecked = [flag for flag in card["flags"] if flag["verdict"] not in marks]
+    if unchecked:
+        names = ", ".join(f"{flag['number']} {flag['name']}" for flag in unchecked)
+        line = " ".join(dict.fromkeys(flag["line"] for flag in unchecked))
+        table.add_row("", "", "– not checked", f"{names}. {line}")
     return table
 
 
