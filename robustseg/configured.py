@@ -165,7 +165,8 @@ class RobustSegCLI(LightningCLI):
         self.version: int | None = None
         if self.evaluate:
             if checkpoint is None:
-                raise RunError("evaluate needs --ckpt_path: the checkpoint whose model is to be scored.")
+                command = "study" if self.study else "evaluate"
+                raise RunError(f"{command} needs --ckpt_path: the checkpoint whose model is to be scored.")
             self.config.robustness.validate_with = None  # the run's, which may not fit to another suite
         elif checkpoint == "last":
             self.version = last_version(root, self.config.experiment)

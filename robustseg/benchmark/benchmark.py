@@ -116,7 +116,8 @@ class Benchmark:
             "model": model_facts(self.model, self.settings, self.checkpoint),
             "data": {**data_facts(self.data, self.split), "ids": None if whole else self.samples},
             "seed": self.seed,
-            "precision": "float32",
+            # A training run in bf16-true ends with a model, and an evaluation, in that precision.
+            "precision": str(next(self.model.parameters(), self.model.mean).dtype).removeprefix("torch."),
         }
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.card import Measurements
 from robustseg.evaluation.checks import probe_model
 from robustseg.evaluation.results import write_json
+from robustseg.types import Sample
 
 
 def checks_of(
@@ -38,9 +40,14 @@ def checks_of(
     if found is not None:
         return found
     dataset = of.data.dataset(of.split)
-    batch = collate([dataset[index] for index in of.probe_indices])
+    samples = _alike([dataset[index] for index in of.probe_indices], of.data.ignore_index)
+    if not samples:
+        return None
+    batch = collate(samples)
     rows = [measured.samples.index(sample) for sample in batch.ids]
-    bounded = [attack.threat for attack in of.attacks.values() if attack.threat is not None]
+    # ε = 0 is a row to check an evaluation with, not a threat to probe the model under.
+    threats = [attack.threat for attack in of.attacks.values()]
+    bounded = [threat for threat in threats if threat is not None and threat.eps > 0]
     probed = probe_model(
         of.model.to(device),
         batch.ids,
@@ -65,6 +72,13 @@ def checks_of(
         ) from error
     # As it is read from the file: an evaluation that is continued gives the same bytes.
     return _read(path)
+
+
+def _alike(samples: Sequence[Sample], ignore_index: int) -> list[Sample]:
+    """The samples with valid pixels that share the commonest size: a probe shows its images in one batch."""
+    valid = [sample for sample in samples if bool((sample.target != ignore_index).any())]
+    sizes = [tuple(sample.target.shape) for sample in valid]
+    return [sample for sample, size in zip(valid, sizes, strict=True) if size == max(sizes, key=sizes.count)]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

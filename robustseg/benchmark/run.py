@@ -28,6 +28,7 @@ from robustseg.evaluation import (
     write_json,
 )
 from robustseg.evaluation.card import CARD, Measurements, build_card, read_measurements
+from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.panels import Palette
 from robustseg.evaluation.pictures import PICTURES, PictureKeeper
 from robustseg.evaluation.protocol import claim, differences, digest, read
@@ -62,7 +63,7 @@ def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> di
         return None
     try:
         card, measured = make_card(benchmark, folder, trainer.strategy.root_device)
-    except EvaluationError as error:
+    except IncompleteError as error:
         if benchmark.shard.count == 1:
             raise
         print(f"shard {benchmark.shard} is done. {error}")

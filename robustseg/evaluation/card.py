@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustseg.evaluation.checks import overall, trust_flags
-from robustseg.evaluation.errors import EvaluationError
+from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.record import FIGURES, FOOLED, summarise
 from robustseg.evaluation.resumable import record_name, refusal, refuse_others, unique_records
@@ -71,7 +71,8 @@ def read_measurements(
         scored_on: Names of the models that answered, where that was not the attacked one.
 
     Raises:
-        EvaluationError: Something is missing, or contradicts itself; it says what.
+        IncompleteError: Something is missing; it says what.
+        EvaluationError: Records contradict one another, or are of something else.
     """
     found = streams(folder)
     refuse_others(found, protocol, attacks)
@@ -96,7 +97,7 @@ def read_measurements(
     lacking = {name: [s for s in samples if not there[name][places[s]]] for name in names if name not in refused}
     lacking = {name: missing for name, missing in lacking.items() if missing}
     if lacking:
-        raise EvaluationError(_incomplete(folder, lacking, len(samples)))
+        raise IncompleteError(_incomplete(folder, lacking, len(samples)))
     for name in refused:
         del counts[name], figures[name]
     about: list[dict[str, Any]] = []

@@ -3,3 +3,7 @@
 
 class EvaluationError(RuntimeError):
     """An evaluation cannot go on, or its folder cannot be used; the message names the file or key and the remedy."""
+
+
+class IncompleteError(EvaluationError):
+    """Not everything is measured yet; other processes may be at it."""

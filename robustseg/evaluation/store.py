@@ -276,7 +276,7 @@ def _from_arrow(batch: pa.RecordBatch, classes: int) -> list[ImageRecord]:
     for row in batch.to_pylist():
         cells, counts = np.array(row["cells"], np.int32), np.array(row["counts"], np.int64)
         figures = np.array(row["figures"], np.float64)
-        # Streams that were written before there were traces have no such column.
+        # Only convergence studies trace.
         trace = None if row.get("trace") is None else np.array(row["trace"], np.float64)
         if _crc(row["sample"], row["attack"], cells, counts, figures, row["batch_size"], trace) != row["crc32"]:
             raise ValueError(f"checksum of {row['sample']} under {row['attack']}")

@@ -84,7 +84,7 @@ def transfer_command(args: Sequence[str], build: Build) -> int:
     Raises:
         StudyError: There are less than two models, or they do not fit together.
     """
-    parser = argparse.ArgumentParser("robustseg transfer", description=transfer_command.__doc__, add_help=False)
+    parser = argparse.ArgumentParser("robustseg transfer", add_help=False, allow_abbrev=False)
     parser.add_argument("--models", nargs="*", default=[])
     parser.add_argument("--output")
     options, rest = parser.parse_known_args(args)
@@ -108,8 +108,19 @@ def transfer_command(args: Sequence[str], build: Build) -> int:
         # Read, and hashed, once.
         cli.datamodule = first.datamodule
         benchmarks[place.name] = cli.loaded_benchmark(check_images=0)
+        _check_same_samples(benchmarks[places[0].name], benchmarks[place.name], place.name)
     run_transfer(first.trainer, benchmarks, study, Path(options.output))
     return 0
+
+
+def _check_same_samples(first: Benchmark, other: Benchmark, name: str) -> None:
+    """Refuse rows of a table that are of different images."""
+    if first.samples != other.samples:
+        raise StudyError(
+            f"--models {name} would be scored on {len(other.samples)} images and the first model on "
+            f"{len(first.samples)}: their configurations differ in robustness.test_num_images; give it on the "
+            "command line for all, --robustness.test_num_images null for the whole split."
+        )
 
 
 def _target(data: SegmentationDataModule, place: ModelFiles, build: Build) -> Answering:

@@ -13,8 +13,8 @@ from torch import nn
 from robustseg.benchmark import Benchmark
 from robustseg.benchmark.facts import model_facts
 from robustseg.benchmark.run import about, measure
-from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.card import Measurements, read_measurements
+from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.protocol import claim, digest
 from robustseg.models import SegmentationModel
 from robustseg.studies.errors import StudyError
@@ -128,7 +128,7 @@ def _measured(
         measured = read_measurements(
             folder, protocol, of.samples, of.attack_settings, of.model.num_classes, of.scored_on
         )
-    except EvaluationError as error:
+    except IncompleteError as error:
         if of.shard.count == 1:
             raise
         print(f"shard {of.shard} is done. {error}")

@@ -22,6 +22,7 @@ from robustseg.attacks import (
     WorstOf,
 )
 from robustseg.evaluation.checks import Flag, overall, trust_flags
+from robustseg.evaluation.checks.judge_protocol import FEW, judge_sample
 from robustseg.evaluation.checks.settings import losses_of, threat_of, white_box
 
 GRADIENTS = {
@@ -419,3 +420,11 @@ def test_scores_without_a_valid_pixel_decide_nothing():
     flags = trust_flags(card(attacks=attacks, clean=empty))
     assert len(flags) == 10
     assert flags[6].evidence["suite"] == {}
+
+
+def test_a_handful_of_images_is_never_enough_however_narrow_the_interval():
+    figures = {"confidence": {"miou": [0.5, 0.5]}}
+    data = {"images": 1, "split_images": 64, "ids": ["a"]}
+    card = {"data": data, "clean": figures, "attacks": {}, "worst_case": None}
+    assert judge_sample(card).verdict == "caution"
+    assert judge_sample({**card, "data": {**data, "images": FEW, "ids": ["a"] * FEW}}).verdict == "ok"
