@@ -158,6 +158,22 @@ def test_models_that_do_not_fit_are_refused(runs, tmp_path, capsys):
     assert record["data"]["image_size"] == [48, 40]
 
 
+def test_models_that_would_be_scored_on_other_images_are_refused(runs, tmp_path, capsys):
+    other = tmp_path / "fewer"
+    other.mkdir()
+    config = yaml.safe_load((CONF / "tiny.yaml").read_text())
+    config["robustness"]["test_num_images"] = 1
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    path = study_file(tmp_path, "TransferMatrix", attacks={"fs2": BIM2})
+    models = ["--models", f"one={runs / 'one'}", f"two={other}:{runs / 'two' / 'checkpoints' / 'last.ckpt'}"]
+    command = ["transfer", *models, "--config", path, "--output", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "--models two would be scored on 1 images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    # the remedy that the message names
+    assert main([*command, "--robustness.test_num_images", "2"]) == 0
+
+
 def test_models_of_other_classes_are_refused():
     class Fewer(SyntheticScenes):
         classes = SyntheticScenes.classes[:-1]
