@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,10 +17,16 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from robustseg import __version__
 from robustseg.benchmark import run_benchmark
 from robustseg.commands import leaderboard, merge_shards
-from robustseg.configured import EXPECTED_ERRORS, ConfigError, RobustSegCLI
+from robustseg.configured import EXPECTED_ERRORS, ConfigError, RobustSegCLI, is_first_process, say
+from robustseg.doctor import doctor
 from robustseg.models import load_segmentation_weights
-from robustseg.runs import RunError, run_folder
+from robustseg.runs import LAST, RunError, run_folder
+from robustseg.safety import OPTION, split_allowed
 from robustseg.studies.commands import study_command, transfer_command
+from robustseg.training.continuation import check_continuation, run_facts
+from robustseg.training.ending import exit_status, is_interrupt
+from robustseg.training.failure import FailTogether
+from robustseg.training.preemption import REQUEUE, Preempted, PreemptionSignals, requeue
 
 _USAGE = """usage: robustseg COMMAND [options]
 
@@ -31,6 +39,7 @@ _USAGE = """usage: robustseg COMMAND [options]
                                                           --config configs/study/step_curve.yaml --ckpt_path FILE
   transfer   show images of each model to all:        robustseg transfer --models A=RUN B=RUN
                                                           --config configs/study/transfer.yaml --output DIR
+  doctor     is this machine, or this job, fit?       robustseg doctor --config configs/data/camvid.yaml
 
 robustseg train --help and robustseg evaluate --help list all options."""
 
@@ -40,15 +49,34 @@ UNRELIABLE = 3
 
 def train(args: Sequence[str]) -> int:
     """Train as configured, then score the model on the test split under all attacks of the suite."""
-    cli = RobustSegCLI(args)
+    signals = PreemptionSignals()
+    signals.install()
+    try:
+        return _train(RobustSegCLI(args), signals)
+    except Preempted as reason:
+        if not is_first_process():
+            return 0  # what is left to do is rank 0's; a launcher takes another status for a failure
+        say(str(reason))
+        requeue(say)
+        return REQUEUE
+    finally:
+        signals.restore()
+
+
+def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
     _check_before_training(cli)
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint)
+    cli.save.signals = signals
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
     if cli.config.trainer.fast_dev_run:
         return 0
-    checkpoints = cli.config_init.checkpoint
-    path = (checkpoints.best_model_path if checkpoints.monitor else None) or checkpoints.last_model_path
+    best, last = cli.config_init.checkpoint, cli.save.folder / LAST if cli.save.folder else None
+    path = (best.best_model_path if best.monitor else None) or (
+        str(last) if last and last.is_file() else cli.checkpoint
+    )
     weights = load_segmentation_weights(cli.model.model, path) if path else None
     benchmark = cli.benchmark(weights, check_images=0)
+    # What is measured is kept at once: there is nothing to finish first.
+    signals.leave_at_once()
     run_benchmark(cli.trainer, benchmark, Path(cli.trainer.log_dir or cli.trainer.default_root_dir) / benchmark.name)
     return 0
 
@@ -58,8 +86,11 @@ def _check_before_training(cli: RobustSegCLI) -> None:
     cli.datamodule.setup("fit")
     cli.datamodule.setup("test")
     cli.model.check_batch_size(cli.datamodule.batch_size)
-    if cli.checkpoint is not None:
+    if cli.checkpoint is not None and cli.resumed is not None:
+        facts = run_facts(cli.trainer, cli.datamodule)
+        check_continuation(cli.resumed, facts, cli.settings, cli.config.resume, cli.checkpoint)
         load_segmentation_weights(cli.model.model, cli.checkpoint)
+        cli.resumed = None  # as large as the model and its optimiser
     monitor, robustness = cli.config_init.checkpoint.monitor, cli.config_init.robustness
     _, _, figure = (monitor or "").partition("val/")
     attack = figure.partition("/")[0]
@@ -88,7 +119,9 @@ def evaluate(args: Sequence[str]) -> int:
 
 def study(args: Sequence[str]) -> int:
     """Measure a study of a checkpoint, on further models as well with ``--targets``."""
-    return study_command(args, _evaluation)
+    allowed, _ = split_allowed(args)
+    # The configuration of a target gets nothing else from this command line.
+    return study_command(args, partial(_evaluation, allowed=allowed))
 
 
 def transfer(args: Sequence[str]) -> int:
@@ -96,8 +129,8 @@ def transfer(args: Sequence[str]) -> int:
     return transfer_command(args, _evaluation)
 
 
-def _evaluation(args: Sequence[str], study: bool) -> RobustSegCLI:
-    return RobustSegCLI(args, evaluate=True, study=study)
+def _evaluation(args: Sequence[str], study: bool, allowed: Sequence[str] = ()) -> RobustSegCLI:
+    return RobustSegCLI([*args, *(f"{OPTION}={package}" for package in allowed)], evaluate=True, study=study)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -110,6 +143,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "leaderboard": leaderboard,
         "study": study,
         "transfer": transfer,
+        "doctor": doctor,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE)
@@ -124,10 +158,22 @@ def main(args: Sequence[str] | None = None) -> int:
     torch.set_flush_denormal(True)
     # Lightning's own affair, printed at every start with the torch releases of 2026
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    name, *rest = arguments
     try:
-        return commands[arguments[0]](arguments[1:])
-    except (ConfigError, *EXPECTED_ERRORS) as error:
-        if os.environ.get("ROBUSTSEG_TRACEBACK"):
+        with FailTogether(partial(_described, name)):
+            return commands[name](rest)
+    except (ConfigError, *EXPECTED_ERRORS, KeyboardInterrupt, SystemExit) as error:
+        if os.environ.get("ROBUSTSEG_TRACEBACK") or (isinstance(error, SystemExit) and not is_interrupt(error)):
             raise
-        print(f"robustseg: error: {error}", file=sys.stderr)
-        return 1
+        print(_described(name, error), file=sys.stderr)
+        return exit_status(error)
+
+
+def _described(command: str, error: BaseException) -> str:
+    """What to print of an exception: the message where that is all a user needs, else the traceback."""
+    if is_interrupt(error):
+        again = "the same command with --ckpt_path last" if command == "train" else "the same command"
+        return f"robustseg: interrupted: {again} goes on where the files end."
+    if isinstance(error, (ConfigError, *EXPECTED_ERRORS)) and not os.environ.get("ROBUSTSEG_TRACEBACK"):
+        return f"robustseg: error: {error}"
+    return "".join(traceback.format_exception(error)).rstrip()

@@ -10,27 +10,35 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ActionFail, Namespace
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustseg.attacks import AttackError
 from robustseg.benchmark import Benchmark, Shard
-from robustseg.callbacks import AttackProgressBar, EpochLines, RobustnessEvaluation
+from robustseg.callbacks import AttackProgressBar, EpochLines, ResumeCheckpoint, RobustnessEvaluation
 from robustseg.data import DataError, SegmentationDataModule
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.report import ReportError
 from robustseg.models import ModelError, SlidingWindow, load_segmentation_weights, read_record
 from robustseg.models.checkpoint import WeightsInfo
 from robustseg.parser import Parser, keys_of
-from robustseg.runs import CHECKPOINTS, LAST, RunError, last_version, next_free, run_folder
+from robustseg.runs import RunError, last_run, next_free, run_folder
+from robustseg.safety import OPTION, limit_imports, refused_object, split_allowed
 from robustseg.studies import Study, StudyError
 from robustseg.training import RobustSegmentation, TrainingError
+from robustseg.training.checkpoint_files import CheckpointError
+from robustseg.training.checkpoint_io import AtomicCheckpointIO
+from robustseg.training.continuation import Resume, deciding_settings
+from robustseg.training.failure import AnnounceFailure, watch_ranks
 
 EXPECTED_ERRORS = (
     AttackError,
+    CheckpointError,
     DataError,
     EvaluationError,
     ModelError,
@@ -75,6 +83,10 @@ class _SaveConfig(SaveConfigCallback):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "config.yaml"
             if path.exists():
+                # a run that is requeued every day keeps one copy of each configuration it had
+                text = self.parser.dump(self.config, skip_none=False)
+                if any(kept.read_text(encoding="utf-8") == text for kept in folder.glob("config*.yaml")):
+                    return
                 path = next_free(folder, "config_resumed", ".yaml")
             self.parser.save(self.config, str(path), skip_none=False, overwrite=True)
         self.already_saved = True
@@ -92,6 +104,8 @@ class RobustSegCLI(LightningCLI):
     def __init__(self, args: Sequence[str], evaluate: bool = False, study: bool = False):
         self.evaluate = evaluate
         self.study = study
+        self.allowed_imports, args = split_allowed(args)
+        limit_imports(self.allowed_imports)
         super().__init__(
             RobustSegmentation,
             SegmentationDataModule,
@@ -119,6 +133,14 @@ class RobustSegCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own options beside Lightning's."""
+        # For the help: it was taken from the command line before, and a file may not allow itself.
+        parser.add_argument(
+            OPTION,
+            action=ActionFail(),
+            metavar="PACKAGE",
+            help="Package whose classes a configuration may name, beside torch, torchvision, timm and robustseg; may be "
+            "repeated. On the command line only.",
+        )
         parser.add_argument(
             "--experiment", type=str, default="default", help="Name of the run's folder under trainer.default_root_dir."
         )
@@ -128,7 +150,15 @@ class RobustSegCLI(LightningCLI):
             default=None,
             help="Checkpoint to evaluate."
             if self.evaluate
-            else "Checkpoint to resume from; 'last' continues the newest run of this experiment in its own folder.",
+            else "Checkpoint to resume from; 'last' continues the newest run of this experiment in its own folder, and "
+            "starts one where there is none.",
+        )
+        parser.add_argument(
+            "--resume",
+            type=Resume,
+            default="exact",
+            help="What may differ from the run of --ckpt_path: nothing (exact), the number of processes that share an "
+            "update's images (elastic), or any setting (changed).",
         )
         if self.evaluate:
             for name, kind, default, about in _EVALUATE_OPTIONS:
@@ -139,10 +169,13 @@ class RobustSegCLI(LightningCLI):
             parser.add_subclass_arguments(Study, "study", required=True)
         parser.add_lightning_class_args(RobustnessEvaluation, "robustness")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_class_arguments(
+            ResumeCheckpoint, "save", skip={"resume", "settings", "signals"}, fail_untyped=False, sub_configs=True
+        )
         parser.set_defaults(
             {
-                "checkpoint.save_last": True,
                 "checkpoint.mode": "max",
+                "checkpoint.filename": "best_epoch_{epoch}_step_{step}",
                 "checkpoint.auto_insert_metric_name": False,
                 # With it, a run whose folder was renamed would go on in last-v1.ckpt beside an outdated last.ckpt.
                 "checkpoint.enable_version_counter": False,
@@ -154,6 +187,9 @@ class RobustSegCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without Lightning's warning about sys.argv."""
         self.config = parser.parse_args(args)
+        refusal = refused_object(self.config, self.allowed_imports)
+        if refusal is not None:
+            parser.error(refusal)
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint and the folder before anything is built or written."""
@@ -161,19 +197,25 @@ class RobustSegCLI(LightningCLI):
             print("robustseg: Apple's GPU lacks the float64 that exact budgets need; training on the CPU.")
             self.config.trainer.accelerator = "cpu"
         checkpoint = self.config.ckpt_path
-        root = self.config.trainer.default_root_dir
         self.version: int | None = None
+        self.resumed: dict[str, Any] | None = None
+        self.settings = deciding_settings(self.config.as_dict())
         if self.evaluate:
             if checkpoint is None:
                 command = "study" if self.study else "evaluate"
                 raise RunError(f"{command} needs --ckpt_path: the checkpoint whose model is to be scored.")
             self.config.robustness.validate_with = None  # the run's, which may not fit to another suite
         elif checkpoint == "last":
-            self.version = last_version(root, self.config.experiment)
-            checkpoint = str(Path(root) / self.config.experiment / f"version_{self.version}" / CHECKPOINTS / LAST)
-            print(f"resuming from {checkpoint}")
+            self.version, checkpoint, notes = last_run(self.config.trainer.default_root_dir, self.config.experiment)
+            for note in notes:
+                say(note)
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise RunError(f"--ckpt_path {checkpoint}: no such file.")
+        if checkpoint is not None and not self.evaluate:
+            self.resumed = AtomicCheckpointIO().load_checkpoint(checkpoint)
+        if self.config.checkpoint.monitor is None:
+            # Without a figure to choose by it would keep the newest, as ResumeCheckpoint does.
+            self.config.checkpoint.save_top_k = 0
         self.checkpoint = checkpoint
         if checkpoint is not None:
             _start_from_nothing_else(self.config.model)
@@ -205,16 +247,25 @@ class RobustSegCLI(LightningCLI):
             kwargs |= {"fast_dev_run": False, "use_distributed_sampler": False}
         else:
             if trainer.logger in (False, None, True):
+                # TensorBoard leaves out what a killed run had logged after the checkpoint.
+                purge = None if self.resumed is None else self.resumed["global_step"]
                 kwargs["logger"] = TensorBoardLogger(
-                    trainer.default_root_dir, name=self.config.experiment, version=self.version
+                    trainer.default_root_dir, name=self.config.experiment, version=self.version, purge_step=purge
                 )
-            callbacks += [self.config_init.checkpoint, LearningRateMonitor()]
+            self.save: ResumeCheckpoint = self.config_init.save
+            self.save.resume, self.save.settings = self.config.resume, self.settings
+            callbacks += [self.config_init.checkpoint, LearningRateMonitor(), self.save]
+            if SLURMEnvironment.detect():
+                # Its own handler would save in the middle of a step.
+                kwargs["plugins"] = [*_as_list(trainer.plugins), SLURMEnvironment(auto_requeue=False)]
         if trainer.enable_progress_bar is not False and sys.stdout.isatty():
             callbacks.append(AttackProgressBar())
         else:
             kwargs["enable_progress_bar"] = False
             callbacks.append(EpochLines())
-        return self._instantiate_trainer({**trainer, **kwargs}, callbacks)
+        built = self._instantiate_trainer({**trainer, **kwargs}, [AnnounceFailure(), *callbacks])
+        watch_ranks(built)
+        return built
 
     def loaded_benchmark(self, check_images: int = 8) -> Benchmark:
         """The model with its checkpoint's weights under its suite, on what the options say.
@@ -297,6 +348,21 @@ def _read_ids(path: Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"--ids {path}: cannot be read ({error}); give a text file with one id per line.") from error
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0, also before the ranks have met."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def say(line: str) -> None:
+    """Print a line, on the first of several processes."""
+    if is_first_process():
+        print(f"robustseg: {line}", flush=True)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _prog(evaluate: bool, study: bool) -> str:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from robustseg.attacks import Attack, AttackLoss, TargetMap
 from robustseg.data import SegmentationDataModule
 from robustseg.models import Network
+from robustseg.safety import refused_import
 from robustseg.studies import Study
 from robustseg.types import parse_fraction
 
@@ -36,7 +37,8 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and how to get help, and exit with status 2."""
-        print(f"robustseg: error: {_unknown_class(message) or message}\n--help lists all options.", file=sys.stderr)
+        short = refused_import(message) or _unknown_class(message) or message
+        print(f"robustseg: error: {short}\n--help lists all options.", file=sys.stderr)
         sys.exit(2)
 
 

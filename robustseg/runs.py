@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
+from typing import NamedTuple
 
-CHECKPOINTS = "checkpoints"
+from robustseg.callbacks.resume import CHECKPOINTS as CHECKPOINTS
+from robustseg.training.checkpoint_files import checkpoints, newest_usable
+
 LAST = "last.ckpt"
 
 
@@ -14,21 +17,45 @@ class RunError(ValueError):
     """A run folder or a checkpoint is not where it should be; the message names the remedy."""
 
 
-def last_version(root: str | Path, experiment: str) -> int:
-    """Number of the newest version of ``experiment`` under ``root`` that holds a last checkpoint.
+class Continuation(NamedTuple):
+    """Where a run goes on."""
+
+    version: int | None
+    """Of its folder; None for a new one."""
+    checkpoint: str | None
+    """None: from the start."""
+    notes: list[str]
+    """What to tell the user."""
+
+
+def last_run(root: str | Path, experiment: str) -> Continuation:
+    """Find what ``--ckpt_path last`` means: the newest version of ``experiment`` under ``root``, its newest checkpoint.
+
+    A damaged checkpoint is passed over for the one before it. Without any checkpoint, as on a first run or when a run
+    was killed before its first one, it starts afresh, in the newest version's folder where there is one.
 
     Raises:
-        RunError: There is none.
+        RunError: There are checkpoints, and all of them are damaged.
     """
     folder = Path(root) / experiment
     numbered = ((re.fullmatch(r"version_(\d+)", path.name), path) for path in folder.glob("version_*"))
-    versions = [int(match[1]) for match, path in numbered if match and (path / CHECKPOINTS / LAST).is_file()]
-    if not versions:
-        raise RunError(
-            f"--ckpt_path last: no {folder}/version_*/{CHECKPOINTS}/{LAST} to resume from: start without --ckpt_path, "
-            "or give the experiment and trainer.default_root_dir of the run to resume."
-        )
-    return max(versions)
+    versions = {int(match[1]): path for match, path in numbered if match and path.is_dir()}
+    for version in sorted(versions, reverse=True):
+        kept = versions[version] / CHECKPOINTS
+        newest, notes = newest_usable(kept)
+        if newest is not None:
+            return Continuation(version, str(newest), [*notes, f"resuming from {newest}"])
+        if checkpoints(kept):
+            raise RunError(
+                f"--ckpt_path last: no checkpoint in {kept} can be used ({'; '.join(notes)}): restore one from a copy, "
+                "or start a new run without --ckpt_path."
+            )
+        if (kept / LAST).is_file():
+            return Continuation(version, str(kept / LAST), [f"resuming from {kept / LAST}"])
+    start = (
+        f"--ckpt_path last: there is no checkpoint in {folder}/version_*/{CHECKPOINTS} yet: starting from the beginning"
+    )
+    return Continuation(max(versions, default=None), None, [start])
 
 
 def run_folder(checkpoint: str | Path) -> Path:

@@ -128,6 +128,9 @@ def test_resume_last_continues_in_the_same_folder(tmp_path, capsys):
     # a run that was renamed, resumed twice
     (tmp_path / "tiny").rename(tmp_path / "other")
     command += ["--experiment", "other", "--ckpt_path", "last", "--trainer.max_epochs"]
+    assert main([*command, "3"]) == 1  # another schedule
+    assert "trainer.max_epochs: 2 there, 3 here" in capsys.readouterr().err
+    command = [*command[:-1], "--resume", "changed", command[-1]]
     assert main([*command, "3"]) == 0
     assert [line.split()[1] for line in epoch_lines(capsys)] == ["3/3"]
     folder = tmp_path / "other" / "version_0"
@@ -177,7 +180,6 @@ def test_an_attack_composed_in_yaml(tmp_path):
         (["--data.batch_size", "1"], ["data.batch_size"]),
         (["--data.batch_size", "0"], ["batch_size"]),
         (["--model.adversarial_fraction", "1.5"], ["adversarial_fraction = 1.5"]),
-        (["--ckpt_path", "last"], ["--ckpt_path last", "tiny/version_*"]),
         (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
         (["--robustness.validate_with", "[pgd9]"], ["pgd9", "fgsm, pgd2"]),
         (

@@ -19,8 +19,10 @@ LAYERS = [
     {"benchmark"},
     {"runs", "commands"},
     {"studies"},
+    {"safety"},
     {"parser"},
     {"configured"},
+    {"doctor"},
     {"cli"},
 ]
 WITHOUT_LIGHTNING = {"types", "attacks", "models", "metrics", "detectors", "evaluation"}

@@ -1,6 +1,7 @@
 """Lightning callbacks: robust scores, pictures, progress."""
 
 from robustseg.callbacks.progress import AttackProgressBar, EpochLines
+from robustseg.callbacks.resume import ResumeCheckpoint
 from robustseg.callbacks.robustness import RobustnessEvaluation
 
-__all__ = ["AttackProgressBar", "EpochLines", "RobustnessEvaluation"]
+__all__ = ["AttackProgressBar", "EpochLines", "ResumeCheckpoint", "RobustnessEvaluation"]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.errors import DataError
-from robustseg.data.loading import UnpaddedDistributedSampler, collate
+from robustseg.data.loading import UnpaddedDistributedSampler, collate, start_worker
+from robustseg.data.order import SampleOrder
 from robustseg.data.transforms import EvalTransform, TrainTransform, check_size
 from robustseg.types import IGNORE_INDEX, Sample
 
@@ -72,6 +73,7 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         self.augmentation = TrainTransform(crop, scale, flip, color) if augment and crop else None
         self.datasets: dict[Split, SegmentationDataset] = {}
         self._class_pixels: dict[Split, list[int]] = {}
+        self._start = (0, 0)
 
     @property
     def class_names(self) -> list[str]:
@@ -178,20 +180,35 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         return None if self.image_size is None else EvalTransform(self.image_size)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches, the incomplete last one dropped; Lightning adds the sampler on several processes.
+        """Shuffled batches, what is left after the last whole update dropped; see :class:`SampleOrder`.
 
         Raises:
-            DataError: There are too few images for a single batch.
+            DataError: There are too few images for a single batch on every process.
         """
         dataset = self.dataset("train")
-        world_size = _world_size()
-        share = -(-len(dataset) // world_size)
-        if share < self.batch_size:
-            raise DataError(
-                f"the train split has {len(dataset)} images for {world_size} process(es), less than one batch: set "
-                f"data.batch_size to {share} or less."
-            )
-        return self._loader(dataset, self.batch_size, shuffle=True, drop_last=True)
+        accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        order = SampleOrder(dataset, self.batch_size, accumulate, num_replicas=_world_size(), rank=_rank())
+        order.start_at(*self._start)
+        return self._loader(dataset, self.batch_size, sampler=order)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the data training stands: ``epoch`` and ``position``, the samples of it that all ranks have seen.
+
+        Lightning asks for it when a checkpoint is written.
+        """
+        if self.trainer is None:
+            return {}
+        loop: Any = self.trainer.fit_loop
+        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
+        epoch = epochs.processed
+        done = 0 if epochs.ready == epochs.processed else batches.current.processed
+        if done >= self.trainer.num_training_batches:  # saved at the validation after an epoch's last batch
+            epoch, done = epoch + 1, 0
+        return {"epoch": epoch, "position": done * self.batch_size * self.trainer.world_size}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next ``train_dataloader`` start there."""
+        self._start = (int(state_dict["epoch"]), int(state_dict["position"]))
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Batches of the validation split in order, each image exactly once over all processes.
@@ -218,18 +235,14 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         self,
         dataset: SegmentationDataset,
         batch_size: int,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        sampler: UnpaddedDistributedSampler | None = None,
+        sampler: Sampler[Any] | None = None,
     ) -> DataLoader[Sample]:
-        # no worker_init_fn: Lightning puts its own there, which seeds the workers of each rank differently
         return DataLoader(
             dataset,
             batch_size,
-            shuffle=shuffle,
             sampler=sampler,
-            drop_last=drop_last,
             num_workers=self.num_workers,
+            worker_init_fn=start_worker,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
@@ -240,6 +253,10 @@ def _at_least(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} = {value} is too small: set data.{name} to {least} or more.")
     return value
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
 def _world_size() -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from robustseg.data.order import Fetch
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
 from robustseg.types import Sample
 
@@ -18,8 +19,8 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
     Args:
         resize: Applied to every sample, before the cache.
-        augment: Applied afresh each time a sample is fetched; its seed is drawn from torch's generator, which
-            ``seed_everything(workers=True)`` governs in the main process as in the workers.
+        augment: Applied afresh each time a sample is fetched, with the seed of the
+            :class:`~robustseg.data.Fetch`; for a plain index it is drawn from torch's generator.
         cache: Keep the resized arrays in memory (4 bytes per pixel). Each worker process fills a cache of its own,
             which lasts as long as the worker does.
     """
@@ -66,10 +67,12 @@ class SegmentationDataset(Dataset[Sample], ABC):
             self._cached[index] = image, mask
         return image, mask
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int | Fetch) -> Sample:
+        index, seed = index if isinstance(index, Fetch) else (index, None)
         image, mask = self.arrays(index)
         if self.augment is not None:
-            image, mask = self.augment(image, mask, seed=int(torch.randint(2**63 - 1, ()).item()))
+            seed = int(torch.randint(2**63 - 1, ()).item()) if seed is None else seed
+            image, mask = self.augment(image, mask, seed=seed)
         return Sample(
             torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)),
             torch.from_numpy(mask.astype(np.int64)),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence, Sized
 
 import torch
+from lightning_fabric.utilities.seed import pl_worker_init_function
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -30,6 +32,18 @@ def collate(samples: Sequence[Sample]) -> Batch:
         torch.stack([sample.target for sample in samples]),
         [sample.id for sample in samples],
     )
+
+
+def start_worker(number: int) -> None:
+    """Seed a worker process, and leave signals to the process that trains.
+
+    SLURM and terminals send theirs to all processes; a worker that died of one would take training down before it
+    could save.
+    """
+    pl_worker_init_function(number)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class UnpaddedDistributedSampler(DistributedSampler[int]):

@@ -19,7 +19,11 @@ from robustseg.models.weights import compare, read_state_dict, shorten, without_
 
 logger = logging.getLogger(__name__)
 
-RESERVED = ("features_only", "out_indices", "output_stride", "pretrained", "in_chans", "num_classes", "checkpoint_path")
+RESERVED = (
+    *("features_only", "out_indices", "output_stride", "pretrained", "in_chans", "num_classes"),
+    # files and addresses of weights, which timm unpickles with whatever is in them in some releases
+    *("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"),
+)
 """Arguments of timm.create_model that are not the user's to give in backbone_args."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,11 +14,13 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource
+from robustseg.data import run_seed
 from robustseg.metrics import SegmentationScores
 from robustseg.models import RECORD_KEY, Network, SegmentationModel, SlidingWindow, load_segmentation_weights
 from robustseg.training.objective import LossCombination, count_valid, update_loss
 from robustseg.training.record import checkpoint_record, validation_record
 from robustseg.training.schedule import LearningRateFactor, ScheduleName
+from robustseg.training.seeding import seed_step
 from robustseg.training.split import AdversarialSplit, MixedBatch, TrainingError
 from robustseg.types import IGNORE_INDEX, Batch
 
@@ -112,7 +113,7 @@ class RobustSegmentation(pl.LightningModule):
     @property
     def seed(self) -> int:
         """Seed of the run, as set by ``seed_everything``; attack noise is a function of it."""
-        return int(os.environ.get("PL_GLOBAL_SEED", 0))
+        return run_seed()
 
     def on_fit_start(self) -> None:
         """Refuse a batch that cannot be split before the first step rather than at it."""
@@ -128,7 +129,8 @@ class RobustSegmentation(pl.LightningModule):
             self.split.sizes(batch_size)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Forget the scores of the newest validation: weights or BatchNorm statistics are about to change."""
+        """Seed the step; forget the scores of the newest validation, as what it scored is about to change."""
+        seed_step(self.seed, "train", self.global_step, batch_idx, self.global_rank)
         self._validation = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -197,6 +199,19 @@ class RobustSegmentation(pl.LightningModule):
             return self.split(self.model, self.attack, batch, noise)
         except AttackError as error:
             raise TrainingError(f"step {self.global_step}, samples {', '.join(batch.ids[clean:])}: {error}") from error
+
+    def on_validation_epoch_start(self) -> None:
+        """Validate the statistics of BatchNorm that a checkpoint will hold, rank 0's, on every rank.
+
+        Each rank's have moved with its own part of the last batch; DistributedDataParallel shares them at the next.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Seed the batch."""
+        seed_step(self.seed, "validation", self.global_step, batch_idx, self.global_rank)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Clean scores; returns the predictions, B×H×W."""

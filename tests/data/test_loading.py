@@ -149,10 +149,13 @@ def test_without_a_process_group_there_is_no_sampler_of_ours():
 
 def test_training_is_shuffled_and_evaluation_is_not():
     module = NumbersModule(64, batch_size=64)
-    torch.manual_seed(0)
     ordered = [f"n{k}" for k in range(64)]
-    first, second = (next(iter(module.train_dataloader())).ids for _ in range(2))
-    assert sorted(first) == sorted(ordered)
+    loader = module.train_dataloader()
+    first = next(iter(loader)).ids
+    assert next(iter(loader)).ids == first  # the same epoch
+    loader.sampler.set_epoch(1)
+    second = next(iter(loader)).ids
+    assert sorted(first) == sorted(second) == sorted(ordered)
     assert first != ordered
     assert first != second
     assert next(iter(module.val_dataloader())).ids == ordered

@@ -1,0 +1,110 @@
+"""What the doctor needs of a training configuration; nothing of it is built here but the data module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pytorch_lightning.cli import LightningArgumentParser
+
+from robustseg.configured import RobustSegCLI
+from robustseg.data import SegmentationDataModule
+from robustseg.parser import Parser
+
+_UNNAMED = {
+    # Only its options are parsed: whatever a data configuration leaves open must not be asked for.
+    "model.network": {"class_path": "FCN", "init_args": {"backbone": "resnet10t"}},
+    "data": {"class_path": "SyntheticScenes"},
+}
+
+
+class Setup(NamedTuple):
+    """What a run of this configuration would use."""
+
+    data: dict[str, Any]
+    """Class path and arguments of the data module."""
+    devices: str | int
+    """Processes per node; "auto" stands for all GPUs, or one process without."""
+    num_nodes: int
+    accelerator: str
+    root: str
+    """Folder of the runs."""
+
+    def processes(self, gpus: int) -> int:
+        """Processes that Lightning trains with on each node.
+
+        Args:
+            gpus: GPUs that torch sees.
+        """
+        if isinstance(self.devices, int):
+            return max(1, self.devices)
+        return max(1, 0 if self.accelerator == "cpu" else gpus)
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that load data, per process that trains."""
+        return int(self.data.get("init_args", {}).get("num_workers", 0))
+
+    @property
+    def batch_bytes(self) -> int | None:
+        """Bytes of a training batch as workers hand it over; None if the size of its images is not configured."""
+        arguments = self.data.get("init_args", {})
+        sizes = [size for size in (arguments.get("crop_size"), arguments.get("image_size")) if size is not None]
+        if not sizes:
+            return None
+        # float32 images with three channels and int64 targets
+        return int(arguments.get("batch_size", 1)) * max(int(size[0]) * int(size[1]) for size in sizes) * (3 * 4 + 8)
+
+
+def read_setup(args: Sequence[str]) -> Setup:
+    """Parse arguments and configuration files as ``robustseg train`` does.
+
+    Args:
+        args: Those of ``robustseg train``.
+    """
+    config = _ParsedOnly(args).config
+    devices = config.trainer.devices
+    if isinstance(devices, list):
+        devices = len(devices)
+    return Setup(
+        config.data.as_dict(),
+        int(devices) if str(devices).lstrip("-").isdigit() and int(devices) >= 0 else "auto",
+        config.trainer.num_nodes,
+        str(config.trainer.accelerator),
+        str(config.trainer.default_root_dir),
+    )
+
+
+def build_data(data: dict[str, Any]) -> SegmentationDataModule:
+    """The data module of a configuration.
+
+    Raises:
+        ValueError: Its constructor refused an argument.
+    """
+    parser = Parser(exit_on_error=False)
+    parser.add_subclass_arguments(SegmentationDataModule, "data", required=True)
+    try:
+        built = parser.instantiate_classes(parser.parse_object({"data": data})).data
+    except ValueError as error:
+        # The parser wraps what a constructor said into a list of the types that it tried.
+        cause: BaseException = error
+        while isinstance(cause.__cause__, ValueError):
+            cause = cause.__cause__
+        raise cause from error
+    assert isinstance(built, SegmentationDataModule)
+    return built
+
+
+class _ParsedOnly(RobustSegCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.set_defaults(_UNNAMED)
+
+    def before_instantiate_classes(self) -> None:
+        """Look for no checkpoint."""
+
+    def _set_seed(self) -> None:
+        """Seed nothing, and do not say so."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""

@@ -1,0 +1,80 @@
+"""What a person reads and what a program reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from robustseg.doctor.findings import Finding, Verdict, counted, verdict_of
+
+_STYLES: dict[Verdict, str] = {"ok": "green", "caution": "yellow", "problem": "bold red"}
+
+
+def open_console() -> Console:
+    """As wide as the terminal; in a log file 120 columns, unless COLUMNS says otherwise."""
+    wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit() else 120
+    return Console(width=wide, highlight=False, soft_wrap=False)
+
+
+def print_section(console: Console, title: str, findings: list[Finding]) -> None:
+    """A line for each finding, the remedy below where something is to be done.
+
+    Args:
+        console: Where.
+        title: Of the section.
+        findings: Its findings.
+    """
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, width=7)
+    table.add_column(overflow="fold", max_width=max(16, min(24, console.width // 5)))
+    table.add_column(overflow="fold", ratio=1)
+    for finding in findings:
+        text = Text(finding.text)
+        if finding.remedy is not None:
+            text.append(f"\nremedy: {finding.remedy}", style="bold")
+        table.add_row(Text(finding.verdict, style=_STYLES[finding.verdict]), Text(finding.name), text)
+    console.print(Text(title, style="bold underline"))
+    console.print(table)
+    console.print()
+
+
+def summary(sections: Mapping[str, list[Finding]]) -> str:
+    """How many problems there are, and where."""
+    everything = [finding for findings in sections.values() for finding in findings]
+    counts = {verdict: sum(finding.verdict == verdict for finding in everything) for verdict in _STYLES}
+    where = ", ".join(name for name, findings in sections.items() if verdict_of(findings) == "problem")
+    text = f"{counted(counts['problem'], 'problem')}, {counted(counts['caution'], 'caution')}, {counts['ok']} ok"
+    return f"{text}; the problems are in: {where}" if where else text
+
+
+def to_json(sections: Mapping[str, list[Finding]], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """All findings with the figures behind them.
+
+    Args:
+        sections: Findings of each section.
+        seconds: That each section took.
+    """
+    return {
+        "verdict": verdict_of([finding for findings in sections.values() for finding in findings]),
+        "findings": [
+            {"section": name, **finding._asdict()} for name, findings in sections.items() for finding in findings
+        ],
+        "seconds": dict(seconds),
+    }
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report to a file.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")

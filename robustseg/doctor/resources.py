@@ -1,0 +1,166 @@
+"""Cores, threads, memory and shared memory, against what a run would use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from robustseg.doctor.configuration import Setup
+from robustseg.doctor.findings import Finding, caution, counted, mebibytes, ok, problem
+from robustseg.doctor.machine import Cores, Memory, find_cores, find_memory
+
+# batches that torch's loader keeps in flight for each worker
+_PREFETCH = 2
+_LITTLE_MEMORY = 2 * 2**30
+# what container engines give unless told otherwise
+_CONTAINER_SHM = 64 * 2**20
+
+
+def check_resources(
+    environ: Mapping[str, str], setup: Setup | None, processes: int, sharing_cores: int
+) -> Iterator[Finding]:
+    """What this process may use, and whether a run fits in.
+
+    Args:
+        environ: The environment's variables.
+        setup: What the run would use, if a configuration was given.
+        processes: That train on this machine.
+        sharing_cores: Those of them that share the cores of this process; srun gives each its own.
+    """
+    cores = find_cores(environ)
+    yield from compare_cores(cores, environ, setup, sharing_cores)
+    memory = find_memory()
+    if memory is not None:
+        yield compare_memory(memory)
+    shm = Path("/dev/shm")
+    if shm.is_dir():
+        about = os.statvfs(shm)
+        room = about.f_bavail * about.f_frsize
+        yield compare_shm(room, about.f_blocks * about.f_frsize, setup, processes)
+    elif sys.platform == "linux":
+        yield problem("/dev/shm", "There is no /dev/shm.", "mount -t tmpfs tmpfs /dev/shm; or --data.num_workers 0.")
+    yield from _open_files()
+
+
+def compare_cores(
+    cores: Cores, environ: Mapping[str, str], setup: Setup | None, processes: int = 1
+) -> Iterator[Finding]:
+    """Threads and worker processes against the cores.
+
+    Args:
+        cores: What this process may use.
+        environ: The environment's variables.
+        setup: What the run would use.
+        processes: That train and share these cores.
+    """
+    allotted = cores.allotted
+    reasons = [f"machine {cores.machine}", f"affinity {cores.affinity}"]
+    reasons += [f"control group {cores.quota:g}"] if cores.quota is not None else []
+    reasons += [f"SLURM_CPUS_PER_TASK {cores.slurm}"] if cores.slurm is not None else []
+    yield ok("cores", f"{allotted} allotted ({', '.join(reasons)})", allotted=allotted, **cores._asdict())
+    if cores.slurm is not None and cores.affinity < cores.slurm:
+        yield caution(
+            "cpus-per-task",
+            f"SLURM_CPUS_PER_TASK is {cores.slurm}, but this task is bound to "
+            f"{counted(cores.affinity, 'core')}: srun does not take --cpus-per-task from sbatch.",
+            "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK in the batch script.",
+        )
+    share = max(1, allotted // processes)
+    text = environ.get("OMP_NUM_THREADS", "")
+    if not text.strip().isdigit():
+        yield caution(
+            "OMP_NUM_THREADS",
+            f"{'not set' if not text else f'{text!r} is no number'}: the number of threads, and with it the last bits "
+            "of every result, depends on how and where a run is started.",
+            f"export OMP_NUM_THREADS={share}",
+        )
+    elif int(text) * processes > allotted:
+        yield caution(
+            "OMP_NUM_THREADS",
+            f"{text} in each of {counted(processes, 'process')} on {counted(allotted, 'core')}: threads wait for each "
+            "other.",
+            f"export OMP_NUM_THREADS={share}",
+            threads=int(text),
+        )
+    else:
+        yield ok(
+            "OMP_NUM_THREADS", text if processes == 1 else f"{text} in each of {processes} processes", threads=int(text)
+        )
+    if setup is None:
+        return
+    workers = setup.num_workers * processes
+    # A process that trains on a GPU leaves its core to no worker; a worker that waits for a batch needs none.
+    if workers > allotted:
+        yield caution(
+            "num_workers",
+            f"{counted(setup.num_workers, 'data worker')} for each of {counted(processes, 'process')} on "
+            f"{counted(allotted, 'core')}: loading slows training down.",
+            f"--data.num_workers {max(0, share - 1)}; the section data measures which number is best."
+            + (" Or ask SLURM for more with --cpus-per-task." if "SLURM_JOB_ID" in environ else ""),
+            workers=workers,
+        )
+    else:
+        yield ok("num_workers", f"{setup.num_workers} for each of {counted(processes, 'process')}")
+
+
+def compare_memory(memory: Memory) -> Finding:
+    """Main memory that is left.
+
+    Args:
+        memory: What there is.
+    """
+    limit = "no limit of a control group" if memory.limit is None else f"control group {mebibytes(memory.limit)}"
+    text = f"{mebibytes(memory.available)} are available (machine {mebibytes(memory.total)}, {limit})"
+    if memory.available < _LITTLE_MEMORY:
+        more = "#SBATCH --mem, or --memory of the container" if memory.limit else "a machine with more"
+        return caution(
+            "memory", f"{text}.", f"End other processes, or ask for more: {more}.", available=memory.available
+        )
+    return ok("memory", text, **memory._asdict())
+
+
+def compare_shm(room: int, size: int, setup: Setup | None, processes: int) -> Finding:
+    """Room in ``/dev/shm``, through which data workers hand over batches and without which a bus error kills them.
+
+    Args:
+        room: Free bytes.
+        size: All bytes.
+        setup: What the run would use.
+        processes: Processes that train on this machine.
+    """
+    name, text = "/dev/shm", f"{mebibytes(room)} of {mebibytes(size)} free"
+    remedy = (
+        "docker run --shm-size=8g or --ipc=host; mount -o remount,size=8G /dev/shm; or --data.num_workers 0, which "
+        "needs none."
+    )
+    batch = None if setup is None else setup.batch_bytes
+    if setup is None or batch is None:
+        if size <= _CONTAINER_SHM:
+            return caution(name, f"{text}: data workers die of a bus error when it is full.", remedy, free=room)
+        return ok(name, text, free=room)
+    # one more is being used by the training process
+    need = processes * setup.num_workers and processes * (_PREFETCH * setup.num_workers + 1) * batch
+    needed = (
+        f"{text}; {counted(setup.num_workers, 'worker')} for {counted(processes, 'process')} need {mebibytes(need)}"
+    )
+    if need > room:
+        return problem(name, f"{needed}: they die of a bus error when it is full.", remedy, free=room, need=need)
+    if 2 * need > room or (need and size <= _CONTAINER_SHM):
+        return caution(name, f"{needed}, which is close.", remedy, free=room, need=need)
+    return ok(name, needed, free=room, need=need)
+
+
+def _open_files() -> Iterator[Finding]:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < 1024:
+        yield caution(
+            "open files",
+            f"This process may open {soft} files; every batch of a worker is one.",
+            f"ulimit -n {min(4096, hard) if hard != resource.RLIM_INFINITY else 4096}",
+        )

@@ -1,0 +1,145 @@
+"""Files that are there as a whole or not at all, whenever the process that writes them is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
+
+_TEMPORARY = re.compile(r"\..+\.(ckpt|sha256)\.[0-9]+\.[0-9a-f]{8}\.tmp")
+_ABANDONED_AFTER = 3600
+"""Seconds without a change after which a temporary file counts as left over where files cannot be locked."""
+
+
+class TemporaryFile:
+    """A hidden file beside ``path`` that counts its bytes and takes their SHA-256 while they are written.
+
+    It is locked until it is closed. The system drops a lock with the process that held it, however that ended: so a
+    file without one is left over, whatever process has got its writer's number since, here or on another machine.
+
+    Args:
+        path: What the file is to become.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+
+    def __init__(self, path: Path):
+        while True:
+            self.path = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+            self._file = self.path.open("xb")
+            with contextlib.suppress(OSError):
+                _lock(self._file)
+            # Another process may have taken it for left over before the lock was held.
+            if os.fstat(self._file.fileno()).st_nlink:
+                break
+            self._file.close()
+        self._digest = hashlib.sha256()
+        self.failure: OSError | None = None
+        """The first error in writing: some writers, and their clean-up, hide it behind errors of their own."""
+
+    def write(self, block: bytes | memoryview) -> int:
+        """Append ``block``.
+
+        Raises:
+            OSError: It cannot be written; then nothing more is.
+        """
+        if self.failure is not None:
+            raise self.failure
+        try:
+            self._file.write(block)
+        except OSError as error:
+            self.failure = error
+            raise
+        self._digest.update(block)
+        return len(block)
+
+    def flush(self) -> None:
+        """Do nothing: :meth:`sync` flushes."""
+
+    def sync(self) -> str:
+        """Bring everything to the disk and return the SHA-256 of what was written, hexadecimal.
+
+        Raises:
+            OSError: It did not get there.
+        """
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._digest.hexdigest()
+
+    def __enter__(self) -> TemporaryFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        # What is still buffered may meet the same full disk; the error that brought us here is the one to be told.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        # There is nothing to remove when it has become ``path``.
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's entries to the disk, so that renamed files keep their names when the power goes.
+
+    Raises:
+        OSError: They did not get there.
+    """
+    if sys.platform == "win32":  # folders cannot be opened there
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove the temporary files in ``folder`` whose writers were killed, and none of a writer that lives."""
+    with contextlib.suppress(OSError):  # room that is not regained is no reason to stop
+        for path in list(_temporary_files(folder)):
+            _remove_if_left_over(path)
+
+
+def _lock(file: BinaryIO, wait: bool = True) -> None:
+    """Lock a file until it is closed.
+
+    Raises:
+        BlockingIOError: A process that lives has locked it, and ``wait`` is False.
+        OSError: The file system, or the operating system, has no such locks.
+    """
+    if sys.platform == "win32":
+        raise OSError(errno.ENOTSUP, "no locks")
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _temporary_files(folder: Path) -> Iterator[Path]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                yield Path(entry.path)
+
+
+def _remove_if_left_over(path: Path) -> None:
+    try:
+        with path.open("r+b") as file:
+            _lock(file, wait=False)
+            os.unlink(path)
+    except (BlockingIOError, FileNotFoundError):
+        return
+    except OSError:  # no locks here, or a file of somebody else
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
+                os.unlink(path)

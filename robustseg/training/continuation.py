@@ -1,0 +1,218 @@
+"""What has to be the same for a run to continue a checkpoint to the bit, and what is lost where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from packaging.version import Version
+
+import robustseg
+from robustseg.data import SegmentationDataModule, derived_seed, run_seed
+from robustseg.evaluation.protocol import differences
+from robustseg.training.record import plain
+from robustseg.training.split import TrainingError
+
+Resume = Literal["exact", "elastic", "changed"]
+"""How much may differ: nothing; the ranks that share one update's images; any setting."""
+
+RUN_KEY = "robustseg_run"
+"""Entry of a checkpoint that a run can continue from."""
+RUN_FORMAT = 1
+
+_NOT_COMPARED: dict[str, frozenset[str]] = {
+    # where weights start from is of no account once there are weights
+    "model": frozenset({"init_weights", "pretrained", "weights"}),
+    "data": frozenset(
+        {"batch_size", "val_batch_size", "num_workers", "root", "cache", "check", "val_length", "test_length"}
+    ),
+}
+_TRAINER = (
+    "max_epochs",
+    "max_steps",
+    "min_epochs",
+    "min_steps",
+    "limit_train_batches",
+    "overfit_batches",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "precision",
+    "sync_batchnorm",
+    "check_val_every_n_epoch",
+    "val_check_interval",
+    "callbacks",
+)
+_SHARED = ("ranks", "batch_size", "accumulate_grad_batches")
+
+
+def deciding_settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that decides the weights of a run: of model, data and trainer, as plain values.
+
+    Args:
+        configuration: The whole of it, nested.
+    """
+    trainer = configuration.get("trainer") or {}
+    settings = {name: _without(configuration.get(name), left_out) for name, left_out in _NOT_COMPARED.items()}
+    return dict(plain({**settings, "trainer": {key: trainer.get(key) for key in _TRAINER}}))
+
+
+def _without(value: Any, left_out: frozenset[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without(entry, left_out) for key, entry in value.items() if key not in left_out}
+    return value
+
+
+def run_facts(trainer: pl.Trainer, data: SegmentationDataModule) -> dict[str, Any]:
+    """What the order of the data and the sums over ranks depend on."""
+    ids = data.sample_ids("train")
+    return {
+        "seed": run_seed(),
+        "ranks": trainer.world_size,
+        "batch_size": data.batch_size,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "samples": len(ids),
+        "sample_ids": f"{derived_seed(*ids):016x}",
+    }
+
+
+def run_record(facts: Mapping[str, Any], settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The entry :data:`RUN_KEY` of a checkpoint."""
+    return {
+        "format": RUN_FORMAT,
+        "version": robustseg.__version__,
+        "facts": dict(facts),
+        "settings": None if settings is None else dict(settings),
+    }
+
+
+def check_continuation(
+    checkpoint: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    settings: Mapping[str, Any] | None,
+    resume: Resume,
+    name: str = "the checkpoint",
+) -> list[str]:
+    """Refuse a checkpoint that this run cannot continue as ``resume`` asks for.
+
+    Args:
+        checkpoint: Its content.
+        facts: :func:`run_facts` of this run.
+        settings: :func:`deciding_settings` of this run; None where there is no configuration to compare.
+        resume: How much may differ.
+        name: The file, for messages.
+
+    Returns:
+        Sentences on what is not as in an uninterrupted run; none where the continuation is exact.
+
+    Raises:
+        TrainingError: It was not written by a training run of this package, by a newer version, or differs in more
+            than ``resume`` allows; the message lists the keys.
+    """
+    found = checkpoint.get(RUN_KEY)
+    if not isinstance(found, Mapping) or not isinstance(found.get("facts"), Mapping):
+        raise TrainingError(
+            f"{name} holds no state to continue a run from: start a new one from its weights with "
+            f"--model.init_weights {name}."
+        )
+    if found.get("format") != RUN_FORMAT or Version(str(found["version"])) > Version(robustseg.__version__):
+        raise TrainingError(
+            f"{name} was written by robustseg {found.get('version')} (format {found.get('format')}); this is "
+            f"{robustseg.__version__} (format {RUN_FORMAT}): continue it with that version, or start a new run from "
+            f"its weights with --model.init_weights {name}."
+        )
+    before = dict(found["facts"])
+    shared = differences({key: before.get(key) for key in _SHARED}, {key: facts[key] for key in _SHARED})
+    rest = differences(
+        {key: value for key, value in before.items() if key not in _SHARED},
+        {key: value for key, value in facts.items() if key not in _SHARED},
+    )
+    if settings is not None and isinstance(found.get("settings"), Mapping):
+        rest += _other_settings(found["settings"], settings, bool(shared))
+    if rest and resume != "changed":
+        raise TrainingError(
+            f"{name} is of a run with other settings ({'; '.join(rest)}): continue with the configuration of that run, "
+            "or say --resume changed to continue with this one, which no uninterrupted run would have ended like."
+        )
+    if shared and resume == "exact":
+        hint = (
+            "or say --resume elastic to go on with other sums, but the same images in each update."
+            if _global(before) == _global(facts)
+            else f"an update had {_global(before)} images there and has {_global(facts)} here."
+        )
+        raise TrainingError(f"{name} is of a run with {'; '.join(shared)}: give it the same, {hint}")
+    if _global(before) != _global(facts) and resume == "elastic":
+        raise TrainingError(
+            f"{name}: an update had {_global(before)} images there ({_product(before)}) and has {_global(facts)} here "
+            f"({_product(facts)}): choose data.batch_size or trainer.accumulate_grad_batches so that their product "
+            f"with the number of processes is {_global(before)}."
+        )
+    notes = [f"no longer the same run: {line}" for line in rest]
+    if shared:
+        notes.append(f"no longer equal to the bit ({'; '.join(shared)}): {_consequences(before, facts)}")
+    return notes
+
+
+def _other_settings(before: Mapping[str, Any], now: Mapping[str, Any], shared: bool) -> list[str]:
+    lines = differences(before, now)
+    # reported among the facts
+    return [line for line in lines if not (shared and line.startswith("trainer.accumulate_grad_batches:"))]
+
+
+def _global(facts: Mapping[str, Any]) -> int:
+    return int(facts["ranks"]) * int(facts["batch_size"]) * int(facts["accumulate_grad_batches"])
+
+
+def _product(facts: Mapping[str, Any]) -> str:
+    return f"{facts['ranks']} processes × {facts['batch_size']} × {facts['accumulate_grad_batches']} batches"
+
+
+def _consequences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    parts = ["sums over processes are added in another order", "random numbers per process (dropout) are others"]
+    if before["batch_size"] != now["batch_size"]:
+        parts.append(
+            "BatchNorm normalises over another number of images, and batches are split for the attacker elsewhere"
+        )
+    if before["accumulate_grad_batches"] != now["accumulate_grad_batches"]:
+        parts.append("the loss is averaged within each of the accumulated batches")
+    return "; ".join(parts)
+
+
+def rescale_batches(checkpoint: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Count the batches of a checkpoint's loops in those of this run, where another number of them makes an update.
+
+    Args:
+        checkpoint: Its content, changed in place; saved between two updates.
+        facts: :func:`run_facts` of this run.
+    """
+    before = int(checkpoint[RUN_KEY]["facts"]["accumulate_grad_batches"])
+    now = int(facts["accumulate_grad_batches"])
+    if before == now:
+        return
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        # by the batch at whose end the checkpoint was written
+        lag = counts["ready"] - counts["completed"]
+        batches = counts["ready"] * now // before
+        counts.update(ready=batches, started=batches, processed=batches, completed=batches - lag)
+
+
+def close_epoch(checkpoint: Mapping[str, Any]) -> bool:
+    """Mark the epoch of a checkpoint as completed if it was written at an epoch's end.
+
+    Lightning does so itself where a run is limited in epochs. Where ``max_steps`` limits it, Lightning (2.6) takes the
+    epoch for interrupted, and passes over the next one.
+
+    Args:
+        checkpoint: Its content, changed in place.
+
+    Returns:
+        Whether it was.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+    at_end = bool(progress["current"]["ready"] == progress["current"]["processed"])
+    if at_end:
+        for counts in (progress["total"], progress["current"]):
+            counts["completed"] = counts["processed"]
+    return at_end

@@ -1,0 +1,47 @@
+"""What the exception that ends a process says about how it ends."""
+
+from __future__ import annotations
+
+import torch
+
+from robustseg.training.preemption import Preempted
+
+
+def exit_status(error: BaseException) -> int:
+    """Exit status of a process that ends with an exception."""
+    if is_interrupt(error):
+        return 130
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    return 1
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it was Ctrl-C or SIGINT, for which Lightning raises SystemExit in the end."""
+    return isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    )
+
+
+def is_no_failure(error: BaseException) -> bool:
+    """Whether an exception is raised by all ranks together, or is none."""
+    return isinstance(error, Preempted) or (isinstance(error, SystemExit) and exit_status(error) == 0)
+
+
+def is_consequence(error: BaseException) -> bool:
+    """Whether an exception may come from a collective that another rank has left."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    text = str(error).lower()
+    return type(error) is RuntimeError and any(word in text for word in ("gloo", "nccl", "by peer", "store"))
+
+
+def how_it_ended(error: BaseException) -> str:
+    """What the other ranks are told of it."""
+    return "was interrupted" if is_interrupt(error) else f"failed: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
+    """Type and message of an exception."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:1000]}".removesuffix(": ")

@@ -1,0 +1,71 @@
+"""``robustseg train`` in which one rank fails: ``HOW`` (and where) on rank ``WHO``, both in the environment.
+
+Run as ``python failing_run.py ARGUMENTS``, so that any launcher can start it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import pytorch_lightning as pl
+
+from robustseg import cli
+from robustseg.benchmark import EvaluationModule, run
+from robustseg.callbacks import EpochLines
+from robustseg.data import DataError, SyntheticScenes
+from robustseg.training import RobustSegmentation
+
+HOW, WHO = os.environ["HOW"], int(os.environ["WHO"])
+
+
+def fail() -> None:
+    print(f"FAILING {time.time()}", file=sys.stderr, flush=True)
+    if "killed" in HOW:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "expected" in HOW:
+        raise DataError("leaf.png cannot be decoded: replace or remove it.")
+    if "interrupted" in HOW:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    raise ArithmeticError("a very particular mistake")
+
+
+def failing(function, rank):
+    def wrapped(self, *arguments):
+        if rank(self) == WHO and (not hasattr(self, "global_step") or self.global_step >= 1 or "evaluation" in HOW):
+            fail()
+        return function(self, *arguments)
+
+    return wrapped
+
+
+class Deaf(pl.Callback):
+    """Waits for the other ranks in its teardown, as some callbacks of users do."""
+
+    def on_exception(self, trainer, pl_module, exception):
+        trainer.strategy.barrier()
+
+
+def of_module(module):
+    return module.trainer.global_rank
+
+
+if "evaluation" in HOW:
+    EvaluationModule.test_step = failing(EvaluationModule.test_step, of_module)
+elif "report" in HOW:
+    run.make_card = failing(run.make_card, lambda _: 0)
+elif "early" in HOW:
+    SyntheticScenes.make_dataset = failing(
+        SyntheticScenes.make_dataset, lambda _: int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+    )
+elif HOW != "well":
+    RobustSegmentation.training_step = failing(RobustSegmentation.training_step, of_module)
+if "deaf" in HOW:
+    EpochLines.on_exception = Deaf.on_exception
+
+if __name__ == "__main__":
+    print(f"PROCESS {os.getpid()}", file=sys.stderr, flush=True)
+    sys.exit(cli.main(["train", *sys.argv[1:]]))
