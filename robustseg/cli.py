@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -24,9 +23,10 @@ from robustseg.runs import LAST, RunError, run_folder
 from robustseg.safety import OPTION, split_allowed
 from robustseg.studies.commands import study_command, transfer_command
 from robustseg.training.continuation import check_continuation, run_facts
-from robustseg.training.ending import exit_status, is_interrupt
+from robustseg.training.ending import exit_status, explanation, is_interrupt, traceback_of
 from robustseg.training.failure import FailTogether
 from robustseg.training.preemption import REQUEUE, Preempted, PreemptionSignals, requeue
+from robustseg.training.strategy import check_strategy
 
 _USAGE = """usage: robustseg COMMAND [options]
 
@@ -57,7 +57,7 @@ def train(args: Sequence[str]) -> int:
         if not is_first_process():
             return 0  # what is left to do is rank 0's; a launcher takes another status for a failure
         say(str(reason))
-        requeue(say)
+        requeue(signals.received, say)
         return REQUEUE
     finally:
         signals.restore()
@@ -83,6 +83,9 @@ def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
 
 def _check_before_training(cli: RobustSegCLI) -> None:
     """Find what would end the run later, before it writes anything: data, split, checkpoint, monitored figure."""
+    cli.datamodule.share_batch(cli.trainer.world_size, cli.trainer.accumulate_grad_batches)
+    for caution in check_strategy(cli.trainer, cli.model, cli.datamodule.batch_size):
+        say(caution)
     cli.datamodule.setup("fit")
     cli.datamodule.setup("test")
     cli.model.check_batch_size(cli.datamodule.batch_size)
@@ -160,20 +163,23 @@ def main(args: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     name, *rest = arguments
     try:
-        with FailTogether(partial(_described, name)):
+        with FailTogether(lambda error: _message(name, error) or traceback_of(error)):
             return commands[name](rest)
-    except (ConfigError, *EXPECTED_ERRORS, KeyboardInterrupt, SystemExit) as error:
-        if os.environ.get("ROBUSTSEG_TRACEBACK") or (isinstance(error, SystemExit) and not is_interrupt(error)):
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if (message := _message(name, error)) is None:
             raise
-        print(_described(name, error), file=sys.stderr)
+        print(message, file=sys.stderr)
         return exit_status(error)
 
 
-def _described(command: str, error: BaseException) -> str:
-    """What to print of an exception: the message where that is all a user needs, else the traceback."""
+def _message(command: str, error: BaseException) -> str | None:
+    """What a user needs to know of an exception; None where that is the traceback."""
+    again = "run the same command again" + (" with --ckpt_path last to go on." if command == "train" else " to go on.")
     if is_interrupt(error):
-        again = "the same command with --ckpt_path last" if command == "train" else "the same command"
-        return f"robustseg: interrupted: {again} goes on where the files end."
-    if isinstance(error, (ConfigError, *EXPECTED_ERRORS)) and not os.environ.get("ROBUSTSEG_TRACEBACK"):
+        return f"robustseg: interrupted: {again}"
+    if os.environ.get("ROBUSTSEG_TRACEBACK"):
+        return None
+    if isinstance(error, (ConfigError, *EXPECTED_ERRORS)):
         return f"robustseg: error: {error}"
-    return "".join(traceback.format_exception(error)).rstrip()
+    known = explanation(error)
+    return None if known is None else f"robustseg: error: {known} Then {again}"

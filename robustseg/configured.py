@@ -138,8 +138,8 @@ class RobustSegCLI(LightningCLI):
             OPTION,
             action=ActionFail(),
             metavar="PACKAGE",
-            help="Package whose classes a configuration may name, beside torch, torchvision, timm and robustseg; may be "
-            "repeated. On the command line only.",
+            help="Package whose classes a configuration may name, beside torch, torchvision, timm and robustseg. Can "
+            "be repeated. On the command line only.",
         )
         parser.add_argument(
             "--experiment", type=str, default="default", help="Name of the run's folder under trainer.default_root_dir."
@@ -301,6 +301,8 @@ class RobustSegCLI(LightningCLI):
             only = None if count == len(ids) else [ids[(2 * k + 1) * len(ids) // (2 * count)] for k in range(count)]
         settings = {key: value for key, value in (network.get("init_args") or {}).items() if key not in _NOT_SETTINGS}
         record = read_record(weights["path"]) if weights is not None else None
+        if weights is not None and record is not None and record.get("averaged"):
+            weights["averaged"] = True
         attack = self.model.attack
         return Benchmark(
             self.model.model,

@@ -113,8 +113,8 @@ def refused_object(config: Namespace, allowed: Sequence[str]) -> str | None:
         if isinstance(named, str):
             if not _within(named, [*TRUSTED, *allowed]):
                 return _outside(key, named, named)
-            named = pydoc.locate(named)
-        home = _home(named)
+            named = _locate(named)
+        home = path if named is None else _home(named)
         if _within(home, allowed) or (_within(home, TRUSTED) and _is_buildable(named)):
             continue
         if not _within(home, TRUSTED):
@@ -158,8 +158,18 @@ def _is_buildable(named: object) -> bool:
     return inspect.isclass(made) and issubclass(made, (*BUILDABLE, nn.Module))
 
 
+def _locate(path: str) -> object | None:
+    """What a path of a trusted package leads to; None if it leads nowhere."""
+    try:
+        return pydoc.locate(path)
+    except pydoc.ErrorDuringImport:
+        return None
+
+
 def _home(named: object) -> str:
     """Module that an object is defined in, whatever path led to it."""
+    if inspect.ismodule(named):
+        return named.__name__
     owner = named if inspect.isclass(named) or inspect.isroutine(named) else type(named)
     return str(getattr(owner, "__module__", None))
 

@@ -29,6 +29,10 @@ def _call(function: str, **arguments: object) -> str:
     return json.dumps({"class_path": function, "init_args": arguments})
 
 
+def _optimizer(function: str, **arguments: object) -> str:
+    return f"model: {{optimizer: {_call(function, **arguments)}}}"
+
+
 _TOUCH = _call("os.system", command="touch @M")
 _HUB = _call("torch.hub.load", repo_or_dir="@D/hub", model="entry", source="local")
 _UNPICKLE = _call("torch.load", f="@D/evil.pt", weights_only=False)
@@ -37,14 +41,14 @@ _BACKBONE = "model: {network: {init_args: {backbone_args: %s}}}"
 
 CASES = {
     # functions where an optimiser may be named, called with arguments of the file's choice
-    "os.system": Hostile("model: {optimizer: %s}" % _TOUCH, "model.optimizer names os.system", "os"),
+    "os.system": Hostile(f"model: {{optimizer: {_TOUCH}}}", "model.optimizer names os.system", "os"),
     "exec through timeit": Hostile(
-        "model: {optimizer: %s}" % _call("timeit.timeit", stmt="open('@M', 'w')", number=1),
+        _optimizer("timeit.timeit", stmt="open('@M', 'w')", number=1),
         "model.optimizer names timeit.timeit",
         "timeit",
     ),
     "runpy": Hostile(
-        "model: {optimizer: %s}" % _call("runpy.run_path", path_name="@D/hub/hubconf.py"),
+        _optimizer("runpy.run_path", path_name="@D/hub/hubconf.py"),
         "model.optimizer names runpy.run_path",
         "runpy",
     ),
@@ -55,7 +59,7 @@ CASES = {
         runs=False,
     ),
     "eval": Hostile(
-        "model: {optimizer: %s}" % _call("builtins.eval", source="open('@M', 'w')"),
+        _optimizer("builtins.eval", source="open('@M', 'w')"),
         "model.optimizer names builtins.eval",
         "builtins",
         runs=False,
@@ -67,7 +71,7 @@ CASES = {
         runs=False,
     ),
     "numpy.load": Hostile(
-        "model: {optimizer: %s}" % _call("numpy.load", file="@D/evil.pkl", allow_pickle=True),
+        _optimizer("numpy.load", file="@D/evil.pkl", allow_pickle=True),
         "model.optimizer names numpy.load",
         "numpy",
     ),
@@ -75,48 +79,60 @@ CASES = {
         "model: {optimizer: stranger.Thing}", "model.optimizer names stranger.Thing", "stranger"
     ),
     # the same of packages that are trusted, for their classes
-    "torch.hub.load": Hostile("model: {optimizer: %s}" % _HUB, "model.optimizer names torch.hub.load", "torch"),
-    "torch.load": Hostile("model: {optimizer: %s}" % _UNPICKLE, "model.optimizer names torch.load", "torch"),
+    "torch.hub.load": Hostile(f"model: {{optimizer: {_HUB}}}", "model.optimizer names torch.hub.load", "torch"),
+    "torch.load": Hostile(f"model: {{optimizer: {_UNPICKLE}}}", "model.optimizer names torch.load", "torch"),
     "torch.serialization.load": Hostile(
-        "model: {optimizer: %s}" % _call("torch.serialization.load", f="@D/evil.pt", weights_only=False),
+        _optimizer("torch.serialization.load", f="@D/evil.pt", weights_only=False),
         "model.optimizer names torch.serialization.load",
         "torch",
     ),
     "Lightning's loader": Hostile(
-        "model: {optimizer: %s}" % _call("lightning_fabric.utilities.cloud_io._load", path_or_url="@D/evil.pt",
-                                         weights_only=False),
+        _optimizer("lightning_fabric.utilities.cloud_io._load", path_or_url="@D/evil.pt", weights_only=False),
         "model.optimizer names lightning_fabric.utilities.cloud_io._load",
         "lightning_fabric",
     ),
     "torch.ops.load_library": Hostile(
-        "model: {optimizer: %s}" % _call("torch.ops.load_library", path="@D/evil.so"),
+        _optimizer("torch.ops.load_library", path="@D/evil.so"),
         "model.optimizer names torch.ops.load_library",
         "torch",
         runs=False,
     ),
     "our own command line": Hostile(
-        "model: {optimizer: %s}" % _call("robustseg.cli.main", args=["train", "--allow_import", "stranger"]),
+        _optimizer("robustseg.cli.main", args=["train", "--allow_import", "stranger"]),
         "model.optimizer names robustseg.cli.main",
         "robustseg",
         runs=False,
     ),
     "a class of torch that is no optimiser": Hostile(
-        _LAMBDA % _call("torch.jit.CompilationUnit", lang="def f(): pass"), "trainer.callbacks", "torch", runs=False
+        _LAMBDA % _call("torch.nn.LazyLinear", out_features=1),
+        "trainer.callbacks[0].init_args.setup names torch.nn.LazyLinear",
+        "torch",
+        runs=False,
+    ),
+    "a module in a network, of torch": Hostile(
+        "model: {network: {class_path: ExternalNetwork, init_args: {module: {class_path: torch.nn.Identity}}}}",
+        "model.network.init_args.module names torch.nn.Identity",
+        "torch",
+        runs=False,
     ),
     "what torch imports": Hostile(
-        "model: {optimizer: %s}" % _call("torch.os.system", command="touch @M"),
+        _optimizer("torch.os.system", command="touch @M"),
         "model.optimizer names posix.system",
         "posix",
     ),
-    "what timm imports": Hostile(
-        "model: {optimizer: %s}" % _call("timm.layers.helpers.collections.abc.sys.modules", x=1),
-        "model.optimizer",
-        "",
-        runs=False,
-    ),
     "what our package imports": Hostile(
-        "model: {optimizer: %s}" % _call("robustseg.runs.re.functools.os.system", command="touch @M"),
-        "model.optimizer",
+        _optimizer("robustseg.cli.os.system", command="touch @M"),
+        "model.optimizer names posix.system",
+        "posix",
+    ),
+    "what Lightning imports": Hostile(
+        _optimizer("pytorch_lightning.cli.torch.load", f="@D/evil.pt", weights_only=False),
+        "model.optimizer names pytorch_lightning.cli.torch.load",
+        "torch",
+    ),
+    "a longer way": Hostile(
+        _optimizer("robustseg.runs.re.functools.os.system", command="touch @M"),
+        "",
         "",
         runs=False,
     ),
@@ -159,14 +175,21 @@ CASES = {
     "any value from torch": Hostile(
         _BACKBONE % f"{{x: {_HUB}}}", "model.network.init_args.backbone_args.x names torch.hub.load", "torch"
     ),
+    "any value of a lookalike": Hostile(
+        _BACKBONE % "{x: {class_path: robustseg_evil.Thing}}",
+        "model.network.init_args.backbone_args.x names robustseg_evil.Thing",
+        "robustseg_evil",
+    ),
     "dict_kwargs": Hostile(
-        "model: {network: {class_path: FCN, dict_kwargs: {x: %s}}}" % _TOUCH,
+        f"model: {{network: {{class_path: FCN, dict_kwargs: {{x: {_TOUCH}}}}}}}",
         "model.network.dict_kwargs.x names os.system",
         "os",
         runs=False,
     ),
     # names that look right
-    "lookalike of torch": Hostile("model: {optimizer: torchevil.Thing}", "model.optimizer names torchevil", "torchevil"),
+    "lookalike of torch": Hostile(
+        "model: {optimizer: torchevil.Thing}", "model.optimizer names torchevil", "torchevil"
+    ),
     "lookalike of ours": Hostile(
         "model: {attack: robustseg_evil.Thing}", "model.attack names robustseg_evil.Thing", "robustseg_evil"
     ),
@@ -177,7 +200,7 @@ CASES = {
     "tag that names": Hostile("model: {optimizer: !!python/name:os.system }", "", "", runs=False),
     "interpolation": Hostile("model: {optimizer: '${oc.env:HOME}'}", "", "", runs=False),
     # the file allows itself
-    "allow_import": Hostile("allow_import: stranger", "allow_import = stranger in a file: give", "", runs=False),
+    "allow_import": Hostile("allow_import: stranger", "allow_import = stranger in a file, which", "", runs=False),
     "allow_import and use": Hostile(
         "allow_import: [stranger]\nmodel: {attack: stranger.Thing}", "model.attack names stranger.Thing", "stranger"
     ),

@@ -67,7 +67,7 @@ def test_an_honest_model_passes_strict(honest):
     ("network", "flags"), [("OneHotFCN", {1}), ("RoundingFCN", {3}), ("NoisyFCN", {1})], ids=lambda value: str(value)
 )
 def test_a_model_that_only_looks_robust_is_unreliable(run, tmp_path, network, flags, capsys):
-    options = ["--model.network.class_path", f"tests.broken_nets.{network}"]
+    options = ["--model.network.class_path", f"tests.broken_nets.{network}", "--allow_import", "tests.broken_nets"]
     assert evaluate(run, tmp_path / "out", *options, "--strict") == 3
     card = card_of(tmp_path / "out")
     assert card["verdict"] == "unreliable"

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from robustseg.cli import RobustSegCLI, main
@@ -42,7 +43,9 @@ def test_commands_are_understood(command, tmp_path, monkeypatch, capsys):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     folder = tmp_path / "runs" / "quickstart" / "version_0"
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "last.ckpt").touch()
+    stand_in = {"state_dict": {}, "global_step": 0, "loops": {}, "optimizer_states": [], "lr_schedulers": []}
+    stand_in["pytorch-lightning_version"] = pl.__version__
+    torch.save(stand_in, folder / "checkpoints" / "last.ckpt")
     (folder / "config.yaml").write_text((ROOT / "configs" / "quickstart.yaml").read_text())
     assert command[0] == "robustseg"
     arguments = list(command[2:])

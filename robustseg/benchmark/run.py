@@ -36,6 +36,7 @@ from robustseg.evaluation.report import PanelPicture, write_markdown, write_repo
 from robustseg.evaluation.resumable import REFUSED, refuse_others
 from robustseg.evaluation.store import RECORDS, read_records, streams
 from robustseg.metrics import pixel_acc_from_counts
+from robustseg.training.patience import wait_for_all_ranks
 
 REPORT = "report.html"
 _LOGGED = ("miou", "pixel_acc", "image_miou")
@@ -95,7 +96,7 @@ def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
     finally:
         module.close()
         trainer.limit_test_batches = limit
-    trainer.strategy.barrier()
+    wait_for_all_ranks()
 
 
 def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple[dict[str, Any], Measurements]:

@@ -32,7 +32,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Writes checkpoints to continue from: ``step_<n>.ckpt`` in the run's folder, and a link ``last.ckpt`` to the newest.
+    """Writes checkpoints to continue from: ``step_<n>.ckpt`` of a run, and a link ``last.ckpt`` to the newest.
 
     They are written between two updates, where nothing but weights, optimiser, schedule, callbacks and loop counters
     decides what comes: random numbers and the order of the data are functions of the seed and of where training

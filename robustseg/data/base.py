@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Sampler
 
+from robustseg.data.bad_samples import BadSamplePolicy, check_policy
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.errors import DataError
 from robustseg.data.loading import UnpaddedDistributedSampler, collate, start_worker
@@ -40,6 +41,10 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         color: Strength of the colour jitter in training, in [0, 1); 0 switches it off.
         augment: False trains on the images as they are; ``crop_size`` and the three arguments above are then unused.
         cache: Keep decoded and resized images in memory: 4 bytes per pixel and image, in every worker process.
+        on_bad_sample: ``"stop"`` at a training sample that cannot be read, or ``"replace"`` it by another one, see
+            :class:`~robustseg.data.bad_samples.BadSamples`. Validation and test, whose figures it would falsify, stop.
+        global_batch_size: Training images per *update*, over all processes and accumulated batches; ``batch_size``
+            is then this divided by their number, whatever is given for it.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.
@@ -60,6 +65,8 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         color: float = 0.25,
         augment: bool = True,
         cache: bool = False,
+        on_bad_sample: BadSamplePolicy = "stop",
+        global_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = _at_least("batch_size", batch_size, 1)
@@ -67,6 +74,10 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         self.num_workers = _at_least("num_workers", num_workers, 0)
         self.image_size = None if image_size is None else check_size("image_size", image_size)
         self.cache = cache
+        self.on_bad_sample: BadSamplePolicy = check_policy(on_bad_sample)
+        self.global_batch_size = (
+            None if global_batch_size is None else _at_least("global_batch_size", global_batch_size, 1)
+        )
         crop = crop_size or image_size
         if augment and crop is None:
             raise ValueError("crop_size and image_size are both missing: set crop_size to [height, width] in pixels.")
@@ -114,9 +125,33 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
             DataError: Files are missing or cannot be used.
         """
         stages: dict[str, Sequence[Split]] = {"fit": ("train", "val"), "validate": ("val",)}
+        if stage == "fit" and self.trainer is not None:
+            self.share_batch(self.trainer.world_size, self.trainer.accumulate_grad_batches)
         splits = (self.test_split(),) if stage == "test" else stages.get(stage, ())
         for split in splits:
             self.dataset(split)
+
+    def share_batch(self, processes: int, accumulate: int = 1) -> None:
+        """Divide ``global_batch_size``, where there is one, into the batches of one process.
+
+        Args:
+            processes: That train.
+            accumulate: Batches of a process whose gradients are accumulated.
+
+        Raises:
+            DataError: It cannot be divided.
+        """
+        if self.global_batch_size is None:
+            return
+        self.batch_size, rest = divmod(self.global_batch_size, processes * accumulate)
+        if rest:
+            parts = processes * accumulate
+            near = max(parts, self.global_batch_size - rest), self.global_batch_size - rest + parts
+            raise DataError(
+                f"data.global_batch_size = {self.global_batch_size} cannot be divided by {processes} processes × "
+                f"{accumulate} accumulated batches: choose {' or '.join(map(str, sorted(set(near))))}, or another "
+                "trainer.devices or trainer.accumulate_grad_batches."
+            )
 
     def dataset(self, split: Split) -> SegmentationDataset:
         """Return a split, opened on the first call.
@@ -126,6 +161,7 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         """
         if split not in self.datasets:
             self.datasets[split] = self.make_dataset(split)
+            self.datasets[split].on_bad_sample = self.on_bad_sample if split == "train" else "stop"
         return self.datasets[split]
 
     def class_pixels(self, split: Split = "train") -> list[int]:

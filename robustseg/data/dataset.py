@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from robustseg.data.bad_samples import BadSamplePolicy, BadSamples
 from robustseg.data.order import Fetch
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
 from robustseg.types import Sample
@@ -32,6 +33,16 @@ class SegmentationDataset(Dataset[Sample], ABC):
         self.augment = augment
         self.cache = cache
         self._cached: dict[int, tuple[Pixels, Pixels]] = {}
+        self.on_bad_sample: BadSamplePolicy = "stop"
+        """What a :class:`~robustseg.data.order.Fetch`, that is training, does about a sample that cannot be read."""
+        self._bad_samples: BadSamples | None = None
+
+    @property
+    def bad_samples(self) -> BadSamples:
+        """Those that this process met."""
+        if self._bad_samples is None or self._bad_samples.policy != self.on_bad_sample:
+            self._bad_samples = BadSamples(self.on_bad_sample, len(self), self.sample_id)
+        return self._bad_samples
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -68,8 +79,12 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return image, mask
 
     def __getitem__(self, index: int | Fetch) -> Sample:
-        index, seed = index if isinstance(index, Fetch) else (index, None)
-        image, mask = self.arrays(index)
+        seed = None
+        if not isinstance(index, Fetch):
+            image, mask = self.arrays(index)
+        else:
+            seed = index.seed
+            index, (image, mask) = self.bad_samples.read(index, self.arrays)
         if self.augment is not None:
             seed = int(torch.randint(2**63 - 1, ()).item()) if seed is None else seed
             image, mask = self.augment(image, mask, seed=seed)
@@ -81,4 +96,4 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         # a spawned worker receives the data set through a pipe: it had better decode than unpickle every image
-        return {**self.__dict__, "_cached": {}}
+        return {**self.__dict__, "_cached": {}, "_bad_samples": None}

@@ -90,12 +90,14 @@ def _written(path: str, scratch: Path) -> Iterator[Finding]:
     block = os.urandom(min(_BLOCK, max(size, 1)))
     written, start = 0, time.perf_counter()
     with open(scratch / "written", "wb") as file:
-        while written < max(size, 1) and time.perf_counter() - start < _SECONDS:
+        seconds = 0.0
+        while written < max(size, 1) and seconds < _SECONDS:
             file.write(block)
             file.flush()
             os.fsync(file.fileno())
             written += len(block)
-    rate = written / (time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+    rate = written / seconds
     with open(scratch / "written", "rb") as file:
         if file.read(len(block)) != block:
             yield problem(path, "reads back other bytes than were written.", "Do not use this file system.")

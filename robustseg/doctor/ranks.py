@@ -23,6 +23,8 @@ from robustseg.doctor.slurm import Launch
 
 JOIN_SECONDS = 60.0
 _SLOW = 1.5
+# that others can still read why rank 0 gives up
+_LINGER = 1.0
 
 
 class Rank(NamedTuple):
@@ -97,12 +99,21 @@ def _everybody(store: Any, launch: Launch, host: str, limit: float) -> str | Non
     if store.add(f"number/{launch.rank}", 1) > 1:
         return f"another task is rank {launch.rank} as well"
     store.set(f"host/{launch.rank}", host)
+    if launch.rank != 0:
+        # Rank 0 says how it ended: it serves the store, which ends with it.
+        store.wait(["missing"], timedelta(seconds=limit + _LINGER))
+        missing: str = store.get("missing").decode()
+        return missing or None
     keys = [f"host/{rank}" for rank in range(launch.world_size)]
     try:
         store.wait(keys, timedelta(seconds=limit))
     except (RuntimeError, ValueError):
         absent = [rank for rank, key in enumerate(keys) if not store.check([key])]
-        return f"of {launch.world_size} ranks did not come: {', '.join(map(str, absent))}"
+        missing = f"of {launch.world_size} ranks did not come: {', '.join(map(str, absent))}"
+        store.set("missing", missing)
+        time.sleep(_LINGER)
+        return missing
+    store.set("missing", "")
     return None
 
 

@@ -122,7 +122,7 @@ def compare_memory(memory: Memory) -> Finding:
 
 
 def compare_shm(room: int, size: int, setup: Setup | None, processes: int) -> Finding:
-    """Room in ``/dev/shm``, through which data workers hand over batches and without which a bus error kills them.
+    """Room in ``/dev/shm``, through which data workers hand over batches; without it they die of a bus error or hang.
 
     Args:
         room: Free bytes.
@@ -138,7 +138,7 @@ def compare_shm(room: int, size: int, setup: Setup | None, processes: int) -> Fi
     batch = None if setup is None else setup.batch_bytes
     if setup is None or batch is None:
         if size <= _CONTAINER_SHM:
-            return caution(name, f"{text}: data workers die of a bus error when it is full.", remedy, free=room)
+            return caution(name, f"{text}: data workers die or hang when it is full.", remedy, free=room)
         return ok(name, text, free=room)
     # one more is being used by the training process
     need = processes * setup.num_workers and processes * (_PREFETCH * setup.num_workers + 1) * batch
@@ -146,7 +146,7 @@ def compare_shm(room: int, size: int, setup: Setup | None, processes: int) -> Fi
         f"{text}; {counted(setup.num_workers, 'worker')} for {counted(processes, 'process')} need {mebibytes(need)}"
     )
     if need > room:
-        return problem(name, f"{needed}: they die of a bus error when it is full.", remedy, free=room, need=need)
+        return problem(name, f"{needed}: they die or hang when it is full.", remedy, free=room, need=need)
     if 2 * need > room or (need and size <= _CONTAINER_SHM):
         return caution(name, f"{needed}, which is close.", remedy, free=room, need=need)
     return ok(name, needed, free=room, need=need)

@@ -58,7 +58,8 @@ def check_data(setup: Setup | None, cores: int, gpus: int, seconds: float) -> It
             yield _failed(workers, error)
             if isinstance(error, ValueError | OSError):
                 return
-            continue
+            # More workers would fail as well, and take their time over it.
+            break
         speeds.append(speed)
         text = f"{speed.rate:.0f} images/s, the first batch after {speed.first:.1f} s"
         yield ok(f"{counted(workers, 'worker')}", text, **speed._asdict())
@@ -83,16 +84,22 @@ def worker_counts(cores: int, configured: int) -> list[int]:
     return sorted(counts)
 
 
-def measure(data: SegmentationDataModule, workers: int, seconds: float) -> Speed:
+def measure(data: SegmentationDataModule, workers: int, seconds: float, patience: float = 30.0) -> Speed:
     """Take training batches for a while, over as many epochs as it needs.
 
     Args:
         data: Opened; its number of workers is changed.
         workers: Processes that load.
         seconds: Time to measure after the first batch.
+        patience: Seconds that workers may take for a batch.
+
+    Raises:
+        RuntimeError: Workers died, or took longer.
     """
     data.num_workers = workers
     loader = data.train_dataloader()
+    # A worker without room in /dev/shm loses its batch, and training would wait for it for ever.
+    loader.timeout = patience if workers else 0
     start = begin = time.perf_counter()
     first = 0.0
     # Each worker's first batch was made while the others made theirs: to count them would flatter many workers.
@@ -125,26 +132,28 @@ def recommend(speeds: list[Speed], configured: int | None, gpu: bool) -> Finding
     best = max(speed.rate for speed in eligible)
     choice = next(speed for speed in eligible if speed.rate >= _AS_GOOD * best)
     without = speeds[0]
-    gain = f", {choice.rate / without.rate:.1f} times that of {without.workers}" if choice is not without else ""
-    text = f"{counted(choice.workers, 'worker')} give {choice.rate:.0f} images/s{gain}"
+    gain = (
+        f", {choice.rate / without.rate:.1f} times as many as with {without.workers}" if choice is not without else ""
+    )
+    text = f"{choice.rate:.0f} images/s with {counted(choice.workers, 'worker')}{gain}"
     here = next((speed for speed in speeds if speed.workers == configured), None)
     if here is not None and here not in eligible:
         return caution(
             "recommendation",
-            f"{text}; the configured 0 let the GPU wait for every batch.",
+            f"{text}; with the configured 0 the GPU waits for every batch.",
             f"--data.num_workers {choice.workers}",
             workers=choice.workers,
         )
     if here is not None and here.rate < _WASTEFUL * best:
         return caution(
             "recommendation",
-            f"{text}; the configured {configured} give {here.rate:.0f}.",
+            f"{text}, {here.rate:.0f} with the configured {configured}.",
             f"--data.num_workers {choice.workers}, if a step of training takes less time than its batch.",
             workers=choice.workers,
         )
     if here is not None:
         return ok("recommendation", f"Keep num_workers at {configured}: {text}.", workers=configured)
-    more = "; more bring nothing" if choice.workers < speeds[-1].workers else ""
+    more = "; more bring little" if choice.workers < speeds[-1].workers else ""
     return ok("recommendation", f"num_workers: {choice.workers}. {text}{more}.", workers=choice.workers)
 
 
@@ -152,8 +161,11 @@ def _failed(workers: int, error: Exception) -> Finding:
     lines = [line for line in str(error).splitlines() if line.strip()]
     said = f"{type(error).__name__}: {lines[-1] if lines else ''}"
     remedy = "robustseg train would end with this message; mend the data or data.* first."
-    if "Bus error" in str(error) or "shared memory" in str(error):
-        remedy = "Make /dev/shm larger (docker run --shm-size=8g or --ipc=host), or --data.num_workers 0."
+    if any(sign in str(error) for sign in ("Bus error", "shared memory", "timed out")):
+        remedy = (
+            "Most likely /dev/shm is full, see the section resources: docker run --shm-size=8g or --ipc=host, or "
+            "--data.num_workers 0. Else files come too slowly."
+        )
     elif "killed" in str(error):
         remedy = "Memory ran out, most likely: fewer workers, cache: false, or ask for more memory."
     return problem(f"{counted(workers, 'worker')}", said, remedy)

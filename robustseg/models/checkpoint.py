@@ -19,11 +19,16 @@ RECORD_FORMAT = 1
 """Changes when the meaning of the record does."""
 
 
-class WeightsInfo(TypedDict):
-    """Where weights came from, for the report of an evaluation."""
-
+class _File(TypedDict):
     path: str
     sha256: str
+
+
+class WeightsInfo(_File, total=False):
+    """Where weights came from, for the report of an evaluation."""
+
+    averaged: bool
+    """Whether they are a running average (EMA) of those that were trained."""
 
 
 def load_segmentation_weights(model: SegmentationModel, path: str | Path) -> WeightsInfo:

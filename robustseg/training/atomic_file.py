@@ -54,14 +54,12 @@ class TemporaryFile:
         """Append ``block``.
 
         Raises:
-            OSError: It cannot be written; then nothing more is.
+            OSError: It cannot be written.
         """
-        if self.failure is not None:
-            raise self.failure
         try:
             self._file.write(block)
         except OSError as error:
-            self.failure = error
+            self.failure = self.failure or error
             raise
         self._digest.update(block)
         return len(block)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 import robustseg
 from robustseg.data import SegmentationDataModule, derived_seed, run_seed
@@ -23,9 +23,11 @@ RUN_FORMAT = 1
 
 _NOT_COMPARED: dict[str, frozenset[str]] = {
     # where weights start from is of no account once there are weights
-    "model": frozenset({"init_weights", "pretrained", "weights"}),
+    # the policies say how to go on where a run would end
+    "model": frozenset({"init_weights", "pretrained", "weights", "on_non_finite_loss"}),
     "data": frozenset(
         {"batch_size", "val_batch_size", "num_workers", "root", "cache", "check", "val_length", "test_length"}
+        | {"global_batch_size", "on_bad_sample"}
     ),
 }
 _TRAINER = (
@@ -116,7 +118,7 @@ def check_continuation(
             f"{name} holds no state to continue a run from: start a new one from its weights with "
             f"--model.init_weights {name}."
         )
-    if found.get("format") != RUN_FORMAT or Version(str(found["version"])) > Version(robustseg.__version__):
+    if found.get("format") != RUN_FORMAT or _is_newer(str(found.get("version"))):
         raise TrainingError(
             f"{name} was written by robustseg {found.get('version')} (format {found.get('format')}); this is "
             f"{robustseg.__version__} (format {RUN_FORMAT}): continue it with that version, or start a new run from "
@@ -152,6 +154,13 @@ def check_continuation(
     if shared:
         notes.append(f"no longer equal to the bit ({'; '.join(shared)}): {_consequences(before, facts)}")
     return notes
+
+
+def _is_newer(version: str) -> bool:
+    try:
+        return Version(version) > Version(robustseg.__version__)
+    except InvalidVersion:
+        return True
 
 
 def _other_settings(before: Mapping[str, Any], now: Mapping[str, Any], shared: bool) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import traceback
+
 import torch
 
 from robustseg.training.preemption import Preempted
@@ -45,3 +48,25 @@ def one_line(error: BaseException) -> str:
     """Type and message of an exception."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:1000]}".removesuffix(": ")
+
+
+def traceback_of(error: BaseException) -> str:
+    """What Python prints of an exception that nobody handles."""
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def explanation(error: BaseException) -> str | None:
+    """Cause and remedy of an exception of another library that has ended many a long run; None for any other."""
+    text = str(error)
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        what = text.split(". ")[0].rstrip(". ")
+        if "us error" in text:
+            return f"{what}: /dev/shm is full; enlarge it (docker --shm-size), or set data.num_workers lower or to 0."
+        return (
+            f"{what}: mostly by the kernel, for want of memory (dmesg says so); set data.num_workers lower, data.cache "
+            "to false, or ask for more memory."
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        what = error.filename or "a file of the run"
+        return f"{what} cannot be written ({error.strerror}): make room, or choose another folder."
+    return None

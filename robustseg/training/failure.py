@@ -64,7 +64,7 @@ class FailTogether:
         self._first: Failure | None = None
         self._own: Failure | None = None
         self._text = ""
-        self._told_to_go: Preempted | None = None
+        self._told_to_go = ""
         self._ending = False
         self._finished = False
         self._connected, self._heard, self._alone = threading.Event(), threading.Event(), threading.Event()
@@ -95,7 +95,7 @@ class FailTogether:
         To be called wherever an exception passes on its way up; only the first call counts.
         """
         if isinstance(error, Preempted):
-            self._told_to_go = error
+            self._told_to_go = one_line(error)  # not itself: with its frames it would keep data workers alive
         if self._place is None or self._own is not None or is_no_failure(error):
             return
         # Where another rank's end has torn this one's connections, that rank is to be named; the thread ends this one.
@@ -142,10 +142,11 @@ class FailTogether:
         """Say that this rank's end is as it should be; rank 0, over which the others are told, leaves last."""
         assert self._place is not None
         self._finished = True
+        _end_workers()
         leaves = None
-        if self._told_to_go is not None:
+        if self._told_to_go:
             # Usually all ranks were; one that was not would wait for the others.
-            leaves = Failure(self._place.rank, _here(), f"was told to go: {one_line(self._told_to_go)}", REQUEUE)
+            leaves = Failure(self._place.rank, _here(), f"was told to go: {self._told_to_go}", REQUEUE)
         if self._link is not None:
             with contextlib.suppress(OSError):
                 send(self._link, {"finished": None if leaves is None else asdict(leaves)})
@@ -180,8 +181,7 @@ class FailTogether:
         writing = threading.Thread(target=self._write_out, daemon=True)
         writing.start()
         writing.join(TEARDOWN_S)
-        for child in multiprocessing.active_children():  # data workers; they ignore SIGTERM
-            child.kill()
+        _end_workers()
         if self._hub is not None and self._connected.is_set():
             # ranks that are still starting would wait for this one for half an hour
             with self._hub.changed:
@@ -271,6 +271,12 @@ def watch_ranks(trainer: pl.Trainer) -> None:
         ranks.join(place)
         # of checkpoints that are written in the background
         ranks.write_out = getattr(strategy.checkpoint_io, "wait", ranks.write_out)
+
+
+def _end_workers() -> None:
+    """Kill the data workers: they ignore the SIGTERM by which Python ends children at exit, and waits for them."""
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def _here() -> str:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource
+from robustseg.attacks import Attack, AttackError, AttackMode, NoGradientError, NoiseSource
 from robustseg.data import run_seed
 from robustseg.metrics import SegmentationScores
 from robustseg.models import RECORD_KEY, Network, SegmentationModel, SlidingWindow, load_segmentation_weights
+from robustseg.training.non_finite import NonFiniteLoss, NonFinitePolicy
 from robustseg.training.objective import LossCombination, count_valid, update_loss
 from robustseg.training.record import checkpoint_record, validation_record
 from robustseg.training.schedule import LearningRateFactor, ScheduleName
@@ -59,6 +60,8 @@ class RobustSegmentation(pl.LightningModule):
         init_weights: Checkpoint of a whole model to start from (its weights only), for example a standard model
             that adversarial training continues.
         ignore_index: Label of pixels that take no part.
+        on_non_finite_loss: ``"stop"`` training at a batch whose loss is not finite on some rank, or ``"skip"`` it, see
+            :class:`~robustseg.training.non_finite.NonFiniteLoss`; ``train/skipped`` counts.
 
     Raises:
         ValueError: A value is out of its range.
@@ -81,6 +84,7 @@ class RobustSegmentation(pl.LightningModule):
         window: SlidingWindow | None = None,
         init_weights: str | None = None,
         ignore_index: int = IGNORE_INDEX,
+        on_non_finite_loss: NonFinitePolicy = "stop",
     ):
         super().__init__()
         if aux_weight < 0:
@@ -100,6 +104,7 @@ class RobustSegmentation(pl.LightningModule):
         self.warmup_steps = warmup_steps
         self.head_lr_factor = head_lr_factor
         self.ignore_index = ignore_index
+        self.non_finite = NonFiniteLoss(on_non_finite_loss)
         self.scores = SegmentationScores(self.model.num_classes, ignore_index)
         self._validation: dict[str, Any] | None = None
         if init_weights is not None:
@@ -139,15 +144,21 @@ class RobustSegmentation(pl.LightningModule):
         Raises:
             TrainingError: The loss is not finite, before it reaches the weights.
         """
-        mixed = self._mix(batch)
+        mixed, failed = self._mix_or_not(batch)
         valid = count_valid(mixed.targets, mixed.clean, self.ignore_index)
+        self.non_finite.remember(self.model)
         logits, aux_logits = self.model.forward_with_aux(mixed.images)
         arguments = (mixed.targets, mixed.clean, valid, self.loss_combination, self.ignore_index)
         loss = update_loss(logits, *arguments)
         total = loss.total
         if aux_logits is not None and self.aux_weight:
             total = total + self.aux_weight * update_loss(aux_logits, *arguments).total
-        self._refuse_non_finite(total.detach(), mixed.ids)
+        where = f"step {self.global_step} for the samples {', '.join(mixed.ids)} (on rank {self.global_rank})"
+        left_out = self.non_finite.leaves_out(total.detach(), failed, where)
+        if self.non_finite.policy == "skip":
+            self.log("train/skipped", float(self.non_finite.skipped), rank_zero_only=True)
+        if left_out:
+            return self.non_finite.no_loss(self.model)
         size = len(mixed.images)
         # A rank's loss is its part of the batch's times the number of ranks: their mean is the batch's.
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size, sync_dist=True)
@@ -157,17 +168,9 @@ class RobustSegmentation(pl.LightningModule):
             self.log("train/loss_clean", loss.clean, batch_size=size, sync_dist=True)
         return total
 
-    def _refuse_non_finite(self, loss: Tensor, ids: list[str]) -> None:
-        """Stop all ranks when the loss of one is not finite: the others would wait for it for ever."""
-        bad = (~torch.isfinite(loss)).int()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
-        if bool(bad):
-            raise TrainingError(
-                f"the loss is {loss.item()} at step {self.global_step} for the samples {', '.join(ids)} (on rank "
-                f"{self.global_rank}): lower the learning rate or look at these samples; resume from the last "
-                "checkpoint with --ckpt_path last."
-            )
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Leave out an update whose every batch was left out."""
+        self.non_finite.before_update(optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is known about these weights; refuse to replace a good checkpoint by weights that are not finite."""
@@ -179,6 +182,16 @@ class RobustSegmentation(pl.LightningModule):
                 )
         attack = self.attack if self.split.fraction else None
         checkpoint[RECORD_KEY] = checkpoint_record(self._validation, attack, checkpoint)
+
+    def _mix_or_not(self, batch: Batch) -> tuple[MixedBatch, str]:
+        """The batch to train on, and why it cannot be trained on: the ranks have to agree on leaving it out."""
+        try:
+            return self._mix(batch), ""
+        except TrainingError as error:
+            if self.non_finite.policy == "stop" or not isinstance(error.__cause__, NoGradientError):
+                raise
+            clean, _ = self.split.sizes(len(batch.images))
+            return MixedBatch(batch.images, batch.targets, batch.ids, clean), str(error)
 
     def _mix(self, batch: Batch) -> MixedBatch:
         window, size = self.model.window, batch.images.shape[-2:]

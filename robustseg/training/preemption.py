@@ -70,15 +70,22 @@ def slurm_job() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
-def requeue(say: Callable[[str], None]) -> None:
+def requeue(received: signal.Signals | None, say: Callable[[str], None]) -> None:
     """Ask SLURM to run this job again; elsewhere the exit status :data:`REQUEUE` has to do.
 
+    Only after SIGUSR1, the warning before a time limit. SIGTERM comes from SLURM when it takes a job away, which it
+    starts again by itself unless the user has cancelled it: a job that requeued itself then could not be cancelled.
+
     Args:
+        received: The signal that ended the run.
         say: Called with a line on what was done.
     """
     job = slurm_job()
     if job is None:
         say(f"exit status {REQUEUE}: start the same command again with --ckpt_path last.")
+        return
+    if received == signal.SIGTERM:
+        say(f"job {job} is not requeued after SIGTERM: SLURM does so unless it was cancelled.")
         return
     if shutil.which("scontrol") is None:
         say(f"there is no scontrol here to requeue job {job} with: exit status {REQUEUE} asks the batch script to.")

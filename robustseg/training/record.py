@@ -58,6 +58,8 @@ def checkpoint_record(
         **known,
         "epoch": checkpoint.get("epoch"),
         "global_step": checkpoint.get("global_step"),
+        # Lightning's WeightAveraging puts the average in the place of the weights, and these elsewhere.
+        "averaged": "averaging_state" in checkpoint,
         "trained_with": None if attack is None else plain(attack.describe()),
     }
 

@@ -4,7 +4,8 @@
 
 With one rank, runs are forked from a process that has imported everything, since starting one costs seconds; with more,
 each is the real command with Lightning's launcher. A third of the kills of one rank strike in the middle of writing a
-checkpoint, at a random byte; the others at a random moment between the start and the end of a run.
+checkpoint, at a random byte; of several ranks every second strikes shortly after a random checkpoint, since most of
+their time goes into starting. The others strike at a random moment between the start and the end of a run.
 """
 
 from __future__ import annotations
@@ -78,9 +79,23 @@ class Runs:
         kill(child)
         return status is None and wait(child) == -signal.SIGKILL
 
+    def killed_after(self, name: str, step: int, seconds: float) -> bool:
+        """Whether the run was going on when it was killed so many seconds after a checkpoint of that step or later."""
+        child = self.start(name)
+        while (status := wait(child, 0)) is None and _newest_step(self.folder / name) < step:
+            time.sleep(0.005)
+        if status is None:
+            status = wait(child, seconds)
+        kill(child)
+        return status is None and wait(child) == -signal.SIGKILL
+
     def killed_in_write(self, name: str, byte: int) -> bool:
         """Whether the run died when it had written so many bytes of checkpoints."""
         return wait(self.start(name, lambda: die_at_byte(byte)), 900) == -signal.SIGKILL
+
+
+def _newest_step(folder: Path) -> int:
+    return max((int(path.stem[5:]) for path in folder.glob("*/version_*/checkpoints/step_*.ckpt")), default=-1)
 
 
 def die_at_byte(number: int) -> None:
@@ -121,8 +136,11 @@ def main() -> int:
         if number % 3 == 2 and options.ranks == 1:
             byte = chance.randrange(WRITES * newest(options.folder / "whole").stat().st_size)
             what, running = f"byte {byte} of its checkpoints", runs.killed_in_write(name, byte)
+        elif number % 2 == 0 and options.ranks > 1:
+            step, seconds = chance.randrange(whole["global_step"] - 1), chance.uniform(0, 0.3)
+            what, running = f"{seconds:.2f} s after step {step}", runs.killed_after(name, step, seconds)
         else:
-            seconds = chance.uniform(0, length)
+            seconds = chance.uniform(0, 0.95 * length)
             what, running = f"{seconds:.2f} s", runs.killed_at(name, seconds)
         runs.finish(name)
         lines = unlike(whole, state(newest(options.folder / name)))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
+from robustseg.callbacks import ResumeCheckpoint
 from robustseg.cli import main
 from robustseg.training import RobustSegmentation
+from robustseg.training.preemption import REQUEUE
 from tests.resume.runs import command, newest, state, unlike
 
 SHORT = ("--data.num_workers", "0", "--trainer.max_epochs", "2", "--trainer.limit_train_batches", "4")
@@ -94,3 +99,184 @@ def test_ended_after_any_batch_it_goes_on_to_the_same_bits(name, batches, whole,
             run(tmp_path, *VARIANTS[name])
     assert run(tmp_path, *VARIANTS[name]) == 0
     assert unlike(whole(name), state(newest(tmp_path))) == []
+
+
+def interrupt(number: signal.Signals):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("name", ["plain", "accumulation", "background"])
+def test_a_signal_is_answered_after_the_step_and_the_run_goes_on_from_there(
+    name, number, whole, tmp_path, monkeypatch, capsys
+):
+    with monkeypatch.context() as patch:
+        # with two batches to an update in the middle of one
+        end_after(0 if name == "accumulation" else 2, patch, interrupt(number))
+        assert run(tmp_path, *VARIANTS[name]) == REQUEUE
+    steps = 1 if name == "accumulation" else 3
+    out = capsys.readouterr().out
+    assert f"robustseg: {number.name} at step {steps}; continues from" in out
+    assert f"exit status {REQUEUE}: start the same command again with --ckpt_path last" in out
+    assert newest(tmp_path).resolve().name == f"step_{steps:08d}.ckpt"
+    assert signal.getsignal(number) == signal.SIG_DFL
+    assert run(tmp_path, *VARIANTS[name]) == 0
+    assert f"resuming from {newest(tmp_path).parent / f'step_{steps:08d}.ckpt'}" in capsys.readouterr().out
+    assert unlike(whole(name), state(newest(tmp_path))) == []
+
+
+def test_a_signal_at_the_last_batch_of_an_epoch_waits_for_its_validation(whole, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        end_after(3, patch, interrupt(signal.SIGUSR1))
+        patch.setattr(ResumeCheckpoint, "on_validation_batch_start", lambda *_: None)
+        assert run(tmp_path) == REQUEUE
+    assert newest(tmp_path).resolve().name == "step_00000004.ckpt"
+    assert run(tmp_path) == 0
+    assert unlike(whole("plain"), state(newest(tmp_path))) == []
+
+
+def test_a_signal_in_a_validation_ends_it_without_a_checkpoint(whole, tmp_path, monkeypatch, capsys):
+    validate = RobustSegmentation.validation_step
+
+    def signalled(self, batch, batch_idx):
+        if self.trainer.global_step == 4 and batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RobustSegmentation, "validation_step", signalled)
+        assert run(tmp_path, *VARIANTS["no_epoch_ends"]) == REQUEUE
+    assert newest(tmp_path).resolve().name == "step_00000003.ckpt"
+    assert run(tmp_path, *VARIANTS["no_epoch_ends"]) == 0
+    assert unlike(whole("no_epoch_ends"), state(newest(tmp_path))) == []
+
+
+def test_a_signal_in_the_evaluation_at_the_end_leaves_at_once(tmp_path, monkeypatch, capsys):
+    from robustseg.benchmark.module import EvaluationModule
+
+    step, calls = EvaluationModule.test_step, []
+
+    def signalled(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    options = ("--data.test_length", "3", "--robustness.test_num_images", "null", "--data.val_batch_size", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(EvaluationModule, "test_step", signalled)
+        assert run(tmp_path, *options) == REQUEUE
+        assert len(calls) == 2
+    assert run(tmp_path, *options) == 0
+    (card,) = tmp_path.glob("resume/version_0/evaluation_*/card.json")
+    assert json.loads(card.read_text())["model"]["weights"] == "averaged"
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (1, 3)])
+def test_the_number_of_workers_changes_nothing(before, after, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        end_after(5, patch)
+        with pytest.raises(Ended):
+            run(tmp_path, "--save.every_n_steps", "1", "--data.num_workers", str(before))
+    assert run(tmp_path, "--save.every_n_steps", "1", "--data.num_workers", str(after)) == 0
+    assert unlike(whole("every_step"), state(newest(tmp_path))) == []
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_message(whole, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        end_after(6, patch)
+        with pytest.raises(Ended):
+            run(tmp_path, *VARIANTS["every_step"])
+    path = newest(tmp_path).resolve()
+    assert path.name == "step_00000006.ckpt"
+    path.write_bytes(path.read_bytes()[:-1000])
+    capsys.readouterr()
+    assert run(tmp_path, *VARIANTS["every_step"]) == 0
+    out = capsys.readouterr().out
+    assert "step_00000006.ckpt" in out
+    assert f"resuming from {path.with_name('step_00000005.ckpt')}" in out
+    assert unlike(whole("every_step"), state(newest(tmp_path))) == []
+
+
+def test_without_a_usable_checkpoint_nothing_is_started(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        end_after(3, patch)
+        with pytest.raises(Ended):
+            run(tmp_path, *VARIANTS["every_step"])
+    for path in newest(tmp_path).parent.glob("step_*.ckpt"):
+        path.write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    assert run(tmp_path, *VARIANTS["every_step"]) == 1
+    error = capsys.readouterr().err
+    assert all(part in error for part in ("--ckpt_path last", "step_00000003.ckpt", "step_00000002.ckpt"))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_events_of_a_killed_run_are_not_shown_twice(whole, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def losses(folder: Path) -> list[int]:
+        events = EventAccumulator(str(folder / "resume" / "version_0"))
+        events.Reload()
+        return [event.step for event in events.Scalars("train/loss")]
+
+    with monkeypatch.context() as patch:
+        end_after(5, patch)
+        with pytest.raises(Ended):
+            run(tmp_path, "--save.every_n_epochs", "0", "--save.every_n_steps", "3")
+    assert losses(tmp_path) == [0, 1, 2, 3, 4]
+    assert run(tmp_path, "--save.every_n_epochs", "0", "--save.every_n_steps", "3") == 0
+    assert losses(tmp_path) == list(range(8))
+
+
+def seen_by(monkeypatch) -> list[tuple[int, str]]:
+    """(update, sample) of every training image from now on."""
+    seen: list[tuple[int, str]] = []
+    step = RobustSegmentation.training_step
+
+    def noting(self, batch, batch_idx):
+        seen.extend((self.global_step, sample) for sample in batch.ids)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(RobustSegmentation, "training_step", noting)
+    return seen
+
+
+@pytest.mark.parametrize("ended", [2, 3, 4])
+def test_elastic_goes_on_with_the_same_images_in_each_update(ended, tmp_path, monkeypatch, capsys):
+    """Four images in one batch, then two batches of two: as one process would for two ranks."""
+    without_limit = ("--trainer.limit_train_batches", "null", "--data.train_length", "19", "--save.every_n_steps", "1")
+    with monkeypatch.context() as patch:
+        expected = seen_by(patch)
+        assert run(tmp_path / "whole", *without_limit) == 0
+    folder = tmp_path / "elastic"
+    halves = ("--data.batch_size", "2", "--trainer.accumulate_grad_batches", "2", *without_limit)
+    with monkeypatch.context() as patch:
+        before = seen_by(patch)
+        end_after(ended, patch)
+        with pytest.raises(Ended):
+            run(folder, *without_limit)
+    capsys.readouterr()
+    assert run(folder, *halves) == 1
+    assert "--resume elastic" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        after = seen_by(patch)
+        assert run(folder, *halves, "--resume", "elastic") == 0
+    assert "no longer equal to the bit" in capsys.readouterr().out
+    # the update that was not finished is repeated
+    kept = [(step, sample) for step, sample in before if step < after[0][0]]
+    assert sorted(kept + after) == sorted(expected)
+    assert torch.load(newest(folder), weights_only=True)["global_step"] == 8
+
+
+def test_a_best_checkpoint_written_at_a_validation_continues_as_well(whole, tmp_path):
+    options = ("--checkpoint.save_top_k=-1", "--save.every_n_epochs", "0")
+    assert run(tmp_path / "first", *options) == 0
+    (kept,) = tmp_path.glob("first/resume/version_0/checkpoints/best_epoch_0_step_4.ckpt")
+    assert run(tmp_path / "second", *options, "--ckpt_path", str(kept)) == 0
+    again, expected = state(newest(tmp_path / "second")), state(newest(tmp_path / "first"))
+    for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "SyntheticScenes"):
+        assert unlike(expected[key], again[key]) == []
+        assert unlike(whole("plain")[key], again[key]) == []
+    assert again["global_step"] == 8

@@ -51,14 +51,19 @@ time.sleep(60)
 
 
 @pytest.fixture(scope="module")
-def submit(cluster, tmp_path_factory) -> Callable[..., int]:
-    folder = tmp_path_factory.mktemp("batch")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("batch") / "runs"
+
+
+@pytest.fixture(scope="module")
+def submit(cluster, runs) -> Callable[..., int]:
+    folder = runs.parent
     (folder / "robustseg").write_text(STAND_IN.format(python=sys.executable))
     (folder / "robustseg").chmod(0o755)
 
     def submit(ending: str, *options: str, name: str, file: str = "one_node.sbatch", **variables: str) -> int:
         variables["PATH"] = f"{folder}:{cluster.environment['PATH']}"
-        variables["ROBUSTSEG_RUNS"] = str(folder / "runs")
+        variables["ROBUSTSEG_RUNS"] = str(runs)
         more = ["--ntasks-per-node=2", f"--job-name={name}", f"--chdir={ROOT}", *options]
         arguments = ["--config", "a file.yaml", "--then", ending]
         return cluster.submit(FILES / file, *more, arguments=arguments, output=folder / f"{name}-%j.out", **variables)
@@ -185,6 +190,25 @@ def test_two_jobs_of_one_name_follow_one_another(cluster, submit):
     assert cluster.state(second) == "PENDING"
     cluster.cancel(first)
     cluster.wait(second, "COMPLETED")
+
+
+def test_a_preempted_job_is_continued_after_the_other(cluster, submit, tmp_path):
+    job = submit("told", "--nodelist=n2", name="preempted")
+    wait_for(cluster, job, "ready", 2)
+    (tmp_path / "urgent.sh").write_text("#!/bin/bash\n")
+    options = ("--partition=high", "--nodelist=n2", "--exclusive")
+    urgent = cluster.submit(tmp_path / "urgent.sh", *options, output=tmp_path / "out")
+    cluster.wait(urgent, "COMPLETED")
+    wait_for(cluster, job, "ready", 4)
+    assert cluster.restarts(job) == 1
+    cluster.cancel(job)
+
+
+def test_the_tasks_of_an_array_are_runs_of_their_own(cluster, submit, runs):
+    submit("done", "--array=0-1", name="array")
+    for task in (0, 1):
+        log = runs / "array" / str(task) / "starts.log"
+        cluster.until(lambda log=log: log.exists() and "done" in log.read_text(), 60, str(log))
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck on this machine")

@@ -9,8 +9,11 @@ import os
 import signal
 import sys
 import time
+from datetime import timedelta
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.strategies import DDPStrategy
 
 from robustseg import cli
 from robustseg.benchmark import EvaluationModule, run
@@ -53,7 +56,27 @@ def of_module(module):
     return module.trainer.global_rank
 
 
-if "evaluation" in HOW:
+def slow(function):
+    def wrapped(self, *arguments):
+        if self.trainer.global_rank == WHO:
+            time.sleep(5)
+        return function(self, *arguments)
+
+    return wrapped
+
+
+def impatient(function):
+    def wrapped(self):
+        function(self)
+        torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=2))
+
+    return wrapped
+
+
+if HOW == "slow":
+    EvaluationModule.test_step = slow(EvaluationModule.test_step)
+    DDPStrategy.setup_distributed = impatient(DDPStrategy.setup_distributed)
+elif "evaluation" in HOW:
     EvaluationModule.test_step = failing(EvaluationModule.test_step, of_module)
 elif "report" in HOW:
     run.make_card = failing(run.make_card, lambda _: 0)

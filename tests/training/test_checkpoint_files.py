@@ -12,6 +12,7 @@ import re
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from pathlib import Path
@@ -219,7 +220,7 @@ def test_nothing_in_a_file_is_run(tmp_path, kind):
 
 
 def test_the_largest_step_comes_first_and_other_files_do_not_count(tmp_path):
-    for step in (3, 100_000_000, 20):
+    for step in (3, 100_000_000, 99_999_999):
         write(tmp_path, step)
     link_last(tmp_path / checkpoint_name(3))
     (tmp_path / "step_00000099.ckpt").symlink_to(checkpoint_name(3))
@@ -228,7 +229,7 @@ def test_the_largest_step_comes_first_and_other_files_do_not_count(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     assert [path.name for path in checkpoints(tmp_path)] == [
         "step_100000000.ckpt",
-        "step_00000020.ckpt",
+        "step_99999999.ckpt",
         "step_00000003.ckpt",
     ]
 
@@ -335,7 +336,7 @@ def test_sigkill_at_random_moments_never_costs_a_checkpoint(tmp_path):
         if found is not None:
             assert_content(found, newest)
         last = tmp_path / "last.ckpt"
-        assert last.exists() == (damage(last) is None) == (start + done > 0 or last.is_symlink())
+        assert damage(last) is None if done else damage(last) is None or not os.path.lexists(last)
         temporary = list(tmp_path.glob(".*.tmp"))
         interrupted += bool(temporary)
         assert len(temporary) <= 3, "a killed writer's files were not removed by the next"
@@ -397,6 +398,21 @@ def test_temporary_files_of_a_living_writer_stay_and_of_a_dead_one_go(tmp_path):
     foreign.write_text("")
     write(tmp_path, 3)
     assert names(tmp_path) == [foreign.name, *with_sidecars(3)]
+
+
+def test_a_file_that_was_taken_for_left_over_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
+    taken = []
+
+    def lock_too_late(file, _):
+        if not taken:
+            taken.append(Path(file.name))
+            os.unlink(file.name)
+
+    monkeypatch.setattr("fcntl.flock", lock_too_late)
+    path = tmp_path / checkpoint_name(1)
+    with TemporaryFile(path) as file:
+        assert taken != [file.path]
+        assert file.path.exists()
 
 
 def test_without_locks_only_old_temporary_files_go(tmp_path, monkeypatch):
@@ -476,6 +492,28 @@ def test_a_read_only_file_system(small_disk):
     with pytest.raises(CheckpointError, match=r"step_00000001.ckpt cannot be removed \(Read-only file system\)"):
         keep_newest(small_disk, 1)
     assert newest_usable(small_disk)[0] == small_disk / checkpoint_name(2)
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "replaced"])
+def test_data_are_on_the_disk_before_they_get_their_name_and_the_name_before_the_return(
+    tmp_path, monkeypatch, existing
+):
+    calls = []
+
+    def fsync(handle):
+        calls.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+
+    def replace(source, target):
+        calls.append(Path(target).suffix)
+        os.rename(source, target)
+
+    if existing:
+        write(tmp_path, 1)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write(tmp_path, 1)
+    names = ["folder", ".ckpt", "folder", ".sha256"] if existing else [".sha256", ".ckpt"]
+    assert calls == ["file", "file", *names, "folder"]
 
 
 def test_a_folder_that_is_gone(tmp_path):

@@ -1,0 +1,75 @@
+"""Which of Lightning's strategies this package trains with, and on what terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import nn
+
+from robustseg.training.module import RobustSegmentation
+from robustseg.training.split import TrainingError
+
+SMALL_BATCH = 4
+"""Images per process below which BatchNorm's statistics of one process are poor."""
+
+
+def check_strategy(trainer: pl.Trainer, module: RobustSegmentation, batch_size: int) -> list[str]:
+    """Refuse a trainer that would train another thing than asked for, or hang.
+
+    One device and DistributedDataParallel are what is tested. The attacker runs forwards of the model alone, as many
+    as it needs on each rank; strategies that cut a layer into parts make each forward a collective, so that ranks whose
+    attacks take different numbers of steps would wait for one another for ever.
+
+    Synchronised BatchNorm (``trainer.sync_batchnorm``) is for the forward of the update only: the attack runs in eval
+    mode, in which it does not communicate. Without it, each rank normalises with the statistics of its own images, and
+    rank 0's running statistics are those that are kept.
+
+    Args:
+        trainer: As configured, before it trains.
+        module: What it will train.
+        batch_size: Training images per process and step.
+
+    Returns:
+        Sentences of caution.
+
+    Raises:
+        TrainingError: See above; the message names the setting.
+    """
+    strategy = trainer.strategy
+    name = type(strategy).__name__
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise TrainingError(
+            f"trainer.strategy is {name}: an attack's forwards would be collectives there, and ranks that take "
+            "different numbers of steps would wait for one another for ever; use ddp, or auto on one device."
+        )
+    if not isinstance(strategy, DDPStrategy):
+        return []
+    if strategy._start_method != "popen":
+        raise TrainingError(
+            f"trainer.strategy starts its processes by {strategy._start_method}: they would neither read the command "
+            "line again nor hear of one another's failures; use ddp."
+        )
+    layers = list(_batch_norms(module.model))
+    synchronised = isinstance(strategy._layer_sync, TorchSyncBatchNorm) or any(
+        isinstance(layer, nn.SyncBatchNorm) for layer in layers
+    )
+    if module.attack is not None and module.split.fraction and module.split.mode == "train" and synchronised:
+        raise TrainingError(
+            "model.attack_mode is train and BatchNorm is synchronised (trainer.sync_batchnorm): each of the attack's "
+            "forwards would wait for the other ranks, whose attacks may take other numbers of steps; set "
+            "model.attack_mode to eval, or trainer.sync_batchnorm to false."
+        )
+    if trainer.world_size > 1 and layers and not synchronised and batch_size < SMALL_BATCH:
+        return [
+            f"BatchNorm normalises over the {batch_size} images of each process: trainer.sync_batchnorm: true makes it "
+            f"the {batch_size * trainer.world_size} of all."
+        ]
+    return []
+
+
+def _batch_norms(model: nn.Module) -> Iterator[nn.Module]:
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return (layer for layer in model.modules() if isinstance(layer, kinds) and layer.training)

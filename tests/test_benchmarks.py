@@ -1,0 +1,217 @@
+"""benchmarks/cluster_costs.py: it runs, and what it prints follows from what was measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPT = BENCHMARKS / "cluster_costs.py"
+
+
+@pytest.fixture
+def costs(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import cluster_costs
+
+    return cluster_costs
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import cluster_costs_run
+
+    return cluster_costs_run
+
+
+def call(*arguments: str, log: Path) -> tuple[int, str]:
+    """Exit status and output; whatever the script has started ends with it."""
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *arguments], cwd=log.parent, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        process.wait(timeout=500)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return process.returncode, log.read_text()
+
+
+@pytest.mark.timeout(600)  # a dozen processes, on a busy machine
+def test_the_quick_run_prints_every_part_of_the_table(tmp_path):
+    status, printed = call("--quick", "--only", "scaling", "full", "--folder", str(tmp_path), log=tmp_path / "log")
+    assert status == 0, printed
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line[:1] == "|"]
+    assert all(len(row) == 4 for row in rows)
+    table = {row[0]: row[1:] for row in rows[2:]}
+    assert len(table) == len(rows) - 2
+    for what in ("1 process", "2 processes, nothing shared", "2 ranks, DDP"):
+        assert "images/s each" in table[f"weak scaling: {what}"][0]
+    assert table["weak scaling: 1 process"][2].endswith("× 1.00 (1.00..1.00)")
+    figures = [float(re.match(r"[\d.]+", row[1])[0]) for row in rows[2:]]
+    assert all(figure > 0 for figure in figures)
+    (size,) = (row for name, row in table.items() if name.endswith("a checkpoint on the disk"))
+    weights, ema, optimiser, rest = (float(number) for number in re.findall(r"[\d.]+", size[1]))
+    assert weights == ema > 1
+    assert optimiser == pytest.approx(weights, rel=0.05)  # SGD's momentum
+    assert rest < 0.2
+    assert float(size[0].split()[0]) == pytest.approx(weights + ema + optimiser + rest, abs=0.3)
+    assert sum("peak resident memory" in name for name in table) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "1"], "--batch 1: use at least 2, of which one is attacked."),
+        (["--rounds", "0"], "--rounds 0: use at least 1."),
+        (["--steps", "-3"], "--steps -3: use at least 1."),
+        (["--folder", "/nowhere"], "--folder /nowhere: no such folder."),
+    ],
+)
+def test_arguments_are_refused_before_anything_runs(costs, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["cluster_costs.py", *arguments])
+    with pytest.raises(SystemExit):
+        costs.arguments()
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([2.0], "2.00 (2.00..2.00)"),
+        ([1234.5, 1.0, 99999.0], "1234 (1..99999)"),
+        ([0.01234, 0.01, 0.02], "0.0123 (0.0100..0.0200)"),
+        ([0.0], "0.000 (0.000..0.000)"),
+    ],
+)
+def test_a_spread_is_median_and_range_to_three_digits(costs, values, text):
+    assert costs.spread(values) == text
+
+
+def test_a_step_is_the_median_of_those_after_the_warm_up_that_no_checkpoint_follows(costs):
+    result = {"steps": [[50, 5], [40, 4], [1, 0.1], [9, 0.9], [3, 0.3], [9, 0.9], [2, 0.2], [9, 0.9]]}
+    assert costs.step(result, 0) == 6
+    assert costs.step(result, 1) == pytest.approx(0.6)
+    # without the checkpoints at steps 2, 4, 6 and 8 there are 50, 1, 3, 2, of which the first two warm up
+    assert costs.step(result, 0, every=2) == 2.5
+    assert costs.step({"steps": [[7, 1]]}, 0) == 7
+
+
+def test_contenders_take_turns(costs):
+    order = []
+    contenders = {name: lambda name=name: order.append(name) or [name] for name in "abc"}
+    results = costs.turns(4, contenders)
+    assert "".join(order) == "abcbcacababc"
+    assert results == [{name: [name] for name in "abc"}] * 4
+
+
+def test_a_writer_costs_one_percent_from_a_hundred_times_its_wait(costs):
+    def measured(wait):
+        clocks = {"idle": [[9, 9]], "blocked": [[99, 99], [wait, wait / 2]], "background": [[99, 99], [1.0, 0.5]]}
+        return {"robustseg async": [{"save": clocks, "steps": [[0.25, 0.2]] * 8}]}
+
+    rounds = [measured(wait) for wait in (0.5, 0.75, 1.0)]
+    what, wall, relative, processor = costs.writer_row("size", "robustseg async", rounds, "full")
+    assert what == "size, training waits for `ResumeCheckpoint`, asynchronous"
+    assert wall == "750 (500..1000) ms, then 1000 (1000..1000) beside it"
+    assert relative == "≤ 1 % from 75 s apart; every 15 minutes 0.08 %"
+    assert processor == "375 (250..500) ms, then 500 (500..500)"
+    assert costs.writer_row("size", "robustseg async", rounds, "small")[2] == (
+        "3.0 (2.0..4.0) steps: ≤ 1 % from 300 steps apart"
+    )
+
+
+def test_memory_is_compared_with_the_first(costs):
+    measured = {"without": [{"resident": 100.0}], "with": [{"resident": 130.0}, {"resident": 150.0}]}
+    assert costs.memory("net", measured) == [
+        ("net, peak resident memory: without", "100.0 (100.0..100.0) MiB", "+0 MiB", ""),
+        ("net, peak resident memory: with", "140.0 (130.0..150.0) MiB", "+40 MiB", ""),
+    ]
+    on_gpu = {name: [{**run, "device": 7.0} for run in runs] for name, runs in measured.items()}
+    assert [row[0] for row in costs.memory("net", on_gpu)][2:] == [
+        "net, peak memory of the GPU: without",
+        "net, peak memory of the GPU: with",
+    ]
+
+
+def test_a_hook_is_clocked_apart_for_steps_with_a_checkpoint(run, monkeypatch):
+    time = 0.0
+
+    def spend(seconds):
+        nonlocal time
+        time += seconds
+
+    callback = SimpleNamespace(on_train_batch_end=lambda trainer: spend(trainer.global_step))
+    hook = run.TimedHook(callback, 2, lambda: (time, time / 2))
+    monkeypatch.setattr(run, "finish_writing", lambda trainer: spend(0.5))
+    for number in range(1, 7):
+        spend(100)
+        callback.on_train_batch_end(SimpleNamespace(global_step=number, is_last_batch=number == 6))
+    assert hook.idle == [(1, 0.5), (3, 1.5), (5, 2.5)]
+    assert hook.blocked == [(2, 1), (4, 2)]
+    assert hook.background == [(0.5, 0.25)] * 2
+
+
+def test_sizes_are_of_the_tensors_and_the_rest_of_the_file(run, tmp_path):
+    content = {
+        "state_dict": {"a": torch.zeros(250_000)},
+        "optimizer_states": [{"state": {0: {"exp": torch.zeros(500_000), "step": 3}}}],
+        "text": "x" * 100_000,
+    }
+    torch.save(content, tmp_path / "file")
+    found = run.sizes(tmp_path / "file")
+    assert (found["weights"], found["EMA"], found["optimiser"]) == (1.0, 0.0, 2.0)
+    assert found["file"] == (tmp_path / "file").stat().st_size / 1e6
+    assert found["rest"] == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("writer", "background"), [("robustseg", False), ("robustseg async", True), ("lightning async", True)]
+)
+def test_writers_are_what_their_names_say(run, writer, background):
+    from cluster_costs_processes import Run
+
+    callback, plugins = run.writer(Run(1, (32, 32), 2, writer=writer, every=5))
+    if writer.startswith("robustseg"):
+        assert (callback.every_n_steps, callback.every_n_minutes, callback.asynchronous) == (5, None, background)
+        assert not plugins
+    else:
+        assert callback._every_n_train_steps == 5
+        assert [type(plugin).__name__ for plugin in plugins] == ["AsyncCheckpointIO"] * background
+
+
+def test_the_network_is_that_of_the_configuration(run):
+    from robustseg.models import SegmentationModel
+
+    count = sum(parameter.numel() for parameter in SegmentationModel(run.network("full", 7)).parameters())
+    assert 45e6 < count < 52e6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.timeout(300)
+def test_without_a_gpu_cuda_is_refused(tmp_path):
+    status, printed = call("--device", "cuda", "--quick", log=tmp_path / "log")
+    assert status == 1
+    assert "--device cuda: torch finds no GPU here; use --device cpu." in printed
+
+
+@pytest.mark.timeout(300)
+def test_what_a_run_says_when_it_fails_is_shown(tmp_path):
+    arguments = ("--quick", "--only", "scaling", "--precision", "nonsense")
+    status, printed = call(*arguments, log=tmp_path / "log")
+    assert status == 1
+    assert "nonsense" in printed
+    assert "this run ended with status 1" in printed
