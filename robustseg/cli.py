@@ -24,7 +24,7 @@ from robustseg.safety import OPTION, split_allowed
 from robustseg.studies.commands import study_command, transfer_command
 from robustseg.training.continuation import check_continuation, run_facts
 from robustseg.training.ending import exit_status, explanation, is_interrupt, traceback_of
-from robustseg.training.failure import FailTogether
+from robustseg.training.failure import FailTogether, end_workers
 from robustseg.training.preemption import REQUEUE, Preempted, PreemptionSignals, requeue
 from robustseg.training.strategy import check_strategy
 
@@ -56,6 +56,7 @@ def train(args: Sequence[str]) -> int:
     except Preempted as reason:
         if not is_first_process():
             return 0  # what is left to do is rank 0's; a launcher takes another status for a failure
+        end_workers()
         say(str(reason))
         requeue(signals.received, say)
         return REQUEUE
@@ -161,11 +162,15 @@ def main(args: Sequence[str] | None = None) -> int:
     torch.set_flush_denormal(True)
     # Lightning's own affair, printed at every start with the torch releases of 2026
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    # untrue here: the order of the data is continued by the sampler, and scores are those of all ranks already
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     name, *rest = arguments
     try:
         with FailTogether(lambda error: _message(name, error) or traceback_of(error)):
             return commands[name](rest)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
+        end_workers()
         if (message := _message(name, error)) is None:
             raise
         print(message, file=sys.stderr)

@@ -174,9 +174,18 @@ def test_other_ranks_speak_of_what_is_wrong_only(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out.json").exists()
     found = json.loads((tmp_path / "out.rank1.json").read_text())
     assert {one["section"] for one in found["findings"]} == {"versions", "paths"}
-    # a second process of the same machine leaves the machine to the first
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert main(["doctor", "--only", "paths", "versions"]) == 0
+
+
+def test_who_examines_what():
+    everything = list(command.SECTIONS)
+    assert command._chosen(None, None) == everything
+    assert command._chosen(["paths", "devices"], None) == ["devices", "paths"]
+    # joining comes first, while all still run alike
+    first = command._chosen(None, Launch("srun", 0, 4, 0))
+    assert (first[0], sorted(first)) == ("distributed", sorted(everything))
+    # the first task of another machine speaks for it, the others look at their own device
+    assert set(command._chosen(None, Launch("srun", 2, 4, 0))) == set(everything) - {"slurm", "data"}
+    assert command._chosen(None, Launch("srun", 3, 4, 1)) == ["distributed", "devices"]
 
 
 def test_a_whole_training_configuration_is_understood():

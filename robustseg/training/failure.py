@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import threading
@@ -142,7 +143,7 @@ class FailTogether:
         """Say that this rank's end is as it should be; rank 0, over which the others are told, leaves last."""
         assert self._place is not None
         self._finished = True
-        _end_workers()
+        end_workers()
         leaves = None
         if self._told_to_go:
             # Usually all ranks were; one that was not would wait for the others.
@@ -181,7 +182,7 @@ class FailTogether:
         writing = threading.Thread(target=self._write_out, daemon=True)
         writing.start()
         writing.join(TEARDOWN_S)
-        _end_workers()
+        end_workers()
         if self._hub is not None and self._connected.is_set():
             # ranks that are still starting would wait for this one for half an hour
             with self._hub.changed:
@@ -273,9 +274,13 @@ def watch_ranks(trainer: pl.Trainer) -> None:
         ranks.write_out = getattr(strategy.checkpoint_io, "wait", ranks.write_out)
 
 
-def _end_workers() -> None:
-    """Kill the data workers: they ignore the SIGTERM by which Python ends children at exit, and waits for them."""
-    for child in multiprocessing.active_children():
+def end_workers() -> None:
+    """Kill the data workers, at the end: they ignore the SIGTERM by which Python ends its children before it waits."""
+    children = multiprocessing.active_children()
+    if children and threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+        # torch's handler would take it for the death of a worker that is needed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in children:
         child.kill()
 
 

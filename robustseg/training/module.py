@@ -214,9 +214,14 @@ class RobustSegmentation(pl.LightningModule):
             raise TrainingError(f"step {self.global_step}, samples {', '.join(batch.ids[clean:])}: {error}") from error
 
     def on_validation_epoch_start(self) -> None:
-        """Validate the statistics of BatchNorm that a checkpoint will hold, rank 0's, on every rank.
+        """Validate what a checkpoint will hold on every rank."""
+        self._share_buffers()
 
-        Each rank's have moved with its own part of the last batch; DistributedDataParallel shares them at the next.
+    def _share_buffers(self) -> None:
+        """Take over rank 0's buffers: BatchNorm's statistics have moved with each rank's own part of the last batch.
+
+        DistributedDataParallel does so before each step, but for the first one after a validation, which a run that
+        continues from the checkpoint in between would begin with rank 0's.
         """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for buffer in self.model.buffers():
@@ -232,6 +237,7 @@ class RobustSegmentation(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the data set's clean scores, and keep them for the checkpoint's record."""
+        self._share_buffers()  # again: where averaged weights were validated, those that are trained are back
         scores = self._log_scores("val")
         if not self.trainer.sanity_checking:
             datamodule = getattr(self.trainer, "datamodule", None)

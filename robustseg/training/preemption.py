@@ -74,7 +74,7 @@ def requeue(received: signal.Signals | None, say: Callable[[str], None]) -> None
     """Ask SLURM to run this job again; elsewhere the exit status :data:`REQUEUE` has to do.
 
     Only after SIGUSR1, the warning before a time limit. SIGTERM comes from SLURM when it takes a job away, which it
-    starts again by itself unless the user has cancelled it: a job that requeued itself then could not be cancelled.
+    mostly starts again by itself, and by scancel: a job that requeued itself then could not be cancelled.
 
     Args:
         received: The signal that ended the run.
@@ -85,7 +85,10 @@ def requeue(received: signal.Signals | None, say: Callable[[str], None]) -> None
         say(f"exit status {REQUEUE}: start the same command again with --ckpt_path last.")
         return
     if received == signal.SIGTERM:
-        say(f"job {job} is not requeued after SIGTERM: SLURM does so unless it was cancelled.")
+        say(
+            f"job {job} is not requeued from here after SIGTERM, as a cancelled one would come back: exit "
+            f"status {REQUEUE} asks the batch script to, as those of configs/slurm do."
+        )
         return
     if shutil.which("scontrol") is None:
         say(f"there is no scontrol here to requeue job {job} with: exit status {REQUEUE} asks the batch script to.")

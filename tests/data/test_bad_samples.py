@@ -165,7 +165,7 @@ def test_a_global_batch_is_divided_or_refused():
     assert data.batch_size == 3
     with pytest.raises(DataError, match=r"global_batch_size = 24 cannot be divided by 5 processes × 1 .*20 or 25"):
         data.share_batch(processes=5)
-    with pytest.raises(DataError, match=r"cannot be divided by 32 processes × 1 accumulated batches: choose 32 or"):
+    with pytest.raises(DataError, match=r"cannot be divided by 32 processes × 1 accumulated batches: choose 32, or"):
         data.share_batch(processes=32)
     with pytest.raises(ValueError, match="global_batch_size = 0"):
         SyntheticScenes(global_batch_size=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,28 @@ def test_a_best_checkpoint_written_at_a_validation_continues_as_well(whole, tmp_
         assert unlike(expected[key], again[key]) == []
         assert unlike(whole("plain")[key], again[key]) == []
     assert again["global_step"] == 8
+
+
+def test_a_signal_in_a_validation_ends_a_process_with_data_workers(tmp_path):
+    """Workers leave signals to the process that trains: at its end nobody may wait for them to hear of one."""
+    start = (
+        "import os, signal, sys;"
+        "from robustseg.cli import main; from robustseg.training import RobustSegmentation as M;"
+        "M.on_validation_epoch_end = lambda self: None;"
+        "M.on_validation_epoch_start = lambda self: os.kill(os.getpid(), signal.SIGUSR1);"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    options = [*QUICK, "--data.num_workers", "1", "--checkpoint.monitor", "null"]
+    with (tmp_path / "log").open("w") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", start, *command(tmp_path, *options)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+            timeout=200,
+            check=False,
+        )
+    printed = (tmp_path / "log").read_text()
+    assert done.returncode == REQUEUE, printed
+    assert "SIGUSR1 at step 4" in printed
+    assert "Traceback" not in printed

@@ -1,7 +1,7 @@
 """A real SLURM on this machine: one controller and two nodes on loopback, in a temporary folder, for as long as a test.
 
-Run as a script it is the guard of such a cluster: once its standard input ends it kills all that belongs to it. That
-happens when the cluster is stopped, and also when the tests are killed with no time left to stop anything.
+Run as a script it is the guard of such a cluster: once its standard input ends it kills and removes all that belongs to
+the cluster. That happens when it is stopped, and also when the tests are killed with no time left to stop anything.
 """
 
 from __future__ import annotations
@@ -89,7 +89,6 @@ class Cluster:
         self.guard.stdin.close()
         for process in (self.guard, *self.daemons):
             process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self) -> None:
         for name in ("state", "spool-n1", "spool-n2"):
@@ -211,6 +210,7 @@ def _guard(configuration: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
+    shutil.rmtree(Path(configuration).parent, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ names = ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK", "MASTER_ADDR", "MASTER_PORT")
 print(f"start {{number}} task {{task}}:", *map(os.environ.get, names), *sys.argv[1:], flush=True)
 ending = sys.argv[sys.argv.index("--then") + 1]
 if ending == "slow":
-    time.sleep(1)  # and still deaf
+    time.sleep(2)  # and still deaf
 signal.signal(signal.SIGUSR1, told)
 signal.signal(signal.SIGTERM, told)
 if (number == 2 and ending != "flaky") or ending == "done":
@@ -91,7 +91,6 @@ def endings(cluster, submit) -> dict[str, int]:
         "flaky": submit("flaky", name="flaky"),
         "told": submit("told", "--cpus-per-task=3", name="told"),
         "several": submit("done", "--ntasks-per-node=1", name="several", **several),
-        "slow": submit("slow", name="slow"),
         "cancelled": submit("told", name="cancelled"),
     }
 
@@ -131,9 +130,10 @@ def test_told_to_go_and_requeued_it_is_continued_once_for_each(cluster, endings)
     assert {(line[4], line[5], line[7]) for line in lines} == {("1", "3", str(12000 + job % 18000))}
 
 
-def test_a_signal_that_comes_while_it_starts_is_not_its_end(cluster, endings):
-    job = endings["slow"]
+def test_a_signal_that_comes_while_it_starts_is_not_its_end(cluster, submit):
+    job = submit("slow", name="slow")
     wait_for(cluster, job, "start 0 task", 2)
+    assert "ready" not in cluster.output(job)
     cluster.signal(job, "USR1")
     wait_for(cluster, job, "ready", 2)
     assert cluster.restarts(job) == 0

@@ -91,4 +91,5 @@ def test_nothing_is_left_of_a_second_cluster_when_its_tests_are_killed(cluster, 
             os.killpg(holder.pid, signal.SIGKILL)
         holder.wait()
     cluster.until(lambda: not members(conf), 10, lambda: f"{members(conf)} are left")
+    cluster.until(lambda: not Path(conf).parent.exists(), 10, f"{conf} is left")
     assert members(cluster.environment["SLURM_CONF"])

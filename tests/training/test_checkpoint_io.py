@@ -188,6 +188,8 @@ def test_what_changes_after_the_call_does_not_reach_the_file(tmp_path, backgroun
         kept=(1, [2, [3]]),
     )
     before = copy.deepcopy({key: value for key, value in state.items() if key != "shared"})
+    # keeps the thread from this state until the state has changed
+    background.save_checkpoint(lightning(0), tmp_path / checkpoint_name(0))
     background.save_checkpoint(state, tmp_path / checkpoint_name(1))
     with torch.no_grad():
         for tensor in (*net.state_dict().values(), base, *(s["momentum_buffer"] for s in optimizer.state.values())):

@@ -19,13 +19,22 @@ from robustseg.training.non_finite import LIMIT, NonFiniteLoss
 from tests.training.nets import ToyNetwork, toy_batch
 
 ROOT = Path(__file__).parents[2]
-POISONED = -1
+POISONED, POISONED_CLEAN = -1, -2
+"""A batch whose last image, which is attacked, or first image, which is not, the network cannot digest."""
+
+
+class Fragile(ToyNetwork):
+    """Makes NaN, which reach the statistics of BatchNorm, of an image whose top row is of one colour."""
+
+    def forward_with_aux(self, x):
+        plain = x[:, :, 0].std(dim=2).amax(1) < 1e-6
+        return super().forward_with_aux(torch.where(plain[:, None, None, None], torch.nan, x))
 
 
 def batch_of(number, rank=0, poisoned_rank=0):
     batch = toy_batch(4, seed=10 * abs(number) + rank, num_classes=7)
-    if number == POISONED and rank == poisoned_rank:
-        batch.images[-1, 0, 0, 0] = float("nan")
+    if number in (POISONED, POISONED_CLEAN) and rank == poisoned_rank:
+        batch.images[-1 if number == POISONED else 0, :, 0] = 0.5
     return batch
 
 
@@ -33,7 +42,7 @@ def fit(folder, numbers, rank=0, poisoned_rank=0, attack=None, policy="skip", se
     """Weights, buffers, state of the optimiser and logged figures after one epoch of these batches."""
     torch.manual_seed(seed)
     net = RobustSegmentation(
-        ToyNetwork(7),
+        Fragile(7),
         attack=attack,
         schedule="constant",
         on_non_finite_loss=policy,
@@ -79,10 +88,16 @@ def test_a_batch_that_is_left_out_leaves_no_trace(tmp_path, arguments, capfd):
     assert "loss is nan at step 1 for the samples sample-10-0, sample-10-1" in said[0]
 
 
-def test_an_attack_that_meets_it_first_leaves_it_out_as_well(tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [(POISONED, "step 1, samples sample-10-2, sample-10-3: "), (POISONED_CLEAN, "the loss is nan at step 1 for the ")],
+    ids=["attacked", "clean"],
+)
+def test_the_attack_or_the_update_may_meet_it_first(tmp_path, capfd, bad, words):
     attack = PGD(steps=2, random_start=False)
-    assert_same(fit(tmp_path, [1, POISONED, 2], attack=attack), fit(tmp_path, [1, 2], attack=attack))
-    assert "robustseg: step 1, samples sample-10-2, sample-10-3: " in capfd.readouterr().err
+    assert_same(fit(tmp_path, [1, bad, 2], attack=attack), fit(tmp_path, [1, 2], attack=attack))
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("robustseg: ")]
+    assert words in said
 
 
 def test_of_accumulated_batches_it_has_no_share(tmp_path):

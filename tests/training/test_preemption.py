@@ -102,7 +102,7 @@ def test_a_warned_job_is_requeued(scontrol, monkeypatch):
 def test_a_cancelled_job_stays_cancelled(scontrol, monkeypatch):
     asked = scontrol()
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    assert "not requeued after SIGTERM" in told(signal.SIGTERM)
+    assert "not requeued from here after SIGTERM" in told(signal.SIGTERM)
     assert not asked.exists()
 
 
