@@ -8,7 +8,7 @@ from robustseg.attacks.carlini_wagner import CW
 from robustseg.attacks.dag import DAG
 from robustseg.attacks.deepfool import DeepFool
 from robustseg.attacks.ensemble import WorstOf
-from robustseg.attacks.guard import AttackError, AttackMode, NoGradientError, attack_mode
+from robustseg.attacks.guard import AttackError, AttackMode, NoGradientError, NonFiniteError, attack_mode
 from robustseg.attacks.iterative import IterativeAttack
 from robustseg.attacks.losses import (
     AttackLoss,
@@ -95,6 +95,7 @@ __all__ = [
     "NesterovStep",
     "NoGradientError",
     "NoiseSource",
+    "NonFiniteError",
     "PAdamCE",
     "PAdamCos",
     "PureClass",

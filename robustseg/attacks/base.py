@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.gradients import NO_GRADIENT
-from robustseg.attacks.guard import AttackError, AttackMode, Model, NoGradientError, attack_mode
+from robustseg.attacks.guard import AttackError, AttackMode, Model, NoGradientError, NonFiniteError, attack_mode
 from robustseg.attacks.losses import IGNORED, ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import ThreatModel
@@ -247,7 +247,7 @@ def check_logits(logits: object, images: Tensor, targets: Tensor, differentiable
     if differentiable and not logits.requires_grad:
         raise NoGradientError(NO_GRADIENT)
     if not bool(torch.isfinite(logits.detach()).all()):
-        raise AttackError(
+        raise NonFiniteError(
             "the model returned logits that are not finite: it overflows or divides by zero on these images; run it in "
             "float32 and look for non-finite weights."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustseg.attacks.guard import Model, NoGradientError
+from robustseg.attacks.guard import Model, NoGradientError, NonFiniteGradientError
 
 NO_GRADIENT = (
     "the model's output does not depend on its input for autograd (no_grad, argmax or a detached step inside?): "
@@ -41,10 +41,10 @@ def refuse_non_finite(slopes: Tensor) -> None:
         slopes: Sum of all gradients, or of anything that is not finite where one of them is not.
 
     Raises:
-        NoGradientError: It is not finite.
+        NonFiniteGradientError: It is not finite.
     """
     if not bool(torch.isfinite(slopes)):
-        raise NoGradientError(
+        raise NonFiniteGradientError(
             "the attack met gradients that are not finite: the model overflows or divides by zero on these images; "
             "run it in float32 and look for non-finite logits or weights."
         )

@@ -27,6 +27,14 @@ class NoGradientError(AttackError):
     """The model gives a gradient attack nothing to go by: no gradient, or one that is not finite."""
 
 
+class NonFiniteError(AttackError):
+    """The model overflows or divides by zero on these images; on others an attack may go on."""
+
+
+class NonFiniteGradientError(NonFiniteError, NoGradientError):
+    """It does so backwards."""
+
+
 @contextmanager
 def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
     """Prepare ``model`` to be attacked and put everything back afterwards, also after an exception.

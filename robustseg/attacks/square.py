@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
 from robustseg.attacks.gradients import LEAVE_EVERY
-from robustseg.attacks.guard import AttackError
+from robustseg.attacks.guard import NonFiniteError
 from robustseg.attacks.losses import IGNORED, correct_pixels, cross_entropy
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, ThreatModel, per_image
@@ -239,7 +239,7 @@ class _State:
 def _refuse_non_finite(state: _State) -> None:
     """Looked at now and then, since looking waits; NaN is never the largest logit, which would pass for fooled."""
     if not bool(state.finite):
-        raise AttackError(
+        raise NonFiniteError(
             "the attack met logits that are not finite: the model overflows or divides by zero on these images; run it "
             "in float32 and look for non-finite weights."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustseg.attacks.guard import AttackError, Model
+from robustseg.attacks.guard import Model, NonFiniteError
 
 
 class Victim:
@@ -48,10 +48,10 @@ class Victim:
         """For the end of an attack, since it waits.
 
         Raises:
-            AttackError: Some answer of the model was not finite.
+            NonFiniteError: Some answer of the model was not finite.
         """
         if self._answers and not bool(torch.isfinite(self._answers[0])):
-            raise AttackError(
+            raise NonFiniteError(
                 "the attack met logits that are not finite: the model overflows or divides by zero on some perturbed "
                 "images; run it in float32 and look for non-finite weights."
             )

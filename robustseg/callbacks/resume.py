@@ -124,6 +124,9 @@ class ResumeCheckpoint(Checkpoint):
         for note in check_continuation(checkpoint, self._facts, self.settings, self.resume):
             _say(trainer, note)
         rescale_batches(checkpoint, self._facts)
+        assert self.folder is not None
+        for state in checkpoint["callbacks"].values():
+            _follow(state, self.folder)
         self._saved_step = int(checkpoint["global_step"])
         self._new_epoch = trainer.fit_loop._iteration_based_training() and close_epoch(checkpoint)
 
@@ -235,6 +238,30 @@ def _validates(trainer: pl.Trainer) -> bool:
     """Whether a validation follows this batch."""
     loop: Any = trainer.fit_loop
     return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+
+
+def _follow(state: Any, folder: Path) -> None:
+    """Let a ModelCheckpoint find its best checkpoints in the folder that the run has been moved to.
+
+    Lightning forgets which they are, and so keeps worse ones, where the folder has another name than before.
+
+    Args:
+        state: Of a callback, changed in place if it is that of a ModelCheckpoint.
+        folder: Where checkpoints are now.
+    """
+    if not isinstance(state, dict) or not isinstance(state.get("best_k_models"), dict):
+        return
+    before = str(state.get("dirpath"))
+    if not state["best_k_models"] or not all((folder / Path(path).name).is_file() for path in state["best_k_models"]):
+        return
+
+    def moved(path: str) -> str:
+        return str(folder / Path(path).name) if path and str(Path(path).parent) == before else path
+
+    state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = moved(str(state.get(key) or ""))
+    state["dirpath"] = str(folder)
 
 
 def _say(trainer: pl.Trainer, line: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from robustseg.attacks import Attack, AttackError, AttackMode, NoGradientError, NoiseSource
+from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource, NonFiniteError
 from robustseg.data import run_seed
 from robustseg.metrics import SegmentationScores
 from robustseg.models import RECORD_KEY, Network, SegmentationModel, SlidingWindow, load_segmentation_weights
@@ -188,7 +188,7 @@ class RobustSegmentation(pl.LightningModule):
         try:
             return self._mix(batch), ""
         except TrainingError as error:
-            if self.non_finite.policy == "stop" or not isinstance(error.__cause__, NoGradientError):
+            if self.non_finite.policy == "stop" or not isinstance(error.__cause__, NonFiniteError):
                 raise
             clean, _ = self.split.sizes(len(batch.images))
             return MixedBatch(batch.images, batch.targets, batch.ids, clean), str(error)

@@ -307,3 +307,24 @@ def test_a_signal_in_a_validation_ends_a_process_with_data_workers(tmp_path):
     assert done.returncode == REQUEUE, printed
     assert "SIGUSR1 at step 4" in printed
     assert "Traceback" not in printed
+
+
+def test_a_run_that_was_moved_knows_its_best_checkpoint(tmp_path, monkeypatch):
+    """The scores fall from validation to validation: the first stays the best."""
+    log, calls = RobustSegmentation._log_scores, []
+
+    def falling(self, stage):
+        calls.append(stage)
+        self.log("val/falling", 1.0 / len(calls))
+        return log(self, stage)
+
+    monkeypatch.setattr(RobustSegmentation, "_log_scores", falling)
+    options = ("--checkpoint.monitor", "val/falling", "--save.every_n_steps", "1")
+    with monkeypatch.context() as patch:
+        end_after(5, patch)
+        with pytest.raises(Ended):
+            run(tmp_path / "here", *options)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert run(tmp_path / "there", *options) == 0
+    kept = [path.name for path in newest(tmp_path / "there").parent.glob("best*.ckpt")]
+    assert kept == ["best_epoch_0_step_4.ckpt"]

@@ -1,0 +1,67 @@
+"""Two ranks that continue from any checkpoint end in the bits of those that were not interrupted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.resume.kills import Runs
+from tests.resume.runs import kill, newest, state, unlike, wait
+
+pytestmark = pytest.mark.timeout(900)  # processes that import torch, on a busy machine
+OPTIONS = [
+    "--trainer.max_epochs",
+    "2",
+    "--trainer.limit_train_batches",
+    "3",
+    "--save.every_n_steps",
+    "1",
+    "--save.keep",
+    "9",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    two = Runs(tmp_path_factory.mktemp("runs"), ranks=2, options=OPTIONS)
+    two.finish("whole")
+    return two
+
+
+@pytest.mark.parametrize("step", [2, 3])  # within an epoch; after a validation, of averaged weights
+def test_from_any_checkpoint(runs, step):
+    name = f"from{step}"
+    shutil.copytree(runs.folder / "whole", runs.folder / name)
+    (kept,) = (runs.folder / name).glob("*/version_*/checkpoints")
+    for path in kept.iterdir():
+        if path.name.startswith("step_") and int(path.name[5:13]) > step:
+            path.unlink()
+    runs.finish(name)
+    assert unlike(state(newest(runs.folder / "whole")), state(newest(runs.folder / name))) == []
+
+
+def test_a_signal_to_one_of_them_is_answered_by_both(runs):
+    child = runs.start("told")
+    checkpoints = runs.folder / "told" / "resume" / "version_0" / "checkpoints"
+    while not list(checkpoints.glob("step_*.ckpt")):
+        assert wait(child, 0.01) is None
+    os.kill(_training_process(child), signal.SIGTERM)
+    try:
+        assert wait(child, 300) == 85
+    finally:
+        kill(child)
+    printed = (runs.folder / "told.log").read_text()
+    assert printed.count("; continues from") == 1
+    assert "Traceback" not in printed
+    runs.finish("told")
+    assert unlike(state(newest(runs.folder / "whole")), state(newest(runs.folder / "told"))) == []
+
+
+def _training_process(parent: int) -> int:
+    """Rank 0: the command that the child runs."""
+    (children,) = [path.read_text() for path in Path(f"/proc/{parent}/task").glob("*/children")]
+    return int(children.split()[0])
