@@ -13,8 +13,8 @@ scaling      the same images per rank on one process, on two that know nothing o
              without any communication is the machine's doing), and on two ranks of DistributedDataParallel
 small, full  how long a checkpoint blocks training, with ResumeCheckpoint (which returns when every byte is on the disk)
              and with what a user of Lightning would take: at the real step time of the quick start's network, and for
-             the state of PSPNet-ResNet50 with SGD, from steps on 32×32 pixels, since the state does not depend on the
-             images. EMA is on in both. Also where a checkpoint's time goes, the sizes of its parts, and peak memory
+             the state of PSPNet-ResNet50 with SGD, from SegPGD1 steps on 32×32 pixels: the state does not depend on
+             these. EMA is on in both. Also where a checkpoint's time goes, the sizes of its parts, and peak memory
 
 A step is SegPGD3's on half of the batch and an update with all of it. Checkpoints here are a few steps apart; one that
 is written in the background is waited for before the next step.

@@ -30,6 +30,9 @@ from robustseg.types import Batch
 CHECKPOINTS = "checkpoints"
 """Folder of a run that holds them."""
 
+_SHARE = 0.01
+"""Of the time that checkpoints at the ends of epochs may take."""
+
 
 class ResumeCheckpoint(Checkpoint):
     """Writes checkpoints to continue from: ``step_<n>.ckpt`` of a run, and a link ``last.ckpt`` to the newest.
@@ -48,6 +51,7 @@ class ResumeCheckpoint(Checkpoint):
         every_n_steps: Updates between checkpoints; None: not by steps.
         every_n_minutes: Minutes between checkpoints, by rank 0's clock; None: not by time.
         every_n_epochs: Epochs between checkpoints at the end of one, after its validation; 0 for only the last one.
+            Left out while writing would take more than 1 % of the time, as with epochs of seconds.
         keep: Number of checkpoints to keep; 2 or more, so that a damaged newest one costs a little time only.
         asynchronous: Write in the background, from a copy of the state in the main memory.
         resume: How much may differ from the run that wrote the checkpoint, see
@@ -92,6 +96,7 @@ class ResumeCheckpoint(Checkpoint):
         self._saved_step = -1
         self._new_epoch = False
         self._written = time.monotonic()
+        self._took = 0.0
         self._group: Any = None
 
     @property
@@ -187,7 +192,7 @@ class ResumeCheckpoint(Checkpoint):
         loop: Any = trainer.fit_loop
         epochs = loop.epoch_progress.current.processed
         last = trainer.should_stop or epochs == loop.max_epochs or trainer.global_step == loop.max_steps
-        every = self.every_n_epochs and epochs % self.every_n_epochs == 0
+        every = self.every_n_epochs and epochs % self.every_n_epochs == 0 and self._is_worthwhile()
         leave, due = self._wanted(bool(last or every or self._due))
         if leave or due:
             self._save(trainer)
@@ -200,6 +205,10 @@ class ResumeCheckpoint(Checkpoint):
         if isinstance(io, AtomicCheckpointIO):
             io.wait()
         self.signals.install()
+
+    def _is_worthwhile(self) -> bool:
+        """Whether the last checkpoint is so long ago that the next one is a small share of the time."""
+        return time.monotonic() - self._written >= self._took / _SHARE
 
     def _wanted(self, due: bool) -> tuple[bool, bool]:
         """Whether any rank has to leave, and whether for any a checkpoint is due."""
@@ -217,12 +226,14 @@ class ResumeCheckpoint(Checkpoint):
         if self._saved_step == trainer.global_step or getattr(trainer, "fast_dev_run", False):
             return
         assert self.folder is not None
+        start = time.monotonic()
         for logger in trainer.loggers:
             # figures that a kill would take would not be logged again
             logger.save()
         trainer.save_checkpoint(self.folder / checkpoint_name(trainer.global_step), weights_only=False)
         self._saved_step = trainer.global_step
         self._written = time.monotonic()
+        self._took = self._written - start
 
     def _leave(self, trainer: pl.Trainer) -> None:
         io = trainer.strategy.checkpoint_io
