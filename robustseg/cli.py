@@ -17,6 +17,7 @@ from robustseg import __version__
 from robustseg.benchmark import run_benchmark
 from robustseg.commands import leaderboard, merge_shards
 from robustseg.configured import EXPECTED_ERRORS, ConfigError, RobustSegCLI, is_first_process, say
+from robustseg.data.loading import end_workers
 from robustseg.doctor import doctor
 from robustseg.models import load_segmentation_weights
 from robustseg.runs import LAST, RunError, run_folder
@@ -24,7 +25,7 @@ from robustseg.safety import OPTION, split_allowed
 from robustseg.studies.commands import study_command, transfer_command
 from robustseg.training.continuation import check_continuation, run_facts
 from robustseg.training.ending import exit_status, explanation, is_interrupt, traceback_of
-from robustseg.training.failure import FailTogether, end_workers
+from robustseg.training.failure import FailTogether
 from robustseg.training.preemption import REQUEUE, Preempted, PreemptionSignals, requeue
 from robustseg.training.strategy import check_strategy
 
@@ -87,6 +88,14 @@ def _check_before_training(cli: RobustSegCLI) -> None:
     cli.datamodule.share_batch(cli.trainer.world_size, cli.trainer.accumulate_grad_batches)
     for caution in check_strategy(cli.trainer, cli.model, cli.datamodule.batch_size):
         say(caution)
+    trainer = cli.config.trainer
+    if trainer.overfit_batches:
+        raise RunError("trainer.overfit_batches replaces the order of the data: use trainer.limit_train_batches.")
+    if trainer.max_time is not None or isinstance(trainer.val_check_interval, (str, dict)):
+        raise RunError(
+            "trainer.max_time and a val_check_interval in time depend on the machine's speed, so that no run could be "
+            "continued exactly: limit epochs or steps; a scheduler's time limit is no end, see docs/clusters.md."
+        )
     cli.datamodule.setup("fit")
     cli.datamodule.setup("test")
     cli.model.check_batch_size(cli.datamodule.batch_size)

@@ -27,7 +27,7 @@ from robustseg.evaluation.report import ReportError
 from robustseg.models import ModelError, SlidingWindow, load_segmentation_weights, read_record
 from robustseg.models.checkpoint import WeightsInfo
 from robustseg.parser import Parser, keys_of
-from robustseg.runs import RunError, last_run, next_free, run_folder
+from robustseg.runs import RunError, last_run, next_free, next_version, run_folder
 from robustseg.safety import OPTION, limit_imports, refused_object, split_allowed
 from robustseg.studies import Study, StudyError
 from robustseg.training import RobustSegmentation, TrainingError
@@ -170,7 +170,11 @@ class RobustSegCLI(LightningCLI):
         parser.add_lightning_class_args(RobustnessEvaluation, "robustness")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_class_arguments(
-            ResumeCheckpoint, "save", skip={"resume", "settings", "signals"}, fail_untyped=False, sub_configs=True
+            ResumeCheckpoint,
+            "save",
+            skip={"resume", "settings", "signals", "run_folder"},
+            fail_untyped=False,
+            sub_configs=True,
         )
         parser.set_defaults(
             {
@@ -210,7 +214,12 @@ class RobustSegCLI(LightningCLI):
             for note in notes:
                 say(note)
         if checkpoint is not None and not Path(checkpoint).is_file():
-            raise RunError(f"--ckpt_path {checkpoint}: no such file.")
+            hint = "no such file."
+            if self.evaluate and checkpoint == "last":
+                hint = "that is for train; give the file, RUN/checkpoints/last.ckpt."
+            elif Path(checkpoint).is_dir():
+                hint = "it is a folder; give a file in it, or last."
+            raise RunError(f"--ckpt_path {checkpoint}: {hint}")
         if checkpoint is not None and not self.evaluate:
             self.resumed = AtomicCheckpointIO().load_checkpoint(checkpoint)
         if self.config.checkpoint.monitor is None:
@@ -253,6 +262,11 @@ class RobustSegCLI(LightningCLI):
                     trainer.default_root_dir, name=self.config.experiment, version=self.version, purge_step=purge
                 )
             self.save: ResumeCheckpoint = self.config_init.save
+            if "logger" not in kwargs:
+                # Another logger has folders of its own, in which --ckpt_path last would not find the run.
+                root, experiment = trainer.default_root_dir, self.config.experiment
+                version = next_version(root, experiment) if self.version is None else self.version
+                self.save.run_folder = Path(root) / experiment / f"version_{version}"
             self.save.resume, self.save.settings = self.config.resume, self.settings
             callbacks += [self.config_init.checkpoint, LearningRateMonitor(), self.save]
             if SLURMEnvironment.detect():

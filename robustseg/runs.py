@@ -38,24 +38,33 @@ def last_run(root: str | Path, experiment: str) -> Continuation:
         RunError: There are checkpoints, and all of them are damaged.
     """
     folder = Path(root) / experiment
-    numbered = ((re.fullmatch(r"version_(\d+)", path.name), path) for path in folder.glob("version_*"))
-    versions = {int(match[1]): path for match, path in numbered if match and path.is_dir()}
-    for version in sorted(versions, reverse=True):
-        kept = versions[version] / CHECKPOINTS
+    versions = _versions(folder)
+    newest_version = max(versions, default=None)
+    if newest_version is not None:
+        kept = versions[newest_version] / CHECKPOINTS
         newest, notes = newest_usable(kept)
         if newest is not None:
-            return Continuation(version, str(newest), [*notes, f"resuming from {newest}"])
+            return Continuation(newest_version, str(newest), [*notes, f"resuming from {newest}"])
         if checkpoints(kept):
             raise RunError(
                 f"--ckpt_path last: no checkpoint in {kept} can be used ({'; '.join(notes)}): restore one from a copy, "
                 "or start a new run without --ckpt_path."
             )
         if (kept / LAST).is_file():
-            return Continuation(version, str(kept / LAST), [f"resuming from {kept / LAST}"])
-    start = (
-        f"--ckpt_path last: there is no checkpoint in {folder}/version_*/{CHECKPOINTS} yet: starting from the beginning"
-    )
-    return Continuation(max(versions, default=None), None, [start])
+            return Continuation(newest_version, str(kept / LAST), [f"resuming from {kept / LAST}"])
+    where = folder / ("version_*" if newest_version is None else f"version_{newest_version}") / CHECKPOINTS
+    start = f"--ckpt_path last: there is no checkpoint in {where} yet: starting from the beginning"
+    return Continuation(newest_version, None, [start])
+
+
+def next_version(root: str | Path, experiment: str) -> int:
+    """Number of the version that a new run of ``experiment`` under ``root`` gets."""
+    return max(_versions(Path(root) / experiment), default=-1) + 1
+
+
+def _versions(folder: Path) -> dict[int, Path]:
+    numbered = ((re.fullmatch(r"version_(\d+)", path.name), path) for path in folder.glob("version_*"))
+    return {int(match[1]): path for match, path in numbered if match and path.is_dir()}
 
 
 def run_folder(checkpoint: str | Path) -> Path:

@@ -49,7 +49,7 @@ class ResumeCheckpoint(Checkpoint):
 
     Args:
         every_n_steps: Updates between checkpoints; None: not by steps.
-        every_n_minutes: Minutes between checkpoints, by rank 0's clock; None: not by time.
+        every_n_minutes: Minutes between checkpoints, by any rank's clock; None: not by time.
         every_n_epochs: Epochs between checkpoints at the end of one, after its validation; 0 for only the last one.
             Left out while writing would take more than 1 % of the time, as with epochs of seconds.
         keep: Number of checkpoints to keep; 2 or more, so that a damaged newest one costs a little time only.
@@ -57,7 +57,8 @@ class ResumeCheckpoint(Checkpoint):
         resume: How much may differ from the run that wrote the checkpoint, see
             :func:`~robustseg.training.continuation.check_continuation`.
         settings: What has to be the same as well: plain values, nested; the command line puts the configuration here.
-        signals: Who notes the signals.
+        signals: Who notes the signals; by default it does so itself, while training lasts.
+        run_folder: Where the run is kept; by default in the logger's folder.
 
     Raises:
         ValueError: A number is out of its range.
@@ -73,6 +74,7 @@ class ResumeCheckpoint(Checkpoint):
         resume: Resume = "exact",
         settings: Mapping[str, Any] | None = None,
         signals: PreemptionSignals | None = None,
+        run_folder: str | Path | None = None,
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"every_n_steps = {every_n_steps} must be at least 1, or null.")
@@ -90,11 +92,13 @@ class ResumeCheckpoint(Checkpoint):
         self.resume: Resume = resume
         self.settings = settings
         self.signals = signals or PreemptionSignals()
+        self._owns_signals = signals is None
+        self.run_folder = run_folder
         self.folder: Path | None = None
         self._facts: dict[str, Any] = {}
         self._due = False
         self._saved_step = -1
-        self._new_epoch = False
+        self._new_epoch = self._finished = False
         self._written = time.monotonic()
         self._took = 0.0
         self._group: Any = None
@@ -112,7 +116,8 @@ class ResumeCheckpoint(Checkpoint):
         kind = BackgroundCheckpointIO if self.asynchronous else AtomicCheckpointIO
         trainer.strategy.checkpoint_io = kind(keep=self.keep)
         # of rank 0, and asked for on all: Lightning broadcasts it
-        self.folder = Path(trainer.log_dir or trainer.default_root_dir) / CHECKPOINTS
+        home = trainer.log_dir if self.run_folder is None else trainer.strategy.broadcast(str(self.run_folder))
+        self.folder = Path(home or trainer.default_root_dir) / CHECKPOINTS
         data: Any = getattr(trainer, "datamodule", None)
         if isinstance(data, SegmentationDataModule):
             self._facts = run_facts(trainer, data)
@@ -128,7 +133,11 @@ class ResumeCheckpoint(Checkpoint):
             return
         for note in check_continuation(checkpoint, self._facts, self.settings, self.resume):
             _say(trainer, note)
-        rescale_batches(checkpoint, self._facts)
+        position = rescale_batches(checkpoint, self._facts)
+        data: Any = getattr(trainer, "datamodule", None)
+        if position is not None and (start := data.state_of(checkpoint))["position"]:
+            data.load_state_dict({**start, "position": position})
+        self._finished = bool(checkpoint[RUN_KEY].get("finished")) and self.resume != "changed"
         assert self.folder is not None
         for state in checkpoint["callbacks"].values():
             _follow(state, self.folder)
@@ -139,7 +148,7 @@ class ResumeCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what a continuation is checked against."""
-        checkpoint[RUN_KEY] = run_record(self._facts, self.settings)
+        checkpoint[RUN_KEY] = {**run_record(self._facts, self.settings), "finished": self._finished}
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals back: Lightning takes SIGTERM shortly before."""
@@ -149,6 +158,8 @@ class ResumeCheckpoint(Checkpoint):
         """Take the signals back, and see that all ranks go on from the same step."""
         self.signals.install()
         self._written = time.monotonic()
+        if self._finished:
+            trainer.should_stop = True  # as early stopping had it
         if self._new_epoch:
             trainer.fit_loop.epoch_loop.restarting = False
         step = torch.tensor([trainer.global_step, -trainer.global_step])
@@ -194,6 +205,7 @@ class ResumeCheckpoint(Checkpoint):
         last = trainer.should_stop or epochs == loop.max_epochs or trainer.global_step == loop.max_steps
         every = self.every_n_epochs and epochs % self.every_n_epochs == 0 and self._is_worthwhile()
         leave, due = self._wanted(bool(last or every or self._due))
+        self._finished = bool(trainer.should_stop and loop._can_stop_early)
         if leave or due:
             self._save(trainer)
         if leave and not last:
@@ -204,7 +216,10 @@ class ResumeCheckpoint(Checkpoint):
         io = trainer.strategy.checkpoint_io
         if isinstance(io, AtomicCheckpointIO):
             io.wait()
-        self.signals.install()
+        if self._owns_signals:
+            self.signals.restore()
+        else:
+            self.signals.install()
 
     def _is_worthwhile(self) -> bool:
         """Whether the last checkpoint is so long ago that the next one is a small share of the time."""

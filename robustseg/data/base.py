@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from robustseg.data.bad_samples import BadSamplePolicy, check_policy
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.errors import DataError
-from robustseg.data.loading import UnpaddedDistributedSampler, collate, start_worker
+from robustseg.data.loading import UnpaddedDistributedSampler, collate, end_workers_at_exit, start_worker
 from robustseg.data.order import SampleOrder
 from robustseg.data.transforms import EvalTransform, TrainTransform, check_size
 from robustseg.types import IGNORE_INDEX, Sample
@@ -242,6 +242,10 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
             epoch, done = epoch + 1, 0
         return {"epoch": epoch, "position": done * self.batch_size * self.trainer.world_size}
 
+    def state_of(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """What :meth:`state_dict` was when a checkpoint was written."""
+        return dict(checkpoint[type(self).__qualname__])
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next ``train_dataloader`` start there."""
         self._start = (int(state_dict["epoch"]), int(state_dict["position"]))
@@ -273,6 +277,8 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         batch_size: int,
         sampler: Sampler[Any] | None = None,
     ) -> DataLoader[Sample]:
+        if self.num_workers:
+            end_workers_at_exit()
         return DataLoader(
             dataset,
             batch_size,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator, Sequence, Sized
+from multiprocessing import util
 
 import torch
 from lightning_fabric.utilities.seed import pl_worker_init_function
@@ -44,6 +47,21 @@ def start_worker(number: int) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def end_workers() -> None:
+    """Kill the data workers, at the end: they ignore the SIGTERM by which Python ends its children before it waits."""
+    children = multiprocessing.active_children()
+    if children and threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+        # torch's handler would take it for the death of a worker that is needed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in children:
+        child.kill()
+
+
+def end_workers_at_exit() -> None:
+    """Have :func:`end_workers` called before Python waits for its children: one that is left would hold it for ever."""
+    util.Finalize(None, end_workers, exitpriority=100)
 
 
 class UnpaddedDistributedSampler(DistributedSampler[int]):

@@ -21,15 +21,23 @@ RUN_KEY = "robustseg_run"
 """Entry of a checkpoint that a run can continue from."""
 RUN_FORMAT = 1
 
-_NOT_COMPARED: dict[str, frozenset[str]] = {
+_NOT_COMPARED = {
     # where weights start from is of no account once there are weights
+    "model.init_weights",
+    "model.network.init_args.pretrained",
+    "model.network.init_args.weights",
     # the policies say how to go on where a run would end
-    "model": frozenset({"init_weights", "pretrained", "weights", "on_non_finite_loss"}),
-    "data": frozenset(
-        {"batch_size", "val_batch_size", "num_workers", "root", "cache", "check", "val_length", "test_length"}
-        | {"global_batch_size", "on_bad_sample"}
+    "model.on_non_finite_loss",
+    "data.init_args.on_bad_sample",
+    *(
+        f"data.init_args.{name}"
+        for name in ("val_batch_size", "num_workers", "root", "cache", "check", "val_length", "test_length")
     ),
+    # among the facts
+    "data.init_args.batch_size",
+    "data.init_args.global_batch_size",
 }
+_COUNTED_IN_BATCHES = ("limit_train_batches", "val_check_interval")
 _TRAINER = (
     "max_epochs",
     "max_steps",
@@ -56,13 +64,13 @@ def deciding_settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
         configuration: The whole of it, nested.
     """
     trainer = configuration.get("trainer") or {}
-    settings = {name: _without(configuration.get(name), left_out) for name, left_out in _NOT_COMPARED.items()}
+    settings = {name: _compared(configuration.get(name), name) for name in ("model", "data")}
     return dict(plain({**settings, "trainer": {key: trainer.get(key) for key in _TRAINER}}))
 
 
-def _without(value: Any, left_out: frozenset[str]) -> Any:
+def _compared(value: Any, at: str) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without(entry, left_out) for key, entry in value.items() if key not in left_out}
+        return {k: _compared(entry, f"{at}.{k}") for k, entry in value.items() if f"{at}.{k}" not in _NOT_COMPARED}
     return value
 
 
@@ -131,11 +139,18 @@ def check_continuation(
         {key: value for key, value in facts.items() if key not in _SHARED},
     )
     if settings is not None and isinstance(found.get("settings"), Mapping):
-        rest += _other_settings(found["settings"], settings, bool(shared))
+        rest += _other_settings(found["settings"], settings, before, facts)
     if rest and resume != "changed":
+        # Other shapes cannot be continued from at all.
+        network = any(line.startswith("model.network") for line in rest)
+        otherwise = (
+            f"or start a new run from its weights, as far as they fit, with --model.init_weights {name}."
+            if network
+            else "or say --resume changed to continue with this one, which no uninterrupted run would have ended like."
+        )
         raise TrainingError(
             f"{name} is of a run with other settings ({'; '.join(rest)}): continue with the configuration of that run, "
-            "or say --resume changed to continue with this one, which no uninterrupted run would have ended like."
+            f"{otherwise}"
         )
     if shared and resume == "exact":
         hint = (
@@ -151,6 +166,8 @@ def check_continuation(
             f"with the number of processes is {_global(before)}."
         )
     notes = [f"no longer the same run: {line}" for line in rest]
+    if _global(before) != _global(facts):
+        notes.append(f"no longer the same run: an update had {_global(before)} images, now it has {_global(facts)}")
     if shared:
         notes.append(f"no longer equal to the bit ({'; '.join(shared)}): {_consequences(before, facts)}")
     return notes
@@ -163,14 +180,29 @@ def _is_newer(version: str) -> bool:
         return True
 
 
-def _other_settings(before: Mapping[str, Any], now: Mapping[str, Any], shared: bool) -> list[str]:
-    lines = differences(before, now)
-    # reported among the facts
-    return [line for line in lines if not (shared and line.startswith("trainer.accumulate_grad_batches:"))]
+def _other_settings(
+    before: Mapping[str, Any], now: Mapping[str, Any], facts_before: Mapping[str, Any], facts: Mapping[str, Any]
+) -> list[str]:
+    if any(facts_before[key] != facts[key] for key in _SHARED):
+        before, now = _in_images(before, facts_before), _in_images(now, facts)
+    return differences(before, now)
+
+
+def _in_images(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which numbers of batches are numbers of images, without what the facts tell as well."""
+    trainer = {key: value for key, value in settings["trainer"].items() if key != "accumulate_grad_batches"}
+    for key in _COUNTED_IN_BATCHES:
+        if type(trainer.get(key)) is int:
+            trainer[key] = f"{trainer[key] * _per_batch(facts)} images"
+    return {**settings, "trainer": trainer}
 
 
 def _global(facts: Mapping[str, Any]) -> int:
     return int(facts["ranks"]) * int(facts["batch_size"]) * int(facts["accumulate_grad_batches"])
+
+
+def _per_batch(facts: Mapping[str, Any]) -> int:
+    return int(facts["ranks"]) * int(facts["batch_size"])
 
 
 def _product(facts: Mapping[str, Any]) -> str:
@@ -188,23 +220,26 @@ def _consequences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def rescale_batches(checkpoint: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Count the batches of a checkpoint's loops in those of this run, where another number of them makes an update.
+def rescale_batches(checkpoint: Mapping[str, Any], facts: Mapping[str, Any]) -> int | None:
+    """Count the batches of a checkpoint's loops in those of this run, where other images make a batch or an update.
 
     Args:
         checkpoint: Its content, changed in place; saved between two updates.
         facts: :func:`run_facts` of this run.
+
+    Returns:
+        Images of the epoch before the first whole update of this run that is to come; None where nothing differs.
     """
-    before = int(checkpoint[RUN_KEY]["facts"]["accumulate_grad_batches"])
-    now = int(facts["accumulate_grad_batches"])
-    if before == now:
-        return
+    before = checkpoint[RUN_KEY]["facts"]
+    if all(before[key] == facts[key] for key in _SHARED):
+        return None
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     for counts in (progress["total"], progress["current"]):
         # by the batch at whose end the checkpoint was written
         lag = counts["ready"] - counts["completed"]
-        batches = counts["ready"] * now // before
-        counts.update(ready=batches, started=batches, processed=batches, completed=batches - lag)
+        batches = counts["ready"] * _per_batch(before) // _global(facts) * int(facts["accumulate_grad_batches"])
+        counts.update(ready=batches, started=batches, processed=batches, completed=max(batches - lag, 0))
+    return int(progress["current"]["ready"]) * _per_batch(facts)
 
 
 def close_epoch(checkpoint: Mapping[str, Any]) -> bool:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
-import signal
 import socket
 import sys
 import threading
@@ -21,6 +19,7 @@ from types import TracebackType
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import ParallelStrategy
 
+from robustseg.data.loading import end_workers
 from robustseg.training.ending import exit_status, how_it_ended, is_consequence, is_no_failure, one_line
 from robustseg.training.failure_hub import Failure, FailureHub, Rendezvous, keep_alive, send, without_a_word
 from robustseg.training.preemption import REQUEUE, Preempted
@@ -272,16 +271,6 @@ def watch_ranks(trainer: pl.Trainer) -> None:
         ranks.join(place)
         # of checkpoints that are written in the background
         ranks.write_out = getattr(strategy.checkpoint_io, "wait", ranks.write_out)
-
-
-def end_workers() -> None:
-    """Kill the data workers, at the end: they ignore the SIGTERM by which Python ends its children before it waits."""
-    children = multiprocessing.active_children()
-    if children and threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
-        # torch's handler would take it for the death of a worker that is needed
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for child in children:
-        child.kill()
 
 
 def _here() -> str:

@@ -65,11 +65,13 @@ def checkpoint_record(
 
 
 def plain(value: Any) -> Any:
-    """``value`` with whatever is not a string, number, boolean or None in it as a string."""
+    """``value`` with whatever is not a string, number, boolean or None in it as a string, the same in any process."""
     if isinstance(value, Mapping):
         return {str(name): plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(entry) for entry in value]
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"  # its representation has an address in it
     # Exact types: NumPy's float64 is a float, but as an object of its own in a pickle.
     return value if value is None or type(value) in (str, int, float, bool) else str(value)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -11,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from robustseg.data import CamVid, DataError, SyntheticScenes
 from robustseg.data.bad_samples import BadSamples
-from robustseg.data.loading import collate
+from robustseg.data.loading import collate, end_workers
 from robustseg.data.order import Fetch, SampleOrder, derived_seed
 
 LENGTH = 400
@@ -120,6 +125,7 @@ def test_a_run_stops_or_goes_on_the_same_with_any_number_of_workers(root, worker
     damage(root, "train2")
     with pytest.raises(DataError) as caught:
         seen(stops)
+    end_workers()  # else the collector waits 5 s for each
     # also from a worker process one line
     assert str(caught.value).startswith("training sample train2: ")
     assert "train2.png" in str(caught.value)
@@ -172,3 +178,22 @@ def test_a_global_batch_is_divided_or_refused():
     plain = SyntheticScenes(batch_size=5)
     plain.share_batch(processes=3)
     assert plain.batch_size == 5
+
+
+def test_workers_that_ignore_signals_do_not_hold_a_process_at_its_end(tmp_path):
+    """One that ends with an exception while a loader is in use, as a notebook or a script of a user's may."""
+    code = (
+        "from robustseg.data import SyntheticScenes\n"
+        "data = SyntheticScenes(image_size=(32, 32), train_length=8, batch_size=2, num_workers=1)\n"
+        "batches = iter(data.train_dataloader())\n"
+        "next(batches)\n"
+        "raise ArithmeticError\n"
+    )
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log, start_new_session=True)
+    try:
+        assert process.wait(timeout=60) == 1
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (tmp_path / "log").read_text().count("Error") == 1

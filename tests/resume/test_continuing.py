@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from robustseg.callbacks import ResumeCheckpoint
@@ -329,3 +330,78 @@ def test_a_run_that_was_moved_knows_its_best_checkpoint(tmp_path, monkeypatch):
     assert run(tmp_path / "there", *options) == 0
     kept = [path.name for path in newest(tmp_path / "there").parent.glob("best*.ckpt")]
     assert kept == ["best_epoch_0_step_4.ckpt"]
+
+
+def test_a_run_that_stopped_early_stays_stopped(tmp_path):
+    stopping = {"monitor": "val/pgd2/miou", "mode": "max", "min_delta": 1.0, "patience": 1}
+    callbacks = ["--trainer.callbacks", json.dumps([{"class_path": "EarlyStopping", "init_args": stopping}])]
+    options = (*callbacks, "--trainer.max_epochs", "9")
+    assert run(tmp_path, *options) == 0
+    before = state(newest(tmp_path))
+    assert before["global_step"] == 8
+    assert run(tmp_path, *options) == 0
+    assert unlike(before, state(newest(tmp_path))) == []
+    assert run(tmp_path, *options, "--resume", "changed") == 0
+    assert state(newest(tmp_path))["global_step"] > 8
+
+
+def test_with_another_logger_the_run_is_found_as_well(whole, tmp_path, monkeypatch):
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path / "elsewhere")}}
+    options = ("--trainer.logger", json.dumps(logger), *VARIANTS["every_step"])
+    with monkeypatch.context() as patch:
+        end_after(5, patch)
+        with pytest.raises(Ended):
+            run(tmp_path, *options)
+    assert run(tmp_path, *options) == 0
+    assert unlike(whole("every_step")["state_dict"], state(newest(tmp_path))["state_dict"]) == []
+
+
+def test_the_newest_run_is_the_newest_also_before_its_first_checkpoint(whole, tmp_path, capsys):
+    assert run(tmp_path) == 0
+    (tmp_path / "resume" / "version_1").mkdir()
+    capsys.readouterr()
+    assert run(tmp_path) == 0
+    assert "no checkpoint in" in capsys.readouterr().out
+    kept = tmp_path / "resume" / "version_1" / "checkpoints" / "last.ckpt"
+    assert unlike(whole("plain"), state(kept)) == []
+
+
+@pytest.mark.parametrize("batch_size", ["2", "8"])
+def test_with_another_batch_size_the_epoch_has_its_validation(batch_size, tmp_path, monkeypatch, capsys):
+    options = ("--trainer.limit_train_batches", "null", "--data.train_length", "32", "--save.every_n_steps", "1")
+    with monkeypatch.context() as patch:
+        end_after(5, patch)
+        with pytest.raises(Ended):
+            run(tmp_path, *options)
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        seen = seen_by(patch)
+        assert run(tmp_path, *options, "--data.batch_size", batch_size, "--resume", "changed") == 0
+    assert "an update had 4 images, now it has" in capsys.readouterr().out
+    # the rest of the first epoch from the last whole update on, and the second
+    position = 20 // int(batch_size) * int(batch_size)
+    assert len(seen) == 32 - position + 32
+    assert len(list(newest(tmp_path).parent.glob("best*.ckpt"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        (("--trainer.overfit_batches", "2"), "overfit_batches"),
+        (("--trainer.max_time", "00:00:01:00"), "max_time"),
+        (("--ckpt_path", "{tmp}"), "it is a folder"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused_at_once(option, named, tmp_path, capsys):
+    assert run(tmp_path, *(part.format(tmp=tmp_path) for part in option)) == 1
+    assert named in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outside_of_the_command_signals_are_given_back(tmp_path):
+    callback = ResumeCheckpoint()
+    trainer = pl.Trainer(accelerator="cpu", callbacks=[callback], logger=False, default_root_dir=tmp_path)
+    callback.setup(trainer, None, "fit")
+    assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    callback.teardown(trainer, None, "fit")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

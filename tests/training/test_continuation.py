@@ -16,6 +16,7 @@ from robustseg.training.continuation import (
     rescale_batches,
     run_record,
 )
+from robustseg.training.module import papers_sgd
 
 FACTS = {
     "seed": 0,
@@ -94,8 +95,37 @@ def test_another_configuration_is_refused_with_its_keys_unless_told(other, line)
         with pytest.raises(TrainingError, match=r"last\.ckpt is of a run with other settings") as error:
             check(configuration=other, resume=resume)
         assert line in str(error.value)
-        assert "--resume changed" in str(error.value)
+        assert ("--resume changed" in str(error.value)) == ("network" not in line)  # other shapes cannot continue
     assert check(configuration=other, resume="changed") == [f"no longer the same run: {line}"]
+
+
+def test_functions_are_compared_by_name_and_not_by_address():
+    """The representation of a function has an address in it, another one in each process."""
+    (written,) = deciding_settings({"model": {"optimizer": papers_sgd}})["model"].values()
+    assert written == "robustseg.training.module.papers_sgd"
+
+
+def test_an_attack_s_weights_are_not_the_network_s():
+    attack = changed(CONFIGURATION, model__attack={"class_path": "MLAttack", "init_args": {"weights": 1.0}})
+    other = changed(attack, model__attack__init_args__weights=50.0)
+    with pytest.raises(TrainingError, match=r"model\.attack\.init_args\.weights: 1\.0 there, 50\.0 here"):
+        check(configuration=other, checkpoint=record(configuration=attack))
+
+
+@pytest.mark.parametrize("key", ["limit_train_batches", "val_check_interval"])
+def test_numbers_of_batches_are_compared_as_images_where_batches_are_others(key):
+    before = changed(CONFIGURATION, **{f"trainer__{key}": 6})
+    facts = {**FACTS, "batch_size": 2, "accumulate_grad_batches": 2}
+    now = changed(before, trainer__accumulate_grad_batches=2)
+    with pytest.raises(TrainingError, match=f'trainer.{key}: "48 images" there, "24 images" here'):
+        check(facts, now, "elastic", record(configuration=before))
+    now = changed(now, **{f"trainer__{key}": 12})
+    assert len(check(facts, now, "elastic", record(configuration=before))) == 1
+    shares = changed(CONFIGURATION, **{f"trainer__{key}": 0.5, "trainer__accumulate_grad_batches": 2})
+    assert (
+        len(check(facts, shares, "elastic", record(configuration=changed(shares, trainer__accumulate_grad_batches=1))))
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,7 +169,7 @@ def test_elastic_keeps_the_images_of_an_update():
     assert "elastic" not in str(error.value)
     with pytest.raises(TrainingError, match=r"8 images there \(2 processes × 4 × 1 batches\).*is 8\."):
         check(facts, resume="elastic")
-    assert len(check(facts, resume="changed")) == 1
+    assert "an update had 8 images, now it has 4" in check(facts, resume="changed")[0]
 
 
 def test_other_files_and_newer_versions_are_refused():
@@ -179,8 +209,23 @@ def batches(total, current, completed):
 def test_batches_are_counted_in_those_of_this_run(before, now, given, expected):
     checkpoint = record({**FACTS, "accumulate_grad_batches": before})
     checkpoint["loops"] = {"fit_loop": {"epoch_loop.batch_progress": given}}
-    rescale_batches(checkpoint, {**FACTS, "accumulate_grad_batches": now})
+    # the same images in an update
+    facts = {**FACTS, "accumulate_grad_batches": now, "batch_size": 12 // now}
+    checkpoint[RUN_KEY]["facts"]["batch_size"] = 12 // before
+    position = rescale_batches(checkpoint, facts)
     assert checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"] == expected
+    assert position == (None if before == now else expected["current"]["ready"] * 2 * (12 // now))
+
+
+@pytest.mark.parametrize(("batch_size", "current"), [(2, 6), (8, 1), (12, 1), (100, 0)])
+def test_another_batch_size_goes_on_at_a_whole_update(batch_size, current):
+    """Three batches of four images on two ranks: as many whole batches as fit into these images."""
+    checkpoint = record()
+    checkpoint["loops"] = {"fit_loop": {"epoch_loop.batch_progress": batches(13, 3, 2)}}
+    position = rescale_batches(checkpoint, {**FACTS, "batch_size": batch_size})
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+    assert progress == dict(ready=current, started=current, processed=current, completed=max(current - 1, 0))
+    assert position == current * 2 * batch_size <= 24
 
 
 @pytest.mark.parametrize(("ready", "processed", "at_end"), [(2, 2, True), (2, 1, False)])
