@@ -128,8 +128,9 @@ def test_a_rank_that_measures_longer_than_a_collective_waits_is_waited_for(tmp_p
             1,
             "robustseg: error: DataLoader worker (pid 7) is killed by signal: Killed: mostly by the kernel",
         ),
+        (OSError(28, "No space left on device"), 1, "robustseg: error: a file of the run cannot be written (No space"),
     ],
-    ids=["interrupt", "worker"],
+    ids=["interrupt", "worker", "disk"],
 )
 def test_on_one_process_the_message_says_how_to_go_on(tmp_path, monkeypatch, capsys, error, status, words):
     def raises(*_):
