@@ -91,8 +91,8 @@ class ResumeCheckpoint(Checkpoint):
         self.asynchronous = asynchronous
         self.resume: Resume = resume
         self.settings = settings
-        self.signals = signals or PreemptionSignals()
-        self._owns_signals = signals is None
+        self._own_signals = PreemptionSignals()
+        self.signals = signals or self._own_signals
         self.run_folder = run_folder
         self.folder: Path | None = None
         self._facts: dict[str, Any] = {}
@@ -216,7 +216,7 @@ class ResumeCheckpoint(Checkpoint):
         io = trainer.strategy.checkpoint_io
         if isinstance(io, AtomicCheckpointIO):
             io.wait()
-        if self._owns_signals:
+        if self.signals is self._own_signals:
             self.signals.restore()
         else:
             self.signals.install()
