@@ -158,7 +158,7 @@ class Cluster:
     def requeue(self, job: int) -> None:
         self.run("scontrol", "requeue", str(job))
 
-    def wait(self, job: int, *states: str, timeout: float = 60) -> None:
+    def wait(self, job: int, *states: str, timeout: float = 180) -> None:
         """Until a job is in one of ``states``; a job that ended in another one fails at once, with what it printed."""
 
         def reached() -> bool:

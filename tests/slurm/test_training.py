@@ -21,7 +21,7 @@ from tests.slurm.cluster import Cluster, members, missing
 ROOT = Path(__file__).parents[2]
 FILES = ROOT / "configs" / "slurm"
 STEPS = 20
-PATIENCE = 240
+PATIENCE = 400
 """Seconds to wait for what takes ten on an idle machine."""
 OPTIONS = [
     *("--allow_import=tests", "--config", str(CONFIG), "--trainer.callbacks+=tests.slurm.brake.Brake"),
