@@ -73,6 +73,7 @@ with Cluster() as cluster:
 
 
 @pytest.mark.skipif(missing() is not None, reason=f"no SLURM: {missing()}")
+@pytest.mark.flaky(reruns=1)  # time limits, on a machine that others load
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_is_left_of_a_second_cluster_when_its_tests_are_killed(cluster, tmp_path, number):
     path = script(tmp_path, "trap '' TERM", "echo ready", "sleep 600 & wait")

@@ -23,7 +23,9 @@ from robustseg.training.failure_hub import Failure, FailureHub, send
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("failing_run.py")
-ENDS_S = 20  # on a busy machine; a second or two elsewhere
+ENDS_S = 60  # what is promised; a second or two on a machine with nothing else to do
+# Time limits within these processes are those of use; on a machine that others load, one may be missed.
+pytestmark = pytest.mark.flaky(reruns=1)
 
 
 def run(folder: Path, how: str, who: int, *options: str, torchrun: bool = False) -> tuple[int, str, float]:
