@@ -352,7 +352,7 @@ def _reference_miou(
 
 def _start_from_nothing_else(model: Namespace) -> None:
     """A checkpoint holds all weights: those that training started from need not be there any more."""
-    model.init_weights = None
+    model.init_weights = model.init_without = None
     arguments = model.network.get("init_args") or {}
     for key, value in (("pretrained", False), ("weights", None)):
         if key in arguments:

@@ -14,8 +14,9 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from robustseg.models.errors import ModelError
+from robustseg.models.mismatch import compare, shorten
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD
-from robustseg.models.weights import compare, read_state_dict, shorten, without_prefix
+from robustseg.models.weights import read_state_dict, without_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ RESERVED = (
 
 
 class Backbone(nn.Module):
-    """The last two feature levels of a timm network.
+    """The last feature levels of a timm network.
 
     Args:
         name: Any name in ``timm.list_models()``, with or without a pretrained tag.
@@ -37,9 +38,13 @@ class Backbone(nn.Module):
         pretrained: Let timm download the weights.
         weights: Local file of weights for this backbone; its classifier is left out.
         args: Further arguments of the timm architecture.
+        levels: Number of feature levels.
+        first_block_dilated: Dilate the first block of a dilated stage as the others, as hszhao/semseg does, where
+            torchvision, timm and mmsegmentation leave it at the dilation of the stage before. ResNets only.
 
     Attributes:
-        channels: Channels of the second-last and the last level.
+        channels: Channels of each level.
+        strides: Input pixels per cell of each level.
         stride: Input pixels per cell of the last level.
         mean: Per-channel mean of the images that timm's weights of this name were trained on.
         std: The standard deviation that goes with it.
@@ -55,28 +60,33 @@ class Backbone(nn.Module):
         pretrained: bool = False,
         weights: str | None = None,
         args: Mapping[str, Any] | None = None,
+        levels: int = 2,
+        first_block_dilated: bool = False,
     ) -> None:
         super().__init__()
         args = dict(args or {})
         _check_arguments(name, output_stride, pretrained, weights, args)
-        self.body = _create(name, output_stride, pretrained, args)
-        self.channels: tuple[int, int] = tuple(self.body.feature_info.channels())
-        self.stride: int = self.body.feature_info.reduction()[-1]
+        self.body = _create(name, output_stride, pretrained, args, levels)
+        self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
+        self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
+        self.stride: int = self.strides[-1]
         _check_built(name, output_stride, self, args)
         # Swin and its kin return B×h×w×C
         self._channels_last = getattr(getattr(self.body, "output_fmt", None), "value", None) == "NHWC"
         config = get_pretrained_cfg(name)
         self.mean: tuple[float, ...] = tuple(config.mean) if config else IMAGENET_MEAN
         self.std: tuple[float, ...] = tuple(config.std) if config else IMAGENET_STD
+        if first_block_dilated:
+            _dilate_first_blocks(self.body, name)
         if weights is not None:
             _load(self.body, name, args, weights)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the second-last and the last level, B×channels×h×w each, for normalised B×3×H×W images."""
-        second, last = self.body(x)
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the levels, B×channels×h×w each, the last one last, for normalised B×3×H×W images."""
+        features = self.body(x)
         if self._channels_last:
-            second, last = second.permute(0, 3, 1, 2), last.permute(0, 3, 1, 2)
-        return second, last
+            features = [level.permute(0, 3, 1, 2) for level in features]
+        return tuple(features)
 
 
 def _check_arguments(
@@ -101,14 +111,15 @@ def _suggest(name: str, known: list[str]) -> str:
     return f"; did you mean {', '.join(close)}?" if close else "."
 
 
-def _timm(name: str, output_stride: int | None, pretrained: bool, args: dict[str, Any]) -> Any:
+def _timm(name: str, output_stride: int | None, pretrained: bool, args: dict[str, Any], levels: int = 2) -> Any:
     stride: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
-    return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(-2, -1), **stride, **args)
+    indices = tuple(range(-levels, 0))
+    return timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=indices, **stride, **args)
 
 
-def _create(name: str, output_stride: int | None, pretrained: bool, args: dict[str, Any]) -> Any:
+def _create(name: str, output_stride: int | None, pretrained: bool, args: dict[str, Any], levels: int) -> Any:
     try:
-        return _timm(name, output_stride, pretrained, args)
+        return _timm(name, output_stride, pretrained, args, levels)
     except Exception as error:  # timm has no exception of its own: bare asserts, TypeErrors, the HTTP client's
         raise ModelError(_diagnose(error, name, output_stride, pretrained, args)) from error
 
@@ -138,6 +149,16 @@ def _works(name: str, output_stride: int | None, args: dict[str, Any]) -> bool:
     except Exception:  # see _create
         return False
     return True
+
+
+def _dilate_first_blocks(body: nn.Module, name: str) -> None:
+    stages = [getattr(body, stage, None) for stage in ("layer2", "layer3", "layer4")]
+    if not all(isinstance(stage, nn.Sequential) and len(stage) > 1 for stage in stages):
+        raise ModelError(f"backbone {name}: first_block_dilated is for ResNets of at least two blocks a stage.")
+    for first, second, *_ in stages:  # type: ignore[misc]
+        for own, model in zip(first.modules(), second.modules(), strict=False):
+            if isinstance(own, nn.Conv2d) and isinstance(model, nn.Conv2d) and own.kernel_size == (3, 3):
+                own.dilation, own.padding = model.dilation, model.padding
 
 
 def _check_built(name: str, output_stride: int | None, backbone: Backbone, args: dict[str, Any]) -> None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from torch import Tensor
 
 from robustseg.models.errors import ModelError
+from robustseg.models.foreign import ForeignError, fit_names
+from robustseg.models.mismatch import Mismatch, compare
 from robustseg.models.model import SegmentationModel
-from robustseg.models.weights import Mismatch, compare, read_plain, read_state_dict, without_prefix
+from robustseg.models.weights import read_plain, read_state_dict
+
+logger = logging.getLogger(__name__)
 
 RECORD_KEY = "robustseg"
 """Entry of a Lightning checkpoint under which training keeps its record."""
 RECORD_FORMAT = 1
 """Changes when the meaning of the record does."""
+_REMEDY = "check model.network against its training run, or see all of it with robustseg inspect."
 
 
 class _File(TypedDict):
@@ -29,35 +36,61 @@ class WeightsInfo(_File, total=False):
 
     averaged: bool
     """Whether they are a running average (EMA) of those that were trained."""
+    layout: str
+    """Project and network whose names the file's tensors have, where that is another one."""
 
 
-def load_segmentation_weights(model: SegmentationModel, path: str | Path) -> WeightsInfo:
-    """Load a Lightning checkpoint or a plain state dict, strictly, reading nothing but its tensors.
+def load_segmentation_weights(model: SegmentationModel, path: str | Path, without: Sequence[str] = ()) -> WeightsInfo:
+    """Load a checkpoint, of this package or of a project that is known, strictly, reading nothing but its tensors.
 
     The file never says which classes to build: whatever else it holds is ignored, and nothing in it is executed.
-    The normalisation (``mean``, ``std``) is part of the weights and replaces the model's.
+    The normalisation (``mean``, ``std``) is part of the weights and replaces the model's; files of other projects do
+    not hold it: theirs is the project's, as far as :mod:`robustseg.models.foreign` knows it, and else the model's.
 
     Args:
         model: Receives the weights; left as it is when anything does not fit.
-        path: ``.ckpt``, ``.pt``, ``.pth`` or ``.safetensors``; the LightningModule's prefix ``model.`` is removed,
-            and its tensors outside ``model.`` are not the model's and are left out.
+        path: ``.ckpt``, ``.pt``, ``.pth`` or ``.safetensors``; wrappings and prefixes of training scripts are removed
+            (:func:`~robustseg.models.weights.read_state_dict`, :func:`~robustseg.models.weights.unwrapped`).
+        without: Modules of the network that keep the weights they have, such as ``head.classifier.2``.
 
     Returns:
-        The file's path and SHA-256 (hexadecimal).
+        The file's path and SHA-256 (hexadecimal), and the layout of its tensors where that is another project's.
 
     Raises:
-        ModelError: The file is missing or unreadable, was trained with another number of classes, or differs from
-            the model in the names, shapes or kinds of its tensors.
+        ModelError: The file is missing or unreadable, was trained with another number of classes, belongs to another
+            network, or differs from the model in the names, shapes or kinds of its tensors.
     """
     digest = _sha256(path)
-    found = without_prefix(read_state_dict(path), "model.")
+    try:
+        found, layout = fit_names(model, read_state_dict(path))
+    except ForeignError as error:
+        raise ModelError(f"{path}: {error}") from error
     expected = model.state_dict()
+    kept = _kept_keys(model, without)
+    found = {key: value for key, value in found.items() if key not in kept} | {key: expected[key] for key in kept}
     mismatch = compare(expected, found)
     if mismatch:
         _refuse_other_classes(model, path, expected, found, mismatch)
-        raise ModelError(f"{path} does not fit the network: {mismatch}; check model.network against its training run.")
+        logger.info("%s does not fit the network.\n%s", path, mismatch.report())
+        named = f" (read as {layout.name})" if layout else ""
+        raise ModelError(f"{path}{named} does not fit the network: {mismatch}; {_REMEDY}")
     model.load_state_dict(found, strict=True)
-    return WeightsInfo(path=str(path), sha256=digest)
+    info = WeightsInfo(path=str(path), sha256=digest)
+    return info | {"layout": layout.name} if layout else info
+
+
+def _kept_keys(model: SegmentationModel, without: Sequence[str]) -> set[str]:
+    """Keys of the modules that are not loaded."""
+    own = model.state_dict().keys()
+    kept: set[str] = set()
+    for name in without:
+        prefix = f"network.{name.removeprefix('network.')}"
+        under = {key for key in own if key == prefix or key.startswith(f"{prefix}.")}
+        if not under:
+            known = ", ".join(dict.fromkeys(key.split(".")[1] for key in own if key.startswith("network.")))
+            raise ModelError(f"init_without: the network has no module {name!r}; its modules begin with {known}.")
+        kept |= under
+    return kept
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
@@ -121,9 +154,11 @@ def _refuse_other_classes(
     per_class = all(own[0] == model.num_classes and own[1:] == other[1:] for own, other in pairs if other and own)
     counts = {other[0] for _, other in pairs if len(other) == 4}  # a classifier's weight, not a stray bias
     if per_class and len(counts) == 1 and all(other and other[0] in counts for _, other in pairs):
+        modules = dict.fromkeys(key.rpartition(".")[0].removeprefix("network.") for key in mismatch.wrong)
         raise ModelError(
             f"{path} was trained with {counts.pop()} classes, the model has {model.num_classes}: use the data set it "
-            f"was trained on, or give the network its num_classes."
+            f"was trained on, or give the network its num_classes. To train from all of it but its classifiers: "
+            f"model.init_weights with model.init_without: [{', '.join(modules)}]."
         )
 
 

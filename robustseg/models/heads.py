@@ -73,8 +73,8 @@ class PSPHead(nn.Module):
     """Pyramid pooling and classifier.
 
     Source: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.2; widths, dropout and the 3×3
-    convolution as in the authors' PyTorch code (hszhao/semseg, ``model/pspnet.py``), except that the pooled maps
-    are resized with ``align_corners=False``, so that feature maps of any size keep their geometry.
+    convolution as in the authors' PyTorch code (hszhao/semseg, ``model/pspnet.py``), which resizes the pooled maps
+    with ``align_corners``; without it feature maps of any size keep their geometry.
 
     Args:
         in_channels: Channels of the features; each bin is reduced to in_channels / len(bins).
@@ -82,6 +82,7 @@ class PSPHead(nn.Module):
         channels: Width of the 3×3 convolution.
         dropout: Probability of dropping a channel value before the classifier.
         bins: Grid sizes of the pyramid.
+        align_corners: Keep the centres of the corners in place when the pooled maps are resized.
 
     Shape: B×in_channels×h×w to B×C×h×w.
     """
@@ -93,8 +94,10 @@ class PSPHead(nn.Module):
         channels: int = 512,
         dropout: float = 0.1,
         bins: Sequence[int] = (1, 2, 3, 6),
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
+        self.align_corners = align_corners
         width = max(1, in_channels // len(bins))
         self.branches = nn.ModuleList(pooled_conv(in_channels, width, size) for size in bins)
         self.classifier = FCNHead(in_channels + width * len(bins), num_classes, channels, dropout)
@@ -103,7 +106,8 @@ class PSPHead(nn.Module):
         """Return B×C×h×w logits for B×in_channels×h×w features."""
         size = features.shape[-2:]
         pooled = [
-            F.interpolate(branch(features), size, mode="bilinear", align_corners=False) for branch in self.branches
+            F.interpolate(branch(features), size, mode="bilinear", align_corners=self.align_corners)
+            for branch in self.branches
         ]
         logits: Tensor = self.classifier(torch.cat([features, *pooled], dim=1))
         return logits

@@ -106,7 +106,8 @@ class SegmentationModel(nn.Module):
         return self._resize(self.network(self._normalise(images)), images)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
+        normalised = (images - self.mean) / self.std
+        return normalised.flip(1) if getattr(self.network, "channel_order", "rgb") == "bgr" else normalised
 
     def _check_images(self, images: Tensor) -> None:
         channels = self.mean.shape[1]
@@ -122,7 +123,8 @@ class SegmentationModel(nn.Module):
             logits = logits.float()
         if logits.shape[-2:] == images.shape[-2:]:
             return logits
-        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        aligned = bool(getattr(self.network, "align_corners", False))
+        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=aligned)
 
     def _check_logits(self, logits: object, images: Tensor) -> None:
         name = type(self.network).__name__

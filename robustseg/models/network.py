@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -12,6 +13,8 @@ IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
 """RGB mean over ImageNet for images in [0, 1]."""
 IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 """RGB standard deviation over ImageNet for images in [0, 1]."""
+
+ChannelOrder = Literal["rgb", "bgr"]
 
 
 class Network(nn.Module, ABC):
@@ -26,6 +29,8 @@ class Network(nn.Module, ABC):
     Attributes:
         image_mean: Per-channel mean that the network's weights expect, for images in [0, 1].
         image_std: Per-channel standard deviation that the network's weights expect.
+        channel_order: ``"bgr"`` for weights that expect blue first; mean and standard deviation are RGB all the same.
+        align_corners: Whether the logits are resized to the images with the corners' centres kept in place.
 
     Raises:
         ModelError: ``num_classes`` is less than 1.
@@ -38,6 +43,8 @@ class Network(nn.Module, ABC):
         self.num_classes = num_classes
         self.image_mean = IMAGENET_MEAN
         self.image_std = IMAGENET_STD
+        self.channel_order: ChannelOrder = "rgb"
+        self.align_corners = False
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

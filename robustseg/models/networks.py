@@ -28,6 +28,8 @@ class EncoderDecoder(Network):
         weights: Local file of weights for the backbone instead (.pth, .pt or .safetensors).
         backbone_args: Further arguments of the timm architecture, such as ``channels`` for ResNets or
             ``img_size`` for ViTs.
+        align_corners: Resize feature maps and logits with the corners' centres kept in place, as hszhao/semseg does.
+        first_block_dilated: Dilate the first block of a dilated stage as the others, as hszhao/semseg does.
 
     Raises:
         ModelError: An argument is out of range, or timm refuses the backbone, the stride or the weights.
@@ -46,14 +48,20 @@ class EncoderDecoder(Network):
         pretrained: bool = False,
         weights: str | None = None,
         backbone_args: dict[str, Any] | None = None,
+        align_corners: bool = False,
+        first_block_dilated: bool = False,
     ) -> None:
         super().__init__(num_classes)
+        self.align_corners = align_corners
+        self.first_block_dilated = first_block_dilated
         width = self.default_channels if channels is None else channels
         if width < 1:
             raise ModelError(f"channels = {channels}: a head needs at least one.")
         if not 0.0 <= dropout < 1.0:
             raise ModelError(f"dropout = {dropout}: a probability in [0, 1) expected.")
-        self.backbone = Backbone(backbone, output_stride, pretrained, weights, backbone_args)
+        self.backbone = Backbone(
+            backbone, output_stride, pretrained, weights, backbone_args, first_block_dilated=first_block_dilated
+        )
         self.image_mean, self.image_std = self.backbone.mean, self.backbone.std
         aux_channels, in_channels = self.backbone.channels
         self.head = self.make_head(in_channels, width, dropout)
@@ -90,7 +98,7 @@ class PSPNet(EncoderDecoder):
 
     def make_head(self, in_channels: int, channels: int, dropout: float) -> nn.Module:
         """Build a PSPHead."""
-        return PSPHead(in_channels, self.num_classes, channels, dropout)
+        return PSPHead(in_channels, self.num_classes, channels, dropout, align_corners=self.align_corners)
 
 
 class DeepLabV3(EncoderDecoder):

@@ -1,11 +1,11 @@
-"""Reading tensors from files that may come from strangers, and comparing them with what a module expects."""
+"""Reading tensors from files that may come from strangers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -13,16 +13,40 @@ from torch import Tensor
 
 from robustseg.models.errors import ModelError
 
-NAMES_SHOWN = 4
-"""How many keys a message names before it only counts."""
+WRAPPINGS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights")
+"""Entries under which training scripts keep the state dict, in the order in which they are looked for."""
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
+"""What DataParallel, Lightning, torch.compile and training scripts put before the names of a network's tensors."""
+BOOKKEEPING = (
+    *("argparse.Namespace", "types.SimpleNamespace", "easydict.EasyDict", "yacs.config.CfgNode"),
+    *("mmengine.logging.history_buffer.HistoryBuffer", "mmengine.config.config.ConfigDict"),
+    *("mmcv.utils.config.ConfigDict", "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "numpy.ndarray"),
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    *("numpy.dtypes.Float64DType", "numpy.dtypes.Int64DType", "pathlib.PosixPath", "pathlib.WindowsPath"),
+)
+"""Objects that training scripts keep beside the weights; each is replaced by a stand-in that does nothing."""
+
+
+class _StandIn:
+    """Takes whatever a pickle hands to an object, and forgets it."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, value: object) -> None:
+        """Forget an element of a list."""
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a file without executing anything in it.
 
     Args:
-        path: ``.safetensors``, or a ``.pt``, ``.pth`` or ``.ckpt`` file that holds a state dict, alone or under
-            ``state_dict`` (Lightning, timm) or ``model`` (torchvision's and DeiT's training scripts).
+        path: ``.safetensors``, or a ``.pt``, ``.pth`` or ``.ckpt`` file that holds a state dict, alone or in one of
+            the :data:`WRAPPINGS`, such as ``state_dict`` (Lightning, timm, mmengine) or ``model`` (torchvision, DeiT).
 
     Returns:
         Name to CPU tensor.
@@ -34,10 +58,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"weights file {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
     content = read_plain(path)
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
+    while isinstance(content, dict) and (
+        inner := next((content[key] for key in WRAPPINGS if isinstance(content.get(key), dict)), None)
+    ):
+        content = inner
     if not isinstance(content, dict) or not content:
         kind = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ModelError(f"{path} is not a state dict: it holds {kind}.")
@@ -59,83 +83,54 @@ def read_plain(path: str | Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path, device="cpu")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        stand_ins: list[Any] = [(_StandIn, name) for name in BOOKKEEPING]
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # the readers raise a dozen types on damaged files, from EOFError to KeyError
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if refused:
-            reason = f"it asks for the Python object {refused[1]}, and only tensors and plain values are unpickled"
-        else:
-            reason = f"truncated or not a file of tensors ({type(error).__name__})"
-        raise ModelError(f"{path} cannot be loaded: {reason}.") from error
+        raise ModelError(f"{path} cannot be loaded: {_reason(path, error)}.") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if other := _not_weights(path):
+        return other
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if refused:
+        return (
+            f"it asks for the Python object {refused[1]}, and only tensors and plain values are unpickled; if you "
+            f"trust it, write its tensors alone to a file, with torch.load(..., weights_only=False) and torch.save"
+        )
+    return f"truncated or not a file of tensors ({type(error).__name__}): download or copy it again"
+
+
+def _not_weights(path: Path) -> str | None:
+    """What a file is that was saved in place of weights; None where it is not one of the known kinds."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if not start:
+        return "it is empty: download or copy it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself: fetch that with git lfs pull"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, such as the one that asks to log in or to confirm a download: download it again"
+    return None
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The state dict as it is, and without each of the :data:`PREFIXES` that all names have, and without several.
+
+    Beside ``model.`` there may be others, which are left out: a Lightning module's criterion, or the normalisation
+    that a wrapper keeps beside its network.
+    """
+    yield dict(state)
+    for prefix in PREFIXES:
+        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if inner and (prefix == "model." or len(inner) == len(state)):
+            yield from unwrapped(inner)
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries under ``prefix`` with it removed; all entries as they are where none has it."""
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return inner or dict(state)
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """How the tensors found differ from those expected; true where they do."""
-
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    wrong: tuple[str, ...]
-    """Keys present on both sides whose tensors differ in shape or kind."""
-    shapes: str
-    """The first of ``wrong`` with its shapes, for the message."""
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.wrong)
-
-    def __str__(self) -> str:
-        parts = [
-            f"{len(keys)} {label} ({shorten(keys)}{extra})"
-            for label, keys, extra in (
-                ("missing", self.missing, ""),
-                ("unexpected", self.unexpected, ""),
-                ("of another shape or kind", self.wrong, f"; {self.shapes}"),
-            )
-            if keys
-        ]
-        return ", ".join(parts)
-
-
-def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Mismatch:
-    """Say how ``found`` differs from ``expected`` in names, shapes and kinds (dense float, integer or bool)."""
-    wrong = [key for key in expected if key in found and not _fits(expected[key], found[key])]
-    shapes = ""
-    if wrong:
-        own, other = expected[wrong[0]], found[wrong[0]]
-        shapes = f"{wrong[0]} is {_describe(other)} in the file, {_describe(own)} in the network"
-    return Mismatch(
-        missing=tuple(key for key in expected if key not in found),
-        unexpected=tuple(key for key in found if key not in expected),
-        wrong=tuple(wrong),
-        shapes=shapes,
-    )
-
-
-def shorten(keys: Iterable[str]) -> str:
-    """The first few keys, and the number of the others."""
-    keys = list(keys)
-    more = len(keys) - NAMES_SHOWN
-    return ", ".join(keys[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def _fits(own: Tensor, other: Tensor) -> bool:
-    # a sparse, quantised or complex tensor would pass a check of shapes and fail, or lose its imaginary part, in copy_
-    return (
-        own.shape == other.shape
-        and other.layout == torch.strided
-        and not other.is_quantized
-        and not other.is_complex()
-        and own.is_floating_point() == other.is_floating_point()
-    )
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -24,6 +24,7 @@ RUN_FORMAT = 1
 _NOT_COMPARED = {
     # where weights start from is of no account once there are weights
     "model.init_weights",
+    "model.init_without",
     "model.network.init_args.pretrained",
     "model.network.init_args.weights",
     # the policies say how to go on where a run would end
@@ -31,7 +32,7 @@ _NOT_COMPARED = {
     "data.init_args.on_bad_sample",
     *(
         f"data.init_args.{name}"
-        for name in ("val_batch_size", "num_workers", "root", "cache", "check", "val_length", "test_length")
+        for name in ("val_batch_size", "num_workers", "root", "cache", "disk_cache", "check", "val_length", "test_length")
     ),
     # among the facts
     "data.init_args.batch_size",

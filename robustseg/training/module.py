@@ -58,7 +58,10 @@ class RobustSegmentation(pl.LightningModule):
         window: Validation and test send images larger than this through the network in overlapping windows, see
             :class:`~robustseg.models.SlidingWindow`. Training crops must not be larger; null for whole images.
         init_weights: Checkpoint of a whole model to start from (its weights only), for example a standard model
-            that adversarial training continues.
+            that adversarial training continues, or another project's, see
+            :func:`~robustseg.models.load_segmentation_weights`.
+        init_without: Modules of the network that ``init_weights`` does not start, such as the classifier of another
+            number of classes.
         ignore_index: Label of pixels that take no part.
         on_non_finite_loss: ``"stop"`` training at a batch whose loss is not finite on some rank, or ``"skip"`` it, see
             :class:`~robustseg.training.non_finite.NonFiniteLoss`; ``train/skipped`` counts.
@@ -83,6 +86,7 @@ class RobustSegmentation(pl.LightningModule):
         std: tuple[float, float, float] | None = None,
         window: SlidingWindow | None = None,
         init_weights: str | None = None,
+        init_without: list[str] | None = None,
         ignore_index: int = IGNORE_INDEX,
         on_non_finite_loss: NonFinitePolicy = "stop",
     ):
@@ -108,7 +112,7 @@ class RobustSegmentation(pl.LightningModule):
         self.scores = SegmentationScores(self.model.num_classes, ignore_index)
         self._validation: dict[str, Any] | None = None
         if init_weights is not None:
-            load_segmentation_weights(self.model, init_weights)
+            load_segmentation_weights(self.model, init_weights, init_without or ())
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits B×C×H×W of images B×3×H×W in [0, 1]."""

@@ -1,0 +1,23 @@
+"""State dicts of other projects, by the names that their tensors have there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from robustseg.models.foreign import semseg
+from robustseg.models.foreign.fitting import fit_to
+from robustseg.models.foreign.layout import ForeignError, Layout, State
+from robustseg.models.model import SegmentationModel
+
+LAYOUTS: tuple[Layout, ...] = (*semseg.LAYOUTS,)
+"""Every layout that is known, the more particular ones first."""
+
+
+def fit_names(model: SegmentationModel, state: Mapping[str, Tensor]) -> tuple[State, Layout | None]:
+    """Name a file's tensors as the model does; see :func:`~robustseg.models.foreign.fitting.fit_to`."""
+    return fit_to(model, state, LAYOUTS)
+
+
+__all__ = ["LAYOUTS", "ForeignError", "Layout", "State", "fit_names"]

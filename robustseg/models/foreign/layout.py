@@ -1,0 +1,99 @@
+"""What is known of other projects' state dicts: how to recognise one, and the names of its tensors here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from robustseg.models.errors import ModelError
+
+State = dict[str, Tensor]
+"""Name to tensor."""
+
+
+class ForeignError(ModelError):
+    """The weights are recognised and belong to another network; the message does not name the file."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The state dict of one network of another project, and the network here that computes the same.
+
+    Attributes:
+        name: Project and network, for messages: ``"hszhao/semseg PSPNet"``.
+        network: Class of the network here.
+        config: File under ``configs/network`` that builds one, for messages.
+        marks: Regular expressions, each of which must match the beginning of some key.
+        absent: Regular expressions that may match the beginning of no key.
+        renames: Pairs of a regular expression for the beginning of a key and its replacement; the first that matches
+            is applied. Keys that none matches keep their names, and are reported as unexpected if they are.
+        dropped: Regular expressions of keys that are not used in a forward pass, such as counters and buffers that the
+            network here computes itself.
+        settings: Attributes of the network that its tensors' shapes do not show, with the values that these weights
+            were trained with.
+        adapt: For what renaming cannot do: gets the renamed tensors and the network, returns the network's.
+        mean: RGB mean of the images, in [0, 1] units, that these weights were trained with; None: not known, and the
+            model's own stays.
+        std: The standard deviation that goes with it.
+    """
+
+    name: str
+    network: type[nn.Module]
+    config: str
+    marks: tuple[str, ...]
+    renames: tuple[tuple[str, str], ...]
+    absent: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    settings: Mapping[str, object] = field(default_factory=dict)
+    adapt: Callable[[State, nn.Module], State] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def recognises(self, keys: Iterable[str]) -> bool:
+        """Whether these are the keys of such a state dict."""
+        keys = list(keys)
+        return all(any(re.match(mark, key) for key in keys) for mark in self.marks) and not any(
+            re.match(pattern, key) for pattern in self.absent for key in keys
+        )
+
+    def convert(self, state: Mapping[str, Tensor], network: nn.Module) -> State:
+        """Name the tensors as ``network.state_dict()`` does.
+
+        Raises:
+            ForeignError: The network computes something else with tensors of these shapes.
+        """
+        self._check_settings(network)
+        renamed = {
+            self._rename(key): value
+            for key, value in state.items()
+            if not any(re.match(pattern, key) for pattern in self.dropped)
+        }
+        return renamed if self.adapt is None else self.adapt(renamed, network)
+
+    def _rename(self, key: str) -> str:
+        for pattern, replacement in self.renames:
+            new, count = re.subn(rf"\A(?:{pattern})", replacement, key, count=1)
+            if count:
+                return new
+        return key
+
+    def _check_settings(self, network: nn.Module) -> None:
+        if not isinstance(network, self.network):
+            raise ForeignError(
+                f"the weights are those of {self.name}, and the network is a {type(network).__name__}: "
+                f"use {self.network.__name__}, as in configs/network/{self.config}."
+            )
+        wrong = {name: value for name, value in self.settings.items() if getattr(network, name, None) != value}
+        if wrong:
+            asked = ", ".join(f"{name}: {_yaml(value)}" for name, value in wrong.items())
+            raise ForeignError(
+                f"the weights are those of {self.name}, which needs {asked} in model.network.init_args, as in "
+                f"configs/network/{self.config}; the shapes of the tensors do not show it."
+            )
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
