@@ -66,8 +66,7 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
     except ForeignError as error:
         raise ModelError(f"{path}: {error}") from error
     expected = model.state_dict()
-    kept = _kept_keys(model, without)
-    found = {key: value for key, value in found.items() if key not in kept} | {key: expected[key] for key in kept}
+    found |= {key: expected[key] for key in _kept_keys(model, without)}
     mismatch = compare(expected, found)
     if mismatch:
         _refuse_other_classes(model, path, expected, found, mismatch)
