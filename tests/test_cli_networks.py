@@ -76,6 +76,8 @@ def test_a_checkpoint_of_another_project_is_attacked_with_one_flag(semseg_networ
     assert main([*command, "--ckpt_path", str(tmp_path / "train_epoch_50.pth")]) == 0
     results = card(tmp_path)
     assert results["model"]["checkpoint"] == "train_epoch_50.pth"
+    assert results["model"]["layout"] == "hszhao/semseg PSPNet"
+    assert "raw weights of hszhao/semseg PSPNet" in next(tmp_path.glob("evaluation_*/report.html")).read_text()
     assert results["data"]["images"] == 2
     assert "pgd2" in capsys.readouterr().out
 

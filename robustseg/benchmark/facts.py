@@ -27,15 +27,17 @@ def model_facts(
     Args:
         model: With its weights.
         settings: Arguments that its network was built with.
-        checkpoint: ``path`` and ``sha256`` of the file that the weights came from, and whether they are ``averaged``;
-            None: they came from none.
+        checkpoint: ``path`` and ``sha256`` of the file that the weights came from, and whether they are ``averaged``,
+            ``layout`` where its tensors have another project's names; None: they came from none.
     """
+    layout = None if checkpoint is None else checkpoint.get("layout")
     return {
         "network": type(model.network).__name__,
         "settings": dict(settings),
         "checkpoint": None if checkpoint is None else Path(checkpoint["path"]).name,
         "sha256": None if checkpoint is None else checkpoint["sha256"],
         "weights": "averaged" if checkpoint is not None and checkpoint.get("averaged") else "raw",
+        **({"layout": layout} if layout else {}),
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
         "window": None if model.window is None else model.window.describe(),

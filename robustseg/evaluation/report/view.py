@@ -118,7 +118,7 @@ def facts(card: Card) -> dict[str, str]:
     resolution = data.get("image_size")
     return {
         "Model": model_name(card),
-        "Checkpoint": f"{plain(model['checkpoint'])}, {plain(model['weights'])} weights, {_checksum(model)}",
+        "Checkpoint": f"{plain(model['checkpoint'])}, {_weights(model)}, {_checksum(model)}",
         "Trained with": training(card),
         "Inference": "whole image" if not model.get("window") else f"sliding window {setting(model['window'])}",
         "Data": f"{plain(data['name'])} {plain(data['split'])}, {_checksum(data)}",
@@ -131,6 +131,11 @@ def facts(card: Card) -> dict[str, str]:
         "Versions": versions,
         "Commit": plain(card.get("commit") or "unknown"),
     }
+
+
+def _weights(model: Mapping[str, Any]) -> str:
+    origin = f" of {plain(model['layout'])}" if model.get("layout") else ""
+    return f"{plain(model['weights'])} weights{origin}"
 
 
 def _checksum(part: Mapping[str, Any]) -> str:
