@@ -1,4 +1,4 @@
-"""Commands that work on results and need neither a model nor data."""
+"""Commands that need neither a model nor data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustseg.benchmark import merge
+from robustseg.data.catalogue import datasets, describe, find_dataset
 from robustseg.evaluation.report import (
     ReportError,
     build_leaderboard,
@@ -48,4 +49,18 @@ def leaderboard(args: Sequence[str]) -> int:
         raise ReportError(f"{error.filename}: cannot be written ({error.strerror or error}).") from error
     if options.html is None and options.markdown is None:
         print(leaderboard_markdown(built))
+    return 0
+
+
+def list_datasets(args: Sequence[str]) -> int:
+    """Say which data sets there are, how their files should lie and where to get them."""
+    parser = argparse.ArgumentParser("robustseg datasets", description=list_datasets.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Show these in full, with their classes.")
+    options = parser.parse_args(args)
+    if options.names:
+        texts = [describe(find_dataset(name), full=True) for name in options.names]
+    else:
+        texts = [describe(row) for row in datasets()]
+        texts.append("robustseg datasets NAME names the classes; data.class_path takes the names above.")
+    print("\n\n".join(texts))
     return 0

@@ -281,13 +281,23 @@ class RobustSegCLI(LightningCLI):
         watch_ranks(built)
         return built
 
+    def open_data(self, *stages: str) -> None:
+        """Download what the data set was told to, on the first process, and open the splits of the stages.
+
+        Lightning would download at the start of training, after these have been looked at.
+        """
+        if is_first_process():
+            self.datamodule.prepare_data()
+        for stage in stages:
+            self.datamodule.setup(stage)
+
     def loaded_benchmark(self, check_images: int = 8) -> Benchmark:
         """The model with its checkpoint's weights under its suite, on what the options say.
 
         Args:
             check_images: Number of images to probe the model on.
         """
-        self.datamodule.setup("test")
+        self.open_data("test")
         weights = load_segmentation_weights(self.model.model, self.checkpoint)
         only = None if self.config.ids is None else _read_ids(Path(self.config.ids))
         return self.benchmark(weights, Shard.parse(self.config.shard), check_images, only)

@@ -1,4 +1,4 @@
-"""benchmarks/cluster_costs.py: it runs, and what it prints follows from what was measured."""
+"""benchmarks/cluster_costs.py and data_loading.py: they run, and what they print follows from what was measured."""
 
 from __future__ import annotations
 
@@ -215,3 +215,88 @@ def test_what_a_run_says_when_it_fails_is_shown(tmp_path):
     assert status == 1
     assert "nonsense" in printed
     assert "this run ended with status 1" in printed
+
+
+@pytest.fixture
+def loading(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import data_loading
+
+    return data_loading
+
+
+@pytest.fixture
+def load(loading, monkeypatch, capsys, tmp_path):
+    """Run data_loading.py on three tiny pictures and return what it prints."""
+
+    def run(*arguments: str) -> str:
+        small = ("--size", "32", "48", "--images", "3", "--resize", "16", "24", "--rounds", "2", "--workers", "1")
+        monkeypatch.setattr(sys, "argv", ["data_loading.py", *small, "--folder", str(tmp_path), *arguments])
+        monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+        loading.main()
+        assert not list(tmp_path.iterdir())
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_every_way_of_loading_is_in_a_table(load, kind):
+    printed = load("--format", kind)
+    rows = re.findall(r"^(\w.*?) {2,}([\d.]+) \(.*?\) +([\d.]+) \(", printed, re.MULTILINE)
+    names = [row[0] for row in rows]
+    assert len(rows) == len(set(names)) == 16 + 4
+    assert all(float(speed) > 0 and float(ratio) > 0 for _, speed, ratio in rows)
+    for base in ("OpenCV decodes image and mask", "DataLoader, 0 workers, files"):
+        assert re.search(rf"^{base} .* 1.00 \(1.00..1.00\)$", printed, re.MULTILINE)
+    assert "3 pictures of 32x48 from here" in printed
+    assert "an entry of data.disk_cache takes 2 kB resized and 6 kB at full size" in printed
+
+
+def test_formats_are_compared_at_both_sizes(load):
+    printed = load("--formats")
+    assert printed.count("data.disk_cache: with checksum") == 2
+    assert re.search(r"^plain bytes +[\d.]+ ms +× 1.00 \(1.00..1.00\) +6.1 kB$", printed, re.MULTILINE)
+    assert re.search(r"^data.disk_cache.* 1.6 kB$", printed, re.MULTILINE)
+
+
+def test_those_compared_with_return_what_we_do(loading, tmp_path):
+    args = SimpleNamespace(size=(32, 48), images=2, format="png", resize=(16, 24), crop=None, batch=2)
+    loading.write_pictures(tmp_path, args)
+    dataset = loading.module(tmp_path, args, resized=False).dataset("train")
+    table = torch.arange(256)
+    table[11] = 255
+    for index, (_, image, mask) in enumerate(dataset.pairs):
+        for kind in (loading.with_decode_image, loading.with_pillow_and_v2):
+            images, targets = kind(loading.to_tensors())(str(image), str(mask))
+            torch.testing.assert_close(images.as_subclass(torch.Tensor), dataset[index].image)
+            assert targets.dtype == torch.int64
+            assert torch.equal(table[targets.as_subclass(torch.Tensor)[0]], dataset[index].target)
+    steps = loading.augmentation((16, 24))
+    images, targets = loading.with_decode_image(loading.to_tensors(*steps))(str(image), str(mask))
+    assert images.shape == (3, 16, 24)
+    assert targets.shape == (1, 16, 24)
+
+
+def test_images_per_second_and_ratios_are_formed_within_a_round(loading):
+    measured = [{"base": 2.0, "fast": 1.0}, {"base": 8.0, "fast": 2.0}, {"base": 4.0, "fast": 4.0}]
+    assert loading.rows(measured, "base", 8) == [
+        ("base", "2 (1..4)", "1.00 (1.00..1.00)"),
+        ("fast", "4 (2..8)", "2.00 (1.00..4.00)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "0"], "--images 0: use at least 1."),
+        (["--size", "8", "400"], "--size 8 400: use at least 16 16."),
+        (["--root", "/nowhere"], "--root /nowhere: it holds no folder train."),
+        (["--folder", "/nowhere"], "--folder /nowhere: no such folder."),
+    ],
+)
+def test_arguments_of_data_loading_are_refused_first(loading, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["data_loading.py", *arguments])
+    with pytest.raises(SystemExit):
+        loading.arguments()
+    assert message in capsys.readouterr().err

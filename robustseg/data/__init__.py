@@ -1,23 +1,37 @@
 """Data sets, data modules and transforms."""
 
+from robustseg.data.ade20k import ADE20K
 from robustseg.data.base import SegmentationDataModule, Split
+from robustseg.data.bdd100k import BDD100K
 from robustseg.data.camvid import CamVid
+from robustseg.data.cityscapes import Cityscapes
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.errors import DataError
+from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import FilePair, PairedFiles, check_headers, pair_by_stem
+from robustseg.data.folder_pairs import FolderPairs
 from robustseg.data.loading import UnpaddedDistributedSampler, collate
+from robustseg.data.masks import MaskFormat
 from robustseg.data.order import Fetch, SampleOrder, derived_seed, run_seed
 from robustseg.data.scenes import render_scene
 from robustseg.data.synthetic import SceneDataset, SyntheticScenes
 from robustseg.data.transforms import EvalTransform, TrainTransform
+from robustseg.data.voc import PascalVOC
 
 __all__ = [
+    "ADE20K",
+    "BDD100K",
     "CamVid",
+    "Cityscapes",
     "DataError",
     "EvalTransform",
     "Fetch",
+    "FileDataModule",
     "FilePair",
+    "FolderPairs",
+    "MaskFormat",
     "PairedFiles",
+    "PascalVOC",
     "SampleOrder",
     "SceneDataset",
     "SegmentationDataModule",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from robustseg.data.bad_samples import BadSamplePolicy, check_policy
 from robustseg.data.dataset import SegmentationDataset
+from robustseg.data.disk_cache import DiskCache
 from robustseg.data.errors import DataError
 from robustseg.data.loading import UnpaddedDistributedSampler, collate, end_workers_at_exit, start_worker
 from robustseg.data.order import SampleOrder
@@ -41,6 +43,9 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         color: Strength of the colour jitter in training, in [0, 1); 0 switches it off.
         augment: False trains on the images as they are; ``crop_size`` and the three arguments above are then unused.
         cache: Keep decoded and resized images in memory: 4 bytes per pixel and image, in every worker process.
+        disk_cache: Folder in which decoded and resized samples are kept, 4 bytes per pixel each, for all processes and
+            jobs of this machine; whatever changes in a file or in how it is read makes another entry. ``cache`` then
+            keeps them in memory as well.
         on_bad_sample: ``"stop"`` at a training sample that cannot be read, or ``"replace"`` it by another one, see
             :class:`~robustseg.data.bad_samples.BadSamples`. Validation and test, whose figures it would falsify, stop.
         global_batch_size: Training images per *update*, over all processes and accumulated batches; ``batch_size``
@@ -67,6 +72,7 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         cache: bool = False,
         on_bad_sample: BadSamplePolicy = "stop",
         global_batch_size: int | None = None,
+        disk_cache: str | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = _at_least("batch_size", batch_size, 1)
@@ -74,6 +80,9 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         self.num_workers = _at_least("num_workers", num_workers, 0)
         self.image_size = None if image_size is None else check_size("image_size", image_size)
         self.cache = cache
+        if disk_cache is not None and not disk_cache.strip():
+            raise ValueError("disk_cache = '' names no folder: set data.disk_cache to one, or to null for none.")
+        self.disk_cache = disk_cache
         self.on_bad_sample: BadSamplePolicy = check_policy(on_bad_sample)
         self.global_batch_size = (
             None if global_batch_size is None else _at_least("global_batch_size", global_batch_size, 1)
@@ -160,9 +169,22 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
             DataError: Its files are missing or cannot be used.
         """
         if split not in self.datasets:
-            self.datasets[split] = self.make_dataset(split)
-            self.datasets[split].on_bad_sample = self.on_bad_sample if split == "train" else "stop"
+            dataset = self.make_dataset(split)
+            dataset.on_bad_sample = self.on_bad_sample if split == "train" else "stop"
+            self._keep_on_disk(dataset)
+            self.datasets[split] = dataset
         return self.datasets[split]
+
+    def _keep_on_disk(self, dataset: SegmentationDataset) -> None:
+        if self.disk_cache is None:
+            return
+        dataset.disk_cache = DiskCache(self.disk_cache)
+        if not dataset.can_be_kept():
+            warnings.warn(
+                f"data.disk_cache = {self.disk_cache!r} has no effect: {type(dataset).__name__} does not say what its "
+                "samples are made from (fingerprint), so they are read afresh; leave it out.",
+                stacklevel=3,
+            )
 
     def class_pixels(self, split: Split = "train") -> list[int]:
         """Count the pixels of each class in a split, without augmentation; it reads every sample once.

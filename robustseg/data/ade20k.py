@@ -1,0 +1,99 @@
+"""ADE20K's scene parsing benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+from robustseg.data.ade20k_classes import ADE20K_CLASSES
+from robustseg.data.base import Split
+from robustseg.data.file_module import FileDataModule
+from robustseg.data.files import FilePair, pair_by_stem
+from robustseg.data.folders import first_folder
+from robustseg.data.masks import RGB, MaskFormat
+from robustseg.types import IGNORE_INDEX
+
+_FOLDERS: dict[str, str] = {"train": "training", "val": "validation"}
+
+
+class ADE20K(FileDataModule):
+    """ADE20K with the 150 classes of the scene parsing challenge: 20210 training and 2000 validation images.
+
+    Below ``root``, which may also be ``ADEChallengeData2016`` itself:
+
+    - ``ADEChallengeData2016/images/{training,validation}/*.jpg``: the images, of many sizes
+    - ``ADEChallengeData2016/annotations/{training,validation}/*.png``: masks of the same names, 0 for unlabelled,
+      k for class k-1
+
+    The ground truth of the test images is not published: ``test_dataloader`` reads the validation split.
+
+    Zhou et al.: Scene Parsing through ADE20K Dataset, CVPR 2017.
+
+    Args:
+        root: Folder that holds ``ADEChallengeData2016``.
+        image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
+        count_void: Count unlabelled pixels as class 0, which makes 151, and leave out none. For comparison with
+            protocols that do so, such as that of SEA (Croce, Singh and Hein 2024), only.
+        **common: See ``FileDataModule``.
+
+    Raises:
+        ValueError: An argument is outside its range; the message names it.
+    """
+
+    classes: ClassVar[tuple[tuple[str, RGB], ...]] = ADE20K_CLASSES
+    void_ids: ClassVar[tuple[int, ...]] = (0,)
+    void_colours: ClassVar[tuple[RGB, ...]] = ((0, 0, 0),)
+    layout: ClassVar[tuple[str, ...]] = (
+        "ADEChallengeData2016/images/{training,validation}/*.jpg: the images, of many sizes",
+        "ADEChallengeData2016/annotations/{training,validation}/*.png: masks of the same names, 0 for unlabelled, "
+        "k for class k-1",
+    )
+    split_sizes: ClassVar[dict[str, int]] = {"train": 20210, "val": 2000}
+    source: ClassVar[str] = "Zhou et al., CVPR 2017; ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu/"
+    licence: ClassVar[str] = (
+        "masks BSD-3, images for research and education only: https://ade20k.csail.mit.edu/terms/ (to be accepted "
+        "there, so nothing is downloaded here)"
+    )
+
+    def __init__(
+        self, root: str, image_size: tuple[int, int] | None = None, count_void: bool = False, **common: Any
+    ) -> None:
+        self.count_void = count_void
+        super().__init__(root, image_size=image_size, **common)
+
+    @property
+    def table(self) -> tuple[tuple[str, RGB], ...]:
+        """Name and RGB colour of each class, in the order of the ids."""
+        return (("unlabelled", (0, 0, 0)), *self.classes) if self.count_void else self.classes
+
+    def mask_format(self) -> MaskFormat:
+        """What the masks hold: 0 is void, or a class, and 255 does not occur."""
+        plain = MaskFormat.of_classes(
+            self.table, (), () if self.count_void else self.void_colours, kind=self.mask_kind, hint=_reduced
+        )
+        if self.count_void:
+            return plain
+        class_of = {0: IGNORE_INDEX, **{number + 1: number for number in range(len(self.classes))}}
+        return MaskFormat(plain.class_names, class_of, plain.colours, plain.kind, plain.hint)
+
+    def pairs(self, split: Split) -> list[FilePair]:
+        """The files of a split, in order.
+
+        Raises:
+            DataError: Folders or files are missing.
+        """
+        base = first_folder(
+            [self.root / "ADEChallengeData2016" / "images", self.root / "images"], self.root, self.layout_here
+        ).parent
+        folder = _FOLDERS[split]
+        return pair_by_stem(base / "images" / folder, base / "annotations" / folder, self.layout_here)
+
+    def test_split(self) -> Split:
+        """``val``: there is no test ground truth."""
+        return "val"
+
+
+def _reduced(present: Collection[int]) -> str | None:
+    if 255 in present and all(value < 150 for value in present if value != 255):
+        return "1 seems to be subtracted already, with 255 for unlabelled: take the masks as published, from 0 to 150."
+    return None

@@ -1,0 +1,83 @@
+"""The semantic segmentation part of BDD100K."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import ClassVar
+
+from robustseg.data.base import Split
+from robustseg.data.cityscapes import CITYSCAPES_CLASSES, VOID_COLOURS, are_label_ids
+from robustseg.data.file_module import FileDataModule
+from robustseg.data.files import FilePair, pair_by_stem
+from robustseg.data.folders import first_folder
+from robustseg.data.masks import RGB, MaskFormat
+
+
+class BDD100K(FileDataModule):
+    """BDD100K's 10k images with Cityscapes' 19 classes: 7000 training, 1000 validation and 2000 test images.
+
+    Below ``root``, which may also be ``bdd100k`` or ``seg`` itself, images of 1280×720 pixels:
+
+    - ``bdd100k/images/10k/{train,val,test}/*.jpg``: the images
+    - ``bdd100k/labels/sem_seg/masks/{train,val}/*.png``: masks of the same names, train ids 0 to 18, 255 for void
+    - or, as first published, ``seg/images/{train,val,test}/*.jpg`` and ``seg/labels/{train,val}/*_train_id.png``
+
+    The ground truth of the test images is not published: ``test_dataloader`` reads the validation split.
+
+    Yu et al.: BDD100K: A Diverse Driving Dataset for Heterogeneous Multitask Learning, CVPR 2020.
+
+    Args:
+        root: Folder that holds ``bdd100k`` or ``seg``.
+        image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
+        **common: See ``FileDataModule``.
+
+    Raises:
+        ValueError: An argument is outside its range; the message names it.
+    """
+
+    classes: ClassVar[tuple[tuple[str, RGB], ...]] = CITYSCAPES_CLASSES
+    void_colours: ClassVar[tuple[RGB, ...]] = VOID_COLOURS
+    layout: ClassVar[tuple[str, ...]] = (
+        "bdd100k/images/10k/{train,val,test}/*.jpg: the images",
+        "bdd100k/labels/sem_seg/masks/{train,val}/*.png: masks of the same names, train ids 0 to 18, 255 for void",
+        "or, as first published, seg/images/{train,val,test}/*.jpg and seg/labels/{train,val}/*_train_id.png",
+    )
+    split_sizes: ClassVar[dict[str, int]] = {"train": 7000, "val": 1000, "test": 2000}
+    source: ClassVar[str] = (
+        'Yu et al., CVPR 2020; "10K Images" and "Semantic Segmentation" of http://bdd-data.berkeley.edu/'
+    )
+    licence: ClassVar[str] = (
+        "education, research and not-for-profit: https://doc.bdd100k.com/license.html (asks for registration, so "
+        "nothing is downloaded here)"
+    )
+
+    def mask_format(self) -> MaskFormat:
+        """Masks of train ids."""
+        return MaskFormat.of_classes(self.classes, self.void_ids, self.void_colours, kind=self.mask_kind, hint=_hint)
+
+    def pairs(self, split: Split) -> list[FilePair]:
+        """The files of a split, in order.
+
+        Raises:
+            DataError: Folders or files are missing.
+        """
+        layout = self.layout_here
+        newer = [self.root / "bdd100k" / "images" / "10k", self.root / "images" / "10k"]
+        older = [self.root / "seg" / "images", self.root / "bdd100k" / "seg" / "images", self.root / "images"]
+        images = first_folder([*newer, *older], self.root, layout)
+        if images in newer:
+            return pair_by_stem(images / split, images.parent.parent / "labels" / "sem_seg" / "masks" / split, layout)
+        return pair_by_stem(images / split, images.parent / "labels" / split, layout, mask_end="_train_id")
+
+    def test_split(self) -> Split:
+        """``val``: there is no test ground truth."""
+        return "val"
+
+
+def _hint(present: Collection[int]) -> str | None:
+    if not are_label_ids(present):
+        return None
+    return (
+        "they are Cityscapes label ids in place of train ids: take the files of labels/sem_seg/masks, or of the older "
+        "seg/labels those that end in _train_id.png."
+    )

@@ -1,0 +1,224 @@
+"""Cityscapes, with the 19 classes that are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from robustseg.data.base import Split
+from robustseg.data.errors import DataError
+from robustseg.data.file_module import FileDataModule
+from robustseg.data.files import FilePair, PairedFiles, examples, files_by_name, pair_up
+from robustseg.data.folders import existing_folder
+from robustseg.data.masks import RGB, MaskFormat
+from robustseg.data.pictures import open_picture
+from robustseg.types import IGNORE_INDEX
+
+LabelKind = Literal["auto", "labelIds", "labelTrainIds"]
+"""Which of the two kinds of mask files is read."""
+
+CITYSCAPES_CLASSES: tuple[tuple[str, RGB], ...] = (
+    ("road", (128, 64, 128)),
+    ("sidewalk", (244, 35, 232)),
+    ("building", (70, 70, 70)),
+    ("wall", (102, 102, 156)),
+    ("fence", (190, 153, 153)),
+    ("pole", (153, 153, 153)),
+    ("traffic light", (250, 170, 30)),
+    ("traffic sign", (220, 220, 0)),
+    ("vegetation", (107, 142, 35)),
+    ("terrain", (152, 251, 152)),
+    ("sky", (70, 130, 180)),
+    ("person", (220, 20, 60)),
+    ("rider", (255, 0, 0)),
+    ("car", (0, 0, 142)),
+    ("truck", (0, 0, 70)),
+    ("bus", (0, 60, 100)),
+    ("train", (0, 80, 100)),
+    ("motorcycle", (0, 0, 230)),
+    ("bicycle", (119, 11, 32)),
+)
+"""Name and RGB colour of the train ids 0 to 18."""
+LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""Label id of each train id; the other label ids up to 33 belong to no class that is evaluated."""
+VOID_COLOURS: tuple[RGB, ...] = (
+    (0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140), (180, 165, 180), (150, 100, 100),
+    (150, 120, 90), (0, 0, 90), (0, 0, 110),
+)  # fmt: skip
+"""Colours of the labels without a train id."""
+
+_PROBED = 8
+"""Masks that are decoded to tell the two kinds apart."""
+
+
+def are_label_ids(present: Collection[int]) -> bool:
+    """Whether a mask that should hold train ids (to 18) holds Cityscapes label ids (to 33).
+
+    Args:
+        present: Ids in it, among them foreign ones.
+    """
+    foreign = [value for value in present if value > len(CITYSCAPES_CLASSES) - 1 and value != IGNORE_INDEX]
+    return bool(foreign) and max(foreign) <= max(LABEL_IDS)
+
+
+def _hint(present: Collection[int]) -> str | None:
+    if not are_label_ids(present):
+        return None
+    return (
+        "they are Cityscapes label ids in place of train ids: set data.label_ids to labelIds and call the files so, or "
+        "convert them (cityscapesscripts' createTrainIdLabelImgs)."
+    )
+
+
+class Cityscapes(FileDataModule):
+    """Cityscapes with fine annotations: 2975 training, 500 validation and 1525 test images of 2048×1024 pixels.
+
+    Below ``root``:
+
+    - ``leftImg8bit/{train,val,test}/CITY/*_leftImg8bit.png``: the images
+    - ``gtFine/{train,val,test}/CITY/*_gtFine_labelIds.png`` or ``*_gtFine_labelTrainIds.png``: the masks
+
+    The label ids 0 to 33 become the 19 train ids by the official table. The ground truth of the test images is not
+    published, so ``test_dataloader`` reads the validation split. A sample's id is its file name without
+    ``_leftImg8bit.png``.
+
+    Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016.
+
+    Args:
+        root: Folder that holds ``leftImg8bit`` and ``gtFine``.
+        label_ids: ``"labelIds"`` as published, ``"labelTrainIds"`` as cityscapesscripts makes them, or ``"auto"``:
+            the latter where every image of a split has such a file.
+        image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
+        **common: See ``FileDataModule``.
+
+    Raises:
+        ValueError: An argument is outside its range; the message names it.
+    """
+
+    classes: ClassVar[tuple[tuple[str, RGB], ...]] = CITYSCAPES_CLASSES
+    void_colours: ClassVar[tuple[RGB, ...]] = VOID_COLOURS
+    layout: ClassVar[tuple[str, ...]] = (
+        "leftImg8bit/{train,val,test}/CITY/*_leftImg8bit.png: the images",
+        "gtFine/{train,val,test}/CITY/*_gtFine_labelIds.png or *_gtFine_labelTrainIds.png: the masks",
+    )
+    split_sizes: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525}
+    source: ClassVar[str] = (
+        "Cordts et al., CVPR 2016; leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of "
+        "https://www.cityscapes-dataset.com/downloads/"
+    )
+    licence: ClassVar[str] = (
+        "not commercial: https://www.cityscapes-dataset.com/license/ (asks for registration, so nothing is downloaded "
+        "here)"
+    )
+
+    def __init__(
+        self,
+        root: str,
+        label_ids: LabelKind = "auto",
+        image_size: tuple[int, int] | None = None,
+        **common: Any,
+    ) -> None:
+        if label_ids not in ("auto", "labelIds", "labelTrainIds"):
+            raise ValueError(f"label_ids = {label_ids!r}: set data.label_ids to auto, labelIds or labelTrainIds.")
+        self.label_ids: LabelKind = label_ids
+        super().__init__(root, image_size=image_size, **common)
+
+    def mask_format(self) -> MaskFormat:
+        """Masks of train ids."""
+        return MaskFormat.of_classes(self.classes, self.void_ids, self.void_colours, kind=self.mask_kind, hint=_hint)
+
+    def label_format(self) -> MaskFormat:
+        """Masks of label ids."""
+        plain = self.mask_format()
+        class_of = {**dict.fromkeys([*range(max(LABEL_IDS) + 1), IGNORE_INDEX], IGNORE_INDEX)}
+        class_of.update((label, train) for train, label in enumerate(LABEL_IDS))
+        return MaskFormat(plain.class_names, class_of, plain.colours, plain.kind)
+
+    def pairs(self, split: Split) -> list[FilePair]:
+        """The files of a split, in order.
+
+        Raises:
+            DataError: Folders or files are missing.
+        """
+        return self._pairs(split)[0]
+
+    def _pairs(self, split: Split) -> tuple[list[FilePair], Literal["labelIds", "labelTrainIds"]]:
+        layout = self.layout_here
+        images, masks = self.root / "leftImg8bit" / split, self.root / "gtFine" / split
+        image_of = _by_id(files_by_name(images, (".png",), layout, nested=True, end="_leftImg8bit"))
+        existing_folder(masks, layout)
+        kind = self.label_ids
+        if kind == "auto":
+            kind = "labelIds"
+            if image_of.keys() <= _names(masks, "labelTrainIds"):
+                kind = "labelTrainIds"
+        mask_of = _by_id(files_by_name(masks, (".png",), layout, nested=True, end=f"_gtFine_{kind}"))
+        return pair_up(image_of, mask_of, f"{images} (*_leftImg8bit.png)", f"{masks} (*_gtFine_{kind}.png)"), kind
+
+    def make_dataset(self, split: Split) -> PairedFiles:
+        """Open a split.
+
+        Raises:
+            DataError: Folders or files are missing, or ``check`` found one that cannot be used.
+        """
+        pairs, kind = self._pairs(split)
+        if kind == "labelIds" and self.mask_kind == "ids" and self.check != "none" and split != "test":
+            _check_are_label_ids([pair.mask for pair in pairs])
+        return PairedFiles(
+            pairs,
+            self.label_format() if kind == "labelIds" else self.mask_format(),
+            resize=self.resize(),
+            augment=self.augmentation if split == "train" else None,
+            cache=self.cache,
+            check=self.check,
+        )
+
+    def test_split(self) -> Split:
+        """``val``: the test masks are published empty."""
+        return "val"
+
+
+def _names(folder: Path, kind: str) -> set[str]:
+    end = f"_gtFine_{kind}.png"
+    return {path.name.removesuffix(end) for path in folder.glob(f"*/*{end}")}
+
+
+def _by_id(found: dict[str, Path]) -> dict[str, Path]:
+    """The same files by the last part of their names, which begins with the city."""
+    by_id: dict[str, Path] = {}
+    for name, path in found.items():
+        sample = name.rsplit("/", 1)[-1]
+        if sample in by_id:
+            raise DataError(f"{by_id[sample]} and {path} are both called {sample}: keep one of them.")
+        by_id[sample] = path
+    return by_id
+
+
+def _check_are_label_ids(masks: list[Path]) -> None:
+    """Recognise train ids in files called labelIds, whose numbers would all be taken for other labels.
+
+    No picture alone can tell, as all train ids are label ids as well. But label ids know no 255, and what is most
+    frequent in streets (vegetation, sky, car) lies above 18.
+
+    Raises:
+        DataError: They are train ids.
+    """
+    present: set[int] = set()
+    for index in np.linspace(0, len(masks) - 1, min(_PROBED, len(masks))).round().astype(int):
+        with open_picture(masks[index]) as picture:
+            if picture.mode != "L":
+                return  # reading it says what is wrong
+            try:
+                histogram = picture.histogram()
+            except (OSError, SyntaxError):
+                return
+            present |= {value for value, count in enumerate(histogram) if count}
+    if IGNORE_INDEX in present and max(present - {IGNORE_INDEX}, default=0) < len(CITYSCAPES_CLASSES):
+        some = examples(path.name for path in masks)
+        raise DataError(
+            f"masks {some} in {masks[0].parent.parent} hold train ids (0-18 and 255) in place of label ids (up to 33): "
+            f"rename them to *_gtFine_labelTrainIds.png, or unpack gtFine again."
+        )

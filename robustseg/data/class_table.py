@@ -1,0 +1,102 @@
+"""Tables of classes in YAML files."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from robustseg.data.errors import DataError
+from robustseg.data.masks import RGB
+from robustseg.types import IGNORE_INDEX
+
+_KEYS = ("name", "id", "colour", "ignore")
+_LARGEST = 65535
+
+
+class ClassRow(NamedTuple):
+    """One row of a table."""
+
+    name: str
+    id: int
+    """In the files."""
+    colour: RGB
+    ignore: bool
+    """Pixels of it take part in nothing."""
+
+
+def read_class_table(path: Path) -> list[ClassRow]:
+    """Read a table: a list of rows under ``classes``.
+
+    Each row has a ``name``, the ``id`` in the mask files (0 to 65535), the ``colour`` as [red, green, blue] from 0 to
+    255 and optionally ``ignore: true`` for pixels that are not to count. Classes are numbered in the order of the
+    rows that count.
+
+    Raises:
+        DataError: It is missing or no YAML, has no class or too many, or a row lacks a key, has an unknown or ill-typed
+            one, or repeats another's name, id or colour. The message names the row.
+    """
+    rows = [_row(path, number, row) for number, row in enumerate(_entries(path), start=1)]
+    for key in ("name", "id", "colour"):
+        counts = Counter(getattr(row, key) for row in rows)
+        for value, count in counts.items():
+            if count > 1:
+                numbers = [str(number) for number, row in enumerate(rows, start=1) if getattr(row, key) == value]
+                shown = list(value) if isinstance(value, tuple) else value
+                raise DataError(
+                    f"{path}: rows {' and '.join(numbers)} have the same {key} {shown!r}: change one of them."
+                )
+    kept = sum(not row.ignore for row in rows)
+    if not 1 <= kept <= IGNORE_INDEX:
+        raise DataError(f"{path}: {kept} classes are not ignored; expected 1 to {IGNORE_INDEX}.")
+    return rows
+
+
+def _entries(path: Path) -> Sequence[Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no YAML ({' '.join(str(error).split())}): correct it.") from error
+    except OSError as error:
+        raise DataError(
+            f"class table {path} cannot be read ({error.strerror}): set data.classes to the file."
+        ) from error
+    rows = content.get("classes") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise DataError(
+            f"{path} has no list of classes: write classes: and below it rows such as "
+            "- {name: road, id: 0, colour: [128, 64, 128]}."
+        )
+    return rows
+
+
+def _row(path: Path, number: int, row: Any) -> ClassRow:
+    if not isinstance(row, dict):
+        raise DataError(f"{path}: row {number} is {row!r}; expected {{name: ..., id: ..., colour: [r, g, b]}}.")
+    for key in row:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(str(key), _KEYS, n=1)
+            did_you_mean = f"did you mean {near[0]}?" if near else f"a row has {', '.join(_KEYS)}."
+            raise DataError(f"{path}: row {number} has the unknown key {key!r}: {did_you_mean}")
+    for key in _KEYS[:3]:
+        if key not in row:
+            raise DataError(f"{path}: row {number} ({row.get('name', 'without name')}) has no {key}: add it.")
+    name, label, colour, ignore = row["name"], row["id"], row["colour"], row.get("ignore", False)
+    where = f"{path}: row {number} ({name})"
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"{path}: row {number} has the name {name!r}: write a text, in quotes where YAML needs them.")
+    if not _is_number(label, _LARGEST):
+        raise DataError(f"{where} has the id {label!r}: write a whole number from 0 to {_LARGEST}.")
+    if not isinstance(colour, list) or len(colour) != 3 or not all(_is_number(value, 255) for value in colour):
+        raise DataError(f"{where} has the colour {colour!r}: write [red, green, blue], each from 0 to 255.")
+    if not isinstance(ignore, bool):
+        raise DataError(f"{where} has ignore: {ignore!r}: write true or false.")
+    return ClassRow(name.strip(), label, (colour[0], colour[1], colour[2]), ignore)
+
+
+def _is_number(value: Any, largest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= largest

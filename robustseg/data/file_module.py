@@ -1,0 +1,113 @@
+"""What the data modules that read image and mask files have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from robustseg.data.base import SegmentationDataModule, Split
+from robustseg.data.files import Check, FilePair, PairedFiles, check_check
+from robustseg.data.masks import RGB, MaskFormat, MaskKind, check_mask_kind
+from robustseg.types import IGNORE_INDEX
+
+
+class FileDataModule(SegmentationDataModule):
+    """Data module of files below a folder; a subclass pairs them and says what their masks hold.
+
+    Args:
+        root: Folder that holds what ``layout`` says.
+        image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
+        check: What to look at before training: ``"all"`` decodes every file once, ``"headers"`` finds missing,
+            unreadable and ill-sized files only, ``"none"`` leaves all of it to later.
+        masks: ``"ids"`` of one number per pixel, as published, or RGB ``"colours"`` of the classes.
+        **common: See ``SegmentationDataModule``.
+
+    Raises:
+        ValueError: An argument is outside its range; the message names it.
+    """
+
+    layout: ClassVar[tuple[str, ...]] = ()
+    """Files below ``root``, one kind per line."""
+    split_sizes: ClassVar[Mapping[str, int]] = {}
+    """Images in each split as published."""
+    source: ClassVar[str] = ""
+    """Paper, and where to get the files."""
+    licence: ClassVar[str] = ""
+    """Under what terms they may be used."""
+    void_ids: ClassVar[tuple[int, ...]] = (IGNORE_INDEX,)
+    """Ids in the files of pixels that belong to no class."""
+    void_colours: ClassVar[tuple[RGB, ...]] = ()
+    """Colours of such pixels."""
+
+    def __init__(
+        self,
+        root: str,
+        image_size: tuple[int, int] | None = None,
+        check: Check = "headers",
+        masks: MaskKind = "ids",
+        **common: Any,
+    ) -> None:
+        super().__init__(image_size=image_size, **common)
+        self.root = Path(root).expanduser()
+        self.check = check_check(check)
+        self.mask_kind = check_mask_kind(masks)
+        self.mask_format()  # an impossible one is better known now
+
+    @classmethod
+    def expected(cls) -> str:
+        """The layout in one line."""
+        return "; ".join(cls.layout)
+
+    @property
+    def layout_here(self) -> str:
+        """The layout in words, for messages."""
+        return f"{self.expected()} in {self.root} (set data.root; robustseg datasets {type(self).__name__} says more)"
+
+    @property
+    def table(self) -> tuple[tuple[str, RGB], ...]:
+        """Name and RGB colour of each class, in the order of the ids."""
+        return self.classes
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their ids."""
+        return [name for name, _ in self.table]
+
+    @property
+    def palette(self) -> list[tuple[int, int, int]]:
+        """RGB colour (0 to 255) of each class, for pictures."""
+        return [colour for _, colour in self.table]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, void not counted."""
+        return len(self.table)
+
+    def mask_format(self) -> MaskFormat:
+        """What the masks hold."""
+        return MaskFormat.of_classes(self.table, self.void_ids, self.void_colours, kind=self.mask_kind)
+
+    @abstractmethod
+    def pairs(self, split: Split) -> list[FilePair]:
+        """The files of a split, in order.
+
+        Raises:
+            DataError: Folders or files are missing.
+        """
+
+    def make_dataset(self, split: Split) -> PairedFiles:
+        """Open a split.
+
+        Raises:
+            DataError: Folders or files are missing, or ``check`` found one that cannot be used.
+        """
+        return PairedFiles(
+            self.pairs(split),
+            self.mask_format(),
+            resize=self.resize(),
+            augment=self.augmentation if split == "train" else None,
+            cache=self.cache,
+            check=self.check,
+        )

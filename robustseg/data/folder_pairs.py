@@ -1,0 +1,138 @@
+"""Anyone's images and masks, with a table of classes in YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from robustseg.data.base import Split
+from robustseg.data.class_table import read_class_table
+from robustseg.data.file_module import FileDataModule
+from robustseg.data.files import Check, FilePair, pair_by_stem
+from robustseg.data.masks import RGB, MaskFormat
+from robustseg.types import IGNORE_INDEX
+
+
+class FolderPairs(FileDataModule):
+    """Folders of images and of masks of the same names, with a class table in a YAML file.
+
+    Below ``root``, in folders that ``image_folder`` and ``mask_folder`` name:
+
+    - ``{train,val,test}/images/**/*.jpg`` (or PNG): the images, in subfolders or not
+    - ``{train,val,test}/masks/**/*.png``: masks of the same relative paths, ids or colours of the class table
+
+    The class table is a file such as ``configs/classes/example.yaml``::
+
+        classes:
+          - {name: road, id: 7, colour: [128, 64, 128]}
+          - {name: car, id: 26, colour: [0, 0, 142]}
+          - {name: unlabelled, id: 0, colour: [0, 0, 0], ignore: true}
+
+    The rows that are not ignored are the classes, numbered from 0 in their order, whatever their ids in the files.
+    An id or a colour that is not in the table is an error. A sample's id is its relative path without suffix. Without
+    a ``test`` folder ``test_dataloader`` reads the validation split.
+
+    Args:
+        root: Folder that holds the splits.
+        classes: The class table: a path as seen from the working directory or, if there is none, from ``root``.
+        image_folder: Folder of a split's images below ``root``; ``{split}`` stands for the split's name.
+        mask_folder: Folder of its masks.
+        image_end: What the names of images end in, before the suffix, beside the name that they share with the mask.
+        mask_end: The same of masks, such as ``_mask``; files without it are passed over.
+        split_names: Names of ``train``, ``val`` and ``test`` in the folders where they are others, such as
+            ``{val: validation}``.
+        image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
+        check: See ``FileDataModule``.
+        **common: See ``FileDataModule``, among them ``masks: colours``.
+
+    Raises:
+        DataError: The class table is missing or faulty.
+        ValueError: An argument is outside its range; the message names it.
+    """
+
+    layout: ClassVar[tuple[str, ...]] = (
+        "{train,val,test}/images/**/*.jpg (or PNG): the images, in subfolders or not",
+        "{train,val,test}/masks/**/*.png: masks of the same relative paths, ids or colours of the class table",
+    )
+    source: ClassVar[str] = "your own files, with a class table such as configs/classes/example.yaml (data.classes)"
+    licence: ClassVar[str] = "yours"
+
+    def __init__(
+        self,
+        root: str,
+        classes: str,
+        image_folder: str = "{split}/images",
+        mask_folder: str = "{split}/masks",
+        image_end: str = "",
+        mask_end: str = "",
+        split_names: dict[str, str] | None = None,
+        image_size: tuple[int, int] | None = None,
+        check: Check = "headers",
+        **common: Any,
+    ) -> None:
+        self.rows = read_class_table(_table_path(classes, Path(root).expanduser()))
+        self.image_folder = _template("image_folder", image_folder)
+        self.mask_folder = _template("mask_folder", mask_folder)
+        if self.image_folder == self.mask_folder and image_end == mask_end:
+            raise ValueError(
+                f"mask_folder = {mask_folder!r} is image_folder as well: set another one, or data.mask_end to what the "
+                f"names of masks end in."
+            )
+        self.image_end, self.mask_end = image_end, mask_end
+        self.split_names = _split_names(split_names or {})
+        super().__init__(root, image_size=image_size, check=check, **common)
+
+    @property
+    def table(self) -> tuple[tuple[str, RGB], ...]:
+        """Name and RGB colour of each class, in the order of the ids."""
+        return tuple((row.name, row.colour) for row in self.rows if not row.ignore)
+
+    def mask_format(self) -> MaskFormat:
+        """What the masks hold, by the class table."""
+        label_of = {row.name: number for number, row in enumerate(row for row in self.rows if not row.ignore)}
+        labels = [(row, label_of.get(row.name, IGNORE_INDEX)) for row in self.rows]
+        class_of = {row.id: label for row, label in labels}
+        return MaskFormat(tuple(label_of), class_of, {row.colour: label for row, label in labels}, self.mask_kind)
+
+    def _folder(self, template: str, split: Split) -> Path:
+        return self.root / template.format(split=self.split_names.get(split, split))
+
+    def pairs(self, split: Split) -> list[FilePair]:
+        """The files of a split, in order.
+
+        Raises:
+            DataError: Folders or files are missing.
+        """
+        images, masks = self._folder(self.image_folder, split), self._folder(self.mask_folder, split)
+        layout = f"images in {images} and masks in {masks} (set data.root, data.image_folder or data.mask_folder)"
+        return pair_by_stem(images, masks, layout, True, self.image_end, self.mask_end)
+
+    def test_split(self) -> Split:
+        """``test``, or ``val`` where there is no such folder."""
+        return "test" if self._folder(self.image_folder, "test").is_dir() else "val"
+
+
+def _table_path(classes: str, root: Path) -> Path:
+    path = Path(classes).expanduser()
+    return root / path if not path.exists() and (root / path).exists() else path
+
+
+def _template(name: str, template: str) -> str:
+    if template.replace("{split}", "").count("{") or "}" in template.replace("{split}", ""):
+        raise ValueError(f"{name} = {template!r} has other braces than {{split}}: write {{split}}/images, for example.")
+    if "{split}" not in template:
+        raise ValueError(
+            f"{name} = {template!r} is the same folder for every split: put {{split}} where the split's name stands."
+        )
+    return template
+
+
+def _split_names(names: Mapping[str, str]) -> dict[Split, str]:
+    for split in names:
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"split_names has the key {split!r}: its keys are train, val and test.")
+    used = [names.get(split, split) for split in ("train", "val")]
+    if used[0] == used[1]:
+        raise ValueError(f"split_names = {dict(names)!r} gives train and val the same name: validate on other images.")
+    return cast("dict[Split, str]", dict(names))

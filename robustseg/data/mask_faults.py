@@ -1,0 +1,166 @@
+"""What is wrong with a mask, found out from its contents, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustseg.data.transforms import Pixels
+from robustseg.types import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from robustseg.data.masks import MaskFormat
+
+
+def id_fault(path: Path, present: Sequence[int], masks: MaskFormat) -> str:
+    """Message about a mask that holds foreign ids.
+
+    Args:
+        path: The mask.
+        present: All ids in it, in ascending order.
+        masks: What it should hold.
+    """
+    unknown = [value for value in present if value not in masks.class_of]
+    cause = masks.hint(present) if masks.hint is not None else None
+    cause = cause or _objects(unknown) or _scaled(present, masks)
+    cause = cause or "convert it to these ids, or choose the data set that it belongs to."
+    return f"mask {path} holds the ids {_some(unknown)}, which are outside the {_known(masks)}: {cause}"
+
+
+def _known(masks: MaskFormat) -> str:
+    names = masks.class_names
+    ids = [number for number, label in masks.class_of.items() if label != IGNORE_INDEX]
+    void = sorted(number for number, label in masks.class_of.items() if label == IGNORE_INDEX)
+    return f"{len(names)} classes {_ranges(ids)} ({names[0]} to {names[-1]}; void: {_ranges(void) or 'none'})"
+
+
+def _ranges(numbers: Collection[int]) -> str:
+    """``[7, 8, 9, 11]`` as ``7-9, 11``."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+
+
+def _objects(unknown: Sequence[int]) -> str | None:
+    if unknown[-1] <= 255:
+        return None
+    return (
+        "numbers above 255 are objects, depths or scaled values rather than classes: choose the files of class ids, "
+        "or convert them to 8 bits with one id per class."
+    )
+
+
+def _scaled(present: Sequence[int], masks: MaskFormat) -> str | None:
+    """Ids that were spread over all grey values to make them visible."""
+    levels = len(set(masks.class_of) - {IGNORE_INDEX})
+    for count in range(max(2, len(masks.class_names)), levels + 2):
+        step = 255 / (count - 1)
+        if step >= 4 and all(abs(value / step - round(value / step)) * step <= 1 for value in present):
+            return (
+                f"they are evenly spread, as if ids had been scaled to 0-255 (by {step:.4g}): save the ids themselves."
+            )
+    step = int(np.gcd.reduce(list(present)))
+    if step > 1 and len(present) > 1 and present[-1] // step <= levels:
+        return f"they are evenly spread, as if ids had been multiplied by {step}: save the ids themselves."
+    return None
+
+
+def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskFormat) -> str:
+    """Message about a mask of another number of channels.
+
+    Args:
+        path: The mask.
+        mode: Pillow's name for its channels.
+        pixels: H×W×3 RGB, where there are colours but ids were expected.
+        masks: What it should hold.
+    """
+    if pixels is None:
+        return (
+            f"mask {path} has the colour mode {mode}; expected the RGB colours of the classes (masks: colours): set "
+            f"data.masks to ids if it holds one id per pixel."
+        )
+    expected = f"mask {path} has the colour mode {mode}; expected one class id per pixel"
+    if (pixels == pixels[..., :1]).all():
+        return f"{expected}: its channels are equal, so save one of them as a single-channel PNG."
+    colours = {(int(red), int(green), int(blue)) for red, green, blue in np.unique(pixels.reshape(-1, 3), axis=0)}
+    known = colours & masks.colours.keys()
+    if known == colours:
+        labels = sorted({masks.colours[colour] for colour in known} - {IGNORE_INDEX})
+        names = ", ".join(masks.class_names[label] for label in labels[:3]) + (" ..." if len(labels) > 3 else "")
+        return f"{expected}: its colours are those of the classes ({names}), so set data.masks to colours."
+    if len(known) > 1:
+        return (
+            f"{expected}: {len(known)} of its {len(colours)} colours are those of classes and others, such as "
+            f"{min(colours - known)}, are not: export it again without smoothing and with these classes, then set "
+            f"data.masks to colours."
+        )
+    return f"{expected}: convert it to a single-channel PNG."
+
+
+def palette_fault(path: Path, values: Pixels, palette: Sequence[int], masks: MaskFormat) -> str | None:
+    """Message about a palette PNG whose colours are those of the classes and whose indices are not their ids.
+
+    Args:
+        path: The mask.
+        values: H×W indices.
+        palette: Red, green and blue of each index, one after the other.
+        masks: What it should hold.
+
+    Returns:
+        ``None`` where indices and colours agree or the colours are none of the classes'.
+    """
+    entries = [(red, green, blue) for red, green, blue in zip(*(palette[k::3] for k in range(3)), strict=False)]
+    # the usual case, without a look at the pixels: index k is shown in the colour of what k stands for
+    if all(masks.colours.get(colour) == masks.class_of.get(index) for index, colour in enumerate(entries)):
+        return None
+    present = [int(value) for value in np.flatnonzero(np.bincount(values.ravel()))]
+    if any(index >= len(entries) or entries[index] not in masks.colours for index in present):
+        return None
+    moved = [index for index in present if masks.colours[entries[index]] != masks.class_of.get(index)]
+    if not moved:
+        return None
+    index, colour = moved[0], entries[moved[0]]
+    label = masks.colours[colour]
+    name = "void" if label == IGNORE_INDEX else f"class {label}, {masks.class_names[label]},"
+    return (
+        f"mask {path} is a palette PNG whose indices are not ids: its index {index} has the colour {colour}, which is "
+        f"that of {name} in this data set; set data.masks to colours."
+    )
+
+
+def colour_fault(path: Path, foreign: NDArray[np.int32], pixels: int, masks: MaskFormat) -> str:
+    """Message about a mask with colours of no class.
+
+    Args:
+        path: The mask.
+        foreign: The pixels of such colours, as numbers of 24 bits.
+        pixels: Number of all pixels.
+        masks: What it should hold.
+    """
+    codes, counts = np.unique(foreign, return_counts=True)
+    examples = [_triple(int(codes[row])) for row in np.argsort(-counts, kind="stable")[:3]]
+    shown = ", ".join(map(str, examples)) + (f" and {len(codes) - 3} more" if len(codes) > 3 else "")
+    if all(red == green == blue for red, green, blue in map(_triple, codes.tolist())):
+        remedy = "greys are rather ids: set data.masks to ids."
+    elif len(codes) > 3 * len(masks.class_names) + 16:
+        remedy = "so many come from smoothing or JPEG: export it again without either."
+    else:
+        remedy = "add them to the table of classes, or choose the data set that it belongs to."
+    share = 100 * len(foreign) / pixels
+    return f"mask {path} holds {shown} in {share:.2g} % of its pixels, which are the colours of no class: {remedy}"
+
+
+def _triple(code: int) -> tuple[int, int, int]:
+    return code >> 16, code >> 8 & 255, code & 255
