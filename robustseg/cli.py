@@ -15,10 +15,11 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustseg import __version__
 from robustseg.benchmark import run_benchmark
-from robustseg.commands import leaderboard, merge_shards
+from robustseg.commands import leaderboard, list_datasets, merge_shards
 from robustseg.configured import EXPECTED_ERRORS, ConfigError, RobustSegCLI, is_first_process, say
 from robustseg.data.loading import end_workers
 from robustseg.doctor import doctor
+from robustseg.model_commands import inspect_checkpoint, list_models
 from robustseg.models import load_segmentation_weights
 from robustseg.runs import LAST, RunError, run_folder
 from robustseg.safety import OPTION, split_allowed
@@ -40,6 +41,9 @@ _USAGE = """usage: robustseg COMMAND [options]
                                                           --config configs/study/step_curve.yaml --ckpt_path FILE
   transfer   show images of each model to all:        robustseg transfer --models A=RUN B=RUN
                                                           --config configs/study/transfer.yaml --output DIR
+  datasets   which there are, and their layout:       robustseg datasets PascalVOC
+  models     which networks there are:                robustseg models pspnet_r50
+  inspect    what is this file of weights?            robustseg inspect FILE --network pspnet_r50
   doctor     is this machine, or this job, fit?       robustseg doctor --config configs/data/camvid.yaml
 
 robustseg train --help and robustseg evaluate --help list all options."""
@@ -96,8 +100,7 @@ def _check_before_training(cli: RobustSegCLI) -> None:
             "trainer.max_time and a val_check_interval in time depend on the machine's speed, so that no run could be "
             "continued exactly: limit epochs or steps; a scheduler's time limit is no end, see docs/clusters.md."
         )
-    cli.datamodule.setup("fit")
-    cli.datamodule.setup("test")
+    cli.open_data("fit", "test")
     cli.model.check_batch_size(cli.datamodule.batch_size)
     if cli.checkpoint is not None and cli.resumed is not None:
         facts = run_facts(cli.trainer, cli.datamodule)
@@ -156,6 +159,9 @@ def main(args: Sequence[str] | None = None) -> int:
         "leaderboard": leaderboard,
         "study": study,
         "transfer": transfer,
+        "datasets": list_datasets,
+        "models": list_models,
+        "inspect": inspect_checkpoint,
         "doctor": doctor,
     }
     if not arguments or arguments[0] in ("-h", "--help"):

@@ -23,6 +23,8 @@ LAYERS = [
     {"parser"},
     {"configured"},
     {"doctor"},
+    {"checkpoint_report"},
+    {"model_commands"},
     {"cli"},
 ]
 WITHOUT_LIGHTNING = {"types", "attacks", "models", "metrics", "detectors", "evaluation"}

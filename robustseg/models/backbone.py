@@ -13,10 +13,13 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
+from robustseg.models.classifiers import classifier_weights
+from robustseg.models.conv_stem import replace_stem
 from robustseg.models.errors import ModelError
-from robustseg.models.mismatch import compare, shorten
+from robustseg.models.mismatch import by_module, compare, not_finite, shorten
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD
-from robustseg.models.weights import read_state_dict, without_prefix
+from robustseg.models.starts import without_unused_projections
+from robustseg.models.weights import read_state_dict, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +39,17 @@ class Backbone(nn.Module):
         output_stride: Input pixels per cell of the last level; below 32 the last stages are dilated
             (Chen et al., "DeepLab", TPAMI 2018, section 3.1). None: as the architecture has it.
         pretrained: Let timm download the weights.
-        weights: Local file of weights for this backbone; its classifier is left out.
+        weights: Local file of a classifier's weights for this backbone, from timm, torchvision or a project of robust
+            ImageNet classifiers (:data:`robustseg.models.classifiers.LAYOUTS`); the classifier itself is left out, and
+            a normalisation that the file holds replaces timm's.
         args: Further arguments of the timm architecture.
         levels: Number of feature levels.
         first_block_dilated: Dilate the first block of a dilated stage as the others, as hszhao/semseg does, where
             torchvision, timm and mmsegmentation leave it at the dilation of the stage before. ResNets only.
+        dilate_once: Dilate the first of the two convolutions of a block, as mmsegmentation does, where timm dilates
+            both. ResNets with blocks of two, which are ResNet-18 and -34, only.
+        conv_stem: Begin with 3×3 convolutions in place of 4×4 patches, see
+            :class:`~robustseg.models.conv_stem.ConvStem`. ConvNeXts only.
 
     Attributes:
         channels: Channels of each level.
@@ -62,6 +71,8 @@ class Backbone(nn.Module):
         args: Mapping[str, Any] | None = None,
         levels: int = 2,
         first_block_dilated: bool = False,
+        dilate_once: bool = False,
+        conv_stem: bool = False,
     ) -> None:
         super().__init__()
         args = dict(args or {})
@@ -78,8 +89,12 @@ class Backbone(nn.Module):
         self.std: tuple[float, ...] = tuple(config.std) if config else IMAGENET_STD
         if first_block_dilated:
             _dilate_first_blocks(self.body, name)
+        if dilate_once:
+            _dilate_once(self.body, name)
+        if conv_stem:
+            replace_stem(self.body, name)
         if weights is not None:
-            _load(self.body, name, args, weights)
+            _load(self, name, args, weights)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the levels, B×channels×h×w each, the last one last, for normalised B×3×H×W images."""
@@ -161,6 +176,15 @@ def _dilate_first_blocks(body: nn.Module, name: str) -> None:
                 own.dilation, own.padding = model.dilation, model.padding
 
 
+def _dilate_once(body: nn.Module, name: str) -> None:
+    blocks = [block for stage in ("layer3", "layer4") for block in getattr(body, stage, ())]
+    second = [getattr(block, "conv2", None) for block in blocks if not hasattr(block, "conv3")]
+    if not blocks or not all(isinstance(conv, nn.Conv2d) for conv in second) or len(second) < len(blocks):
+        raise ModelError(f"backbone {name}: dilate_once is for ResNets with blocks of two convolutions (resnet18).")
+    for conv in second:
+        conv.dilation, conv.padding = (1, 1), (1, 1)  # type: ignore[union-attr]
+
+
 def _check_built(name: str, output_stride: int | None, backbone: Backbone, args: dict[str, Any]) -> None:
     if output_stride is not None and backbone.stride != output_stride:
         raise ModelError(
@@ -175,31 +199,48 @@ def _check_built(name: str, output_stride: int | None, backbone: Backbone, args:
         )
 
 
-def _load(body: nn.Module, name: str, args: dict[str, Any], path: str | Path) -> None:
+def _load(backbone: Backbone, name: str, args: dict[str, Any], path: str | Path) -> None:
     """Load a classification network's weights into the feature extractor made from it.
 
-    timm renames what it extracts (``stages.0`` becomes ``stages_0``, ViTs get the prefix ``model.``), so keys are
-    compared with dots and underscores made equal. Keys of the whole network that the features do not use, such as
-    its classifier, may be present; any others may not.
+    Names of other projects become timm's (:mod:`robustseg.models.classifiers`), which in turn renames what it extracts
+    (``stages.0`` becomes ``stages_0``, ViTs get the prefix ``model.``), so keys are compared with dots and underscores
+    made equal. Keys of the whole network that the features do not use, such as its classifier, may be present; any
+    others may not. A normalisation in the file becomes the backbone's.
 
     Raises:
         ModelError: The file does not hold this backbone's weights.
     """
-    found = {_canonical(key): value for key, value in without_prefix(read_state_dict(path), "module.").items()}
-    own = body.state_dict()
+    state = read_state_dict(path)
+    try:
+        weights = classifier_weights(state)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}.") from error
+    found = {_canonical(key): value for key, value in without_unused_projections(weights.state).items()}
+    own = backbone.body.state_dict()
     names = {_canonical(key.removeprefix("model.")): key for key in own}
     whole = {_canonical(key) for key in timm.create_model(name, pretrained=False, **args).state_dict()}
     # absent from files older than PyTorch 0.4.1, and without effect on BatchNorm with a momentum
     counters = {key: own[names[key]] for key in names if key.endswith("num.batches.tracked") and key not in found}
     used = {key: value for key, value in found.items() if key in names or key not in whole} | counters
     mismatch = compare({key: own[names[key]] for key in names}, used)
+    read_as = f" (read as {weights.layout})" if weights.layout else ""
     if mismatch:
-        raise ModelError(f"{path} does not hold the weights of backbone {name}: {mismatch}.")
-    dropped = sorted(found.keys() - used.keys())
-    if dropped:
-        logger.info("%s: left out %s, which the features of %s do not use", path, shorten(dropped), name)
+        logger.info("%s does not fit backbone %s.\n%s", path, name, mismatch.report())
+        hint = "; set conv_stem: true" if "stem.0.0.weight" in found.keys() - names.keys() else ""
+        raise ModelError(f"{path}{read_as} does not hold the weights of backbone {name}: {mismatch}{hint}.")
+    if broken := not_finite({names[key]: value for key, value in used.items()}):
+        raise ModelError(f"{path} holds values that are not finite ({by_module(broken)}): take another checkpoint.")
     with torch.no_grad():
-        body.load_state_dict({names[key]: value for key, value in used.items()}, strict=True)
+        backbone.body.load_state_dict({names[key]: value for key, value in used.items()}, strict=True)
+    if weights.mean is not None and weights.std is not None:
+        backbone.mean, backbone.std = weights.mean, weights.std
+    dropped = sorted(found.keys() - used.keys())
+    logger.info(
+        "%s%s, SHA-256 %s: backbone %s; left out %s, which its features do not use; images are normalised by mean %s, "
+        "std %s%s",
+        *(path, read_as, sha256(path), name, shorten(dropped) or "nothing"),
+        *(list(backbone.mean), list(backbone.std), ", which are the file's" if weights.mean is not None else ""),
+    )
 
 
 def _canonical(key: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ from torch import Tensor
 
 from robustseg.models.errors import ModelError
 from robustseg.models.foreign import ForeignError, fit_names
-from robustseg.models.mismatch import Mismatch, compare
+from robustseg.models.mismatch import Mismatch, by_module, compare, not_finite
 from robustseg.models.model import SegmentationModel
-from robustseg.models.weights import read_plain, read_state_dict
+from robustseg.models.weights import read_plain, read_state_dict, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
         ModelError: The file is missing or unreadable, was trained with another number of classes, belongs to another
             network, or differs from the model in the names, shapes or kinds of its tensors.
     """
-    digest = _sha256(path)
+    digest = sha256(path)
     try:
         found, layout = fit_names(model, read_state_dict(path))
     except ForeignError as error:
@@ -73,6 +72,11 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
         logger.info("%s does not fit the network.\n%s", path, mismatch.report())
         named = f" (read as {layout.name})" if layout else ""
         raise ModelError(f"{path}{named} does not fit the network: {mismatch}; {_REMEDY}")
+    if broken := not_finite(found):
+        raise ModelError(
+            f"{path} holds values that are not finite ({by_module(broken)}), as a training that diverged leaves them: "
+            f"take an earlier checkpoint."
+        )
     model.load_state_dict(found, strict=True)
     info = WeightsInfo(path=str(path), sha256=digest)
     return info | {"layout": layout.name} if layout else info
@@ -150,7 +154,14 @@ def _refuse_other_classes(
     if mismatch.missing or mismatch.unexpected:
         return
     pairs = [(expected[key].shape, found[key].shape) for key in mismatch.wrong]
-    per_class = all(own[0] == model.num_classes and own[1:] == other[1:] for own, other in pairs if other and own)
+    # scores of all classes go into and come out of a transposed convolution
+    per_class = all(
+        own[0] == model.num_classes
+        and len(own) == len(other)
+        and all(a == b or (a, b) == (own[0], other[0]) for a, b in zip(own, other, strict=True))
+        for own, other in pairs
+        if other and own
+    )
     counts = {other[0] for _, other in pairs if len(other) == 4}  # a classifier's weight, not a stray bias
     if per_class and len(counts) == 1 and all(other and other[0] in counts for _, other in pairs):
         modules = dict.fromkeys(key.rpartition(".")[0].removeprefix("network.") for key in mismatch.wrong)
@@ -159,13 +170,3 @@ def _refuse_other_classes(
             f"was trained on, or give the network its num_classes. To train from all of it but its classifiers: "
             f"model.init_weights with model.init_without: [{', '.join(modules)}]."
         )
-
-
-def _sha256(path: str | Path) -> str:
-    path = Path(path)
-    digest = hashlib.sha256()
-    if path.is_file():  # read_state_dict has the message for a missing file
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustseg.models.errors import ModelError
+
 
 class PooledBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm behind global pooling that stays defined for a batch of one.
@@ -38,6 +40,38 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int
     )
 
 
+class ConvolutionsBesideInput(nn.Module):
+    """Convolutions in a row, and one more over their result beside their input.
+
+    Source: mmsegmentation, ``FCNHead`` with ``concat_input``.
+
+    Args:
+        in_channels: Channels of the features.
+        channels: Width of each convolution.
+        kernel: Size of each convolution.
+        convs: How many are in the row.
+
+    Shape: B×in_channels×h×w to B×channels×h×w.
+    """
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, convs: int) -> None:
+        super().__init__()
+        self.convs = convolutions(in_channels, channels, kernel, convs)
+        self.joint = conv_bn_relu(in_channels + channels, channels, kernel)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return B×channels×h×w for B×in_channels×h×w features."""
+        joint: Tensor = self.joint(torch.cat([features, self.convs(features)], dim=1))
+        return joint
+
+
+def convolutions(in_channels: int, channels: int, kernel: int, number: int) -> nn.Sequential:
+    """``number`` times :func:`conv_bn_relu`, of one width."""
+    return nn.Sequential(
+        *(conv_bn_relu(in_channels if index == 0 else channels, channels, kernel) for index in range(number))
+    )
+
+
 def pooled_conv(in_channels: int, out_channels: int, bins: int) -> nn.Sequential:
     """Average over a ``bins``×``bins`` grid, 1×1 convolution, BatchNorm, ReLU."""
     return nn.Sequential(
@@ -49,7 +83,7 @@ def pooled_conv(in_channels: int, out_channels: int, bins: int) -> nn.Sequential
 
 
 class FCNHead(nn.Sequential):
-    """3×3 convolution and per-pixel classifier; also the auxiliary head.
+    """Convolutions and per-pixel classifier; also the auxiliary head.
 
     Source: Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, in the form that
     torchvision and mmsegmentation share: on dilated features, without skip connections.
@@ -57,16 +91,45 @@ class FCNHead(nn.Sequential):
     Args:
         in_channels: Channels of the features.
         num_classes: C.
-        channels: Width of the hidden layer.
+        channels: Width of the hidden layers.
         dropout: Probability of dropping a channel value before the classifier.
+        kernel: Size of the convolutions: 3, or 1 in the auxiliary head of DDC-AT's DeepLabV3.
+        convs: Number of convolutions before the classifier.
+        concat_input: Join their result and the features in one more convolution, as mmsegmentation's FCN does.
+
+    Raises:
+        ModelError: ``kernel`` is not odd, or ``convs`` is less than 1.
 
     Shape: B×in_channels×h×w to B×C×h×w.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 512, dropout: float = 0.1) -> None:
-        super().__init__(
-            conv_bn_relu(in_channels, channels, 3), nn.Dropout(dropout), nn.Conv2d(channels, num_classes, 1)
-        )
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 512,
+        dropout: float = 0.1,
+        kernel: int = 3,
+        convs: int = 1,
+        concat_input: bool = False,
+    ) -> None:
+        check_kernel("kernel", kernel)
+        if convs < 1:
+            raise ModelError(f"convs = {convs}: a head needs at least one convolution before its classifier.")
+        hidden: nn.Module
+        if concat_input:
+            hidden = ConvolutionsBesideInput(in_channels, channels, kernel, convs)
+        elif convs > 1:
+            hidden = convolutions(in_channels, channels, kernel, convs)
+        else:
+            hidden = conv_bn_relu(in_channels, channels, kernel)
+        super().__init__(hidden, nn.Dropout(dropout), nn.Conv2d(channels, num_classes, 1))
+
+
+def check_kernel(name: str, kernel: int) -> None:
+    """Raise unless a convolution of this size can keep the size of its input."""
+    if kernel < 1 or kernel % 2 == 0:
+        raise ModelError(f"{name} = {kernel}: an odd size expected, such as 1 or 3.")
 
 
 class PSPHead(nn.Module):
@@ -117,7 +180,8 @@ class DeepLabV3Head(nn.Module):
     """Atrous spatial pyramid pooling with image-level features, and classifier.
 
     Source: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv:1706.05587,
-    section 3.3; layer by layer as in torchvision, whose dropout of 0.5 is an argument here.
+    section 3.3; layer by layer as in torchvision, whose dropout of 0.5 is an argument here. mmsegmentation projects
+    with a 3×3 convolution and DDC-AT with a 1×1, and both classify what that returns: ``project_kernel``, ``refine``.
 
     Args:
         in_channels: Channels of the features.
@@ -125,6 +189,11 @@ class DeepLabV3Head(nn.Module):
         channels: Width of each branch, of the projection and of the 3×3 convolution.
         dropout: Probability of dropping a channel value after the projection.
         rates: Dilations in feature cells: (6, 12, 18) at stride 16, doubled at stride 8.
+        project_kernel: Size of the projection.
+        refine: Put a 3×3 convolution between the projection and the classifier.
+
+    Raises:
+        ModelError: ``rates`` are not positive, or ``project_kernel`` is not odd.
 
     Shape: B×in_channels×h×w to B×C×h×w.
     """
@@ -136,8 +205,13 @@ class DeepLabV3Head(nn.Module):
         channels: int = 256,
         dropout: float = 0.1,
         rates: Sequence[int] = (12, 24, 36),
+        project_kernel: int = 1,
+        refine: bool = True,
     ) -> None:
         super().__init__()
+        check_kernel("project_kernel", project_kernel)
+        if not rates or min(rates) < 1:
+            raise ModelError(f"rates = {list(rates)}: at least one dilation expected, each of at least one cell.")
         self.branches = nn.ModuleList(
             [
                 conv_bn_relu(in_channels, channels, 1),
@@ -145,8 +219,11 @@ class DeepLabV3Head(nn.Module):
             ]
         )
         self.image_pooling = pooled_conv(in_channels, channels, 1)
-        self.project = nn.Sequential(conv_bn_relu(channels * (len(rates) + 2), channels, 1), nn.Dropout(dropout))
-        self.classifier = nn.Sequential(conv_bn_relu(channels, channels, 3), nn.Conv2d(channels, num_classes, 1))
+        self.project = nn.Sequential(
+            conv_bn_relu(channels * (len(rates) + 2), channels, project_kernel), nn.Dropout(dropout)
+        )
+        refinement = [conv_bn_relu(channels, channels, 3)] if refine else []
+        self.classifier = nn.Sequential(*refinement, nn.Conv2d(channels, num_classes, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return B×C×h×w logits for B×in_channels×h×w features."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
 """RGB mean over ImageNet for images in [0, 1]."""
 IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 """RGB standard deviation over ImageNet for images in [0, 1]."""
+RAW_MEAN: tuple[float, ...] = (0.0, 0.0, 0.0)
+RAW_STD: tuple[float, ...] = (1.0, 1.0, 1.0)
+"""With ``RAW_MEAN``, for weights that take images in [0, 1] as they are."""
 
 ChannelOrder = Literal["rgb", "bgr"]
 
@@ -67,6 +71,17 @@ class Network(nn.Module, ABC):
             B×C×h×w logits and B×C×h'×w' auxiliary logits, or None where the network has no auxiliary head.
         """
         return self.forward(x), None
+
+    def rename_saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name a file's tensors as the network does, where its library saves them under other names than it uses.
+
+        Args:
+            state: Without the wrappings of training scripts; of this network or any other.
+
+        Returns:
+            The same tensors; those of other networks keep their names.
+        """
+        return dict(state)
 
 
 class ExternalNetwork(Network):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from robustseg.models.backbone import Backbone
 from robustseg.models.errors import ModelError
-from robustseg.models.heads import DeepLabV3Head, FCNHead, PSPHead
+from robustseg.models.heads import DeepLabV3Head, FCNHead, PSPHead, check_kernel
 from robustseg.models.network import Network
 
 
@@ -21,7 +22,7 @@ class EncoderDecoder(Network):
         backbone: Any name in ``timm.list_models()``, with or without a pretrained tag.
         output_stride: Input pixels per feature cell: 8, 16 or 32; null: as the backbone has it, for those that
             cannot be dilated.
-        channels: Width of the head; null: the paper's. The auxiliary head is as wide, but at most 256.
+        channels: Width of the head; null: the paper's.
         aux_head: Add an auxiliary head for deep supervision (Zhao et al., CVPR 2017, section 3.3).
         dropout: Probability of dropping a channel value before the classifier, 0 <= dropout < 1.
         pretrained: Let timm download the backbone's weights.
@@ -30,6 +31,12 @@ class EncoderDecoder(Network):
             ``img_size`` for ViTs.
         align_corners: Resize feature maps and logits with the corners' centres kept in place, as hszhao/semseg does.
         first_block_dilated: Dilate the first block of a dilated stage as the others, as hszhao/semseg does.
+        dilate_once: Dilate one convolution of a block of two, as mmsegmentation does; ResNet-18 and -34 only.
+        aux_channels: Width of the auxiliary head; null: as the head, but at most 256.
+        aux_kernel: Size of the auxiliary head's convolution.
+
+    Attributes:
+        output_stride: Input pixels per cell of the last feature level.
 
     Raises:
         ModelError: An argument is out of range, or timm refuses the backbone, the stride or the weights.
@@ -50,22 +57,38 @@ class EncoderDecoder(Network):
         backbone_args: dict[str, Any] | None = None,
         align_corners: bool = False,
         first_block_dilated: bool = False,
+        dilate_once: bool = False,
+        aux_channels: int | None = None,
+        aux_kernel: int = 3,
     ) -> None:
         super().__init__(num_classes)
         self.align_corners = align_corners
         self.first_block_dilated = first_block_dilated
+        self.dilate_once = dilate_once
+        self.aux_kernel = aux_kernel
         width = self.default_channels if channels is None else channels
+        aux_width = min(width, 256) if aux_channels is None else aux_channels
         if width < 1:
             raise ModelError(f"channels = {channels}: a head needs at least one.")
+        if aux_width < 1:
+            raise ModelError(f"aux_channels = {aux_channels}: a head needs at least one.")
+        check_kernel("aux_kernel", aux_kernel)
         if not 0.0 <= dropout < 1.0:
             raise ModelError(f"dropout = {dropout}: a probability in [0, 1) expected.")
         self.backbone = Backbone(
-            backbone, output_stride, pretrained, weights, backbone_args, first_block_dilated=first_block_dilated
+            backbone,
+            output_stride,
+            pretrained,
+            weights,
+            backbone_args,
+            first_block_dilated=first_block_dilated,
+            dilate_once=dilate_once,
         )
+        self.output_stride = self.backbone.stride
         self.image_mean, self.image_std = self.backbone.mean, self.backbone.std
-        aux_channels, in_channels = self.backbone.channels
-        self.head = self.make_head(in_channels, width, dropout)
-        self.aux_head = FCNHead(aux_channels, num_classes, min(width, 256), dropout) if aux_head else None
+        second, last = self.backbone.channels
+        self.head = self.make_head(last, width, dropout)
+        self.aux_head = FCNHead(second, num_classes, aux_width, dropout, aux_kernel) if aux_head else None
 
     @abstractmethod
     def make_head(self, in_channels: int, channels: int, dropout: float) -> nn.Module:
@@ -102,22 +125,89 @@ class PSPNet(EncoderDecoder):
 
 
 class DeepLabV3(EncoderDecoder):
-    """Atrous spatial pyramid pooling (Chen et al., 2017); see :class:`~robustseg.models.heads.DeepLabV3Head`."""
+    """Atrous spatial pyramid pooling (Chen et al., 2017); see :class:`~robustseg.models.heads.DeepLabV3Head`.
+
+    Args:
+        num_classes: C.
+        backbone: See :class:`EncoderDecoder`, as for what is not listed here.
+        output_stride: Input pixels per feature cell: 8, 16 or 32.
+        channels: Width of the head.
+        rates: Dilations of the pyramid in feature cells; null: the paper's for the backbone's stride, which are
+            [12, 24, 36] at stride 8 and cover the same field of view at every other.
+        project_kernel: Size of the convolution over the pyramid: 1, or 3 as in mmsegmentation.
+        refine: Put a 3×3 convolution before the classifier, as torchvision does; mmsegmentation and DDC-AT do not.
+        kwargs: The other arguments of :class:`EncoderDecoder`.
+
+    Raises:
+        ModelError: An argument is out of range, or timm refuses the backbone, the stride or the weights.
+    """
 
     default_channels = 256
 
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "resnet50",
+        output_stride: int | None = 8,
+        channels: int | None = None,
+        *,
+        rates: Sequence[int] | None = None,
+        project_kernel: int = 1,
+        refine: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        # before the base class builds the head from them
+        self.rates = None if rates is None else list(rates)
+        self.project_kernel = project_kernel
+        self.refine = refine
+        super().__init__(num_classes, backbone, output_stride, channels, **kwargs)
+
     def make_head(self, in_channels: int, channels: int, dropout: float) -> nn.Module:
-        """Build a DeepLabV3Head whose rates cover the same field of view at every stride."""
-        # (12, 24, 36) cells at stride 8 are (6, 12, 18) at stride 16: section 4.1 of the paper
-        rates = [max(1, pixels // self.backbone.stride) for pixels in (96, 192, 288)]
-        return DeepLabV3Head(in_channels, self.num_classes, channels, dropout, rates)
+        """Build a DeepLabV3Head."""
+        if self.rates is None:
+            # (12, 24, 36) cells at stride 8 are (6, 12, 18) at stride 16: section 4.1 of the paper
+            self.rates = [max(1, pixels // self.backbone.stride) for pixels in (96, 192, 288)]
+        return DeepLabV3Head(
+            in_channels, self.num_classes, channels, dropout, self.rates, self.project_kernel, self.refine
+        )
 
 
 class FCN(EncoderDecoder):
-    """Fully convolutional network on dilated features (Long et al., CVPR 2015), as torchvision's ``fcn_resnet50``."""
+    """Fully convolutional network on dilated features (Long et al., CVPR 2015), as torchvision's ``fcn_resnet50``.
+
+    Args:
+        num_classes: C.
+        backbone: See :class:`EncoderDecoder`, as for what is not listed here.
+        output_stride: Input pixels per feature cell: 8, 16 or 32.
+        channels: Width of the head.
+        convs: Number of convolutions before the classifier.
+        concat_input: Join their result and the features in one more convolution, as mmsegmentation does.
+        kwargs: The other arguments of :class:`EncoderDecoder`.
+
+    Raises:
+        ModelError: An argument is out of range, or timm refuses the backbone, the stride or the weights.
+    """
 
     default_channels = 512
 
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "resnet50",
+        output_stride: int | None = 8,
+        channels: int | None = None,
+        *,
+        convs: int = 1,
+        concat_input: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        # before the base class builds the head from them
+        self.convs = convs
+        self.concat_input = concat_input
+        super().__init__(num_classes, backbone, output_stride, channels, **kwargs)
+
     def make_head(self, in_channels: int, channels: int, dropout: float) -> nn.Module:
         """Build an FCNHead."""
-        return FCNHead(in_channels, self.num_classes, channels, dropout)
+        return FCNHead(
+            in_channels, self.num_classes, channels, dropout, convs=self.convs, concat_input=self.concat_input
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from robustseg.models.errors import ModelError
+from robustseg.models.mismatch import shorten
+
+logger = logging.getLogger(__name__)
 
 WRAPPINGS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights")
 """Entries under which training scripts keep the state dict, in the order in which they are looked for."""
@@ -20,6 +25,7 @@ PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
 BOOKKEEPING = (
     *("argparse.Namespace", "types.SimpleNamespace", "easydict.EasyDict", "yacs.config.CfgNode"),
     *("mmengine.logging.history_buffer.HistoryBuffer", "mmengine.config.config.ConfigDict"),
+    "builtins.getattr",  # how mmengine's HistoryBuffer refers to its methods
     *("mmcv.utils.config.ConfigDict", "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
     *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "numpy.ndarray"),
     *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
@@ -58,10 +64,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"weights file {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
     content = read_plain(path)
-    while isinstance(content, dict) and (
-        inner := next((content[key] for key in WRAPPINGS if isinstance(content.get(key), dict)), None)
-    ):
-        content = inner
+    while isinstance(content, dict) and (wrapping := wrapping_of(content)):
+        others = [key for key in content if key != wrapping and is_state_dict(content[key])]
+        if others:
+            logger.warning("%s: loaded %s, and not %s, which it holds beside it", path, wrapping, shorten(others))
+        content = content[wrapping]
     if not isinstance(content, dict) or not content:
         kind = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ModelError(f"{path} is not a state dict: it holds {kind}.")
@@ -71,6 +78,20 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
                 f"{path} is not a state dict: its entry {key!r} is a {type(value).__name__}, not a tensor."
             )
     return dict(content)
+
+
+def wrapping_of(content: Mapping[object, object]) -> str | None:
+    """Which of the :data:`WRAPPINGS` holds the state dict of a file; None where there is none."""
+    return next((key for key in WRAPPINGS if isinstance(content.get(key), dict)), None)
+
+
+def is_state_dict(value: object) -> bool:
+    """Whether this is a dict of tensors by name, such as the running average that timm keeps as ``state_dict_ema``."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
+    )
 
 
 def read_plain(path: str | Path) -> object:
@@ -115,6 +136,17 @@ def _not_weights(path: Path) -> str | None:
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page, such as the one that asks to log in or to confirm a download: download it again"
     return None
+
+
+def sha256(path: str | Path) -> str:
+    """The file's SHA-256, hexadecimal; that of nothing where it does not exist."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    if path.is_file():  # read_state_dict has the message for a missing file
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def unwrapped(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

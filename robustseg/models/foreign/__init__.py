@@ -6,12 +6,32 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from robustseg.models.foreign import semseg
-from robustseg.models.foreign.fitting import fit_to
+from robustseg.models.foreign import (
+    dla,
+    drn,
+    mmseg_resnet,
+    segformer,
+    segmenter,
+    semseg,
+    torchfcn,
+    torchvision_resnet,
+    upernet,
+)
+from robustseg.models.foreign.fitting import fit_to, recognise
 from robustseg.models.foreign.layout import ForeignError, Layout, State
 from robustseg.models.model import SegmentationModel
 
-LAYOUTS: tuple[Layout, ...] = (*semseg.LAYOUTS,)
+LAYOUTS: tuple[Layout, ...] = (
+    *semseg.LAYOUTS,
+    *torchvision_resnet.LAYOUTS,
+    *mmseg_resnet.LAYOUTS,
+    *torchfcn.LAYOUTS,
+    *drn.LAYOUTS,
+    *dla.LAYOUTS,
+    *upernet.LAYOUTS,
+    *segformer.LAYOUTS,
+    *segmenter.LAYOUTS,
+)
 """Every layout that is known, the more particular ones first."""
 
 
@@ -20,4 +40,4 @@ def fit_names(model: SegmentationModel, state: Mapping[str, Tensor]) -> tuple[St
     return fit_to(model, state, LAYOUTS)
 
 
-__all__ = ["LAYOUTS", "ForeignError", "Layout", "State", "fit_names"]
+__all__ = ["LAYOUTS", "ForeignError", "Layout", "State", "fit_names", "recognise"]

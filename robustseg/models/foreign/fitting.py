@@ -9,6 +9,7 @@ from torch import Tensor
 from robustseg.models.foreign.layout import Layout, State
 from robustseg.models.mismatch import compare
 from robustseg.models.model import SegmentationModel
+from robustseg.models.network import Network
 from robustseg.models.weights import unwrapped
 
 BARE = ("", "network.", "network.module.")
@@ -44,8 +45,9 @@ def fit_to(
     expected = model.state_dict()
     closest, most = dict(state), -1
     for inner in unwrapped(state):
+        saved = model.network.rename_saved(inner) if isinstance(model.network, Network) else inner
         for prefix in BARE:
-            named = {f"{prefix}{key}": value for key, value in inner.items()}
+            named = {f"{prefix}{key}": value for key, value in saved.items()}
             if prefix:
                 named |= {key: expected[key] for key in ("mean", "std")}
             named |= _counters(expected, named)

@@ -1,0 +1,184 @@
+"""The named networks, ``configs/network/*.yaml``, also where only the package is installed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from inspect import isabstract
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from robustseg.models.errors import ModelError
+from robustseg.models.foreign import LAYOUTS, Layout
+from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
+
+_PROBE = 256
+"""Side of the image whose logits tell the stride."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named network.
+
+    Attributes:
+        name: That of the file, without ``.yaml``.
+        text: The file's content, which is the configuration.
+    """
+
+    name: str
+    text: str
+
+    @property
+    def source(self) -> str:
+        """What the file says about itself."""
+        lines = [line.removeprefix("#").strip() for line in self.text.splitlines() if line.startswith("#")]
+        return " ".join(lines)
+
+    @property
+    def network(self) -> str:
+        """Name of the class."""
+        return str(self._content["class_path"]).rpartition(".")[2]
+
+    @property
+    def init_args(self) -> dict[str, Any]:
+        """Arguments of the class, without the number of classes."""
+        return dict(self._content.get("init_args", {}))
+
+    @property
+    def _content(self) -> Mapping[str, Any]:
+        content: Mapping[str, Any] = yaml.safe_load(self.text)["model"]["network"]
+        return content
+
+    def build(self, num_classes: int) -> Network:
+        """Build the network without values: tensors on the meta device, nothing downloaded or read.
+
+        Raises:
+            ModelError: A library that it needs is not installed.
+        """
+        arguments = {key: value for key, value in self.init_args.items() if key not in ("pretrained", "weights")}
+        with torch.device("meta"):
+            return classes()[self.network](num_classes, **arguments).eval()
+
+
+@cache
+def catalogue() -> Mapping[str, Variant]:
+    """Every named network, by name."""
+    content = yaml.safe_load(files("robustseg.models").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
+    return MappingProxyType({name: Variant(name, text) for name, text in content.items()})
+
+
+def classes() -> dict[str, type[Network]]:
+    """Every class of this package that can be built as a network, by name."""
+    return {cls.__name__: cls for cls in _concrete(Network) if cls.__module__.startswith("robustseg.")}
+
+
+def _concrete(base: type[Any]) -> Iterator[type[Network]]:
+    for cls in base.__subclasses__():
+        yield from _concrete(cls)
+        if not isabstract(cls) and not cls.__name__.startswith("_"):
+            yield cls
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a network is, in words and figures for a table.
+
+    Attributes:
+        parameters: Number of values that are trained.
+        stride: Input pixels per cell of the coarsest features; None where the network does not say.
+        logits_stride: Input pixels per cell of the logits, before they are resized to the image.
+        normalisation: Of the images that the network expects.
+        loads: Projects and networks whose checkpoints it takes, beside its own.
+    """
+
+    parameters: int
+    stride: int | None
+    logits_stride: int
+    normalisation: str
+    loads: tuple[str, ...]
+
+
+def facts(variant: Variant) -> Facts:
+    """Look at a network; none of its tensors is given memory.
+
+    Raises:
+        ModelError: A library that it needs is not installed.
+    """
+    network = variant.build(21)
+    with torch.no_grad():
+        logits = network(torch.empty(1, 3, _PROBE, _PROBE, device="meta"))
+    stride = getattr(getattr(network, "backbone", None), "stride", None)
+    return Facts(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        stride=stride if isinstance(stride, int) else None,
+        logits_stride=round(_PROBE / logits.shape[-1]),
+        normalisation=describe_normalisation(network),
+        loads=_loads(variant, network),
+    )
+
+
+def describe_normalisation(network: Network) -> str:
+    """The normalisation of the images that a network expects, in a few words."""
+    mean, std = ([round(value, 4) for value in values] for values in (network.image_mean, network.image_std))
+    known = {
+        (IMAGENET_MEAN, IMAGENET_STD): "ImageNet",
+        ((0.5,) * 3, (0.5,) * 3): "-1 to 1",
+        ((0.0,) * 3, (1.0,) * 3): "0 to 1",
+    }
+    words = known.get((tuple(mean), tuple(std)))
+    if words is None:
+        unit = all(value > 0.9 / 255 and value < 1.1 / 255 for value in std)
+        words = "0 to 255, mean off" if unit and any(mean) else f"mean {mean}, std {std}"
+    return words + (", BGR" if network.channel_order == "bgr" else "")
+
+
+def layouts_of(variant: Variant, network: nn.Module) -> list[Layout]:
+    """Layouts of other projects that a network takes: those of its kind that ask for no other settings."""
+    return [
+        layout
+        for layout in LAYOUTS
+        if isinstance(network, layout.network)
+        and _family(config_name(layout)) == _family(variant.name)
+        and all(getattr(network, name, None) == value for name, value in layout.settings.items())
+    ]
+
+
+def config_name(layout: Layout) -> str:
+    """The named network that a layout refers to; what follows the file's name there is advice."""
+    return layout.config.partition(" ")[0].removesuffix(".yaml")
+
+
+def _family(name: str) -> str:
+    """A name without the size of the backbone, on which a layout does not depend."""
+    return re.sub(r"(?<=_)(r\d+|b\d|[tsbl])(?=_|$)", "*", name)
+
+
+def _loads(variant: Variant, network: nn.Module) -> tuple[str, ...]:
+    library = getattr(network, "library", None)
+    own = (f"{library} as it is",) if isinstance(library, str) else ()
+    return own + tuple(layout.name for layout in layouts_of(variant, network))
+
+
+def find_variant(name: str) -> Variant:
+    """The named network.
+
+    Raises:
+        ModelError: There is none of that name; the message names those that are like it.
+    """
+    table = catalogue()
+    name = name.rpartition("/")[2].removesuffix(".yaml")
+    if name in table:
+        return table[name]
+    lower = {known.lower(): known for known in table}
+    close = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=4, cutoff=0.5)]
+    close += [known for known in table if known.startswith(name.lower().split("_")[0]) and known not in close]
+    hint = f"did you mean {', '.join(close[:6])}?" if close else "robustseg models lists all."
+    raise ModelError(f"there is no network {name!r}: {hint}")
