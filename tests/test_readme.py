@@ -15,9 +15,10 @@ from robustseg.cli import RobustSegCLI, main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 COMMANDS = [
     shlex.split(line)
-    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for block in re.findall(r"```bash\n(.*?)```", README + MODELS, flags=re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("robustseg")
 ]
@@ -46,11 +47,16 @@ def test_commands_are_understood(command, tmp_path, monkeypatch, capsys):
     stand_in = {"state_dict": {}, "global_step": 0, "loops": {}, "optimizer_states": [], "lr_schedulers": []}
     stand_in["pytorch-lightning_version"] = pl.__version__
     torch.save(stand_in, folder / "checkpoints" / "last.ckpt")
+    for foreign in ("FILE", "train_epoch_50.pth"):
+        torch.save({"state_dict": {"module.cls.4.bias": torch.zeros(21)}}, tmp_path / foreign)
     (folder / "config.yaml").write_text((ROOT / "configs" / "quickstart.yaml").read_text())
     assert command[0] == "robustseg"
     arguments = list(command[2:])
     if "--model.init_weights" in arguments:
         del arguments[(at := arguments.index("--model.init_weights")) : at + 2]
+    if command[1] in ("models", "datasets", "inspect"):
+        assert main(command[1:]) == (1 if "--network" in command else 0)
+        return
     if command[1] in ("leaderboard", "transfer"):
         # Understood, and then short of the runs that a reader would have.
         assert main(command[1:]) == 1
@@ -66,6 +72,6 @@ def test_nothing_is_left_to_fill_in():
 
 
 def test_paths_named_exist():
-    for path in re.findall(r"(?<![\w/])((?:configs|tests|docs|robustseg|benchmarks)/[\w./]+\w)", README):
+    for path in re.findall(r"(?<![\w/])((?:configs|tests|docs|robustseg|benchmarks)/[\w./]+\w)", README + MODELS):
         if not path.startswith("runs"):
             assert (ROOT / path).exists(), path

@@ -14,10 +14,13 @@ _CONVOLUTIONS = {
 
 def _layout(network: type[FCN32s], upsampling: str) -> Layout:
     stride = upsampling.removeprefix("upscore") or "32"
+    file = (
+        f"fcn{stride}s_vgg16_caffe.yaml" if network is FCN8s else f"fcn{stride}s_vgg16.yaml with normalisation: caffe"
+    )
     return Layout(
         name=f"wkentaro/pytorch-fcn FCN{stride}s",
         network=network,
-        config=f"fcn{stride}s_vgg16{'_caffe' if network is FCN8s else ''}.yaml",
+        config=file,
         marks=(r"conv1_1\.", r"fc6\.", r"score_fr\.", rf"{upsampling}\."),
         renames=(
             *((rf"conv{name}\.", f"backbone.features.{index}.") for name, index in _CONVOLUTIONS.items()),
