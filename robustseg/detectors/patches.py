@@ -1,0 +1,86 @@
+"""Random pairs of overlapping patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks.noise import NoiseSource
+from robustseg.detectors.errors import DetectorError
+
+
+class PatchPair(NamedTuple):
+    """Two square patches of one image; the second is displaced by (down, right) against the first."""
+
+    image: int
+    """Row in the batch."""
+    size: int
+    top: int
+    left: int
+    down: int
+    right: int
+
+    @property
+    def corners(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Top left corners of the first and the second patch."""
+        return (self.top, self.left), (self.top + self.down, self.left + self.right)
+
+
+class PairSampler(NamedTuple):
+    """How the pairs of an image are drawn: ``getOverlapPatches`` of Xiao et al., ECCV 2018, Sec. 3.2.
+
+    The displacement of a pair is uniform over ``displacement`` in both directions, and its place uniform over where
+    both patches lie within the image.
+    """
+
+    k: int
+    """Pairs of an image."""
+    sizes: tuple[int, int]
+    """Smallest and largest side of a patch in pixels, ends included."""
+    displacement: tuple[int, int]
+    """Smallest and largest displacement in pixels, ends included."""
+
+    def check(self, height: int, width: int) -> None:
+        """Refuse images that a pair does not fit into.
+
+        Raises:
+            DetectorError: They are too small.
+        """
+        largest, farthest = self.sizes[1], self.displacement[1]
+        side = min(height, width)
+        if largest > side:
+            raise DetectorError(
+                f"patch_size = {largest} is larger than the images of {height}×{width} pixels: set it to about "
+                f"{side // 2}."
+            )
+        if largest + farthest > side:
+            raise DetectorError(
+                f"patch_size = {largest} with displacement = {list(self.displacement)} takes {largest + farthest} "
+                f"pixels, and the images have {height}×{width}: set patch_size to {side - farthest} or less."
+            )
+
+    def draw(self, noise: NoiseSource, images: Tensor) -> list[PatchPair]:
+        """``k`` pairs of each image, those of the first image first."""
+        self.check(*images.shape[-2:])
+        drawn = noise.uniform(torch.empty(len(images), self.k, 5, dtype=torch.float64))
+        pairs = []
+        for image in range(len(images)):
+            for size, down, right, top, left in drawn[image].tolist():
+                side = _integer(size, *self.sizes)
+                moved = _integer(down, *self.displacement), _integer(right, *self.displacement)
+                free = [whole - side - by for whole, by in zip(images.shape[-2:], moved, strict=True)]
+                pairs.append(PatchPair(image, side, _integer(top, 0, free[0]), _integer(left, 0, free[1]), *moved))
+        return pairs
+
+
+def _integer(uniform: float, low: int, high: int) -> int:
+    """U[0, 1) to one of low..high, all equally likely."""
+    return min(low + int(uniform * (high - low + 1)), high)
+
+
+def cut(images: Tensor, places: Sequence[tuple[int, int, int, int]]) -> Tensor:
+    """Patches of one size, N×…×s×s, at (row, top, left, size) of a B×…×H×W tensor."""
+    return torch.stack([images[row, ..., top : top + size, left : left + size] for row, top, left, size in places])

@@ -1,0 +1,121 @@
+"""From scores to decisions."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
+
+from robustseg.detectors.detector import Detector
+from robustseg.detectors.errors import DetectorError
+
+FORMAT = 1
+"""Of the file."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Score below which an image counts as adversarial.
+
+    Attributes:
+        value: The score.
+        false_positive_rate: Largest share of the benign images that may be below it.
+        images: Number of benign images that it was fitted on.
+        detector: Settings of the detector whose scores they were.
+    """
+
+    value: float
+    false_positive_rate: float
+    images: int
+    detector: dict[str, Any]
+
+    @classmethod
+    def fit(cls, detector: Detector, benign: Tensor, false_positive_rate: float = 0.05) -> Threshold:
+        """The largest threshold that keeps the false positives of benign images within the rate.
+
+        With a rate of 0 it is the lowest benign score, as in Xiao et al., ECCV 2018, Sec. 5.2.
+
+        Args:
+            detector: Whose scores they are.
+            benign: N scores of benign images, of the training split for example.
+            false_positive_rate: In [0, 1).
+
+        Raises:
+            DetectorError: There are no scores, some are not finite, all are the same, or the rate is out of range.
+        """
+        if not 0 <= false_positive_rate < 1:
+            raise DetectorError(f"false_positive_rate = {false_positive_rate}: a share in [0, 1) expected, 0.05 say.")
+        scores = benign.flatten().double()
+        if not len(scores):
+            raise DetectorError(
+                "there are no benign images to fit a threshold on: give some, of the training split say."
+            )
+        if not bool(scores.isfinite().all()):
+            raise DetectorError("some benign scores are not finite: leave out the images that could not be scored.")
+        if len(scores) > 1 and bool((scores == scores[0]).all()):
+            raise DetectorError(
+                f"all {len(scores)} benign images have the score {scores[0]:g}, as of images that show a single class: "
+                f"no threshold can be told from them; take others."
+            )
+        allowed = math.floor(false_positive_rate * len(scores) + 1e-9)
+        return cls(float(scores.sort().values[allowed]), false_positive_rate, len(scores), detector.describe())
+
+    def detects(self, scores: Tensor) -> Tensor:
+        """Whether each image counts as adversarial, bool of the scores' shape."""
+        return scores < self.value
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        Path(path).write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path, detector: Detector) -> Threshold:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: The file.
+            detector: Whose scores it is to be used for.
+
+        Raises:
+            DetectorError: The file is missing or damaged, or belongs to a detector of other settings.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise DetectorError(f"{path} is of another format: fit the threshold again.")
+            found = cls(**content)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, DetectorError):
+                raise
+            raise DetectorError(f"{path} holds no threshold ({type(error).__name__}): fit it again.") from error
+        if found.detector != detector.describe():
+            raise DetectorError(
+                f"{path} was fitted for {found.detector}, and the detector is {detector.describe()}: fit it again, or "
+                f"use the detector of the file."
+            )
+        return found
+
+
+def auc(benign: Tensor, adversarial: Tensor) -> float:
+    """Area under the ROC curve: the chance that an adversarial image scores lower than a benign one, ties by half.
+
+    Args:
+        benign: N scores.
+        adversarial: M scores.
+
+    Raises:
+        DetectorError: One of the sets is empty.
+    """
+    if not len(benign) or not len(adversarial):
+        raise DetectorError(
+            f"{len(benign)} benign and {len(adversarial)} adversarial scores: an AUC needs at least one of each."
+        )
+    scores = torch.cat([1 - benign.double(), 1 - adversarial.double()])
+    truth = torch.cat([torch.zeros(len(benign)), torch.ones(len(adversarial))]).int()
+    return float(binary_auroc(scores, truth))
