@@ -224,12 +224,12 @@ def test_an_image_without_anything_to_compare(detector):
 @pytest.mark.parametrize("detector", DETECTORS, ids=repr)
 def test_nothing_else_changes(detector):
     answer = Context().train()
-    answer.norm.eval()
+    answer.conv.eval()
     images = images_of()
     state = {name: value.clone() for name, value in answer.state_dict().items()}
     kept, random = images.clone(), torch.random.get_rng_state()
     in_train = detector.scores(answer, images, ids_of())
-    assert [module.training for module in answer.modules()] == [True, True, False]
+    assert [module.training for module in answer.modules()] == [True, False, True]
     assert all(torch.equal(value, state[name]) for name, value in answer.state_dict().items())
     assert torch.equal(images, kept)
     assert torch.equal(torch.random.get_rng_state(), random)
@@ -237,9 +237,10 @@ def test_nothing_else_changes(detector):
 
 
 def test_batches_of_patches_change_nothing_and_shrink_to_what_fits():
-    images, sizes = images_of(), []
+    images, sizes, tried = images_of(), [], []
 
     def counted(shown, most=99):
+        tried.append(len(shown))
         if len(shown) > most:
             raise torch.OutOfMemoryError("too many")
         sizes.append(len(shown))
@@ -251,8 +252,10 @@ def test_batches_of_patches_change_nothing_and_shrink_to_what_fits():
     limited = SpatialConsistency(**SMALL, patches_per_forward=7).scores(counted, images, ids_of())
     assert sizes == [7, 7, 4]
     sizes.clear()
+    tried.clear()
     halved = SpatialConsistency(**SMALL).scores(lambda shown: counted(shown, 5), images, ids_of())
     assert sizes == [5, 5, 5, 3]
+    assert tried[:3] == [18, 9, 5]
     assert whole.tolist() == limited.tolist() == halved.tolist()
     with pytest.raises(torch.OutOfMemoryError):
         SpatialConsistency(**SMALL).scores(lambda shown: counted(shown, 0), images, ids_of())
@@ -309,6 +312,7 @@ def test_every_place_and_displacement_occurs():
         (lambda: score(SpatialConsistency(40, 5, (2, 5))), ["patch_size = 40", "24×30"]),
         (lambda: score(SpatialConsistency(20, 5, (2, 5))), ["takes 25 pixels", "24×30", "19 or less"]),
         (lambda: score(ScaleConsistency(7)), ["sigma = 7", "24×30"]),
+        (lambda: score(ScaleConsistency(6)), ["sigma = 6 reaches 24 pixels", "less than 6"]),
         (lambda: score(ids=["only one"]), ["1 ids for 3 images"]),
         (lambda: score(images=torch.zeros(3, 24, 30)), ["[3, 24, 30]", "B×3×H×W"]),
         (lambda: score(images=torch.zeros(3, 3, 24, 30, dtype=torch.uint8)), ["uint8"]),
