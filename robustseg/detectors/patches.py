@@ -1,15 +1,19 @@
-"""Random pairs of overlapping patches."""
+"""Random pairs of overlapping patches, and what a model shows in patches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from robustseg.attacks.noise import NoiseSource
+from robustseg.detectors.detector import Model, predictions_of
 from robustseg.detectors.errors import DetectorError
+
+Place = tuple[int, int, int, int]
+"""Of a patch: row in the batch, top, left, side."""
 
 
 class PatchPair(NamedTuple):
@@ -27,6 +31,12 @@ class PatchPair(NamedTuple):
     def corners(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Top left corners of the first and the second patch."""
         return (self.top, self.left), (self.top + self.down, self.left + self.right)
+
+    @property
+    def overlap(self) -> tuple[slice, slice]:
+        """Rows and columns of the image that both patches show."""
+        top, left = self.corners[1]
+        return slice(top, self.top + self.size), slice(left, self.left + self.size)
 
 
 class PairSampler(NamedTuple):
@@ -81,6 +91,35 @@ def _integer(uniform: float, low: int, high: int) -> int:
     return min(low + int(uniform * (high - low + 1)), high)
 
 
-def cut(images: Tensor, places: Sequence[tuple[int, int, int, int]]) -> Tensor:
+def cut(images: Tensor, places: Sequence[Place]) -> Tensor:
     """Patches of one size, N×…×s×s, at (row, top, left, size) of a B×…×H×W tensor."""
     return torch.stack([images[row, ..., top : top + size, left : left + size] for row, top, left, size in places])
+
+
+def predicted_patches(
+    model: Model, images: Tensor, places: Sequence[Place], patches_per_forward: int | None
+) -> Iterator[tuple[Tensor, int]]:
+    """Predict patches of one size, each on its own as if it were an image.
+
+    Args:
+        model: As in :meth:`~robustseg.detectors.detector.Detector.scores`.
+        images: B×3×H×W.
+        places: Of the patches.
+        patches_per_forward: Most patches in one forward; None for all, and half as many each time that the GPU's
+            memory does not do.
+
+    Yields:
+        For as many of the places as one forward took, in their order: n×s×s class ids, and C.
+    """
+    at_once = patches_per_forward or len(places)
+    start = 0
+    while start < len(places):
+        try:
+            predicted = predictions_of(model, cut(images, places[start : start + at_once]))
+        except torch.OutOfMemoryError:
+            if at_once == 1 or patches_per_forward is not None:
+                raise
+            at_once = -(-at_once // 2)
+            continue
+        start += at_once
+        yield predicted

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.noise import NoiseSource
-from robustseg.detectors.detector import Detector, Model, predictions_of
+from robustseg.detectors.detector import Detector, Model
 from robustseg.detectors.errors import DetectorError
-from robustseg.detectors.patches import PairSampler, PatchPair, cut
+from robustseg.detectors.patches import PairSampler, PatchPair, predicted_patches
 from robustseg.metrics.functional import confusion_matrix, miou
 from robustseg.types import IGNORE_INDEX
+
+_PIXELS_AT_ONCE = 2**20
+"""Of the overlaps that are compared together: some 50 MB."""
 
 
 class SpatialConsistency(Detector):
@@ -88,39 +91,35 @@ class SpatialConsistency(Detector):
         Returns:
             N float64 on the CPU, NaN for a pair whose overlap is ignored.
         """
-        found = torch.full((len(pairs),), float("nan"), dtype=torch.float64)
+        overlaps, classes = self._overlaps(model, images, pairs)
+        side = max(pair.size for pair in pairs)
+        at_once = max(1, _PIXELS_AT_ONCE // side**2)
+        found = []
+        for start in range(0, len(pairs), at_once):
+            shown = _side_by_side(overlaps[start : start + at_once])
+            if ignored is not None:
+                _leave_out(shown[1], pairs[start : start + at_once], ignored)
+            found.append(miou(confusion_matrix(shown[0], shown[1], classes)))
+        return torch.cat(found).cpu()
+
+    def _overlaps(
+        self, model: Model, images: Tensor, pairs: Sequence[PatchPair]
+    ) -> tuple[list[tuple[Tensor, Tensor]], int]:
+        """What both patches of each pair show where they overlap, h×w class ids, and C."""
         of_size: dict[int, list[int]] = defaultdict(list)
         for index, pair in enumerate(pairs):
             of_size[pair.size].append(index)
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        classes = 0
         for size, indices in of_size.items():
             places = [(pairs[i].image, *corner, size) for i in indices for corner in pairs[i].corners]
-            shown, classes = self._predict(model, images, places)
-            left_out = None if ignored is None else cut(ignored, places[::2])
-            for number, index in enumerate(indices):
-                pair = pairs[index]
-                first = shown[2 * number, pair.down :, pair.right :]
-                second = shown[2 * number + 1, : size - pair.down, : size - pair.right]
-                if left_out is not None:
-                    second = second.masked_fill(left_out[number, pair.down :, pair.right :], IGNORE_INDEX)
-                found[index] = miou(confusion_matrix(first[None], second[None], classes))[0].item()
-        return found
-
-    def _predict(self, model: Model, images: Tensor, places: Sequence[tuple[int, int, int, int]]) -> tuple[Tensor, int]:
-        """N×s×s class ids of the patches at ``places``, and C."""
-        at_once = self.patches_per_forward or len(places)
-        shown: list[Tensor] = []
-        classes = start = 0
-        while start < len(places):
-            try:
-                predicted, classes = predictions_of(model, cut(images, places[start : start + at_once]))
-            except torch.OutOfMemoryError:
-                if at_once == 1 or self.patches_per_forward is not None:
-                    raise
-                at_once = -(-at_once // 2)
-                continue
-            shown.append(predicted)
-            start += at_once
-        return torch.cat(shown), classes
+            shown = []
+            for predicted, classes in predicted_patches(model, images, places, self.patches_per_forward):
+                shown += [*predicted]
+            for index, first, second in zip(indices, shown[::2], shown[1::2], strict=True):
+                down, right = pairs[index].down, pairs[index].right
+                found[index] = first[down:, right:], second[: size - down, : size - right]
+        return [found[index] for index in range(len(pairs))], classes
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         smallest, largest = self.sampler.sizes
@@ -131,3 +130,21 @@ class SpatialConsistency(Detector):
             "displacement": list(self.sampler.displacement),
             "seed": self.seed,
         }
+
+
+def _side_by_side(overlaps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """2×n×H×W class ids of overlaps with at most H×W pixels; what is beyond an overlap is ignored in the second."""
+    height, width = (max(first.shape[axis] for first, _ in overlaps) for axis in (0, 1))
+    shown = overlaps[0][0].new_zeros(2, len(overlaps), height, width)
+    shown[1] = IGNORE_INDEX
+    for number, pair in enumerate(overlaps):
+        for frame, ids in zip(shown[:, number], pair, strict=True):
+            frame[: ids.shape[0], : ids.shape[1]] = ids
+    return shown
+
+
+def _leave_out(shown: Tensor, pairs: Sequence[PatchPair], ignored: Tensor) -> None:
+    """Ignore in n×H×W class ids of overlaps what is ignored in the image."""
+    for frame, pair in zip(shown, pairs, strict=True):
+        hidden = ignored[pair.image][pair.overlap]
+        frame[: hidden.shape[0], : hidden.shape[1]].masked_fill_(hidden, IGNORE_INDEX)
