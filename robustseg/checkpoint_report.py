@@ -130,8 +130,13 @@ def _class_count(state: Mapping[str, Tensor], build: Callable[[int], Network]) -
     one, other = (SegmentationModel(build(count)).to("meta") for count in _CLASSES)
     found, _ = fit_names(one, state)
     shapes = other.state_dict()
-    classifier = [key for key, value in one.state_dict().items() if value.shape != shapes[key].shape and key in found]
-    counts = {found[key].shape[0] for key in classifier if found[key].dim()}
+    counts = {
+        found[key].shape[axis]
+        for key, value in one.state_dict().items()
+        if key in found and found[key].dim() == value.dim()
+        for axis, (first, second) in enumerate(zip(value.shape, shapes[key].shape, strict=True))
+        if first != second
+    }
     return counts.pop() if len(counts) == 1 else None
 
 

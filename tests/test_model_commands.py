@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import pytest
 import torch
@@ -140,3 +141,13 @@ def test_files_that_are_none(tmp_path, capsys):
     (tmp_path / "empty.pth").write_bytes(b"")
     assert "it is empty" in printed(capsys, "inspect", tmp_path / "empty.pth", status=1)
     assert "does not exist" in printed(capsys, "inspect", tmp_path / "absent.pth", status=1)
+
+
+def test_classes_that_are_not_along_the_first_axis(tmp_path, capsys, monkeypatch):
+    few = {"segmenter_small": catalogue()["segmenter_small"]}
+    monkeypatch.setattr("robustseg.checkpoint_report.catalogue", lambda: few)
+    network = few["segmenter_small"].build(7).to_empty(device="cpu")
+    torch.save(SegmentationModel(network).state_dict(), tmp_path / "own.pth")
+    text = printed(capsys, "inspect", tmp_path / "own.pth")
+    assert "segmenter_small" in text
+    assert re.search(r"^  classes +7$", text, re.MULTILINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ RECORD_KEY = "robustseg"
 """Entry of a Lightning checkpoint under which training keeps its record."""
 RECORD_FORMAT = 1
 """Changes when the meaning of the record does."""
+_MAY_DIFFER = ("output_stride", "rates", "learned_upsampling")
+"""Settings that are changed on purpose: DeepLab is trained at stride 16 and evaluated at 8."""
 _REMEDY = "check model.network against its training run, or see all of it with robustseg inspect."
 
 
@@ -77,9 +80,33 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
             f"{path} holds values that are not finite ({by_module(broken)}), as a training that diverged leaves them: "
             f"take an earlier checkpoint."
         )
+    if layout is None:
+        _refuse_other_settings(model, path)
     model.load_state_dict(found, strict=True)
     info = WeightsInfo(path=str(path), sha256=digest)
     return info | {"layout": layout.name} if layout else info
+
+
+def _refuse_other_settings(model: SegmentationModel, path: str | Path) -> None:
+    """Raise where a checkpoint of this package says that its network computed something else with these tensors."""
+    trained = (read_record(path) or {}).get("network")
+    if not isinstance(trained, dict) or trained.get("class") != type(model.network).__name__:
+        return
+    own, theirs = getattr(model.network, "settings", {}), trained.get("settings")
+    if not isinstance(theirs, dict):
+        return
+    differing = [name for name, value in own.items() if name in theirs and theirs[name] != value]
+    wrong = [name for name in differing if name not in _MAY_DIFFER]
+    named = wrong or differing
+    trained_with = ", ".join(f"{name}: {json.dumps(theirs[name])}" for name in named)
+    here = ", ".join(json.dumps(own[name]) for name in named)
+    if wrong:
+        raise ModelError(
+            f"{path} was trained with {trained_with}, and the network here has {here}: set model.network.init_args as "
+            f"they were, or take the configuration of that run; the shapes of the tensors do not show it."
+        )
+    if differing:
+        logger.warning("%s was trained with %s, and the network here has %s", path, trained_with, here)
 
 
 def _kept_keys(model: SegmentationModel, without: Sequence[str]) -> set[str]:
@@ -154,19 +181,22 @@ def _refuse_other_classes(
     if mismatch.missing or mismatch.unexpected:
         return
     pairs = [(expected[key].shape, found[key].shape) for key in mismatch.wrong]
-    # scores of all classes go into and come out of a transposed convolution
-    per_class = all(
-        own[0] == model.num_classes
-        and len(own) == len(other)
-        and all(a == b or (a, b) == (own[0], other[0]) for a, b in zip(own, other, strict=True))
-        for own, other in pairs
-        if other and own
-    )
-    counts = {other[0] for _, other in pairs if len(other) == 4}  # a classifier's weight, not a stray bias
-    if per_class and len(counts) == 1 and all(other and other[0] in counts for _, other in pairs):
-        modules = dict.fromkeys(key.rpartition(".")[0].removeprefix("network.") for key in mismatch.wrong)
+    # Along whichever axes they are: those of the tokens of a transformer, both of a transposed convolution.
+    same_rank = all(len(own) == len(other) for own, other in pairs)
+    counts = {
+        (mine, theirs) for own, other in pairs for mine, theirs in zip(own, other, strict=False) if mine != theirs
+    }
+    weights = any(len(own) > 1 for own, _ in pairs)  # and not a stray bias alone
+    if same_rank and weights and len(counts) == 1 and next(iter(counts))[0] == model.num_classes:
+        modules = dict.fromkeys(_module_of(key) for key in mismatch.wrong)
         raise ModelError(
-            f"{path} was trained with {counts.pop()} classes, the model has {model.num_classes}: use the data set it "
-            f"was trained on, or give the network its num_classes. To train from all of it but its classifiers: "
+            f"{path} was trained with {counts.pop()[1]} classes, the model has {model.num_classes}: use the data set "
+            f"it was trained on, or give the network its num_classes. To train from all of it but its classifiers: "
             f"model.init_weights with model.init_without: [{', '.join(modules)}]."
         )
+
+
+def _module_of(key: str) -> str:
+    """What ``init_without`` calls the place of a tensor: its module, or itself where it is no weight of one."""
+    module, _, name = key.removeprefix("network.").rpartition(".")
+    return module if name in ("weight", "bias") else f"{module}.{name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -19,6 +19,8 @@ RAW_STD: tuple[float, ...] = (1.0, 1.0, 1.0)
 """With ``RAW_MEAN``, for weights that take images in [0, 1] as they are."""
 
 ChannelOrder = Literal["rgb", "bgr"]
+_NO_SETTINGS = ("training", "num_classes", "image_mean", "image_std")
+"""Public attributes that the tensors of a model show."""
 
 
 class Network(nn.Module, ABC):
@@ -72,6 +74,18 @@ class Network(nn.Module, ABC):
         """
         return self.forward(x), None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What else than its tensors decides what the network computes, as plain values: its public attributes.
+
+        Loading weights compares it with that of the network that was trained: shapes do not show aligned corners, say.
+        """
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+            if not name.startswith("_") and name not in _NO_SETTINGS and _is_plain(value)
+        }
+
     def rename_saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Name a file's tensors as the network does, where its library saves them under other names than it uses.
 
@@ -118,3 +132,9 @@ class ExternalNetwork(Network):
                 raise ModelError(f"{type(self.module).__name__} returned a dict without 'out' (its keys: {keys}).")
             return output["out"], output.get("aux")
         return output, None
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)

@@ -182,6 +182,8 @@ class Segmenter(Network):
             backbone's.
         position_resize: How position embeddings are resized to other image sizes: ``bilinear``, or ``bicubic`` as in
             mmsegmentation.
+        crop_padding: Cut off the logits of the padding, as rstrudel/segmenter does. False resizes all logits to the
+            image, as mmsegmentation does, where patches beside a padded border are moved a little.
         pretrained: Let timm download the backbone's weights.
         weights: Local file of weights for the backbone instead (.pth, .pt or .safetensors).
         backbone_args: Further arguments of the timm architecture: ``img_size``, to which position embeddings belong,
@@ -200,6 +202,7 @@ class Segmenter(Network):
         norm_eps: float = 1e-5,
         raw_images: bool = False,
         position_resize: Literal["bilinear", "bicubic"] = "bilinear",
+        crop_padding: bool = True,
         pretrained: bool = False,
         weights: str | None = None,
         backbone_args: dict[str, Any] | None = None,
@@ -217,18 +220,19 @@ class Segmenter(Network):
             raise ModelError(f"position_resize = {position_resize}: bilinear or bicubic expected.")
         self.norm_eps = norm_eps
         self.position_resize = position_resize
+        self.crop_padding = crop_padding
         self.backbone = ViTBackbone(backbone, pretrained, weights, backbone_args, norm_eps, position_resize)
         normalisation = (RAW_MEAN, RAW_STD) if raw_images else (self.backbone.mean, self.backbone.std)
         self.image_mean, self.image_std = normalisation
         self.head = MaskTransformer(self.backbone.channels[0], num_classes, layers, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits for normalised B×3×H×W images: one per patch, or one per pixel where images were padded."""
+        """Return logits for normalised B×3×H×W images: one per patch, or one per pixel where padding was cut off."""
         height, width = x.shape[-2:]
         down, right = (-side % patch for side, patch in zip((height, width), self.backbone.patch_size, strict=True))
         padded = F.pad(x, (0, right, 0, down))
         logits: Tensor = self.head(self.backbone(padded)[0])
-        if not down and not right:
+        if not self.crop_padding or (not down and not right):
             return logits
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()  # see SegmentationModel

@@ -186,7 +186,7 @@ class RobustSegmentation(pl.LightningModule):
                     "rate and resume from the last checkpoint with --ckpt_path last."
                 )
         attack = self.attack if self.split.fraction else None
-        checkpoint[RECORD_KEY] = checkpoint_record(self._validation, attack, checkpoint)
+        checkpoint[RECORD_KEY] = checkpoint_record(self._validation, attack, checkpoint, self.model.network)
 
     def _mix_or_not(self, batch: Batch) -> tuple[MixedBatch, str]:
         """The batch to train on, and why it cannot be trained on: the ranks have to agree on leaving it out."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustseg.attacks import Attack
 from robustseg.models import RECORD_FORMAT, SegmentationModel
@@ -41,7 +41,7 @@ def validation_record(
 
 
 def checkpoint_record(
-    validation: Mapping[str, Any] | None, attack: Attack | None, checkpoint: Mapping[str, Any]
+    validation: Mapping[str, Any] | None, attack: Attack | None, checkpoint: Mapping[str, Any], network: nn.Module
 ) -> dict[str, Any]:
     """The entry :data:`~robustseg.models.RECORD_KEY` of a checkpoint; strings, numbers, booleans and None only.
 
@@ -51,6 +51,7 @@ def checkpoint_record(
         validation: :func:`validation_record` of exactly these weights; None where they were not validated.
         attack: The attacker in the loop, or None for standard training.
         checkpoint: Gives ``epoch`` and ``global_step``.
+        network: Gives its class and its :attr:`~robustseg.models.Network.settings`.
     """
     known = {"val": None, "data": None} if validation is None else validation
     return {
@@ -60,6 +61,7 @@ def checkpoint_record(
         "global_step": checkpoint.get("global_step"),
         # Lightning's WeightAveraging puts the average in the place of the weights, and these elsewhere.
         "averaged": "averaging_state" in checkpoint,
+        "network": {"class": type(network).__name__, "settings": dict(getattr(network, "settings", {}))},
         "trained_with": None if attack is None else plain(attack.describe()),
     }
 

@@ -6,7 +6,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from robustseg.models import FCN, ModelError, SegmentationModel, load_segmentation_weights
+from robustseg.models import (
+    FCN,
+    RECORD_KEY,
+    FCN8s,
+    ModelError,
+    SegmentationModel,
+    Segmenter,
+    load_segmentation_weights,
+)
+from robustseg.training.record import checkpoint_record
 
 COUNTER = "network.head.0.1.num_batches_tracked"
 SMALL = {"channels": [8, 16, 32, 64]}
@@ -133,3 +142,63 @@ def test_hostile_pickle_is_refused_and_nothing_runs(suffix, trained, tmp_path):
     # the file is a live one: an unguarded load does run it
     (torch.load(path, weights_only=False) if suffix == ".ckpt" else pickle.loads(path.read_bytes()))
     assert trace.exists()
+
+
+def own_file(path, network):
+    """What training writes: the weights, and what the network computed with them."""
+    state = {f"model.{key}": value for key, value in SegmentationModel(network).state_dict().items()}
+    torch.save({"state_dict": state, RECORD_KEY: checkpoint_record(None, None, {}, network)}, path)
+
+
+@pytest.mark.parametrize(
+    ("trained", "here", "words"),
+    [
+        ({"align_corners": True}, {}, "align_corners: true, and the network here has false"),
+        ({}, {"align_corners": True}, "align_corners: false, and the network here has true"),
+        ({"first_block_dilated": True}, {}, "first_block_dilated: true"),
+    ],
+    ids=str,
+)
+def test_what_the_shapes_do_not_show_is_in_the_checkpoint(trained, here, words, tmp_path):
+    def narrow(**arguments):
+        return FCN(
+            5, "resnet14t", 8, 8, backbone_args={"channels": [8, 16, 32, 64], "layers": [2, 2, 2, 2]}, **arguments
+        )
+
+    own_file(tmp_path / "own.ckpt", narrow(**trained))
+    message = refused(SegmentationModel(narrow(**here)), tmp_path / "own.ckpt")
+    assert words in message
+    assert "model.network.init_args" in message
+    load_segmentation_weights(SegmentationModel(narrow(**trained)), tmp_path / "own.ckpt")
+
+
+def test_the_order_of_the_channels_is_in_the_checkpoint(tmp_path):
+    own_file(tmp_path / "own.ckpt", FCN8s(5, channels=8, width=4, normalisation="caffe"))
+    message = refused(SegmentationModel(FCN8s(5, channels=8, width=4)), tmp_path / "own.ckpt")
+    assert 'channel_order: "bgr", normalisation: "caffe"' in message
+
+
+def test_another_stride_is_said_and_allowed(tmp_path, caplog):
+    own_file(tmp_path / "own.ckpt", build().network)
+    model = SegmentationModel(FCN(5, "resnet10t", 8, 8, backbone_args=SMALL))
+    load_segmentation_weights(model, tmp_path / "own.ckpt")
+    assert "was trained with output_stride: 16, and the network here has 8" in caplog.text
+
+
+def test_checkpoints_without_settings_load(trained, tmp_path):
+    for record in ({}, {"network": None}, {"network": {"class": "FCN"}}, {"network": {"class": "FCN", "settings": 3}}):
+        complete = {"val": None, "data": None, "epoch": 0, "global_step": 0, "trained_with": None, "format": 1}
+        torch.save(lightning(trained.state_dict(), **{RECORD_KEY: complete | record}), tmp_path / "own.ckpt")
+        load_segmentation_weights(build(), tmp_path / "own.ckpt")
+
+
+def test_classes_of_a_transformer_s_tokens(tmp_path):
+    def narrow(classes):
+        args = {"img_size": 32, "depth": 1, "embed_dim": 16, "num_heads": 2}
+        return SegmentationModel(Segmenter(classes, "vit_tiny_patch16_224", 1, backbone_args=args))
+
+    torch.save(narrow(7).state_dict(), tmp_path / "seven.pth")
+    message = refused(narrow(5), tmp_path / "seven.pth")
+    assert "7 classes, the model has 5" in message
+    assert "model.init_without: [head.class_tokens, head.logit_norm]" in message
+    load_segmentation_weights(narrow(5), tmp_path / "seven.pth", ["head.class_tokens", "head.logit_norm"])

@@ -56,7 +56,7 @@ SEGMENTER = Layout(
     ),
     # the ImageNet classifier, which is kept and not used
     dropped=(r"encoder\.head\.",),
-    settings={"norm_eps": 1e-5, "position_resize": "bilinear"},
+    settings={"norm_eps": 1e-5, "position_resize": "bilinear", "crop_padding": True},
     adapt=_fit,
 )
 
@@ -99,7 +99,7 @@ MMSEG = Layout(
             )
         ),
     ),
-    settings={"norm_eps": 1e-6, "position_resize": "bicubic"},
+    settings={"norm_eps": 1e-6, "position_resize": "bicubic", "crop_padding": False},
     adapt=_fit_mmseg,
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),

@@ -74,7 +74,11 @@ def test_another_size_of_images_is_named(path):
 
 @pytest.mark.parametrize(
     ("changed", "words"),
-    [({"norm_eps": 1e-6}, "norm_eps: 1e-05"), ({"position_resize": "bicubic"}, "position_resize: bilinear")],
+    [
+        ({"norm_eps": 1e-6}, "norm_eps: 1e-05"),
+        ({"position_resize": "bicubic"}, "position_resize: bilinear"),
+        ({"crop_padding": False}, "crop_padding: true"),
+    ],
     ids=str,
 )
 def test_what_the_shapes_do_not_show_is_asked_for(changed, words, path):
@@ -115,14 +119,12 @@ def mmseg():
     return scaled_down_(network)
 
 
-# of multiples of 16 only: MMSegmentation resizes the logits of a padded image to the image, without cutting off the
-# padding, and is used with windows of 512×512
-@pytest.mark.parametrize("size", [(64, 64), (96, 48)], ids=str)
+@pytest.mark.parametrize("size", [(64, 64), (96, 48), (97, 131), (70, 64)], ids=str)
 def test_logits_and_gradients_are_mmsegs(mmseg, size, tmp_path):
     from . import mmseg_reference
 
     torch.save(mmseg_reference.wrapped(mmseg.float().state_dict()), tmp_path / "iter_160000.pth")
-    model = ours(norm_eps=1e-6, position_resize="bicubic")
+    model = ours(norm_eps=1e-6, position_resize="bicubic", crop_padding=False)
     assert load_segmentation_weights(model, tmp_path / "iter_160000.pth")["layout"] == "MMSegmentation Segmenter"
     double = mmseg.double()
     assert_same(model, lambda images: mmseg_reference.logits_of(double, (images - 0.5) / 0.5), *size)
