@@ -101,7 +101,7 @@ def _check_before_training(cli: RobustSegCLI) -> None:
             "continued exactly: limit epochs or steps; a scheduler's time limit is no end, see docs/clusters.md."
         )
     cli.open_data("fit", "test")
-    cli.model.check_batch_size(cli.datamodule.batch_size)
+    cli.model.check_batch_size(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
     if cli.checkpoint is not None and cli.resumed is not None:
         facts = run_facts(cli.trainer, cli.datamodule)
         check_continuation(cli.resumed, facts, cli.settings, cli.config.resume, cli.checkpoint)

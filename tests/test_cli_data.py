@@ -63,3 +63,13 @@ def test_a_layout_that_is_not_there_is_said_before_anything_is_written(tmp_path,
     for word in ("leftImg8bit", "data.root", "robustseg datasets Cityscapes"):
         assert word in message
     assert not (tmp_path / "runs").exists()
+
+
+def test_too_many_accumulated_batches_of_a_global_batch(tmp_path, capsys):
+    trees.voc_tree(tmp_path / "data")
+    arguments = command(tmp_path, name="PascalVOC", root=str(tmp_path / "data"), global_batch_size=2)
+    assert main([*arguments, "--trainer.accumulate_grad_batches", "2"]) != 0
+    message = capsys.readouterr().err
+    assert "a batch of 1 image per rank cannot be split" in message
+    assert "data.global_batch_size = 2, so raise that, lower trainer.accumulate_grad_batches" in message
+    assert "data.batch_size" not in message

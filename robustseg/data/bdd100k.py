@@ -78,6 +78,6 @@ def _hint(present: Collection[int]) -> str | None:
     if not are_label_ids(present):
         return None
     return (
-        "they are Cityscapes label ids in place of train ids: take the files of labels/sem_seg/masks, or of the older "
-        "seg/labels those that end in _train_id.png."
+        "they are Cityscapes label ids in place of train ids: convert them by Cityscapes' table (7 to 0, 8 to 1 ... 33 "
+        "to 18, those of no class to 255), or unpack the masks as published again."
     )

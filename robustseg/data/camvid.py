@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from robustseg.data.base import Split
 from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import Check, FilePair, pair_by_stem
+from robustseg.data.folders import is_folder
 from robustseg.data.masks import RGB
 from robustseg.types import IGNORE_INDEX
 
@@ -80,4 +81,4 @@ class CamVid(FileDataModule):
 
     def test_split(self) -> Split:
         """``test``, or ``val`` where there is no ``test`` folder."""
-        return "test" if (self.root / "test").is_dir() else "val"
+        return "test" if is_folder(self.root / "test") else "val"

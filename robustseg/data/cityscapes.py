@@ -11,10 +11,9 @@ import numpy as np
 from robustseg.data.base import Split
 from robustseg.data.errors import DataError
 from robustseg.data.file_module import FileDataModule
-from robustseg.data.files import FilePair, PairedFiles, examples, files_by_name, pair_up
-from robustseg.data.folders import existing_folder
+from robustseg.data.files import FilePair, PairedFiles, files_by_name, pair_up
+from robustseg.data.folders import existing_folder, files_below
 from robustseg.data.masks import RGB, MaskFormat
-from robustseg.data.pictures import open_picture
 from robustseg.types import IGNORE_INDEX
 
 LabelKind = Literal["auto", "labelIds", "labelTrainIds"]
@@ -51,7 +50,7 @@ VOID_COLOURS: tuple[RGB, ...] = (
 """Colours of the labels without a train id."""
 
 _PROBED = 8
-"""Masks that are decoded to tell the two kinds apart."""
+"""Masks that are decoded at once to tell the two kinds apart."""
 
 
 def are_label_ids(present: Collection[int]) -> bool:
@@ -73,6 +72,20 @@ def _hint(present: Collection[int]) -> str | None:
     )
 
 
+def _label_hint(present: Collection[int]) -> str | None:
+    """Recognise train ids in a file called labelIds, whose numbers would else be taken for other labels.
+
+    All train ids are label ids as well, but 255 is not, and every image shows the car that it was taken from.
+    """
+    others = [value for value in present if value != IGNORE_INDEX]
+    if len(others) == len(present) or max(others, default=0) >= len(CITYSCAPES_CLASSES):
+        return None
+    return (
+        "the file holds train ids (0-18 and 255) in place of label ids (0-33): rename such files to "
+        "*_gtFine_labelTrainIds.png, or unpack gtFine again."
+    )
+
+
 class Cityscapes(FileDataModule):
     """Cityscapes with fine annotations: 2975 training, 500 validation and 1525 test images of 2048×1024 pixels.
 
@@ -81,9 +94,10 @@ class Cityscapes(FileDataModule):
     - ``leftImg8bit/{train,val,test}/CITY/*_leftImg8bit.png``: the images
     - ``gtFine/{train,val,test}/CITY/*_gtFine_labelIds.png`` or ``*_gtFine_labelTrainIds.png``: the masks
 
-    The label ids 0 to 33 become the 19 train ids by the official table. The ground truth of the test images is not
-    published, so ``test_dataloader`` reads the validation split. A sample's id is its file name without
-    ``_leftImg8bit.png``.
+    The label ids 0 to 33 become the 19 train ids by the official table. They are not read from the colours of
+    ``*_gtFine_color.png``, in which groups of poles, that are not evaluated, have the colour of poles. The ground truth
+    of the test images is not published, so ``test_dataloader`` reads the validation split. A sample's id is its file
+    name without ``_leftImg8bit.png``.
 
     Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016.
 
@@ -92,7 +106,7 @@ class Cityscapes(FileDataModule):
         label_ids: ``"labelIds"`` as published, ``"labelTrainIds"`` as cityscapesscripts makes them, or ``"auto"``:
             the latter where every image of a split has such a file.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
-        **common: See ``FileDataModule``.
+        **common: See ``FileDataModule``; ``masks: colours`` is refused.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.
@@ -125,17 +139,22 @@ class Cityscapes(FileDataModule):
             raise ValueError(f"label_ids = {label_ids!r}: set data.label_ids to auto, labelIds or labelTrainIds.")
         self.label_ids: LabelKind = label_ids
         super().__init__(root, image_size=image_size, **common)
+        if self.mask_kind == "colours":
+            raise ValueError(
+                "masks = 'colours': Cityscapes paints pole, a class, and polegroup, which is none, in the same colour "
+                "(153, 153, 153); set data.masks to ids."
+            )
 
     def mask_format(self) -> MaskFormat:
         """Masks of train ids."""
-        return MaskFormat.of_classes(self.classes, self.void_ids, self.void_colours, kind=self.mask_kind, hint=_hint)
+        return MaskFormat.of_classes(self.classes, self.void_ids, self.void_colours, hint=_hint, painted=False)
 
     def label_format(self) -> MaskFormat:
-        """Masks of label ids."""
+        """Masks of label ids, which know no 255: files with it hold train ids."""
         plain = self.mask_format()
-        class_of = {**dict.fromkeys([*range(max(LABEL_IDS) + 1), IGNORE_INDEX], IGNORE_INDEX)}
+        class_of = dict.fromkeys(range(max(LABEL_IDS) + 1), IGNORE_INDEX)
         class_of.update((label, train) for train, label in enumerate(LABEL_IDS))
-        return MaskFormat(plain.class_names, class_of, plain.colours, plain.kind)
+        return MaskFormat(plain.class_names, class_of, plain.colours, hint=_label_hint, painted=False)
 
     def pairs(self, split: Split) -> list[FilePair]:
         """The files of a split, in order.
@@ -165,11 +184,13 @@ class Cityscapes(FileDataModule):
             DataError: Folders or files are missing, or ``check`` found one that cannot be used.
         """
         pairs, kind = self._pairs(split)
-        if kind == "labelIds" and self.mask_kind == "ids" and self.check != "none" and split != "test":
-            _check_are_label_ids([pair.mask for pair in pairs])
+        masks = self.label_format() if kind == "labelIds" else self.mask_format()
+        if self.check != "none":  # one kind under the name of the other is usual, and no header shows it
+            for index in np.linspace(0, len(pairs) - 1, min(_PROBED, len(pairs))).round().astype(int):
+                masks.read(pairs[index].mask)
         return PairedFiles(
             pairs,
-            self.label_format() if kind == "labelIds" else self.mask_format(),
+            masks,
             resize=self.resize(),
             augment=self.augmentation if split == "train" else None,
             cache=self.cache,
@@ -183,7 +204,7 @@ class Cityscapes(FileDataModule):
 
 def _names(folder: Path, kind: str) -> set[str]:
     end = f"_gtFine_{kind}.png"
-    return {path.name.removesuffix(end) for path in folder.glob(f"*/*{end}")}
+    return {path.name.removesuffix(end) for path in files_below(folder) if path.name.endswith(end)}
 
 
 def _by_id(found: dict[str, Path]) -> dict[str, Path]:
@@ -195,30 +216,3 @@ def _by_id(found: dict[str, Path]) -> dict[str, Path]:
             raise DataError(f"{by_id[sample]} and {path} are both called {sample}: keep one of them.")
         by_id[sample] = path
     return by_id
-
-
-def _check_are_label_ids(masks: list[Path]) -> None:
-    """Recognise train ids in files called labelIds, whose numbers would all be taken for other labels.
-
-    No picture alone can tell, as all train ids are label ids as well. But label ids know no 255, and what is most
-    frequent in streets (vegetation, sky, car) lies above 18.
-
-    Raises:
-        DataError: They are train ids.
-    """
-    present: set[int] = set()
-    for index in np.linspace(0, len(masks) - 1, min(_PROBED, len(masks))).round().astype(int):
-        with open_picture(masks[index]) as picture:
-            if picture.mode != "L":
-                return  # reading it says what is wrong
-            try:
-                histogram = picture.histogram()
-            except (OSError, SyntaxError):
-                return
-            present |= {value for value, count in enumerate(histogram) if count}
-    if IGNORE_INDEX in present and max(present - {IGNORE_INDEX}, default=0) < len(CITYSCAPES_CLASSES):
-        some = examples(path.name for path in masks)
-        raise DataError(
-            f"masks {some} in {masks[0].parent.parent} hold train ids (0-18 and 255) in place of label ids (up to 33): "
-            f"rename them to *_gtFine_labelTrainIds.png, or unpack gtFine again."
-        )

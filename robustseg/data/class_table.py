@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from robustseg.data.errors import DataError
+from robustseg.data.errors import DataError, not_permitted
 from robustseg.data.masks import RGB
 from robustseg.types import IGNORE_INDEX
 
@@ -61,6 +61,8 @@ def _entries(path: Path) -> Sequence[Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no YAML ({' '.join(str(error).split())}): correct it.") from error
+    except PermissionError as error:
+        raise not_permitted(path) from error
     except OSError as error:
         raise DataError(
             f"class table {path} cannot be read ({error.strerror}): set data.classes to the file."

@@ -39,7 +39,10 @@ _ABANDONED = 3600
 
 
 def file_fingerprint(*paths: str | Path) -> str:
-    """Path, size and time of modification of files: what tells that they are the ones that were read before.
+    """What tells that files are the ones that were read before: path, size, times, and number on the disk (inode).
+
+    The time of modification alone does not, as rsync and tar give a file that of its source; that of the last change of
+    any kind cannot be set. A data set that is copied to other files is therefore decoded afresh.
 
     Raises:
         OSError: There is no such file.
@@ -47,7 +50,7 @@ def file_fingerprint(*paths: str | Path) -> str:
     facts = []
     for path in paths:
         status = os.stat(path)
-        facts.append((os.path.abspath(path), status.st_size, status.st_mtime_ns))
+        facts.append((os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
     return repr(facts)
 
 
@@ -133,6 +136,8 @@ class DiskCache:
         checksum = _CHECKSUM.pack(zlib.crc32(mask.data, zlib.crc32(image.data, zlib.crc32(header))))
         try:
             self._write(self.path(key), (header + checksum).ljust(_SIZE, b"\0"), image.data, mask.data)
+        except IsADirectoryError:  # in the place of this one entry
+            return
         except OSError as error:
             self._stop(_reason(error))
 

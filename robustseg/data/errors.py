@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class DataError(ValueError):
     """Data on disk, or the configuration that points at them, cannot be used.
@@ -19,3 +21,11 @@ class DataError(ValueError):
         if "\n" not in message:
             return message
         return message.rstrip().rsplit("\n", 1)[-1].split(f"{type(self).__name__}: ", 1)[-1]
+
+
+def not_permitted(path: Path) -> DataError:
+    """The error for a file or folder that this user may not read."""
+    return DataError(
+        f"{path} cannot be read (permission denied): allow it, as with chmod -R u+rX on the data's folder, or ask its "
+        f"owner to."
+    )

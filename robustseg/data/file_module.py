@@ -16,6 +16,9 @@ from robustseg.types import IGNORE_INDEX
 class FileDataModule(SegmentationDataModule):
     """Data module of files below a folder; a subclass pairs them and says what their masks hold.
 
+    Images are read as they are stored, as published masks were made for: the EXIF orientation, by which viewers turn a
+    picture, turns nothing.
+
     Args:
         root: Folder that holds what ``layout`` says.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
@@ -40,6 +43,8 @@ class FileDataModule(SegmentationDataModule):
     """Ids in the files of pixels that belong to no class."""
     void_colours: ClassVar[tuple[RGB, ...]] = ()
     """Colours of such pixels."""
+    upright: ClassVar[bool] = False
+    """Whether an image with an EXIF orientation is refused, as its mask may be made for either."""
 
     def __init__(
         self,
@@ -110,4 +115,5 @@ class FileDataModule(SegmentationDataModule):
             augment=self.augmentation if split == "train" else None,
             cache=self.cache,
             check=self.check,
+            upright=self.upright,
         )

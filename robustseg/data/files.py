@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +14,9 @@ import numpy as np
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.disk_cache import file_fingerprint
 from robustseg.data.errors import DataError
-from robustseg.data.folders import existing_folder
+from robustseg.data.folders import examples, existing_folder, files_below, listed
 from robustseg.data.masks import MaskFormat
-from robustseg.data.pictures import check_image_mode, decode_image, open_picture
+from robustseg.data.pictures import UPRIGHT, check_image, decode_image, open_picture, orientation
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
 
 Check = Literal["none", "headers", "all"]
@@ -22,6 +24,20 @@ Check = Literal["none", "headers", "all"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png",)
+_INEXACT_SUFFIXES = (".jpg", ".jpeg", ".webp", ".avif", ".jp2")
+"""Of formats whose compression usually changes what is written."""
+_PICTURE_SUFFIXES = (
+    *IMAGE_SUFFIXES,
+    *_INEXACT_SUFFIXES,
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".npy",
+    ".mat",
+)
 
 
 class FilePair(NamedTuple):
@@ -46,13 +62,13 @@ def check_check(check: Check) -> Check:
 def files_by_name(
     folder: Path, suffixes: Sequence[str], layout: str, nested: bool = False, end: str = ""
 ) -> dict[str, Path]:
-    """Files of a folder by their names without suffix, in order.
+    """Files of a folder by their names without suffix, in order; accents count the same however they are encoded.
 
     Args:
         folder: Hidden files in it and those of other suffixes are passed over.
         suffixes: In lower case.
         layout: The expected folders in words, for the messages.
-        nested: Look into subfolders; names are then relative paths with slashes.
+        nested: Look into subfolders, links among them; names are then relative paths with slashes.
         end: That names end in and that is taken off; other files are passed over.
 
     Raises:
@@ -60,26 +76,39 @@ def files_by_name(
     """
     existing_folder(folder, layout)
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*") if nested else folder.iterdir()):
-        relative = path.relative_to(folder)
-        if any(part.startswith(".") for part in relative.parts) or path.suffix.lower() not in suffixes:
+    others: list[Path] = []
+    for path in files_below(folder) if nested else listed(folder):
+        if path.name.startswith("."):
             continue
-        if not path.stem.endswith(end):
+        if path.suffix.lower() not in suffixes or not path.stem.endswith(end):
+            others.append(path)
             continue
-        name = relative.with_suffix("").as_posix().removesuffix(end)
+        name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix()).removesuffix(end)
         if name in found:
             raise DataError(f"{found[name]} and {path} are both called {name}: keep one of them.")
         found[name] = path
     if not found:
         wanted = " or ".join(f"{end}{suffix}" for suffix in suffixes)
-        raise DataError(f"{folder} holds no {wanted} file; expected {layout}.")
+        raise DataError(f"{folder} holds no {wanted} file{_instead(others, suffixes)}; expected {layout}.")
     return found
 
 
-def examples(names: Iterable[str]) -> str:
-    """The first three names, and the number of the others."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
+def _instead(others: Sequence[Path], suffixes: Sequence[str]) -> str:
+    """Which pictures of other suffixes a folder holds, and what to do about them."""
+    pictures = [
+        path for path in others if path.suffix.lower() in _PICTURE_SUFFIXES and path.suffix.lower() not in suffixes
+    ]
+    if not pictures:
+        return ""
+    suffix, count = Counter(path.suffix for path in pictures).most_common(1)[0]
+    name = next(path.name for path in pictures if path.suffix == suffix)
+    if any(image in suffixes for image in IMAGE_SUFFIXES[1:]):
+        remedy = "convert them to PNG or JPEG"
+    elif suffix.lower() in _INEXACT_SUFFIXES:
+        remedy = "export masks as PNG from their source, as this compression has changed ids and colours"
+    else:
+        remedy = "convert them to PNG"
+    return f" but {count} {suffix} files such as {name} ({remedy})"
 
 
 def pair_up(
@@ -131,32 +160,45 @@ def pair_by_stem(
     return pair_up(image_of, files_by_name(Path(masks), MASK_SUFFIXES, layout, nested, mask_end), images, masks)
 
 
-def check_headers(pairs: Iterable[FilePair], masks: MaskFormat) -> None:
+def check_headers(pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = False) -> None:
     """Check, without decoding, that all files are pictures and that each mask is as large as its image.
 
     The size of a .mat file is not known before it is decoded.
+
+    Args:
+        pairs: The files.
+        masks: What the masks hold.
+        upright: Check as well that no EXIF orientation turns an image.
 
     Raises:
         DataError: It names the first file that is not.
     """
     for pair in pairs:
         with open_picture(pair.image) as image:
-            check_image_mode(image, pair.image)
+            check_image(image, pair.image, upright)
             size = masks.check_header(pair.mask)
             if size is not None:
                 _check_same_size(pair, image.size, size)
 
 
 def _check_same_size(pair: FilePair, image: tuple[int, int], mask: tuple[int, int]) -> None:
-    if image != mask:
-        raise DataError(
-            f"mask {pair.mask} is {mask[0]}x{mask[1]} pixels but image {pair.image} is {image[0]}x{image[1]} "
-            f"(width x height): export one of them again."
-        )
+    if image == mask:
+        return
+    with open_picture(pair.image) as picture:
+        turned = orientation(picture)
+    remedy = "export one of them again"
+    if turned > 4 and image == mask[::-1]:  # these exchange height and width
+        remedy = f"the image has the EXIF orientation {turned}, by which viewers turn it; {UPRIGHT}"
+    raise DataError(
+        f"mask {pair.mask} is {mask[0]}x{mask[1]} pixels but image {pair.image} is {image[0]}x{image[1]} "
+        f"(width x height): {remedy}."
+    )
 
 
 class PairedFiles(SegmentationDataset):
     """Image and mask files, decoded whenever they are fetched unless they are cached.
+
+    Images are read as they are stored: the EXIF orientation, by which viewers turn a picture, turns nothing.
 
     Args:
         pairs: The files.
@@ -166,6 +208,7 @@ class PairedFiles(SegmentationDataset):
         cache: Keep decoded and resized samples in memory, per process.
         check: What to look at now rather than when a sample is fetched: ``"none"``, ``"headers"`` (see
             ``check_headers``) or ``"all"``, which also decodes every file once and checks the ids of the masks.
+        upright: Refuse images that their EXIF orientation turns.
 
     Raises:
         DataError: ``check`` found a file that cannot be used.
@@ -179,13 +222,15 @@ class PairedFiles(SegmentationDataset):
         augment: TrainTransform | None = None,
         cache: bool = False,
         check: Check = "all",
+        upright: bool = False,
     ) -> None:
         super().__init__(resize, augment, cache)
         check_check(check)
         self.pairs = list(pairs)
         self.masks = masks
+        self.upright = upright
         if check != "none":
-            check_headers(self.pairs, masks)
+            check_headers(self.pairs, masks, upright)
         if check == "all":
             with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow decodes outside of the interpreter lock
                 for _ in pool.map(self._try, range(len(self.pairs))):
@@ -205,7 +250,7 @@ class PairedFiles(SegmentationDataset):
             DataError: A file is truncated, the sizes differ, or an id is outside the classes.
         """
         pair = self.pairs[index]
-        image, mask = decode_image(pair.image), self.masks.read(pair.mask)
+        image, mask = decode_image(pair.image, self.upright), self.masks.read(pair.mask)
         _check_same_size(pair, (image.shape[1], image.shape[0]), (mask.shape[1], mask.shape[0]))
         return image.astype(np.uint8, copy=False), mask
 

@@ -10,6 +10,7 @@ from robustseg.data.base import Split
 from robustseg.data.class_table import read_class_table
 from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import Check, FilePair, pair_by_stem
+from robustseg.data.folders import is_file, is_folder
 from robustseg.data.masks import RGB, MaskFormat
 from robustseg.types import IGNORE_INDEX
 
@@ -31,7 +32,8 @@ class FolderPairs(FileDataModule):
 
     The rows that are not ignored are the classes, numbered from 0 in their order, whatever their ids in the files.
     An id or a colour that is not in the table is an error. A sample's id is its relative path without suffix. Without
-    a ``test`` folder ``test_dataloader`` reads the validation split.
+    a ``test`` folder ``test_dataloader`` reads the validation split. An image with an EXIF orientation, by which
+    viewers turn it, is an error, as its mask may be made for what is stored or for what is shown.
 
     Args:
         root: Folder that holds the splits.
@@ -57,6 +59,7 @@ class FolderPairs(FileDataModule):
     )
     source: ClassVar[str] = "your own files, with a class table such as configs/classes/example.yaml (data.classes)"
     licence: ClassVar[str] = "yours"
+    upright: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -110,12 +113,12 @@ class FolderPairs(FileDataModule):
 
     def test_split(self) -> Split:
         """``test``, or ``val`` where there is no such folder."""
-        return "test" if self._folder(self.image_folder, "test").is_dir() else "val"
+        return "test" if is_folder(self._folder(self.image_folder, "test")) else "val"
 
 
 def _table_path(classes: str, root: Path) -> Path:
     path = Path(classes).expanduser()
-    return root / path if not path.exists() and (root / path).exists() else path
+    return root / path if not is_file(path) and is_file(root / path) else path
 
 
 def _template(name: str, template: str) -> str:

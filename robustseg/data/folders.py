@@ -2,9 +2,92 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from robustseg.data.errors import DataError
+from robustseg.data.errors import DataError, not_permitted
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there, or a link to one.
+
+    Raises:
+        DataError: Permissions forbid to tell.
+    """
+    return stat.S_ISDIR(_mode(path))
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there, or a link to one.
+
+    Raises:
+        DataError: Permissions forbid to tell.
+    """
+    return stat.S_ISREG(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except PermissionError as error:
+        raise not_permitted(path) from error
+    except (OSError, ValueError):
+        return 0
+
+
+def listed(folder: Path) -> list[Path]:
+    """What a folder holds, in order.
+
+    Raises:
+        DataError: Permissions forbid to list it.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except PermissionError as error:
+        raise not_permitted(folder) from error
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All that is in a folder and its subfolders, also where these are links; hidden files and folders are left out.
+
+    A link to a folder that it is in itself is passed over, as all of it is found already.
+
+    Raises:
+        DataError: Permissions forbid to list one of the folders.
+    """
+    return sorted(_below(folder, (os.path.realpath(folder),)))
+
+
+def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            found = [
+                # a link may lead nowhere, or to itself
+                (Path(entry.path), is_folder(Path(entry.path)) if entry.is_symlink() else entry.is_dir())
+                for entry in entries
+                if not entry.name.startswith(".")
+            ]
+    except PermissionError as error:
+        raise not_permitted(folder) from error
+    for path, is_a_folder in found:
+        if not is_a_folder:
+            yield path
+        elif (real := os.path.realpath(path)) not in above:
+            yield from _below(path, (*above, real))
+
+
+def in_either_case(path: Path) -> Path:
+    """``path``, or the same name with its suffix in capitals where only that is there, such as ``x.JPG``."""
+    capitals = path.with_name(path.stem + path.suffix.upper())
+    return capitals if not is_file(path) and is_file(capitals) else path
+
+
+def examples(names: Iterable[str]) -> str:
+    """The first three names, and the number of the others."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
 
 def existing_folder(folder: Path, layout: str) -> Path:
@@ -15,9 +98,9 @@ def existing_folder(folder: Path, layout: str) -> Path:
         layout: The expected folders in words, for the message.
 
     Raises:
-        DataError: It is not there, or written in another case.
+        DataError: It is not there, written in another case, or not to be looked into.
     """
-    if folder.is_dir():
+    if is_folder(folder):
         return folder
     if (other := _in_another_case(folder)) is not None:
         raise DataError(
@@ -33,9 +116,9 @@ def _name_there(folder: Path, other: Path) -> str:
 def _in_another_case(folder: Path) -> Path | None:
     """The first missing part of a path, where it is there in other letters."""
     for path in [folder, *folder.parents]:
-        if path.parent.is_dir():
-            names = (entry for entry in path.parent.iterdir() if entry.is_dir())
-            return next((entry for entry in sorted(names) if entry.name.lower() == path.name.lower()), None)
+        if is_folder(path.parent):
+            names = (entry for entry in listed(path.parent) if is_folder(entry))
+            return next((entry for entry in names if entry.name.lower() == path.name.lower()), None)
     return None
 
 
@@ -46,7 +129,7 @@ def first_folder(candidates: list[Path], root: Path, layout: str) -> Path:
         DataError: None is; the message is about ``root`` itself where that is missing.
     """
     for candidate in candidates:
-        if candidate.is_dir():
+        if is_folder(candidate):
             return candidate
     existing_folder(root, layout)
     for candidate in candidates:
@@ -56,8 +139,12 @@ def first_folder(candidates: list[Path], root: Path, layout: str) -> Path:
     raise DataError(f"{root} holds no {names}; expected {layout}.")
 
 
-def read_list(path: Path) -> list[str]:
+def read_list(path: Path, paths: bool = False) -> list[str]:
     """Names of samples, one per line; blank lines and Windows line ends are passed over.
+
+    Args:
+        path: A text file.
+        paths: A line may also be the paths of an image and its mask, which have the name that is meant.
 
     Raises:
         DataError: It is missing, no text or empty, or a line is not a plain name or occurs twice.
@@ -66,6 +153,8 @@ def read_list(path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text in UTF-8: replace it.") from error
+    except PermissionError as error:
+        raise not_permitted(path) from error
     except OSError as error:
         raise DataError(f"list {path} cannot be read ({error.strerror}): add it.") from error
     seen: dict[str, int] = {}
@@ -73,6 +162,8 @@ def read_list(path: Path) -> list[str]:
         name = line.strip()
         if not name:
             continue
+        if paths and len(name.split()) == 2:
+            name = _common_name(name, path, number)
         if "/" in name or "\\" in name or len(name.split()) > 1:
             raise DataError(
                 f"{path} line {number} is {name!r}, which is not the name of one sample: write the file names alone, "
@@ -86,6 +177,16 @@ def read_list(path: Path) -> list[str]:
     return list(seen)
 
 
+def _common_name(line: str, path: Path, number: int) -> str:
+    """``x`` for ``/JPEGImages/x.jpg /SegmentationClassAug/x.png``."""
+    image, mask = (Path(part).stem for part in line.split())
+    if image != mask:
+        raise DataError(
+            f"{path} line {number} is {line!r}, whose image and mask have not the same name: correct the line."
+        )
+    return mask
+
+
 def check_listed(path: Path, files: dict[str, Path]) -> None:
     """Check that the files of all names in a list are there.
 
@@ -96,7 +197,7 @@ def check_listed(path: Path, files: dict[str, Path]) -> None:
     Raises:
         DataError: Some are not; it names the list, their number and the first of them.
     """
-    absent = [file for file in files.values() if not file.is_file()]
+    absent = [file for file in files.values() if not is_file(file)]
     if absent:
         first = ", ".join(str(file) for file in absent[:3]) + (" ..." if len(absent) > 3 else "")
         raise DataError(

@@ -67,7 +67,8 @@ def _scaled(present: Sequence[int], masks: MaskFormat) -> str | None:
     levels = len(set(masks.class_of) - {IGNORE_INDEX})
     for count in range(max(2, len(masks.class_names)), levels + 2):
         step = 255 / (count - 1)
-        if step >= 4 and all(abs(value / step - round(value / step)) * step <= 1 for value in present):
+        apart = len({round(value / step) for value in present}) == len(present) and present[-1] >= step - 1
+        if step >= 4 and apart and all(abs(value / step - round(value / step)) * step <= 1 for value in present):
             return (
                 f"they are evenly spread, as if ids had been scaled to 0-255 (by {step:.4g}): save the ids themselves."
             )
@@ -75,6 +76,22 @@ def _scaled(present: Sequence[int], masks: MaskFormat) -> str | None:
     if step > 1 and len(present) > 1 and present[-1] // step <= levels:
         return f"they are evenly spread, as if ids had been multiplied by {step}: save the ids themselves."
     return None
+
+
+def _by_colours(masks: MaskFormat) -> str:
+    return "set data.masks to colours" if masks.painted else "save the ids of these classes in a single-channel PNG"
+
+
+def format_fault(path: Path, name: str, masks: MaskFormat) -> str:
+    """Message about a mask in a format that need not give back the numbers that were written.
+
+    Args:
+        path: The mask.
+        name: Pillow's name for the format.
+        masks: What it should hold.
+    """
+    called = f" called {path.suffix}" if path.suffix else ""
+    return f"mask {path} is a {name}{called}, whose compression changes {masks.kind}: export it as PNG."
 
 
 def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskFormat) -> str:
@@ -86,12 +103,20 @@ def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskFormat) 
         pixels: H×W×3 RGB, where there are colours but ids were expected.
         masks: What it should hold.
     """
-    if pixels is None:
-        return (
-            f"mask {path} has the colour mode {mode}; expected the RGB colours of the classes (masks: colours): set "
-            f"data.masks to ids if it holds one id per pixel."
-        )
+    if masks.kind == "colours":
+        expected = f"mask {path} has the colour mode {mode}; expected the RGB colours of the classes (masks: colours)"
+        if mode == "LA":
+            return f"{expected}: save its first channel as a single-channel PNG and set data.masks to ids."
+        if mode == "CMYK":
+            return f"{expected}: convert it to RGB, or export it again."
+        return f"{expected}: set data.masks to ids if it holds one id per pixel."
     expected = f"mask {path} has the colour mode {mode}; expected one class id per pixel"
+    if mode == "LA":
+        return f"{expected}: save its first channel as a single-channel PNG."
+    if mode == "F":
+        return f"{expected}: save its ids as whole numbers in a single-channel PNG of 8 bits."
+    if pixels is None:
+        return f"{expected}: export it as a single-channel PNG of ids."
     if (pixels == pixels[..., :1]).all():
         return f"{expected}: its channels are equal, so save one of them as a single-channel PNG."
     colours = {(int(red), int(green), int(blue)) for red, green, blue in np.unique(pixels.reshape(-1, 3), axis=0)}
@@ -99,12 +124,12 @@ def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskFormat) 
     if known == colours:
         labels = sorted({masks.colours[colour] for colour in known} - {IGNORE_INDEX})
         names = ", ".join(masks.class_names[label] for label in labels[:3]) + (" ..." if len(labels) > 3 else "")
-        return f"{expected}: its colours are those of the classes ({names}), so set data.masks to colours."
+        return f"{expected}: its colours are those of the classes ({names}), so {_by_colours(masks)}."
     if len(known) > 1:
         return (
             f"{expected}: {len(known)} of its {len(colours)} colours are those of classes and others, such as "
-            f"{min(colours - known)}, are not: export it again without smoothing and with these classes, then set "
-            f"data.masks to colours."
+            f"{min(colours - known)}, are not: export it again without smoothing and with these classes, then "
+            f"{_by_colours(masks)}."
         )
     return f"{expected}: convert it to a single-channel PNG."
 
@@ -136,7 +161,7 @@ def palette_fault(path: Path, values: Pixels, palette: Sequence[int], masks: Mas
     name = "void" if label == IGNORE_INDEX else f"class {label}, {masks.class_names[label]},"
     return (
         f"mask {path} is a palette PNG whose indices are not ids: its index {index} has the colour {colour}, which is "
-        f"that of {name} in this data set; set data.masks to colours."
+        f"that of {name} in this data set; {_by_colours(masks)}."
     )
 
 
@@ -159,7 +184,8 @@ def colour_fault(path: Path, foreign: NDArray[np.int32], pixels: int, masks: Mas
     else:
         remedy = "add them to the table of classes, or choose the data set that it belongs to."
     share = 100 * len(foreign) / pixels
-    return f"mask {path} holds {shown} in {share:.2g} % of its pixels, which are the colours of no class: {remedy}"
+    shown_share = f"{share:.2g}" if share < 10 else f"{share:.0f}"
+    return f"mask {path} holds {shown} in {shown_share} % of its pixels, which are the colours of no class: {remedy}"
 
 
 def _triple(code: int) -> tuple[int, int, int]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustseg.data.errors import DataError
-from robustseg.data.mask_faults import colour_fault, id_fault, mode_fault, palette_fault
-from robustseg.data.pictures import PILLOW_ERRORS, decode_rgb, open_picture, undecodable
+from robustseg.data.mask_faults import colour_fault, format_fault, id_fault, mode_fault, palette_fault
+from robustseg.data.pictures import PILLOW_ERRORS, decode_rgb, open_picture, stored_mode, undecodable
 from robustseg.data.sbd import check_sbd_header, read_sbd_mask
 from robustseg.data.transforms import Pixels
 from robustseg.types import IGNORE_INDEX
@@ -27,6 +27,10 @@ ID_MODES = ("1", "L", "P", "I", "I;16")
 """Pillow's modes with one number per pixel."""
 COLOUR_MODES = ("RGB", "RGBA", "P")
 """Pillow's modes with colours."""
+EXACT_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
+"""Of files, whatever they are called, that give back the numbers that were written."""
+SPREAD = {"L;2": 85, "L;4": 17}
+"""Factor by which Pillow multiplies grey values of 2 and 4 bits."""
 RGB = tuple[int, int, int]
 """Red, green and blue from 0 to 255."""
 
@@ -53,6 +57,7 @@ class MaskFormat:
             ``kind`` ``"colours"`` hold, and by what wrong files are recognised.
         kind: ``"ids"`` or ``"colours"``.
         hint: Gets the ids of a mask with foreign ones and says where they may come from, or ``None``.
+        painted: Whether the data set can also be read by colours, so that messages may advise it.
     """
 
     class_names: tuple[str, ...]
@@ -60,6 +65,7 @@ class MaskFormat:
     colours: Mapping[RGB, int]
     kind: MaskKind = "ids"
     hint: Callable[[Collection[int]], str | None] | None = None
+    painted: bool = True
 
     @classmethod
     def of_classes(
@@ -75,7 +81,7 @@ class MaskFormat:
             classes: Name and colour of each class.
             void_ids: Ids of pixels that belong to no class.
             void_colours: Colours of such pixels.
-            **settings: ``kind`` and ``hint``.
+            **settings: ``kind``, ``hint`` and ``painted``.
 
         Raises:
             ValueError: Two classes have the same colour, and the masks are to be read by colours.
@@ -125,7 +131,7 @@ class MaskFormat:
         Raises:
             DataError: It is missing, of another format, or has another number of channels.
         """
-        if path.suffix == ".mat":
+        if path.suffix.lower() == ".mat":
             check_sbd_header(path)
             return None
         with open_picture(path) as picture:
@@ -139,12 +145,13 @@ class MaskFormat:
         Raises:
             DataError: It is missing, cut short, or holds something else than the ids, or colours, of the classes.
         """
-        if path.suffix == ".mat":
+        if path.suffix.lower() == ".mat":
             return self._classes(read_sbd_mask(path), path)
         with open_picture(path) as picture:
             self._check_mode(picture, path)
             if self.kind == "colours":
                 return self._classes_of_colours(decode_rgb(picture, path), path)
+            spread = SPREAD.get(stored_mode(picture))
             try:
                 values = np.array(picture)
             except PILLOW_ERRORS as error:
@@ -152,9 +159,15 @@ class MaskFormat:
             palette = picture.getpalette() if picture.mode == "P" else None
         if palette and (fault := palette_fault(path, values, palette, self)):
             raise DataError(fault)
-        return self._classes(values.astype(np.uint8) if values.dtype == np.bool_ else values, path)
+        if values.dtype == np.bool_:
+            values = values.astype(np.uint8)
+        return self._classes(values if spread is None else values // np.uint8(spread), path)
 
     def _check_mode(self, picture: Image.Image, path: Path) -> None:
+        if picture.format not in EXACT_FORMATS:
+            raise DataError(format_fault(path, picture.format or "picture", self))
+        if self.kind == "colours" and ";16" in stored_mode(picture):
+            raise DataError(f"mask {path} has more than 8 bits per channel: convert it to 8 bits.")
         if picture.mode not in (ID_MODES if self.kind == "ids" else COLOUR_MODES):
             pixels = decode_rgb(picture, path) if picture.mode in COLOUR_MODES else None
             raise DataError(mode_fault(path, picture.mode, pixels, self))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from robustseg.data.errors import DataError
+from robustseg.data.errors import DataError, not_permitted
 from robustseg.data.transforms import Pixels
 
 DEEP_MODES = ("I", "I;16", "F")
@@ -15,6 +16,11 @@ DEEP_MODES = ("I", "I;16", "F")
 
 # what Pillow raises on files that are cut short, empty or no pictures at all
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+_ORIENTATION = 0x0112
+"""EXIF's tag of how a viewer is to turn a picture; 1 is not at all."""
+_HOLDS_EXIF = ("exif", "xmp", "Raw profile type exif")
+"""Where Pillow keeps it; asking a PNG without them would decode the picture."""
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -25,6 +31,8 @@ def open_picture(path: Path) -> Image.Image:
     """
     try:
         return Image.open(path)
+    except PermissionError as error:
+        raise not_permitted(path) from error
     except PILLOW_ERRORS as error:
         raise DataError(f"{path} cannot be opened as a picture ({reason(error)}): replace or remove it.") from error
 
@@ -41,24 +49,67 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def check_image_mode(picture: Image.Image, path: Path) -> None:
+def stored_mode(picture: Image.Image) -> str:
+    """How a picture that is not decoded yet is stored, in Pillow's words: ``L;4`` for grey values of 4 bits.
+
+    Its ``mode`` does not tell: grey values of 2 and 4 bits are spread over 8, colours of 16 bits are cut to 8.
+    """
+    tiles = picture.tile if isinstance(picture, ImageFile.ImageFile) else []
+    stored = tiles[0][3] if tiles else None
+    if isinstance(stored, tuple) and stored:
+        stored = stored[0]
+    mode: str = stored if isinstance(stored, str) else picture.mode
+    return mode
+
+
+def orientation(picture: Image.Image) -> int:
+    """How a viewer is to turn a picture, by its EXIF data: 1 to 8, 1 for not at all and where there are none."""
+    if not any(name in picture.info for name in _HOLDS_EXIF):
+        return 1
+    try:
+        tag = picture.getexif().get(_ORIENTATION, 1)
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error):  # damaged, so no viewer follows it
+        return 1
+    return tag if tag in range(2, 9) else 1
+
+
+def check_image(picture: Image.Image, path: Path, upright: bool = False) -> None:
     """Check that an image has 8 bits per channel.
 
+    Args:
+        picture: Not decoded yet.
+        path: Its file.
+        upright: Check as well that viewers show the pixels as they are stored.
+
     Raises:
-        DataError: It has more.
+        DataError: It has more, or its EXIF orientation turns it.
     """
-    if picture.mode in DEEP_MODES:
-        raise DataError(f"image {path} has more than 8 bits per channel (mode {picture.mode}): convert it to 8 bits.")
+    stored = stored_mode(picture)
+    if picture.mode in DEEP_MODES or ";16" in stored:
+        raise DataError(f"image {path} has more than 8 bits per channel (mode {stored}): convert it to 8 bits.")
+    if upright and (turned := orientation(picture)) != 1:
+        raise DataError(
+            f"image {path} has the EXIF orientation {turned}, by which viewers turn it, and its mask may be made for "
+            f"either: {UPRIGHT}."
+        )
 
 
-def decode_image(path: Path) -> Pixels:
-    """Decode an image to H×W×3 RGB.
+UPRIGHT = "rotate its pixels and remove the tag (PIL.ImageOps.exif_transpose), so that it is stored as it is shown"
+"""What to do about an image with an EXIF orientation."""
+
+
+def decode_image(path: Path, upright: bool = False) -> Pixels:
+    """Decode an image to H×W×3 RGB, as it is stored: its EXIF orientation turns nothing.
+
+    Args:
+        path: A picture file.
+        upright: Refuse an image that has such an orientation.
 
     Raises:
         DataError: It is missing, cut short, or has more than 8 bits per channel.
     """
     with open_picture(path) as picture:
-        check_image_mode(picture, path)
+        check_image(picture, path, upright)
         return decode_rgb(picture, path)
 
 

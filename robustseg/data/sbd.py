@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustseg.data.errors import DataError
+from robustseg.data.errors import DataError, not_permitted
 from robustseg.data.transforms import Pixels
 
 _MAGIC = b"MATLAB 5.0 MAT-file"
@@ -81,6 +81,8 @@ def _content(path: Path, size: int = -1) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(size)
+    except PermissionError as error:
+        raise not_permitted(path) from error
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}): unpack SBD again.") from error
 

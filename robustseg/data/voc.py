@@ -9,7 +9,17 @@ from robustseg.data.base import Split
 from robustseg.data.errors import DataError
 from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import FilePair
-from robustseg.data.folders import check_listed, existing_folder, first_folder, read_list
+from robustseg.data.folders import (
+    check_listed,
+    examples,
+    existing_folder,
+    first_folder,
+    in_either_case,
+    is_file,
+    is_folder,
+    listed,
+    read_list,
+)
 from robustseg.data.masks import RGB, MaskFormat
 from robustseg.data.voc_download import download_sbd, download_voc
 from robustseg.types import IGNORE_INDEX
@@ -21,7 +31,8 @@ _NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-_AUG_LISTS = ("train_aug.txt", "trainaug.txt")
+_AUG_LISTS = ("train_aug.txt", "trainaug.txt", "aug.txt")
+"""The last is mmsegmentation's and names SBD's images only, to which VOC's are added in any case."""
 
 
 def voc_colour(index: int) -> RGB:
@@ -52,9 +63,10 @@ class PascalVOC(FileDataModule):
     - ``SegmentationClassAug/*.png`` beside ``SegmentationClass``, with or without a list ``train_aug.txt``
     - below ``sbd_root``: ``benchmark_RELEASE/dataset/cls/*.mat`` and ``train.txt``, ``val.txt`` beside ``cls``
 
-    ``trainaug`` is the union of SBD's two splits and VOC's training split without VOC's validation split, 10582 in
-    all. The masks of VOC's own 1464 images are VOC's, with their rim; SBD's have none. The ground truth of the test
-    images is not published: ``test_dataloader`` reads the validation split.
+    ``trainaug`` is the union of SBD's two splits and VOC's training split without VOC's validation split, 10582 in all.
+    A list may name the samples or, as is usual, the two files of each (``/JPEGImages/x.jpg
+    /SegmentationClassAug/x.png``). The masks of VOC's own 1464 images are VOC's, with their rim; SBD's have none. The
+    ground truth of the test images is not published: ``test_dataloader`` reads the validation split.
 
     Everingham et al.: The PASCAL Visual Object Classes Challenge, IJCV 2010; Hariharan et al.: Semantic Contours from
     Inverse Detectors (SBD), ICCV 2011.
@@ -131,10 +143,10 @@ class PascalVOC(FileDataModule):
         """
         if not self.download:
             return
-        if not any(folder.is_dir() for folder in self._bases()):
+        if not any(is_folder(folder) for folder in self._bases()):
             download_voc(self.root)
         sbd = self.sbd_root if self.train_list == "trainaug" else None
-        if sbd is not None and not any(folder.is_dir() for folder in _sbd_folders(sbd)):
+        if sbd is not None and not any(is_folder(folder) for folder in _sbd_folders(sbd)):
             download_sbd(sbd)
 
     def _bases(self) -> list[Path]:
@@ -151,8 +163,8 @@ class PascalVOC(FileDataModule):
         lists = existing_folder(base / "ImageSets" / "Segmentation", self.layout_here)
         masks = existing_folder(base / "SegmentationClass", self.layout_here)
         path = lists / f"{split}.txt"
-        mask_of = {name: masks / f"{name}.png" for name in read_list(path)}
-        image_of = {name: base / "JPEGImages" / f"{name}.jpg" for name in mask_of}
+        mask_of = {name: in_either_case(masks / f"{name}.png") for name in read_list(path)}
+        image_of = {name: in_either_case(base / "JPEGImages" / f"{name}.jpg") for name in mask_of}
         check_listed(path, image_of)
         check_listed(path, mask_of)
         if split == "train" and self.train_list == "trainaug":
@@ -172,35 +184,42 @@ class PascalVOC(FileDataModule):
         pairs: dict[str, FilePair] = {}
         for name in ("train.txt", "val.txt"):
             path = folder / name
-            listed = {sample: folder / "cls" / f"{sample}.mat" for sample in read_list(path)}
-            check_listed(path, listed)
-            image_of = {sample: self._image(base, folder, sample) for sample in listed}
+            mask_of = {sample: in_either_case(folder / "cls" / f"{sample}.mat") for sample in read_list(path)}
+            check_listed(path, mask_of)
+            image_of = {sample: self._image(base, folder, sample) for sample in mask_of}
             check_listed(path, image_of)
-            pairs |= {sample: FilePair(sample, image_of[sample], mask) for sample, mask in listed.items()}
+            pairs |= {sample: FilePair(sample, image_of[sample], mask) for sample, mask in mask_of.items()}
         return {sample: pair for sample, pair in pairs.items() if sample not in without}
 
     @staticmethod
     def _image(base: Path, sbd: Path, sample: str) -> Path:
-        own = base / "JPEGImages" / f"{sample}.jpg"
-        return own if own.is_file() else sbd / "img" / f"{sample}.jpg"
+        own = in_either_case(base / "JPEGImages" / f"{sample}.jpg")
+        return own if is_file(own) else in_either_case(sbd / "img" / f"{sample}.jpg")
 
     def _class_aug(self, base: Path, without: set[str]) -> dict[str, FilePair]:
         """The images and masks of a folder of SBD's masks that someone converted."""
         folder = base / "SegmentationClassAug"
         wanted = f"train_list: trainaug asks for SBD: {' or '.join(self.aug_layout)}"
         existing_folder(folder, f"{wanted} (set data.sbd_root, or data.train_list to train)")
-        places = [base / "ImageSets" / "Segmentation", base, folder]
-        path = next((place / name for place in places for name in _AUG_LISTS if (place / name).is_file()), None)
-        names = read_list(path) if path else sorted(mask.stem for mask in folder.glob("*.png"))
+        places = [base / "ImageSets" / "Segmentation", base / "ImageSets" / "SegmentationAug", base, folder]
+        path = next((place / name for place in places for name in _AUG_LISTS if is_file(place / name)), None)
+        masks = [mask for mask in listed(folder) if mask.suffix in (".png", ".PNG") and not mask.name.startswith(".")]
+        names = read_list(path, paths=True) if path else [mask.stem for mask in masks]
         if path and (common := sorted(without.intersection(names))):
             raise DataError(
                 f"{path} names {len(common)} images of VOC's validation split, such as {common[0]}: take them out."
             )
         names = [name for name in names if name not in without]
-        mask_of = {name: folder / f"{name}.png" for name in names}
-        image_of = {name: base / "JPEGImages" / f"{name}.jpg" for name in names}
-        check_listed(path or folder, mask_of)
-        check_listed(path or folder, image_of)
+        mask_of = {name: in_either_case(folder / f"{name}.png") for name in names}
+        image_of = {name: in_either_case(base / "JPEGImages" / f"{name}.jpg") for name in names}
+        if path:
+            check_listed(path, mask_of)
+            check_listed(path, image_of)
+        elif alone := [name for name, image in image_of.items() if not is_file(image)]:
+            raise DataError(
+                f"no image in {base / 'JPEGImages'} for the mask {examples(alone)} of {folder}: add it, or remove the "
+                f"mask."
+            )
         return {name: FilePair(name, image_of[name], mask_of[name]) for name in names}
 
     def test_split(self) -> Split:

@@ -126,16 +126,21 @@ class RobustSegmentation(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse a batch that cannot be split before the first step rather than at it."""
-        self.check_batch_size(getattr(getattr(self.trainer, "datamodule", None), "batch_size", None))
+        data = getattr(self.trainer, "datamodule", None)
+        self.check_batch_size(getattr(data, "batch_size", None), getattr(data, "global_batch_size", None))
 
-    def check_batch_size(self, batch_size: int | None) -> None:
+    def check_batch_size(self, batch_size: int | None, global_batch_size: int | None = None) -> None:
         """Refuse a number of images per rank that the attacker cannot split; None is not known.
+
+        Args:
+            batch_size: Images of a rank's batch.
+            global_batch_size: ``data.global_batch_size`` that these are a share of, where it is set.
 
         Raises:
             TrainingError: A batch of one image cannot be split.
         """
         if self.attack is not None and batch_size is not None:
-            self.split.sizes(batch_size)
+            self.split.sizes(batch_size, global_batch_size)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step; forget the scores of the newest validation, as what it scored is about to change."""

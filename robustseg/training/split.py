@@ -53,8 +53,12 @@ class AdversarialSplit:
         self.fraction = fraction
         self.mode = mode
 
-    def sizes(self, batch_size: int) -> tuple[int, int]:
+    def sizes(self, batch_size: int, global_batch_size: int | None = None) -> tuple[int, int]:
         """Numbers of clean and of adversarial images in a batch.
+
+        Args:
+            batch_size: Images of a rank's batch.
+            global_batch_size: ``data.global_batch_size`` that these are a share of, for the message.
 
         Raises:
             TrainingError: A batch of one image cannot be split.
@@ -62,9 +66,15 @@ class AdversarialSplit:
         if self.fraction in (0, 1):
             adversarial = batch_size if self.fraction == 1 else 0
         elif batch_size < 2:
+            remedy = "raise data.batch_size to at least 2"
+            if global_batch_size is not None:
+                remedy = (
+                    f"it is the share of data.global_batch_size = {global_batch_size}, so raise that, lower "
+                    "trainer.accumulate_grad_batches or trainer.devices"
+                )
             raise TrainingError(
-                f"a batch of {batch_size} image per rank cannot be split into a clean and an adversarial part: raise "
-                "data.batch_size to at least 2, or set model.adversarial_fraction to 0 or 1."
+                f"a batch of {batch_size} image per rank cannot be split into a clean and an adversarial part: "
+                f"{remedy}, or set model.adversarial_fraction to 0 or 1."
             )
         else:
             adversarial = min(max(math.floor(self.fraction * batch_size + 0.5), 1), batch_size - 1)

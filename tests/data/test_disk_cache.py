@@ -11,6 +11,7 @@ import signal
 import time
 import warnings
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,6 +177,47 @@ def test_a_changed_image_is_read_again(root, folder):
     assert value() == 3
 
 
+@pytest.mark.parametrize("how", ["in place", "by another file"])
+def test_replaced_files_of_the_same_size_and_time_are_read_again(root, folder, how):
+    """As rsync and tar leave them."""
+    path = root / "train" / "a.png"
+    before = rewrite(path, 1, 10**18)
+    assert opened(root, folder).arrays(0)[0][0, 0, 0] == 1
+    target = path if how == "in place" else root / "train" / "other.png"
+    assert rewrite(target, 2, 10**18) == before
+    os.replace(target, path)
+    assert opened(root, folder).arrays(0)[0][0, 0, 0] == 2
+
+
+@pytest.mark.parametrize("fact", ["st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"])
+def test_each_fact_of_a_file_makes_another_fingerprint(root, monkeypatch, fact):
+    path = root / "train" / "a.png"
+    status = os.stat(path)
+    facts = {name: getattr(status, name) for name in ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")}
+    before = disk_cache.file_fingerprint(path)
+    for changes in ({}, {fact: facts[fact] + 1}):
+        seen = SimpleNamespace(**{**facts, **changes})
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", lambda path, seen=seen, **options: seen)
+            after = disk_cache.file_fingerprint(path)
+        assert (after == before) == (not changes)
+
+
+def test_a_folder_in_the_place_of_an_entry_costs_that_entry_only(root, folder, reads):
+    expected = everything(opened(root, folder, check="none"))
+    taken, *others = entries(folder)
+    for path in (taken, *others):
+        path.unlink()
+    taken.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert equal(everything(opened(root, folder, check="none")), expected)
+        assert equal(everything(opened(root, folder, check="none")), expected)
+    assert sorted(reads.values()) == [2, 2, 2, 2, 3]
+    assert [path for path in entries(folder) if path.is_file()] == others
+    assert not unfinished(folder)
+
+
 def test_a_changed_mask_is_read_again(root, folder):
     everything(opened(root, folder))
     write_image(root / "trainannot" / "b.png", np.full((24, 32), 4, np.uint8))
@@ -206,6 +248,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(root, folder, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(type(dataset), "read", overtaken)
         assert (dataset.arrays(0)[0][..., 0] == 9).all()
+    assert not entries(folder)
     path.write_bytes(before[0])
     os.utime(path, ns=(0, before[1]))
     assert np.array_equal(dataset.arrays(0)[0], opened(root).arrays(0)[0])

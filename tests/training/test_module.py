@@ -179,6 +179,8 @@ def test_a_batch_too_small_to_split_is_refused_before_training(tmp_path):
     net = module(attack=PGD(steps=1))
     with pytest.raises(TrainingError, match=r"data\.batch_size"):
         trainer(tmp_path).fit(net, datamodule=scenes(batch_size=1))
+    with pytest.raises(TrainingError, match=r"data\.global_batch_size = 1, so raise that"):
+        trainer(tmp_path).fit(net, datamodule=scenes(batch_size=4, global_batch_size=1))
     assert net.global_step == 0
 
 

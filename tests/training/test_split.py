@@ -32,6 +32,16 @@ def test_a_batch_of_one_cannot_be_split():
         AdversarialSplit(0.5).sizes(1)
 
 
+def test_the_remedy_is_a_setting_that_has_an_effect():
+    """With a global batch size data.batch_size has none."""
+    with pytest.raises(TrainingError) as caught:
+        AdversarialSplit(0.5).sizes(1, global_batch_size=4)
+    message = str(caught.value)
+    assert "the share of data.global_batch_size = 4" in message
+    assert "lower trainer.accumulate_grad_batches or trainer.devices" in message
+    assert "data.batch_size" not in message
+
+
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])
 def test_fraction_is_a_share(fraction):
     with pytest.raises(ValueError, match="adversarial_fraction"):
