@@ -13,7 +13,7 @@ from robustseg.models import ModelError, Network, SegmentationModel, read_record
 from robustseg.models.catalogue import catalogue, config_name, find_variant
 from robustseg.models.classifiers import LAYOUTS as CLASSIFIERS
 from robustseg.models.classifiers import classifier_weights
-from robustseg.models.foreign import LAYOUTS, ForeignError, Layout, fit_names, recognise
+from robustseg.models.foreign import LAYOUTS, ForeignError, Layout, explain, fit_names, recognise
 from robustseg.models.mismatch import compare, not_finite, shorten
 from robustseg.models.weights import PREFIXES, is_state_dict, read_plain, read_state_dict, sha256, wrapping_of
 
@@ -86,8 +86,9 @@ def _belongs_to(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     """Whose names the tensors have, which configuration loads them, and for how many classes they are."""
     known = recognise(state, LAYOUTS)
     if known is not None:
-        layout, _ = known
-        return [("layout", layout.name), ("loads into", f"configs/network/{layout.config}"), *_classes(state, layout)]
+        layout, inner = known
+        config = layout.config_of(inner)
+        return [("layout", layout.name), ("loads into", f"configs/network/{config}"), *_classes(state, layout)]
     fitting = [(name, count) for name in catalogue() if (count := _count_if_it_fits(state, name)) is not None]
     if fitting:
         names = shorten([f"configs/network/{name}.yaml" for name, _ in fitting])
@@ -145,6 +146,12 @@ def _differences(state: Mapping[str, Tensor], network: Network) -> str:
     return compare(model.state_dict(), fit_names(model, state)[0]).report()
 
 
+def _reason(state: Mapping[str, Tensor], network: Network) -> str | None:
+    """Why the tensors differ, in one clause, where their names tell."""
+    model = SegmentationModel(network).to("meta")
+    return explain(model, state, fit_names(model, state)[0])
+
+
 def describe_fit(path: str | Path, build: Callable[[int], Network], num_classes: int | None) -> tuple[str, bool]:
     """How a file's tensors differ from those of a network, by module.
 
@@ -161,11 +168,14 @@ def describe_fit(path: str | Path, build: Callable[[int], Network], num_classes:
         count = num_classes or _class_count(state, build) or _CLASSES[0]
         network = build(count)
         report = _differences(state, network)
+        reason = _reason(state, network) if report else None
     except ForeignError as error:
         return f"  {'does not fit':<{_LABEL}}{error}", False
     name = f"{type(network).__name__} of {count} classes"
     if not report:
         return f"  {'fits':<{_LABEL}}{name}: every tensor", True
+    if reason:
+        name += f": {reason}"
     return f"  {'does not fit':<{_LABEL}}{name}\n" + "\n".join(f"    {line}" for line in _shown(report)), False
 
 

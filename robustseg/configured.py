@@ -22,6 +22,7 @@ from robustseg.attacks import AttackError
 from robustseg.benchmark import Benchmark, Shard
 from robustseg.callbacks import AttackProgressBar, EpochLines, ResumeCheckpoint, RobustnessEvaluation
 from robustseg.data import DataError, SegmentationDataModule
+from robustseg.detectors import DetectorError
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.report import ReportError
 from robustseg.models import ModelError, SlidingWindow, load_segmentation_weights, read_record
@@ -40,6 +41,7 @@ EXPECTED_ERRORS = (
     AttackError,
     CheckpointError,
     DataError,
+    DetectorError,
     EvaluationError,
     ModelError,
     ReportError,

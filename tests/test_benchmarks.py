@@ -1,4 +1,4 @@
-"""benchmarks/cluster_costs.py and data_loading.py: they run, and what they print follows from what was measured."""
+"""benchmarks/cluster_costs.py, data_loading.py, detector_cost.py: what they print follows from what was measured."""
 
 from __future__ import annotations
 
@@ -299,4 +299,96 @@ def test_arguments_of_data_loading_are_refused_first(loading, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["data_loading.py", *arguments])
     with pytest.raises(SystemExit):
         loading.arguments()
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def detection(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import detector_cost
+
+    return detector_cost
+
+
+TINY = (
+    "--size", "40", "48", "--patch", "24", "--displacement", "2", "4", "--k", "1", "3", "--votes", "2", "--sigma", "1",
+)  # fmt: skip
+
+
+def test_every_score_is_in_the_table(detection, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["detector_cost.py", *TINY, "--rounds", "2"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    monkeypatch.setattr(torch, "set_flush_denormal", lambda switch: None)
+    detection.main()
+    ratio = r" +[\d.]+ \([\d.]+\.\.[\d.]+\)"
+    row = rf"^(s\S+.*?) {{2,}}(\d+) +([\d.]+){ratio}{ratio} +([\d.]+) +[\d.]+$"
+    rows = re.findall(row, capsys.readouterr().out, re.MULTILINE)
+    assert all(float(milliseconds) > 0 and float(peak) > 0 for *_, milliseconds, peak in rows)
+    counts = {name: int(count) for name, count, *_ in rows}
+    assert 2 * 2 * 2 <= counts.pop("self-entropy, K = 2") <= 2 * 3 * 3
+    assert counts.pop("scale, sigma = 1") == 2
+    assert counts == {"spatial, K = 1": 2, "spatial, K = 3": 6, "spatial, K = 3, random sizes": 6}
+
+
+@pytest.mark.parametrize("at_once", [(), ("--patches-per-forward", "4")])
+def test_the_forwards_are_those_of_the_score(detection, monkeypatch, at_once):
+    monkeypatch.setattr(sys, "argv", ["detector_cost.py", *TINY, *at_once])
+    asked = []
+
+    def model(images):
+        assert not torch.is_grad_enabled()
+        asked.append(images.clone())
+        return images.repeat(1, 2, 1, 1)
+
+    for contender in detection.contenders(detection.arguments(), model).values():
+        both = []
+        for run in contender[1:]:
+            asked.clear()
+            run()
+            both.append([*asked])
+        assert len(both[0]) == len(both[1])
+        assert all(torch.equal(mine, bare) for mine, bare in zip(*both, strict=True))
+        assert sum(len(images) for images in both[1]) == contender.patches
+
+
+def test_scores_and_their_forwards_take_turns(detection):
+    order = []
+    found = {
+        name: detection.Contender(1, lambda name=name: order.append(name), lambda name=name: order.append(name.upper()))
+        for name in "ab"
+    }
+    measured = detection.measure(found, 3, torch.device("cpu"))
+    assert "".join(order) == "AaBbbBaAAaBbbBaA"
+    assert {name: len(times) for name, times in measured.items()} == {"a": 3, "b": 3}
+
+
+def test_times_belong_to_what_they_are_of(detection, monkeypatch):
+    monkeypatch.setattr(detection, "timed", lambda run, device: run())
+    measured = detection.measure({"a": detection.Contender(1, lambda: "score", lambda: "bare")}, 2, torch.device("cpu"))
+    assert measured == {"a": [("score", "bare")] * 2}
+
+
+def test_a_row_has_the_ratios_within_a_round(detection):
+    times = [((2.0, 3.0), (1.0, 2.0)), ((9.0, 4.0), (3.0, 2.0)), ((4.0, 5.0), (4.0, 2.0))]
+    times = [tuple(detection.Times(*clocks) for clocks in each) for each in times]
+    printed = detection.row("name", detection.Contender(7, None, None), times, (3 * 2**20, 2**21))
+    assert re.split(r" {2,}", printed) == [
+        "name", "7", "4000.0", "2.000 (1.000..3.000)", "2.000 (1.500..2.500)", "3.0", "1.500",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "0"], "--rounds 0: use at least 1."),
+        (["--network", "nowhere.yaml"], "--network nowhere.yaml: no such file."),
+        (["--patch", "170"], "patch_size = 170 with displacement = [6, 12] takes 182 pixels"),
+        (["--k", "0"], "k = 0: at least one"),
+        (["--sigma", "0"], "sigma = 0.0: a positive"),
+    ],
+)
+def test_arguments_of_the_detectors_are_refused_first(detection, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(sys, "argv", ["detector_cost.py", *arguments])
+    with pytest.raises(SystemExit):
+        detection.arguments()
     assert message in capsys.readouterr().err

@@ -18,14 +18,14 @@ class AdamStep(SignStep):
     AMSGrad (Reddi et al., ICLR 2018), which PAdam uses, the largest v so far stands for v. The moments go on where the
     projection moves the iterate. The first step has length α in each coordinate with a gradient.
 
-    That is linf. PAdam is not defined for l2; there the step goes along the same direction and has length α in all, as
-    the steps of :class:`SignStep` have.
+    That is linf. PAdam is not defined for l2 and rms; there the step goes along the same direction and has size α in
+    all, as the steps of :class:`SignStep` have.
 
     The losses here are sums over an image's pixels. PAdam's public code averages over pixels and batch, so that c
     weighs more, and differently in another batch; an average over N pixels with c equals a sum with N·c.
 
     Args:
-        step_size: α in units of the [0, 1] pixel range (linf), or the length of a step (l2).
+        step_size: α in units of the [0, 1] pixel range (linf), or the length (l2) or rms of a step.
         beta1: Decay of the mean of the gradients, in [0, 1).
         beta2: Decay of the mean of their squares, in [0, 1).
         stabiliser: c > 0, in units of the gradient.
@@ -71,7 +71,7 @@ class AdamStep(SignStep):
         scale = math.sqrt(1 - self.beta2 ** state["taken"])
         direction = state["mean"] / (state["largest"].sqrt() / scale + self.stabiliser)
         direction = direction / (1 - self.beta1 ** state["taken"])
-        if region.threat.norm == "l2":
+        if region.threat.norm != "linf":
             direction = region.threat.direction(direction)
         return images_adv.add(direction.to(images_adv.dtype), alpha=float(self.step_size))
 

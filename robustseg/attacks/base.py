@@ -228,7 +228,8 @@ def check_logits(logits: object, images: Tensor, targets: Tensor, differentiable
     Args:
         logits: What the model returned.
         images: What it was given.
-        targets: B×H×W, which need not have the size of ``images``.
+        targets: B×H×W, which need not have the size of ``images``; where they are B×1×N, the logits may be B×C×1×N,
+            those of several views of the images side by side.
         differentiable: The attack needs the gradient to the input.
 
     Raises:
@@ -239,7 +240,8 @@ def check_logits(logits: object, images: Tensor, targets: Tensor, differentiable
         raise AttackError(
             f"the model returned a {type(logits).__name__}, not a tensor of logits: wrap it so that it returns B×C×H×W."
         )
-    if logits.ndim != 4 or logits.shape[0] != len(images) or logits.shape[-2:] != images.shape[-2:]:
+    sizes = (images.shape[-2:], targets.shape[-2:] if targets.shape[-2] == 1 else None)
+    if logits.ndim != 4 or logits.shape[0] != len(images) or logits.shape[-2:] not in sizes:
         raise AttackError(
             f"the model returned {tuple(logits.shape)} for images {tuple(images.shape)}: logits must be B×C×H×W at "
             "the size of the images (SegmentationModel upsamples them)."

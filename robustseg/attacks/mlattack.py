@@ -40,7 +40,7 @@ class MLAttack(IterativeAttack):
         eps: Radius, in units of the [0, 1] pixel range.
         step_size: α, as for :class:`~robustseg.attacks.SignStep`.
         steps: T ≥ 1.
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         random_start: Start from noise in the ball instead of from the image.
         restarts: Independent runs, of which each image keeps the one that fools most pixels.
         targeted: ``targets`` are what the attacker wants to see.

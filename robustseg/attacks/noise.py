@@ -80,18 +80,21 @@ class NoiseSource:
             part._per_image = [self._per_image[row] for row in rows.tolist()]
         return part
 
-    def fork(self, seed: int) -> NoiseSource:
+    def fork(self, seed: int, device: torch.device | None = None) -> NoiseSource:
         """A source of its own for one part of an attack, which leaves this one where it is.
 
         Args:
             seed: 0 for the numbers that this source would give from here on, anything else for others.
+            device: Where its numbers come from, if not from where this one's do; ``seed`` is not 0 then.
         """
         fork = copy.copy(self)
         fork._shared = _forked(self._shared, seed)
         if isinstance(self._per_image, torch.Generator):
-            fork._per_image = _forked(self._per_image, seed)
+            fork._per_image = _forked(self._per_image, seed, device)
+            if self._part is not None and device is not None:
+                fork._part = (self._part[0].to(device), self._part[1])
         else:
-            fork._per_image = [_forked(generator, seed) for generator in self._per_image]
+            fork._per_image = [_forked(generator, seed, device) for generator in self._per_image]
         return fork
 
     def _draw(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
@@ -115,9 +118,9 @@ def _generator(seed: int, device: torch.device) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(seed)
 
 
-def _forked(generator: torch.Generator, seed: int) -> torch.Generator:
+def _forked(generator: torch.Generator, seed: int, device: torch.device | None = None) -> torch.Generator:
     if seed:
-        return _generator(_hash(generator.initial_seed(), seed), generator.device)
+        return _generator(_hash(generator.initial_seed(), seed), device or generator.device)
     fork = torch.Generator(device=generator.device)
     fork.set_state(generator.get_state())
     return fork

@@ -34,7 +34,7 @@ class TransferAttack(IterativeAttack):
         kernel: Kernel of :class:`~robustseg.attacks.transfer_steps.TranslationInvariantStep`.
         kernel_size: Its side in pixels; 1 for none.
         sigma: σ of its Gaussian, by default (kernel_size − 1)/6.
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         random_start: Start from noise in the allowed set.
         restarts: Independent runs.
         targeted: ``targets`` are what the attacker wants to see.

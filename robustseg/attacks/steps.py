@@ -49,10 +49,10 @@ def select_state(state: StepState, rows: Tensor) -> StepState:
 
 
 class SignStep(StepRule):
-    """x + α·sign(∇) for linf, x + α·∇/‖∇‖₂ per image for l2 (Madry et al., ICLR 2018).
+    """x + α·sign(∇) for linf, x + α·∇/‖∇‖ per image for l2 and rms (Madry et al., ICLR 2018).
 
     Args:
-        step_size: α in units of the [0, 1] pixel range (linf), or the length of a step (l2).
+        step_size: α in units of the [0, 1] pixel range (linf), or the length (l2) or rms of a step.
 
     Raises:
         ValueError: ``step_size`` is not a positive number.

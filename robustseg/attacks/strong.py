@@ -33,7 +33,7 @@ class APGD(IterativeAttack):
         eps: Radius of the ball.
         steps: T, over all stages.
         loss: What gives the gradient; the cross-entropy by default.
-        norm: ``linf`` or ``l2``.
+        norm: ``linf``, ``l2`` or ``rms``.
         shrinking: Begin in larger balls.
         random_start: Start from noise in the (first) ball.
         restarts: Independent runs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from fractions import Fraction
 from typing import Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from robustseg.attacks.noise import NoiseSource
 from robustseg.types import parse_fraction
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "rms"]
 
 
 class ThreatModel:
@@ -21,21 +22,22 @@ class ThreatModel:
     Args:
         eps: Radius, in units of the [0, 1] pixel range: ``"8/255"``, ``0.03``. For ``linf`` the largest
             change of any channel of any pixel, at most 1; for ``l2`` the Euclidean length of an image's
-            whole perturbation, which may exceed 1.
-        norm: ``"linf"`` or ``"l2"``.
+            whole perturbation, which may exceed 1; for ``rms`` that length over the square root of the number
+            of an image's values, 3·H·W, at most 1: the same for images of any size.
+        norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         bounds: Smallest and largest valid pixel value.
 
     Raises:
-        ValueError: ``eps`` is negative, not a number, or above 1 under ``linf``; unknown ``norm``.
+        ValueError: ``eps`` is negative, not a number, or above 1 under ``linf`` or ``rms``; unknown ``norm``.
     """
 
     def __init__(self, eps: float | str = "8/255", norm: Norm = "linf", bounds: tuple[float, float] = (0.0, 1.0)):
-        if norm not in ("linf", "l2"):
-            raise ValueError(f"norm = {norm!r} is not known: use linf or l2.")
+        if norm not in ("linf", "l2", "rms"):
+            raise ValueError(f"norm = {norm!r} is not known: use linf, l2 or rms.")
         self.eps: Fraction = parse_fraction(eps, "eps")
         if self.eps < 0:
             raise ValueError(f"eps = {eps} is negative: a radius is 0 or more, 8/255 for example.")
-        if norm == "linf" and self.eps > 1:
+        if norm != "l2" and self.eps > 1:
             raise ValueError(
                 f"eps = {self.eps} exceeds 1: eps is in units of the [0, 1] pixel range, so write {self.eps}/255 "
                 f"for {self.eps} grey levels of 8-bit images."
@@ -44,22 +46,23 @@ class ThreatModel:
         self.bounds = bounds
 
     def scaled(self, factor: float) -> ThreatModel:
-        """The same with ``factor`` times the radius, at most 1 under linf."""
+        """The same with ``factor`` times the radius, at most 1 under linf and rms."""
         eps = self.eps * Fraction(factor)
-        return ThreatModel(str(min(eps, Fraction(1)) if self.norm == "linf" else eps), self.norm, self.bounds)
+        return ThreatModel(str(min(eps, Fraction(1)) if self.norm != "l2" else eps), self.norm, self.bounds)
 
     def around(self, images: Tensor) -> Region:
         """The allowed set around ``images`` (B×3×H×W), computed once per attack."""
         return Region(self, images)
 
     def direction(self, grad: Tensor) -> Tensor:
-        """Steepest ascent direction of unit length: the sign (linf) or the gradient over its norm, per image (l2)."""
+        """Steepest ascent direction of unit length: the sign (linf), or the gradient over its own norm (l2, rms)."""
         if self.norm == "linf":
             return grad.sign()
-        # Scaling by the largest entry first keeps the squares of tiny gradients from underflowing.
-        tiny = torch.finfo(grad.dtype).tiny
-        scaled = grad / per_image(grad.abs().flatten(1).amax(1), grad).clamp_min(tiny)
-        return scaled / per_image(scaled.flatten(1).norm(dim=1), grad).clamp_min(tiny)
+        return _unit(grad) * self.length(grad)
+
+    def length(self, images: Tensor) -> float:
+        """Euclidean length of a perturbation of B×3×H×W ``images`` whose l2 or rms is 1."""
+        return math.sqrt(images[0].numel()) if self.norm == "rms" else 1.0
 
     def __repr__(self) -> str:
         return f"ThreatModel(eps={str(self.eps)!r}, norm={self.norm!r}, bounds={self.bounds})"
@@ -76,7 +79,7 @@ class Region:
     def __init__(self, threat: ThreatModel, images: Tensor):
         self.threat = threat
         self.images = images
-        self._eps = float(threat.eps)
+        self._eps = float(threat.eps) * (1.0 if threat.norm == "linf" else threat.length(images))
         if threat.norm == "linf":
             lower, upper = threat.bounds
             wide = images.double()
@@ -92,7 +95,7 @@ class Region:
         return part
 
     def project(self, images_adv: Tensor) -> Tensor:
-        """The nearest allowed images (linf); for l2 first into the ball, then into the box, which stays in both."""
+        """The nearest allowed images (linf); otherwise first into the ball, then into the box, which stays in both."""
         if self.threat.norm == "linf":
             return torch.minimum(torch.maximum(images_adv, self._low), self._high)
         delta = images_adv - self.images
@@ -107,11 +110,11 @@ class Region:
         else:
             normal = noise.normal(self.images)
             radius = noise.uniform(self.images.flatten(1)[:, :1]) ** (1 / self.images[0].numel())
-            delta = self.threat.direction(normal) * per_image(radius.flatten(), normal) * self._eps
+            delta = _unit(normal) * per_image(radius.flatten(), normal) * self._eps
         return self.project(self.images + delta)
 
     def finish(self, images_adv: Tensor) -> Tensor:
-        """Mend what rounding left outside of the l2 ball, so that the budget holds exactly in the images' dtype."""
+        """Mend what rounding left outside of a round ball, so that the budget holds exactly in the images' dtype."""
         if self.threat.norm == "linf":
             return images_adv
         clean = self.images.double()
@@ -119,6 +122,14 @@ class Region:
         length = per_image(delta.flatten(1).norm(dim=1), delta)
         delta = delta * torch.where(length > self._eps, self._eps / length * (1 - 1e-12), torch.ones_like(length))
         return _round_towards(clean + delta, self.images).clamp(*self.threat.bounds)
+
+
+def _unit(grad: Tensor) -> Tensor:
+    """The gradient of each image over its Euclidean length."""
+    # Scaling by the largest entry first keeps the squares of tiny gradients from underflowing.
+    tiny = torch.finfo(grad.dtype).tiny
+    scaled = grad / per_image(grad.abs().flatten(1).amax(1), grad).clamp_min(tiny)
+    return scaled / per_image(scaled.flatten(1).norm(dim=1), grad).clamp_min(tiny)
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ class NesterovStep(MomentumStep):
     had a gradient, which for a classifier are all of them: a frame of ignored pixels that the model's answer does not
     depend on makes the look-ahead no longer.
 
-    Ours, since the paper has linf only: for l2, g is scaled by the square root of the number of those entries, so that
-    a look-ahead along one dense gradient has the length of a step, about α·μ, as it has for linf.
+    Ours, since the paper has linf only: for l2 and rms, g is scaled by the square root of the number of those entries,
+    so that a look-ahead along one dense gradient has the size of a step, about α·μ, as it has for linf.
 
     The look-ahead may lie outside of the ball and of [0, 1], as in the paper; the iterates do not.
 
@@ -42,7 +42,7 @@ class NesterovStep(MomentumStep):
             return images_adv
         momentum: Tensor = state["momentum"]
         reached = (momentum != 0).flatten(1).sum(1).to(momentum.dtype)
-        scale = reached if region.threat.norm == "linf" else reached.sqrt()
+        scale = reached if region.threat.norm == "linf" else reached.sqrt() * region.threat.length(images_adv)
         ahead = momentum * per_image(float(self.step_size) * self.decay * scale, momentum)
         return (images_adv + ahead).to(images_adv.dtype)
 

@@ -51,10 +51,7 @@ class Detector(ABC):
         Raises:
             DetectorError: The images do not fit the detector or each other, or no pixel is left to compare.
         """
-        if images.ndim != 4 or not images.is_floating_point() or not len(images):
-            raise DetectorError(f"images are {images.dtype} {list(images.shape)}: float B×3×H×W in [0, 1] expected.")
-        if len(ids) != len(images):
-            raise DetectorError(f"{len(ids)} ids for {len(images)} images: give one id per image.")
+        check_images(images, ids)
         if ignored is not None and (ignored.shape != (len(images), *images.shape[-2:]) or ignored.dtype != torch.bool):
             raise DetectorError(
                 f"ignored is {ignored.dtype} {list(ignored.shape)} for images {list(images.shape)}: bool B×H×W wanted."
@@ -91,6 +88,18 @@ class Detector(ABC):
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.describe().items() if name != "detector")
         return f"{type(self).__name__}({settings})"
+
+
+def check_images(images: Tensor, ids: Sequence[str]) -> None:
+    """Refuse what is no batch of images with their ids.
+
+    Raises:
+        DetectorError: It is not.
+    """
+    if images.ndim != 4 or not images.is_floating_point() or not len(images):
+        raise DetectorError(f"images are {images.dtype} {list(images.shape)}: float B×3×H×W in [0, 1] expected.")
+    if len(ids) != len(images):
+        raise DetectorError(f"{len(ids)} ids for {len(images)} images: give one id per image.")
 
 
 @contextmanager

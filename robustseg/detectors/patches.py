@@ -79,15 +79,15 @@ class PairSampler(NamedTuple):
         pairs = []
         for image in range(len(images)):
             for size, down, right, top, left in drawn[image].tolist():
-                side = _integer(size, *self.sizes)
-                moved = _integer(down, *self.displacement), _integer(right, *self.displacement)
+                side = integer(size, *self.sizes)
+                moved = integer(down, *self.displacement), integer(right, *self.displacement)
                 free = [whole - side - by for whole, by in zip(images.shape[-2:], moved, strict=True)]
-                pairs.append(PatchPair(image, side, _integer(top, 0, free[0]), _integer(left, 0, free[1]), *moved))
+                pairs.append(PatchPair(image, side, integer(top, 0, free[0]), integer(left, 0, free[1]), *moved))
         return pairs
 
 
-def _integer(uniform: float, low: int, high: int) -> int:
-    """U[0, 1) to one of low..high, all equally likely."""
+def integer(uniform: float, low: int, high: int) -> int:
+    """One of low..high, all equally likely, from a number that is uniform over [0, 1)."""
     return min(low + int(uniform * (high - low + 1)), high)
 
 

@@ -17,7 +17,7 @@ from robustseg.metrics.functional import confusion_matrix, miou
 from robustseg.types import IGNORE_INDEX
 
 _PIXELS_AT_ONCE = 2**20
-"""Of the overlaps that are compared together: some 50 MB."""
+"""Of the overlaps that are compared together: some 65 MB."""
 
 
 class SpatialConsistency(Detector):
@@ -113,9 +113,10 @@ class SpatialConsistency(Detector):
         classes = 0
         for size, indices in of_size.items():
             places = [(pairs[i].image, *corner, size) for i in indices for corner in pairs[i].corners]
-            shown = []
-            for predicted, classes in predicted_patches(model, images, places, self.patches_per_forward):
+            shown: list[Tensor] = []
+            for predicted, found_classes in predicted_patches(model, images, places, self.patches_per_forward):
                 shown += [*predicted]
+                classes = found_classes
             for index, first, second in zip(indices, shown[::2], shown[1::2], strict=True):
                 down, right = pairs[index].down, pairs[index].right
                 found[index] = first[down:, right:], second[: size - down, : size - right]

@@ -16,7 +16,7 @@ from robustseg.types import IGNORE_INDEX
 FOOLED = 0.99
 """Share of the valid pixels that must be wrong for an image to count as fooled; that of the minimum-norm papers."""
 
-FIGURES = ("linf", "l2", "linf_8bit", "l2_8bit", "wrong", "forwards", "backwards", "seconds", "target_success")
+FIGURES = ("linf", "l2", "linf_8bit", "l2_8bit", "wrong", "forwards", "backwards", "seconds", "target_success", "rms")
 """Columns of :func:`image_figures`."""
 
 
@@ -41,9 +41,9 @@ def image_figures(
         ignore_index: Label of pixels that are not counted.
 
     Returns:
-        B×9 float64, the columns :data:`FIGURES`. Sizes are those of the perturbation, in units of the [0, 1] pixel
-        range, as it is and after the adversarial image was rounded to 8 bit. NaN: ``wrong`` of an image without valid
-        pixels, ``target_success`` without a target map.
+        B×10 float64, the columns :data:`FIGURES`. Sizes are those of the perturbation, in units of the [0, 1] pixel
+        range, as it is and, under names that say so, after the adversarial image was rounded to 8 bit. NaN: ``wrong``
+        of an image without valid pixels, ``target_success`` without a target map.
     """
     valid = targets != ignore_index
     wrong = (valid & (predictions != targets)).flatten(1).sum(1) / valid.flatten(1).sum(1)
@@ -62,6 +62,7 @@ def image_figures(
         result.backwards,
         torch.full((len(images),), seconds / len(images)),
         nothing if wanted is None else target_success(predictions, wanted, targets, ignore_index),
+        delta.square().mean(1).sqrt(),
     )
     return torch.stack([column.to(device=images.device, dtype=torch.float64) for column in columns], 1)
 
@@ -70,7 +71,7 @@ def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:
     """Figures of a data set under one attack from those of its images.
 
     Args:
-        rows: N×9, columns :data:`FIGURES`.
+        rows: N×10, columns :data:`FIGURES`.
         fooled: Share of the valid pixels that must be wrong for an image to count as fooled.
 
     Returns:
@@ -79,9 +80,9 @@ def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:
         those whose true label is another (NaN for attacks without a target map); ``fooled_share``, the share of the
         attacked images with at least ``fooled`` of their valid pixels wrong; and over these ``fooled_linf`` and
         ``fooled_l2``, the median size of the perturbation (NaN without any); ``linf_max``, ``l2_max``,
-        ``linf_max_8bit`` and ``l2_max_8bit`` over all images.
+        ``linf_max_8bit``, ``l2_max_8bit`` and ``rms_max`` over all images.
     """
-    linf, l2, _, _, wrong, forwards, backwards, seconds, shown = rows.unbind(1)
+    linf, l2, _, _, wrong, forwards, backwards, seconds, shown, rms = rows.unbind(1)
     # NaN without valid pixels.
     valid = wrong.isfinite()
     is_fooled = wrong >= fooled - 1e-9
@@ -96,6 +97,7 @@ def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:
         "fooled_linf": _median(linf[is_fooled]),
         "fooled_l2": _median(l2[is_fooled]),
         **dict(zip(("linf_max", "l2_max", "linf_max_8bit", "l2_max_8bit"), largest, strict=True)),
+        "rms_max": rms.amax(),
     }
 
 

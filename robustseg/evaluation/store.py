@@ -187,7 +187,10 @@ def streams(folder: Path) -> list[Stream]:
         header = metadata.get(b"robustseg", b"")
         # Without this a damaged byte in it could pass for another evaluation.
         if not schema.equals(_SCHEMA) or metadata.get(b"crc32") != str(zlib.crc32(header)).encode():
-            warnings.warn(f"{path}: the beginning is damaged, and none of its records is used.", stacklevel=2)
+            warnings.warn(
+                f"{path}: the beginning is damaged, or of another version, and none of its records is used.",
+                stacklevel=2,
+            )
             continue
         found.append(Stream(path, json.loads(header)))
     return found

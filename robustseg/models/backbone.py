@@ -13,12 +13,12 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
-from robustseg.models.classifiers import classifier_weights
+from robustseg.models.classifiers import ClassifierWeights, classifier_weights
 from robustseg.models.conv_stem import replace_stem
 from robustseg.models.errors import ModelError
 from robustseg.models.mismatch import by_module, compare, not_finite, shorten
-from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD
-from robustseg.models.starts import without_unused_projections
+from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, RAW_MEAN, RAW_STD
+from robustseg.models.starts import resized_positions, segmentation_hint, without_unused_projections
 from robustseg.models.weights import read_state_dict, sha256
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,10 @@ RESERVED = (
     *("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"),
 )
 """Arguments of timm.create_model that are not the user's to give in backbone_args."""
+WEIGHTS_KEY = "model.network.init_args.weights"
+"""The setting that names a backbone's file, for messages."""
+_POSITIONS = "pos.embed"
+"""A ViT's position embeddings, as :func:`_canonical` has it."""
 
 
 class Backbone(nn.Module):
@@ -50,12 +54,15 @@ class Backbone(nn.Module):
             both. ResNets with blocks of two, which are ResNet-18 and -34, only.
         conv_stem: Begin with 3×3 convolutions in place of 4×4 patches, see
             :class:`~robustseg.models.conv_stem.ConvStem`. ConvNeXts only.
+        raw_images: Take images in [0, 1] as they are. Weights that were trained on others, by what their file says,
+            are refused.
 
     Attributes:
         channels: Channels of each level.
         strides: Input pixels per cell of each level.
         stride: Input pixels per cell of the last level.
-        mean: Per-channel mean of the images that timm's weights of this name were trained on.
+        mean: Per-channel mean of the images that the weights were trained on: what ``raw_images`` or the file of
+            ``weights`` says, else what timm's weights of this name want.
         std: The standard deviation that goes with it.
 
     Raises:
@@ -73,6 +80,7 @@ class Backbone(nn.Module):
         first_block_dilated: bool = False,
         dilate_once: bool = False,
         conv_stem: bool = False,
+        raw_images: bool = False,
     ) -> None:
         super().__init__()
         args = dict(args or {})
@@ -93,8 +101,10 @@ class Backbone(nn.Module):
             _dilate_once(self.body, name)
         if conv_stem:
             replace_stem(self.body, name)
+        if raw_images:
+            self.mean, self.std = RAW_MEAN, RAW_STD
         if weights is not None:
-            _load(self, name, args, weights)
+            _load(self, name, args, weights, raw_images)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the levels, B×channels×h×w each, the last one last, for normalised B×3×H×W images."""
@@ -199,34 +209,37 @@ def _check_built(name: str, output_stride: int | None, backbone: Backbone, args:
         )
 
 
-def _load(backbone: Backbone, name: str, args: dict[str, Any], path: str | Path) -> None:
+def _load(backbone: Backbone, name: str, args: dict[str, Any], path: str | Path, raw_images: bool) -> None:
     """Load a classification network's weights into the feature extractor made from it.
 
     Names of other projects become timm's (:mod:`robustseg.models.classifiers`), which in turn renames what it extracts
     (``stages.0`` becomes ``stages_0``, ViTs get the prefix ``model.``), so keys are compared with dots and underscores
     made equal. Keys of the whole network that the features do not use, such as its classifier, may be present; any
-    others may not. A normalisation in the file becomes the backbone's.
+    others may not. A normalisation in the file becomes the backbone's. The position embeddings of a ViT are resized.
 
     Raises:
-        ModelError: The file does not hold this backbone's weights.
+        ModelError: The file does not hold this backbone's weights, or they were trained on other images than
+            ``raw_images`` says.
     """
-    state = read_state_dict(path)
+    state = read_state_dict(path, WEIGHTS_KEY)
     try:
         weights = classifier_weights(state)
     except ModelError as error:
         raise ModelError(f"{path}: {error}.") from error
-    found = {_canonical(key): value for key, value in without_unused_projections(weights.state).items()}
+    read_as = f" (read as {weights.layout})" if weights.layout else ""
+    _check_normalisation(weights, raw_images, f"{path}{read_as}")
     own = backbone.body.state_dict()
     names = {_canonical(key.removeprefix("model.")): key for key in own}
+    found = {_canonical(key): value for key, value in without_unused_projections(weights.state).items()}
+    found = resized_positions(backbone.body, found, _POSITIONS, path)
     whole = {_canonical(key) for key in timm.create_model(name, pretrained=False, **args).state_dict()}
     # absent from files older than PyTorch 0.4.1, and without effect on BatchNorm with a momentum
     counters = {key: own[names[key]] for key in names if key.endswith("num.batches.tracked") and key not in found}
     used = {key: value for key, value in found.items() if key in names or key not in whole} | counters
-    mismatch = compare({key: own[names[key]] for key in names}, used)
-    read_as = f" (read as {weights.layout})" if weights.layout else ""
-    if mismatch:
+    if mismatch := compare({key: own[names[key]] for key in names}, used):
         logger.info("%s does not fit backbone %s.\n%s", path, name, mismatch.report())
         hint = "; set conv_stem: true" if "stem.0.0.weight" in found.keys() - names.keys() else ""
+        hint = hint or segmentation_hint(state)
         raise ModelError(f"{path}{read_as} does not hold the weights of backbone {name}: {mismatch}{hint}.")
     if broken := not_finite({names[key]: value for key, value in used.items()}):
         raise ModelError(f"{path} holds values that are not finite ({by_module(broken)}): take another checkpoint.")
@@ -235,12 +248,21 @@ def _load(backbone: Backbone, name: str, args: dict[str, Any], path: str | Path)
     if weights.mean is not None and weights.std is not None:
         backbone.mean, backbone.std = weights.mean, weights.std
     dropped = sorted(found.keys() - used.keys())
+    source = "the file's" if weights.mean is not None else "those of raw_images: true" if raw_images else ""
     logger.info(
         "%s%s, SHA-256 %s: backbone %s; left out %s, which its features do not use; images are normalised by mean %s, "
         "std %s%s",
         *(path, read_as, sha256(path), name, shorten(dropped) or "nothing"),
-        *(list(backbone.mean), list(backbone.std), ", which are the file's" if weights.mean is not None else ""),
+        *(list(backbone.mean), list(backbone.std), f", which are {source}" if source else ""),
     )
+
+
+def _check_normalisation(weights: ClassifierWeights, raw_images: bool, source: str) -> None:
+    if raw_images and weights.mean is not None and (weights.mean, weights.std) != (RAW_MEAN, RAW_STD):
+        raise ModelError(
+            f"raw_images = true, and {source} was trained on images normalised by mean {list(weights.mean)}, std "
+            f"{list(weights.std or ())}, as it says itself: set raw_images: false."
+        )
 
 
 def _canonical(key: str) -> str:

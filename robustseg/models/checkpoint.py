@@ -12,10 +12,10 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from robustseg.models.errors import ModelError
-from robustseg.models.foreign import ForeignError, fit_names
+from robustseg.models.foreign import ForeignError, check_config, explain, fit_names
 from robustseg.models.mismatch import Mismatch, by_module, compare, not_finite
 from robustseg.models.model import SegmentationModel
-from robustseg.models.weights import read_plain, read_state_dict, sha256
+from robustseg.models.weights import read_plain, read_weights, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,10 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
     """
     digest = sha256(path)
     try:
-        found, layout = fit_names(model, read_state_dict(path))
+        state, averaged, config = read_weights(path)
+        found, layout = fit_names(model, state, path)
+        if layout is not None:
+            check_config(layout, config, model.network)
     except ForeignError as error:
         raise ModelError(f"{path}: {error}") from error
     expected = model.state_dict()
@@ -74,7 +77,9 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
         _refuse_other_classes(model, path, expected, found, mismatch)
         logger.info("%s does not fit the network.\n%s", path, mismatch.report())
         named = f" (read as {layout.name})" if layout else ""
-        raise ModelError(f"{path}{named} does not fit the network: {mismatch}; {_REMEDY}")
+        reason = explain(model, state, found)
+        remedy = f"{reason} (robustseg inspect shows all of it)." if reason else f"{mismatch}; {_REMEDY}"
+        raise ModelError(f"{path}{named} does not fit the network: {remedy}")
     if broken := not_finite(found):
         raise ModelError(
             f"{path} holds values that are not finite ({by_module(broken)}), as a training that diverged leaves them: "
@@ -84,6 +89,8 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
         _refuse_other_settings(model, path)
     model.load_state_dict(found, strict=True)
     info = WeightsInfo(path=str(path), sha256=digest)
+    if averaged:
+        info["averaged"] = True
     return info | {"layout": layout.name} if layout else info
 
 

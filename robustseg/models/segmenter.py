@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from robustseg.models.backbone import Backbone
 from robustseg.models.classifiers import classifier_weights
 from robustseg.models.errors import ModelError
-from robustseg.models.network import RAW_MEAN, RAW_STD, Network
+from robustseg.models.network import Network
 from robustseg.models.weights import read_state_dict
 
 HEAD_EPS = 1e-5
@@ -37,6 +37,7 @@ class ViTBackbone(Backbone):
         args: Further arguments of the timm architecture; ``img_size`` is that of the position embeddings.
         norm_eps: What every LayerNorm adds to the variance.
         position_resize: How position embeddings are resized to other image sizes.
+        raw_images: See :class:`~robustseg.models.backbone.Backbone`.
 
     Attributes:
         patch_size: Height and width of a patch in pixels.
@@ -53,10 +54,12 @@ class ViTBackbone(Backbone):
         args: Mapping[str, Any] | None = None,
         norm_eps: float = HEAD_EPS,
         position_resize: Literal["bilinear", "bicubic"] = "bilinear",
+        raw_images: bool = False,
     ) -> None:
         if timm.is_model(name) and model_entrypoint(name).__module__ not in PLAIN_VITS:
             raise ModelError(_refusal(name))
-        super().__init__(name, None, pretrained, weights, {"dynamic_img_size": True, **(args or {})}, levels=1)
+        args = {"dynamic_img_size": True, **(args or {})}
+        super().__init__(name, None, pretrained, weights, args, levels=1, raw_images=raw_images)
         vit = getattr(self.body, "model", None)
         if (
             not isinstance(vit, VisionTransformer)
@@ -221,9 +224,8 @@ class Segmenter(Network):
         self.norm_eps = norm_eps
         self.position_resize = position_resize
         self.crop_padding = crop_padding
-        self.backbone = ViTBackbone(backbone, pretrained, weights, backbone_args, norm_eps, position_resize)
-        normalisation = (RAW_MEAN, RAW_STD) if raw_images else (self.backbone.mean, self.backbone.std)
-        self.image_mean, self.image_std = normalisation
+        self.backbone = ViTBackbone(backbone, pretrained, weights, backbone_args, norm_eps, position_resize, raw_images)
+        self.image_mean, self.image_std = self.backbone.mean, self.backbone.std
         self.head = MaskTransformer(self.backbone.channels[0], num_classes, layers, dropout)
 
     def forward(self, x: Tensor) -> Tensor:

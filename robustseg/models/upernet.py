@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from robustseg.models.backbone import Backbone
 from robustseg.models.errors import ModelError
 from robustseg.models.heads import FCNHead, PooledBatchNorm2d, conv_bn_relu, pooled_conv
-from robustseg.models.network import RAW_MEAN, RAW_STD, Network
+from robustseg.models.network import Network
 
 
 class UPerHead(nn.Module):
@@ -115,14 +115,22 @@ class UPerNet(Network):
         if conv_stem and pretrained:
             raise ModelError("pretrained = true: timm has no weights of a conv_stem; give weights: FILE, or false.")
         self.conv_stem = conv_stem
-        self.backbone = Backbone(backbone, None, pretrained, weights, backbone_args, levels=4, conv_stem=conv_stem)
+        self.backbone = Backbone(
+            backbone,
+            None,
+            pretrained,
+            weights,
+            backbone_args,
+            levels=4,
+            conv_stem=conv_stem,
+            raw_images=raw_images,
+        )
         if len(set(self.backbone.strides)) < 4:
             raise ModelError(
                 f"backbone {backbone} has levels of strides {', '.join(map(str, self.backbone.strides))}: UPerNet "
                 f"needs four that differ, as those of convnext_tiny, swin_tiny_patch4_window7_224 or resnet50."
             )
-        normalisation = (RAW_MEAN, RAW_STD) if raw_images else (self.backbone.mean, self.backbone.std)
-        self.image_mean, self.image_std = normalisation
+        self.image_mean, self.image_std = self.backbone.mean, self.backbone.std
         widths = self.backbone.channels
         self.level_norms = nn.ModuleList(LayerNorm2d(width, eps=1e-6) for width in widths) if level_norms else None
         self.head = UPerHead(widths, num_classes, channels, dropout)

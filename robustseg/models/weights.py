@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -18,10 +18,27 @@ from robustseg.models.mismatch import shorten
 
 logger = logging.getLogger(__name__)
 
-WRAPPINGS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights")
+AVERAGES = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "model_state_dict_ema", "ema_model_state_dict"),
+    *("params_ema", "ema", "teacher"),
+)
+"""Entries under which training scripts keep a running average of the weights."""
+WRAPPINGS = (
+    *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params", "student"),
+    *AVERAGES,
+)
 """Entries under which training scripts keep the state dict, in the order in which they are looked for."""
-PREFIXES = ("module.", "model.", "_orig_mod.", "net.")
+MOST_WRAPPINGS = 4
+"""How many may be within one another: in a file that was tampered with, an entry may hold itself."""
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")
 """What DataParallel, Lightning, torch.compile and training scripts put before the names of a network's tensors."""
+ATTRIBUTES = ("model.", "net.", "network.")
+"""Those of the :data:`PREFIXES` that are a training module's name for its network, beside which it may have others."""
+AVERAGING_COUNTER = "n_averaged"
+"""What torch.optim.swa_utils.AveragedModel keeps beside ``module.``."""
+FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "last.ckpt")
+"""Files of weights in the folders that libraries and training write, the more likely ones first."""
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 BOOKKEEPING = (
     *("argparse.Namespace", "types.SimpleNamespace", "easydict.EasyDict", "yacs.config.CfgNode"),
     *("mmengine.logging.history_buffer.HistoryBuffer", "mmengine.config.config.ConfigDict"),
@@ -47,12 +64,24 @@ class _StandIn:
         """Forget an element of a list."""
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+class Weights(NamedTuple):
+    """The tensors of a file."""
+
+    state: dict[str, Tensor]
+    """Name to CPU tensor."""
+    averaged: bool
+    """Whether the file says that they are a running average (EMA, SWA) of those that were trained."""
+    config: str | None
+    """The configuration that mmengine and mmcv keep beside the tensors, as text."""
+
+
+def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     """Read the tensors of a file without executing anything in it.
 
     Args:
         path: ``.safetensors``, or a ``.pt``, ``.pth`` or ``.ckpt`` file that holds a state dict, alone or in one of
             the :data:`WRAPPINGS`, such as ``state_dict`` (Lightning, timm, mmengine) or ``model`` (torchvision, DeiT).
+        key: The setting that names the file, for messages.
 
     Returns:
         Name to CPU tensor.
@@ -60,29 +89,80 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ModelError: The file is missing, unreadable, holds other objects than tensors, or is not a state dict.
     """
+    return read_weights(path, key).state
+
+
+def read_weights(path: str | Path, key: str | None = None) -> Weights:
+    """Read the tensors of a file, and whether they are averages; see :func:`read_state_dict`."""
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"weights file {path} {'is a folder' if path.is_dir() else 'does not exist'}.")
+        raise ModelError(f"weights file {path} {_no_file(path, key or '--ckpt_path or model.init_weights')}.")
     content = read_plain(path)
-    while isinstance(content, dict) and (wrapping := wrapping_of(content)):
+    config = _config_text(content)
+    averaged = False
+    for _ in range(MOST_WRAPPINGS):
+        if not isinstance(content, dict) or not (wrapping := wrapping_of(content)):
+            break
         others = [key for key in content if key != wrapping and is_state_dict(content[key])]
         if others:
             logger.warning("%s: loaded %s, and not %s, which it holds beside it", path, wrapping, shorten(others))
         content = content[wrapping]
+        averaged = averaged or wrapping in AVERAGES
     if not isinstance(content, dict) or not content:
         kind = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ModelError(f"{path} is not a state dict: it holds {kind}.")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ModelError(
-                f"{path} is not a state dict: its entry {key!r} is a {type(value).__name__}, not a tensor."
-            )
-    return dict(content)
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ModelError(f"{path} is not a state dict: {_no_entry(name, value)}.")
+    averaged = averaged or any(name.rpartition(".")[2] == AVERAGING_COUNTER for name in content)
+    return Weights(dict(content), averaged, config)
+
+
+def _config_text(content: object) -> str | None:
+    meta = content.get("meta") if isinstance(content, dict) else None
+    texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, dict) else []
+    return next((text for text in texts if isinstance(text, str)), None)
+
+
+def _no_file(path: Path, key: str) -> str:
+    if not path.is_dir():
+        return f"does not exist: check {key}"
+    inside = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    preferred = [name for name in FILE_NAMES if name in inside] or inside
+    if len(preferred) == 1 or preferred != inside:
+        return f"is a folder: set {key} to the file in it, {path / preferred[0]}"
+    return f"is a folder: set {key} to a file in it{f', one of {shorten(inside)}' if inside else ''}"
+
+
+def _no_entry(name: object, value: object) -> str:
+    if not isinstance(name, str):
+        return (
+            f"its entry {name!r} has a {type(name).__name__} for a name: save model.state_dict(), whose names are text"
+        )
+    if isinstance(value, _StandIn):
+        return (
+            f"its entry {name!r} is no tensor but another object, as a numpy array is: save torch.from_numpy(...) of "
+            f"each"
+        )
+    return f"its entry {name!r} is a {type(value).__name__}, not a tensor"
 
 
 def wrapping_of(content: Mapping[object, object]) -> str | None:
-    """Which of the :data:`WRAPPINGS` holds the state dict of a file; None where there is none."""
-    return next((key for key in WRAPPINGS if isinstance(content.get(key), dict)), None)
+    """Which of the :data:`WRAPPINGS` holds the state dict of a file; None where there is none.
+
+    One that holds tensors comes before one that does not: some files have a network's settings under ``model``, and
+    its weights under another name.
+    """
+    wrappings = [key for key in WRAPPINGS if isinstance(content.get(key), dict)]
+    return next((key for key in wrappings if _holds_tensors(content[key])), wrappings[0] if wrappings else None)
+
+
+def _holds_tensors(value: object, depth: int = MOST_WRAPPINGS) -> bool:
+    if not isinstance(value, dict) or depth == 0:
+        return False
+    return any(isinstance(entry, Tensor) for entry in value.values()) or any(
+        _holds_tensors(value.get(key), depth - 1) for key in WRAPPINGS
+    )
 
 
 def is_state_dict(value: object) -> bool:
@@ -119,8 +199,9 @@ def _reason(path: Path, error: Exception) -> str:
     refused = re.search(r"GLOBAL ([\w.]+)", str(error))
     if refused:
         return (
-            f"it asks for the Python object {refused[1]}, and only tensors and plain values are unpickled; if you "
-            f"trust it, write its tensors alone to a file, with torch.load(..., weights_only=False) and torch.save"
+            f"it asks for the Python object {refused[1]}, and only tensors and plain values are unpickled; if it is a "
+            f"whole network, or holds one, save model.state_dict() with torch.save where its code is; if you trust "
+            f"it, torch.load(..., weights_only=False) reads it there"
         )
     return f"truncated or not a file of tensors ({type(error).__name__}): download or copy it again"
 
@@ -149,17 +230,36 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def unwrapped(state: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+class Inner(NamedTuple):
+    """A state dict without some of the prefixes of its names."""
+
+    state: dict[str, Tensor]
+    prefixes: tuple[str, ...]
+    """Those that came off, from outside."""
+    beside: tuple[str, ...]
+    """Names that are left out, since they had not all of the prefixes."""
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> Iterator[Inner]:
     """The state dict as it is, and without each of the :data:`PREFIXES` that all names have, and without several.
 
-    Beside ``model.`` there may be others, which are left out: a Lightning module's criterion, or the normalisation
-    that a wrapper keeps beside its network.
+    Beside the :data:`ATTRIBUTES` there may be others, which are left out: a Lightning module's criterion, or the
+    normalisation that a wrapper keeps beside its network. A ``network.`` beside ``mean`` and ``std`` is that of a
+    model of this package, of which nothing is left out.
     """
-    yield dict(state)
+    yield from _unwrapped(Inner(dict(state), (), ()))
+
+
+def _unwrapped(outer: Inner) -> Iterator[Inner]:
+    yield outer
     for prefix in PREFIXES:
-        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        if inner and (prefix == "model." or len(inner) == len(state)):
-            yield from unwrapped(inner)
+        inner = {key.removeprefix(prefix): value for key, value in outer.state.items() if key.startswith(prefix)}
+        beside = [key for key in outer.state if not key.startswith(prefix)]
+        known = [key for key in beside if prefix == "module." and key == AVERAGING_COUNTER]
+        own = prefix == "network." and {"mean", "std"} & set(beside)
+        if inner and (beside == known or (prefix in ATTRIBUTES and not own)):
+            left_out = [f"{''.join(outer.prefixes)}{key}" for key in beside if key not in known]
+            yield from _unwrapped(Inner(inner, (*outer.prefixes, prefix), (*outer.beside, *left_out)))
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

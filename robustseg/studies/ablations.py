@@ -29,7 +29,7 @@ class ScheduleAblation(Sweep):
         steps: The values of T, each once.
         eps: Radius.
         step_size: α.
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         name: Of the study's files.
 
     Raises:
@@ -108,7 +108,7 @@ class DynamicScaleAblation(Sweep):
         steps: The values of T, each once.
         eps: Radius; 0.03 in the paper.
         step_size: α; 0.01 in the paper.
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         name: Of the study's files.
 
     Raises:

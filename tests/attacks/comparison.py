@@ -1,5 +1,6 @@
 """The library against the literal reference: the checks that must pass, and that every mutation must fail."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from .models_for_tests import tiny_batch, tiny_net
 from .reference_padam import literal_padam
 
 IGNORE_INDEX = 255
-BALLS = {"linf": (0.06, 0.025), "l2": (0.8, 0.3)}
+BALLS = {"linf": (0.06, 0.025), "l2": (0.8, 0.3), "rms": (0.07, 0.026)}
 """ε and α; a few steps reach the border of the ball, so that the projection acts."""
 STEPS = 4
 SCALE_DRAWS = [0.93, 0.11, 0.5, 0.68]
@@ -167,6 +168,7 @@ def assert_allowed(images_adv: Tensor, images: Tensor, eps: float, norm: str) ->
     slack = 1e-12 if images.dtype == torch.float64 else 0.0
     delta = images_adv.double() - images.double()
     length = delta.abs().flatten(1).amax(1) if norm == "linf" else delta.flatten(1).norm(dim=1)
+    length = length / math.sqrt(delta[0].numel()) if norm == "rms" else length
     assert float(length.max()) <= eps + slack, f"{float(length.max())} > {eps}"
     assert float(images_adv.min()) >= 0
     assert float(images_adv.max()) <= 1

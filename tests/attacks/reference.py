@@ -113,6 +113,13 @@ def unit_direction(grad: list[float]) -> list[float]:
     return [g / length if length else 0.0 for g in grad]
 
 
+def steepest(grad: list[float], norm: str) -> list[float]:
+    """Of length 1 by the norm."""
+    if norm == "linf":
+        return sign_direction(grad)
+    return [g * math.sqrt(len(grad)) if norm == "rms" else g for g in unit_direction(grad)]
+
+
 def add_momentum(momentum: list[float], grad: list[float], decay: float) -> list[float]:
     """μ·g + ∇/‖∇‖₁."""
     length = math.fsum(abs(g) for g in grad)
@@ -125,7 +132,8 @@ def project(image_adv: list[float], image: list[float], eps: float, norm: str) -
     if norm == "linf":
         delta = [min(max(d, -eps), eps) for d in delta]
     else:
-        length = math.sqrt(math.fsum(d * d for d in delta))
+        size = math.fsum(d * d for d in delta)
+        length = math.sqrt(size / len(delta) if norm == "rms" else size)
         delta = [d * eps / length for d in delta] if length > eps else delta
     return [min(max(x + d, 0.0), 1.0) for x, d in zip(image, delta, strict=True)]
 
@@ -213,7 +221,7 @@ def literal_attack(
             uphill = [-g if targeted else g for g in grad[b].flatten().tolist()]
             if momentum is not None:
                 memory[b] = uphill = add_momentum(memory[b], uphill, momentum)
-            direction = sign_direction(uphill) if norm == "linf" else unit_direction(uphill)
+            direction = steepest(uphill, norm)
             there = [x + alpha * d for x, d in zip(images_adv[b].flatten().tolist(), direction, strict=True)]
             clipped = project(there, images[b].flatten().tolist(), eps, norm)
             moved.append(torch.tensor(clipped, dtype=torch.float64).reshape(shape))

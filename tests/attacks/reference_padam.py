@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .reference import LiteralRun, Loss, project, unit_direction
+from .reference import LiteralRun, Loss, project, steepest
 
 DECAYS = (0.9, 0.999)
 ADDED = 1e-8
@@ -63,7 +63,7 @@ def literal_padam(
         for b in range(len(images)):
             uphill = [-g if targeted else g for g in grad[b].flatten().tolist()]
             direction = [coordinate.direction(g) for coordinate, g in zip(memory[b], uphill, strict=True)]
-            direction = unit_direction(direction) if norm == "l2" else direction
+            direction = direction if norm == "linf" else steepest(direction, norm)
             there = [x + alpha * d for x, d in zip(images_adv[b].flatten().tolist(), direction, strict=True)]
             clipped = project(there, images[b].flatten().tolist(), eps, norm)
             moved.append(torch.tensor(clipped, dtype=torch.float64).reshape(images.shape[1:]))

@@ -100,6 +100,8 @@ class Row:
 
 
 CLEAN_START = {"random": False, "random_start": False}
+EVERY_NORM = ("linf", "l2", "rms")
+"""Of some attacks: elsewhere rms would be l2 once more."""
 
 ROWS: dict[str, Row] = {
     "FGSM": Row(FGSM, (1, 1), **CLEAN_START),
@@ -108,7 +110,9 @@ ROWS: dict[str, Row] = {
     "BIM best": Row(lambda **kw: BIM(step_size=0.02, steps=3, keep="best", **kw), (4, 3), **CLEAN_START),
     "PGD": Row(lambda **kw: PGD(step_size=0.02, steps=3, **kw), (3, 3)),
     "PGD restarts": Row(lambda **kw: PGD(step_size=0.02, steps=2, restarts=3, **kw), (9, 6)),
-    "PGD restarts best": Row(lambda **kw: PGD(step_size=0.02, steps=2, restarts=2, keep="best", **kw), (6, 4)),
+    "PGD restarts best": Row(
+        lambda **kw: PGD(step_size=0.02, steps=2, restarts=2, keep="best", **kw), (6, 4), norms=EVERY_NORM
+    ),
     "SegPGD": Row(lambda **kw: SegPGD(step_size=0.02, steps=3, **kw), (3, 3)),
     "SegPGD best": Row(lambda **kw: SegPGD(step_size=0.02, steps=3, schedule="log", keep="best", **kw), (4, 3)),
     "CosPGD": Row(lambda **kw: CosPGD(step_size=0.02, steps=3, **kw), (3, 3)),
@@ -119,7 +123,10 @@ ROWS: dict[str, Row] = {
     "DS best": Row(lambda **kw: DS(step_size=0.02, steps=3, random_start=True, keep="best", **kw), (7, 3), waits=True),
     "APGD": Row(lambda **kw: APGD(steps=4, **kw), (5, 4)),
     "APGD shrinking": Row(
-        lambda **kw: APGD(steps=4, loss=JensenShannon(), shrinking=True, restarts=2, **kw), (14, 8), leaves_ball=True
+        lambda **kw: APGD(steps=4, loss=JensenShannon(), shrinking=True, restarts=2, **kw),
+        (14, 8),
+        norms=EVERY_NORM,
+        leaves_ball=True,
     ),
     "worst of": Row(
         lambda **kw: WorstOf([BIM(step_size=0.02, steps=2, **kw), APGD(steps=3, **kw)]), (9, 5), waits=True
@@ -142,7 +149,7 @@ ROWS: dict[str, Row] = {
         ),
         (4, 3),
     ),
-    "PAdamCE": Row(lambda **kw: PAdamCE(step_size=0.02, steps=3, **kw), (3, 3)),
+    "PAdamCE": Row(lambda **kw: PAdamCE(step_size=0.02, steps=3, **kw), (3, 3), norms=EVERY_NORM),
     "PAdamCos clean": Row(
         lambda **kw: PAdamCos(step_size=0.02, steps=3, random_start=False, **kw), (3, 3), **CLEAN_START
     ),
@@ -160,7 +167,7 @@ ROWS: dict[str, Row] = {
         norms=("linf",),
         gradient=False,
     ),
-    "DAG": Row(lambda **kw: DAG(step_size=0.02, steps=3, **kw), (4, 3), random_start=False),
+    "DAG": Row(lambda **kw: DAG(step_size=0.02, steps=3, **kw), (4, 3), norms=EVERY_NORM, random_start=False),
     "DAG runner-up": Row(lambda **kw: DAG(step_size=0.02, steps=3, aim="runner-up", **kw), (4, 3), **CLEAN_START),
     "DIFGSM": Row(
         lambda **kw: DIFGSM(step_size=0.02, steps=3, decay=1, diversity_prob=0.8, resize_rate=0.6, **kw),

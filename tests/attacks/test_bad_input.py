@@ -39,7 +39,8 @@ NAMED = [FGSM, SegFGSM, BIM, PGD, SegPGD, CosPGD, MIFGSM, DS]
         ({"eps": float("nan")}, r"eps = nan is not a number"),
         ({"eps": float("inf")}, r"eps = inf is not a number"),
         ({"eps": None}, r"eps = None is not a number"),
-        ({"norm": "l1"}, r"norm = 'l1' is not known: use linf or l2"),
+        ({"norm": "l1"}, r"norm = 'l1' is not known: use linf, l2 or rms"),
+        ({"eps": 1.5, "norm": "rms"}, r"eps = 3/2 exceeds 1"),
     ],
     ids=str,
 )

@@ -5,10 +5,13 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import (
+    APGD,
     BIM,
+    DAG,
     DS,
     FGSM,
     MIFGSM,
+    NIFGSM,
     PGD,
     Attack,
     AttackStep,
@@ -18,6 +21,7 @@ from robustseg.attacks import (
     DynamicScale,
     IterativeAttack,
     MomentumStep,
+    PAdamCE,
     SegFGSM,
     SegPGD,
     SegPGDLoss,
@@ -198,3 +202,35 @@ def test_description_names_what_distinguishes_attacks(name: str):
     assert described.get("random_start", ROWS[name].random_start) == ROWS[name].random_start
     assert all(isinstance(value, str | int | float | bool | None) for value in described.values())
     assert described != build(name, "4/255", targeted=aim).describe()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        lambda eps, step, norm: PGD(eps, step, 4, norm=norm),
+        lambda eps, step, norm: MIFGSM(eps, step, 4, norm=norm),
+        lambda eps, step, norm: NIFGSM(eps, step, 4, norm=norm),
+        lambda eps, step, norm: PAdamCE(eps, step, 4, norm=norm),
+        lambda eps, step, norm: APGD(eps, 8, norm=norm, shrinking=True),
+        lambda eps, step, norm: DAG(eps, "1/10", 8, norm=norm),
+    ],
+    ids=["PGD", "MIFGSM", "NIFGSM", "PAdamCE", "APGD", "DAG"],
+)
+def test_rms_is_l2_in_another_unit(attack):
+    """An rms of ε over n values is a length of ε·√n, of steps and look-aheads too."""
+    model, (images, targets) = tiny_net(), tiny_batch()
+    root = images[0].numel() ** 0.5
+    by_rms = attack(0.06, 0.02, "rms")(model, images, targets)
+    by_length = attack(0.06 * root, 0.02 * root, "l2")(model, images, targets)
+    torch.testing.assert_close(by_rms, by_length, rtol=0, atol=1e-9)
+    rms = (by_rms - images).square().mean((1, 2, 3)).sqrt()
+    assert (rms > 0.04).all()
+    assert (rms <= 0.06 + 1e-12).all()
+
+
+@pytest.mark.parametrize("size", [(4, 5), (20, 30)])
+def test_rms_of_a_step_is_the_same_for_any_size(size):
+    images = torch.full((2, 3, *size), 0.5, dtype=torch.float64)
+    targets = torch.zeros(2, *size, dtype=torch.long)
+    images_adv = FGSM("1/10", norm="rms")(tiny_net(), images, targets)
+    assert (images_adv - images).square().mean((1, 2, 3)).sqrt().tolist() == pytest.approx([0.1, 0.1], rel=1e-9)

@@ -13,7 +13,7 @@ from robustseg.attacks import AdamStep, AttackStep, CrossEntropy, IterativeAttac
 
 from .comparison import BALLS, check_attack
 from .models_for_tests import CLASSES, tiny_batch, tiny_net
-from .reference import unit_direction
+from .reference import steepest
 from .reference_padam import Coordinate
 from .test_closed_form import IMAGES, LABELS, linear_model, slopes
 
@@ -65,7 +65,7 @@ def test_step_rule(norm: str, amsgrad: bool, monkeypatch: Patch):
                 for coordinate in memory[b]:
                     coordinate.squares = [0.0]
             direction = [c.direction(g) for c, g in zip(memory[b], grad[b].flatten().tolist(), strict=True)]
-            direction = unit_direction(direction) if norm == "l2" else direction
+            direction = direction if norm == "linf" else steepest(direction, norm)
             expected = [x + alpha * d for x, d in zip(current[b].flatten().tolist(), direction, strict=True)]
             assert moved[b].flatten().tolist() == pytest.approx(expected, rel=1e-11, abs=1e-12)
         current = moved

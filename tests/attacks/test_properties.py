@@ -41,9 +41,9 @@ def test_ball_and_box(name: str, norm: str, dtype: torch.dtype, seed: int, eps: 
         images,
         targets,
         generator=torch.Generator().manual_seed(seed),
-        # On the way, an l2 iterate in half precision may lie outside by its rounding; the result may not.
+        # On the way, an l2 or rms iterate in half precision may lie outside by its rounding; the result may not.
         on_step=lambda step: (
-            norm == "l2" or ROWS[name].leaves_ball or assert_allowed(step.images_adv, images, radius, norm)
+            norm != "linf" or ROWS[name].leaves_ball or assert_allowed(step.images_adv, images, radius, norm)
         ),
     )
     assert images_adv.dtype == dtype

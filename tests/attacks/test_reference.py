@@ -84,7 +84,7 @@ def test_step_rule(norm: str, decay: float | None):
             uphill = grad[b].flatten().tolist()
             if decay is not None:
                 memory[b] = uphill = reference.add_momentum(memory[b], uphill, decay)
-            direction = reference.sign_direction(uphill) if norm == "linf" else reference.unit_direction(uphill)
+            direction = reference.steepest(uphill, norm)
             expected = [x + alpha * d for x, d in zip(current[b].flatten().tolist(), direction, strict=True)]
             assert moved[b].flatten().tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12)
         current = moved

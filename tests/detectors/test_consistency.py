@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robustseg.attacks.noise import NoiseSource
-from robustseg.detectors import DetectorError, GaussianBlur, ScaleConsistency, SpatialConsistency
+from robustseg.detectors import DetectorError, GaussianBlur, ScaleConsistency, SpatialConsistency, spatial
 from robustseg.detectors.patches import PairSampler
 
 SMALL = {"patch_size": 12, "k": 3, "displacement": (2, 5)}
@@ -259,6 +259,27 @@ def test_batches_of_patches_change_nothing_and_shrink_to_what_fits():
     assert whole.tolist() == limited.tolist() == halved.tolist()
     with pytest.raises(torch.OutOfMemoryError):
         SpatialConsistency(**SMALL).scores(lambda shown: counted(shown, 0), images, ids_of())
+
+
+@pytest.mark.parametrize("detector", DETECTORS[:2], ids=repr)
+def test_pairs_are_compared_together_or_in_parts(detector, monkeypatch):
+    """Each comparison makes the host wait for a GPU, so there is one for all pairs unless they take much memory."""
+    images, sizes = images_of(), []
+    ignored = torch.rand(3, 24, 30, generator=torch.Generator().manual_seed(1)) < 0.3
+    compare = spatial.confusion_matrix
+
+    def counted(first, second, classes):
+        sizes.append(len(first))
+        return compare(first, second, classes)
+
+    monkeypatch.setattr(spatial, "confusion_matrix", counted)
+    together = detector.scores(model(), images, ids_of(), ignored=ignored)
+    assert sizes == [9]
+    for pixels, wanted in ((4 * 12**2, [4, 4, 1]), (1, [1] * 9)):
+        sizes.clear()
+        monkeypatch.setattr(spatial, "_PIXELS_AT_ONCE", pixels)
+        assert detector.scores(model(), images, ids_of(), ignored=ignored).tolist() == together.tolist()
+        assert sizes == wanted
 
 
 @given(

@@ -579,6 +579,24 @@ def test_l2_is_probed_in_l2():
     assert probe_eps_curve(model)["pixel_acc"]["everything"] == 0
 
 
+def test_rms_is_probed_as_the_l2_that_it_is():
+    images, targets = grey()
+    root = images[0].numel() ** 0.5
+    found = []
+    for eps, norm in ((0.05, "rms"), (0.05 * root, "l2")):
+        model = subject(brightness(4.0), images, targets, eps=str(eps), norm=norm)
+        found.append(
+            [
+                probe_order(model, WhiteBox(model, {}))["black_box"],
+                strength.probe_one_step(model, WhiteBox(model, {}))["fgsm"],
+                probe_eps_curve(model)["pixel_acc"],
+            ]
+        )
+    assert found[0] == found[1]
+    assert found[0][2]["everything"] == 0
+    assert 0 < found[0][2]["1"] < 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -270,12 +270,14 @@ def test_an_attack_that_could_not_run_is_no_robustness():
         ("8/255", "linf", {"linf_max_8bit": 8.6 / 255}, "unreliable"),
         ("1", "l2", {"l2_max": 1.0, "linf_max": 0.9, "l2_max_8bit": 1.3}, "ok"),
         ("1", "l2", {"l2_max": 1.00001}, "unreliable"),
+        ("0.06", "rms", {"rms_max": 0.06, "l2_max": 29.0, "linf_max": 0.9}, "ok"),
+        ("0.06", "rms", {"rms_max": 0.060001}, "unreliable"),
     ],
 )
 def test_the_budget_is_compared_exactly(eps, norm, sizes, verdict):
     found = flag(4, attacks={"pgd20": row(PGD(eps, norm=norm, steps=20), **sizes)})
     assert found.verdict == verdict, found.line
-    assert found.evidence["pgd20"]["eps"] == ("3/100" if eps == "0.03" else eps)
+    assert found.evidence["pgd20"]["eps"] == {"0.03": "3/100", "0.06": "3/50"}.get(eps, eps)
     stored = sizes.get(f"{norm}_max_8bit", 0)
     assert ("8-bit images" in found.line) == (verdict == "ok" and stored > float(PGD(eps, norm=norm).threat.eps) + 1e-6)
 

@@ -49,6 +49,7 @@ def test_figures(record: AttackRecord):
     assert float(figures["fooled_share"]) == pytest.approx(3 / 4)
     assert float(figures["fooled_linf"]) == pytest.approx(0.2)
     assert float(figures["fooled_l2"]) == pytest.approx(0.2 * math.sqrt(2))
+    assert float(figures["rms_max"]) == pytest.approx(float(figures["l2_max"]) / math.sqrt(3 * 20 * 10))
 
 
 def test_median_of_an_even_number_and_of_none():

@@ -235,6 +235,89 @@ def test_the_image_processors_normalisation(settings, tmp_path):
     torch.testing.assert_close((images / 255 - model.mean) / model.std, expected.float(), rtol=1e-4, atol=1e-4)
 
 
+BEIT = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 64}
+BEIT |= {"out_indices": [1, 2, 3, 4], "use_relative_position_bias": True}
+DPT = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 64}
+DPT |= {"backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 16, 16, 16], "fusion_hidden_size": 16}
+VIT = {"encoder_depth": 4, "decoder_intermediate_channels": (8, 8, 8, 8), "decoder_fusion_channels": 8}
+PARTLY_USED = {
+    "mobilenet_v2": (lambda: TransformersNetwork(CLASSES, "mobilenet_v2", args={"depth_multiplier": 0.35}), "conv_1x1"),
+    "beit": (lambda: TransformersNetwork(CLASSES, "beit", args=BEIT), "layers.5."),
+    "dpt": (lambda: TransformersNetwork(CLASSES, "dpt", args=DPT), "layernorm"),
+    "PSPNet": (lambda: SMPNetwork(CLASSES, "PSPNet", "resnet18"), "layer4"),
+    "Linknet": (lambda: SMPNetwork(CLASSES, "Linknet", "efficientnet-b0"), "_conv_head"),
+    "DPT": (lambda: SMPNetwork(CLASSES, "DPT", "tu-vit_tiny_patch16_224", args=VIT), "model.norm"),
+    "segformer": (lambda: TransformersNetwork(CLASSES, args=TINY), None),
+    "upernet": (lambda: TransformersNetwork(CLASSES, "upernet", args=UPERNET), None),
+    "lraspp": (lambda: TorchvisionNetwork(CLASSES, "lraspp_mobilenet_v3_large", aux_head=False), None),
+}
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", PARTLY_USED)
+@pytest.mark.usefixtures("process_group")
+def test_what_no_logit_depends_on_is_not_trained(name):
+    build, unused = PARTLY_USED[name]
+    network = build()
+    frozen = [key for key, parameter in network.named_parameters() if not parameter.requires_grad]
+    assert any(unused in key for key in frozen) if unused else not frozen, frozen
+    assert all(module.training for module in network.modules())
+    assert {key for key, _ in network.named_parameters()} <= network.state_dict().keys()
+    parallel = torch.nn.parallel.DistributedDataParallel(WithAux(network))
+    side = 224 if name == "DPT" else 64
+    for _ in range(2):  # it is the second step that is refused where the first has left out a parameter
+        sum(output.square().mean() for output in parallel(torch.rand(2, 3, side, side))).backward()
+    for key, parameter in network.named_parameters():
+        assert (parameter.grad is None) == (key in frozen), key
+
+
+class WithAux(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return [output for output in self.network.forward_with_aux(x) if output is not None]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", {"model_type": ["segformer"]}, "model_type = ['segformer'], a list, is none of"),
+        ("config.json", {"model_type": {"a": 1}}, "a dict, is none of"),
+        ("config.json", {"model_type": 3}, "model_type = 3"),
+        ("config.json", {}, "model_type = None"),
+        ("config.json", {"model_type": "segformer", "depths": 3}, "could not build"),
+        ("config.json", {"model_type": "upernet", "backbone_config": {"model_type": ["x"]}}, "could not build"),
+        ("preprocessor_config.json", {"image_mean": "abc"}, "'image_mean': 'abc'"),
+        ("preprocessor_config.json", {"image_mean": [None, 1, 2]}, "three numbers each"),
+        ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "positive deviations"),
+        ("preprocessor_config.json", {"image_std": [0.5, 0.5]}, "three numbers each"),
+        ("preprocessor_config.json", {"rescale_factor": "x"}, "positive factor"),
+    ],
+)
+def test_values_of_other_types(file, content, words, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "segformer", **TINY}))
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ModelError) as caught:
+        TransformersNetwork(CLASSES, str(tmp_path))
+    assert words in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_type_among_the_arguments():
+    with pytest.raises(ModelError, match="model_type = 'bert' is none of"):
+        TransformersNetwork(CLASSES, args={"model_type": "bert"})
+
+
 def test_mobilevit_wants_blue_first():
     assert from_preprocessor(MODEL_TYPES["mobilevit"]) == ((0.0,) * 3, (1.0,) * 3, "bgr")
     assert from_preprocessor({"do_flip_channel_order": True, "image_mean": [1, 2, 3]}).mean == (1, 2, 3)

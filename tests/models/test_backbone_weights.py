@@ -1,5 +1,6 @@
 import logging
 
+import numpy
 import pytest
 import timm
 import torch
@@ -80,11 +81,30 @@ def save_with(path, **extra):
     torch.save({**small_classifier().state_dict(), **extra}, path)
 
 
+def save_in(folder, *names):
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+
+
+def holds_itself():
+    content = {}
+    content["model"] = content
+    return content
+
+
 @pytest.mark.parametrize(
     ("write", "words"),
     [
-        (lambda path: None, ["does not exist"]),
-        (lambda path: path.mkdir(), ["is a folder"]),
+        (lambda path: None, ["does not exist: check model.network.init_args.weights"]),
+        (lambda path: path.mkdir(), ["is a folder: set model.network.init_args.weights to a file in it."]),
+        (lambda path: save_in(path, "model.safetensors", "x.bin"), ["the file in it", "weights.pth/model.safetensors"]),
+        (lambda path: save_in(path, "only.pt", "notes.txt"), ["the file in it", "weights.pth/only.pt"]),
+        (lambda path: save_in(path, "a.pt", "b.pt"), ["to a file in it, one of a.pt, b.pt"]),
+        (lambda path: torch.save({"w": numpy.ones(2)}, path), ["'w' is no tensor", "torch.from_numpy"]),
+        (lambda path: torch.save({3: torch.ones(2)}, path), ["entry 3 has a int for a name"]),
+        (lambda path: torch.save(small_classifier(), path), ["Python object timm", "save model.state_dict()"]),
+        (lambda path: torch.save(holds_itself(), path), ["not a state dict", "'model' is a dict"]),
         (lambda path: path.write_bytes(b""), ["cannot be loaded", "it is empty"]),
         (lambda path: path.write_bytes(b"nonsense" * 99), ["cannot be loaded"]),
         (lambda path: torch.save([1, 2], path), ["not a state dict", "list"]),
@@ -102,6 +122,13 @@ def save_with(path, **extra):
     ids=[
         "absent",
         "folder",
+        "folder of a library",
+        "folder of one file",
+        "folder of two files",
+        "numpy",
+        "integer names",
+        "whole module",
+        "holds itself",
         "empty",
         "garbage",
         "list",

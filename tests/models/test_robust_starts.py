@@ -14,7 +14,7 @@ from torch import nn
 from torchvision.models import resnet50, vgg
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
-from robustseg.models import Backbone, ModelError, PSPNet, SegmentationModel
+from robustseg.models import FCN, Backbone, ModelError, PSPNet, SegmentationModel, Segmenter, UPerNet
 from robustseg.models.classifiers import LAYOUTS, classifier_weights
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -284,6 +284,81 @@ def test_another_architecture_is_named_by_its_project(randomise_all, tmp_path):
     message = refused(tmp_path / "weights.pt")
     assert "read as torchvision ConvNeXt" in message
     assert "resnet10t" in message
+
+
+def build_raw(kind, path, raw):
+    if kind is UPerNet:
+        return UPerNet(4, channels=8, weights=str(path), raw_images=raw, backbone_args=SMALL)
+    args = {"depth": 1, "img_size": 32}
+    return Segmenter(4, "vit_tiny_patch16_224", weights=str(path), raw_images=raw, backbone_args=args)
+
+
+def classifier_of(kind):
+    if kind is UPerNet:
+        return timm.create_model("convnext_tiny", num_classes=10, **SMALL)
+    return timm.create_model("vit_tiny_patch16_224", num_classes=10, depth=1, img_size=32)
+
+
+@pytest.mark.parametrize("kind", [UPerNet, Segmenter])
+def test_raw_images_and_a_normalisation_in_the_file_contradict_each_other(kind, tmp_path, caplog):
+    reference = classifier_of(kind)
+    torch.save(prefixed(ImageNormalizer(), "normalize.") | prefixed(reference, "model."), tmp_path / "other.pth")
+    with pytest.raises(ModelError, match=r"raw_images = true.*other\.pth.*mean \[0.4, 0.5, 0.6\].*raw_images: false"):
+        build_raw(kind, tmp_path / "other.pth", raw=True)
+    assert build_raw(kind, tmp_path / "other.pth", raw=False).image_mean == pytest.approx(MEAN)
+    torch.save(reference.state_dict(), tmp_path / "plain.pth")
+    with caplog.at_level(logging.INFO, logger="robustseg"):
+        network = build_raw(kind, tmp_path / "plain.pth", raw=True)
+    assert (network.image_mean, network.image_std) == ((0.0,) * 3, (1.0,) * 3)
+    assert "mean [0.0, 0.0, 0.0], std [1.0, 1.0, 1.0], which are those of raw_images: true" in caplog.text
+
+
+def test_raw_images_go_with_a_conv_stem_that_was_trained_on_them(randomise_all, tmp_path):
+    torch.save(conv_stem_classifier(randomise_all).state_dict(), tmp_path / "weights.pth")
+    network = UPerNet(
+        4, channels=8, weights=str(tmp_path / "weights.pth"), conv_stem=True, raw_images=True, backbone_args=SMALL
+    )
+    assert network.image_mean == (0.0,) * 3
+
+
+@pytest.mark.parametrize("size", [96, (64, 96)])
+def test_position_embeddings_are_resized_as_timm_does(size, tmp_path, caplog):
+    reference = classifier_of(Segmenter)
+    torch.save({"model": reference.state_dict()}, tmp_path / "weights.pth")
+    with caplog.at_level(logging.INFO, logger="robustseg"):
+        args = {"depth": 1, "img_size": size}
+        network = Segmenter(4, "vit_tiny_patch16_224", weights=str(tmp_path / "weights.pth"), backbone_args=args)
+    other = timm.create_model("vit_tiny_patch16_224", num_classes=10, depth=1, img_size=size)
+    expected = timm.models.vision_transformer.checkpoint_filter_fn(reference.state_dict(), other)["pos_embed"]
+    found = network.backbone.body.model.pos_embed
+    torch.testing.assert_close(found.detach(), expected.detach())
+    assert found.shape[1] == 1 + (36 if size == 96 else 24)
+    assert "position embeddings of 2x2 patches resized to" in caplog.text
+
+
+def test_position_embeddings_of_another_width_or_no_grid_are_refused(tmp_path):
+    state = classifier_of(Segmenter).state_dict()
+    for shape in ((1, 5, 384), (1, 7, 192), (5, 192)):
+        torch.save(state | {"pos_embed": torch.zeros(shape)}, tmp_path / "weights.pth")
+        with pytest.raises(ModelError, match=r"pos\.embed is float32"):
+            build_raw(Segmenter, tmp_path / "weights.pth", raw=False)
+
+
+def test_a_segmentation_checkpoint_is_told_apart(tmp_path):
+    own = SegmentationModel(FCN(4, "resnet10t", 16, 8, backbone_args=RESNET)).state_dict()
+    theirs = {f"backbone.{key}": value for key, value in timm.create_model("resnet10t", **RESNET).state_dict().items()}
+    for state, head in (
+        (own, "aux_head"),
+        ({f"model.{key}": value for key, value in own.items()}, "aux_head"),
+        (theirs | {"classifier.4.weight": torch.ones(4, 8, 1, 1)}, "classifier"),
+        (theirs | {"decode_head.conv_seg.weight": torch.ones(4, 8, 1, 1)}, "decode_head"),
+    ):
+        torch.save(state, tmp_path / "weights.pth")
+        message = refused(tmp_path / "weights.pth")
+        assert f"checkpoint of a segmentation network ({head})" in message
+        assert "give it as model.init_weights" in message
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "weights.pth")
+    assert "checkpoint of a segmentation" not in refused(tmp_path / "weights.pth")
 
 
 def test_each_layout_has_a_name_and_is_tested():

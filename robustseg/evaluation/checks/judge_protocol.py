@@ -12,7 +12,7 @@ from robustseg.types import parse_fraction
 LINF_ROUNDING = 2.0**-23
 """Excess that float32 may explain: images of [0, 1] are multiples of at most 2⁻²⁴, and a sum is rounded once more."""
 L2_ROUNDING = 1e-6
-"""The same relative to ε; attacks of this package mend even that."""
+"""The same relative to ε, and for rms; attacks of this package mend even that."""
 HALF_LEVEL = 0.5 / 255
 """What rounding to 8 bit moves a pixel by at most."""
 FEW = 30

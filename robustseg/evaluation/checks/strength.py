@@ -81,8 +81,8 @@ def probe_eps_curve(subject: Subject) -> Evidence:
     nothing and answers one class keeps, none needs to keep against an adversary who may show it anything.
     """
     threat = subject.threat
-    # Under l2 the diagonal of the cube, under linf its side.
-    everything = Fraction(1) if threat.norm == "linf" else Fraction(subject.images[0].numel() ** 0.5)
+    # Under l2 the diagonal of the cube; under linf its side, which is the diagonal's rms too.
+    everything = Fraction(subject.images[0].numel() ** 0.5) if threat.norm == "l2" else Fraction(1)
     radii = {str(factor): threat.eps * factor for factor in FACTORS}
     radii = {name: eps for name, eps in radii.items() if eps < everything} | {"everything": everything}
     curve = {name: number(_under(subject, eps)) for name, eps in radii.items()}
@@ -133,11 +133,11 @@ def _uniform_noise(subject: Subject) -> Tensor:
 
 
 def _sign_noise(subject: Subject) -> Tensor:
-    """The worst of several random corners of the ball for each image (under l2 of random signs of full length)."""
+    """The worst of several random corners of the ball for each image (but for linf, random signs of full length)."""
     region, eps = subject.threat.around(subject.images), float(subject.threat.eps)
     draws = []
     for sign in signs(subject.images, subject.seed, NOISE_DRAWS):
-        length = torch.ones(len(sign)) if subject.threat.norm == "linf" else sign.flatten(1).norm(dim=1)
+        length = sign.flatten(1).norm(dim=1) if subject.threat.norm == "l2" else torch.ones(len(sign))
         step = eps * sign / per_image(length.to(sign), sign)
         draws.append(subject.accuracies(region.finish(region.project(subject.images + step))))
     return torch.stack(draws).amin(0)

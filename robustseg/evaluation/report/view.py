@@ -41,6 +41,7 @@ COLUMNS = {
 SIZES = {
     "linf_max": "linf",
     "l2_max": "L2",
+    "rms_max": "rms",
     "linf_max_8bit": "linf, 8 bit",
     "l2_max_8bit": "L2, 8 bit",
     "fooled_share": "images fooled",

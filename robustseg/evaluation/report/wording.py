@@ -58,7 +58,7 @@ def count(value: Any) -> str:
 
 
 def size(value: Any, norm: Any) -> str:
-    """The size of a perturbation: linf in steps of an 8-bit image, L2 in units of the [0, 1] pixel range."""
+    """The size of a perturbation: linf in steps of an 8-bit image, L2 and rms in units of the [0, 1] pixel range."""
     figure = number(value)
     if figure is None:
         return NOTHING

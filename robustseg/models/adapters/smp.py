@@ -10,7 +10,14 @@ import timm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustseg.models.adapters.library import check_known, check_reserved, define_for_one, import_library, reason
+from robustseg.models.adapters.library import (
+    check_known,
+    check_reserved,
+    define_for_one,
+    freeze_unused,
+    import_library,
+    reason,
+)
 from robustseg.models.backbone import RESERVED as TIMM_RESERVED
 from robustseg.models.errors import ModelError
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, ChannelOrder, Network
@@ -96,6 +103,7 @@ class SMPNetwork(Network):
         needed = getattr(self.module, "requires_divisible_input_shape", True)
         self._multiple: int = getattr(self.backbone, "output_stride", 32) if needed else 1
         define_for_one(self.module)
+        freeze_unused(self)
 
     @property
     def backbone(self) -> nn.Module:

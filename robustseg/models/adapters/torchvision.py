@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robustseg.models.adapters.library import check_known, define_for_one, import_library, reason
+from robustseg.models.adapters.library import check_known, define_for_one, freeze_unused, import_library, reason
 from robustseg.models.errors import ModelError
 from robustseg.models.network import Network
 
@@ -36,6 +36,7 @@ class TorchvisionNetwork(Network):
         pretrained: bool = False,
     ) -> None:
         super().__init__(num_classes)
+        self.name = name
         models = import_library("torchvision.models", "torchvision", type(self).__name__)
         check_known("name", name, models.list_models(module=models.segmentation), "torchvision.models.segmentation")
         if aux_head and name.startswith("lraspp"):
@@ -50,6 +51,7 @@ class TorchvisionNetwork(Network):
             hint = "set pretrained: false, or model.init_weights: FILE for a local file" if pretrained else "see above"
             raise ModelError(f"torchvision could not build {name} ({reason(error)}); {hint}.") from error
         define_for_one(self.module)
+        freeze_unused(self)
 
     @property
     def backbone(self) -> nn.Module:

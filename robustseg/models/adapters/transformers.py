@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustseg.models.adapters.library import check_known, define_for_one, import_library, reason
+from robustseg.models.adapters.library import check_known, define_for_one, freeze_unused, import_library, reason
 from robustseg.models.errors import ModelError
 from robustseg.models.mismatch import by_module, compare, not_finite
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, ChannelOrder, Network
@@ -80,17 +81,18 @@ class TransformersNetwork(Network):
         super().__init__(num_classes)
         folder, content = _read(config)
         content |= args or {}
-        model_type = str(content.pop("model_type"))
+        model_type = _model_type(content.pop("model_type"), f"config = {config!r}")
         _check_local(content, config)
         transformers = import_library("transformers", "transformers", type(self).__name__)
         self.module: nn.Module = _build(transformers, model_type, content, num_classes, config)
-        preprocessing = {**MODEL_TYPES[model_type], **(_json(folder / "preprocessor_config.json") if folder else {})}
-        self.image_mean, self.image_std, self.channel_order = from_preprocessor(preprocessing)
+        self.image_mean, self.image_std, self.channel_order = _preprocessing(model_type, folder)
         if pretrained:
             if folder is None:
                 raise ModelError(f"pretrained = True: config = {config!r} is no folder with weights: give one.")
             _load_encoder(self, folder)
         define_for_one(self.module)
+        side = getattr(self.module.config, "image_size", None)
+        freeze_unused(self, (side,) if isinstance(side, int) else ())
 
     @property
     def backbone(self) -> nn.Module:
@@ -132,11 +134,7 @@ def _read(config: str) -> tuple[Path | None, dict[str, Any]]:
         if not file.is_file():
             raise ModelError(f"config = {config!r}: the folder holds no config.json.")
         content = _json(file)
-        if content.get("model_type") not in MODEL_TYPES:
-            raise ModelError(
-                f"{file}: model_type = {content.get('model_type')!r} is none of {', '.join(MODEL_TYPES)}: only these "
-                f"are known here to return logits per pixel."
-            )
+        _model_type(content.get("model_type"), str(file))
         return folder, content
     if "/" in config or config.endswith(".json"):
         raise ModelError(
@@ -145,6 +143,16 @@ def _read(config: str) -> tuple[Path | None, dict[str, Any]]:
         )
     check_known("config", config, MODEL_TYPES, "this adapter (or a folder that does not exist)")
     return None, {"model_type": config}
+
+
+def _model_type(value: object, place: str) -> str:
+    if not isinstance(value, str) or value not in MODEL_TYPES:
+        kind = "" if isinstance(value, str | None) else f", a {type(value).__name__},"
+        raise ModelError(
+            f"{place}: model_type = {value!r}{kind} is none of {', '.join(MODEL_TYPES)}: only these are known here to "
+            f"return logits per pixel."
+        )
+    return value
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -192,6 +200,21 @@ def _build(transformers: Any, model_type: str, content: dict[str, Any], num_clas
     except Exception as error:  # ValueError, TypeError, KeyError, and the library's own validation errors
         raise ModelError(f"transformers could not build config = {config!r} ({reason(error)}).") from error
     return module
+
+
+def _preprocessing(model_type: str, folder: Path | None) -> Preprocessing:
+    file = folder / "preprocessor_config.json" if folder else None
+    settings = {**MODEL_TYPES[model_type], **(_json(file) if file else {})}
+    try:
+        found = from_preprocessor(settings)
+        values = (*found.mean, *found.std)
+        plausible = len(found.mean) == len(found.std) == 3 and all(map(math.isfinite, values)) and min(found.std) > 0
+    except (TypeError, ValueError, ZeroDivisionError):
+        plausible = False
+    if not plausible:
+        shown = {key: settings.get(key) for key in ("image_mean", "image_std", "rescale_factor")}
+        raise ModelError(f"{file}: {shown}: three numbers each, positive deviations and a positive factor expected.")
+    return found
 
 
 def from_preprocessor(settings: Mapping[str, Any]) -> Preprocessing:

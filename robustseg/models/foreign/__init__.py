@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from robustseg.models.foreign import (
+    diagnosis,
     dla,
     drn,
     mmseg_resnet,
@@ -19,6 +20,7 @@ from robustseg.models.foreign import (
 )
 from robustseg.models.foreign.fitting import fit_to, recognise
 from robustseg.models.foreign.layout import ForeignError, Layout, State
+from robustseg.models.foreign.mmseg_config import check_config
 from robustseg.models.model import SegmentationModel
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -35,9 +37,16 @@ LAYOUTS: tuple[Layout, ...] = (
 """Every layout that is known, the more particular ones first."""
 
 
-def fit_names(model: SegmentationModel, state: Mapping[str, Tensor]) -> tuple[State, Layout | None]:
+def fit_names(
+    model: SegmentationModel, state: Mapping[str, Tensor], source: object = None
+) -> tuple[State, Layout | None]:
     """Name a file's tensors as the model does; see :func:`~robustseg.models.foreign.fitting.fit_to`."""
-    return fit_to(model, state, LAYOUTS)
+    return fit_to(model, state, LAYOUTS, source)
 
 
-__all__ = ["LAYOUTS", "ForeignError", "Layout", "State", "fit_names", "recognise"]
+def explain(model: SegmentationModel, state: Mapping[str, Tensor], found: State) -> str | None:
+    """Say why a file does not fit; see :func:`~robustseg.models.foreign.diagnosis.explain`."""
+    return diagnosis.explain(model, state, found, LAYOUTS)
+
+
+__all__ = ["LAYOUTS", "ForeignError", "Layout", "State", "check_config", "explain", "fit_names", "recognise"]

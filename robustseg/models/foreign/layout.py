@@ -26,6 +26,8 @@ class Layout:
         name: Project and network, for messages: ``"hszhao/semseg PSPNet"``.
         network: Class of the network here.
         config: File under ``configs/network`` that builds one, for messages.
+        deeper: Such files for other ResNets than that of ``config``, by their depth.
+        backbone: timm's name of a ResNet of any depth with these tensors.
         marks: Regular expressions, each of which must match the beginning of some key.
         absent: Regular expressions that may match the beginning of no key.
         renames: Pairs of a regular expression for the beginning of a key and its replacement; the first that matches
@@ -51,6 +53,16 @@ class Layout:
     adapt: Callable[[State, nn.Module], State] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    deeper: Mapping[int, str] = field(default_factory=dict)
+    backbone: str = "resnet{}"
+
+    def config_of(self, keys: Iterable[str]) -> str:
+        """The file under ``configs/network`` for a state dict of this layout, by the depth of its ResNet."""
+        depth = resnet_depth(keys)
+        own = re.search(r"_r(\d+)", self.config)
+        if depth is None or own is None or depth == int(own[1]):
+            return self.config
+        return self.deeper.get(depth) or f"{self.config} with backbone: {self.backbone.format(depth)}"
 
     def recognises(self, keys: Iterable[str]) -> bool:
         """Whether these are the keys of such a state dict."""
@@ -65,7 +77,7 @@ class Layout:
         Raises:
             ForeignError: The network computes something else with tensors of these shapes.
         """
-        self._check_settings(network)
+        self._check_settings(network, self.config_of(state))
         renamed = {
             self._rename(key): value
             for key, value in state.items()
@@ -80,19 +92,38 @@ class Layout:
                 return new
         return key
 
-    def _check_settings(self, network: nn.Module) -> None:
+    def _check_settings(self, network: nn.Module, config: str) -> None:
         if not isinstance(network, self.network):
             raise ForeignError(
                 f"the weights are those of {self.name}, and the network is a {type(network).__name__}: "
-                f"use {self.network.__name__}, as in configs/network/{self.config}."
+                f"use {self.network.__name__}, as in configs/network/{config}."
             )
         wrong = {name: value for name, value in self.settings.items() if getattr(network, name, None) != value}
         if wrong:
             asked = ", ".join(f"{name}: {_yaml(value)}" for name, value in wrong.items())
             raise ForeignError(
                 f"the weights are those of {self.name}, which needs {asked} in model.network.init_args, as in "
-                f"configs/network/{self.config}; the shapes of the tensors do not show it."
+                f"configs/network/{config}; the shapes of the tensors do not show it."
             )
+
+
+_DEPTHS: dict[tuple[int, ...], tuple[int | None, int | None]] = {
+    (2, 2, 2, 2): (18, None),
+    (3, 4, 6, 3): (34, 50),
+    (3, 4, 23, 3): (None, 101),
+    (3, 8, 36, 3): (None, 152),
+}
+"""Of ResNets with blocks of two and of three convolutions, by the number of blocks in each stage."""
+
+
+def resnet_depth(keys: Iterable[str]) -> int | None:
+    """The depth of the ResNet among these names; None where there is none that is known."""
+    found = {match.groups() for key in keys if (match := re.match(r"(?:.*\.)?layer([1-9])\.(\d+)\.(\w+)", key))}
+    blocks = tuple(len({number for stage, number, _ in found if stage == each}) for each in "1234")
+    if any(stage in "56789" for stage, _, _ in found):  # a DRN
+        return None
+    bottleneck = any(name == "conv3" for _, _, name in found)
+    return _DEPTHS.get(blocks, (None, None))[bottleneck]
 
 
 def _yaml(value: object) -> str:

@@ -75,6 +75,7 @@ def _layouts(
             name=f"MMSegmentation {network.__name__} over {blocks}",
             network=network,
             config=f"{kind}_{depth}_mmseg.yaml",
+            backbone="resnet{}" if last == "conv2" else "resnet{}c",
             marks=(rf"backbone\.layer4\.0\.{last}\.", *(rf"decode_head\.{part}\." for part in head)),
             absent=(rf"backbone\.layer4\.0\.{absent}\.", r"backbone\.layer\d\.0\.downsample\.2\.", other_parts),
             renames=(*_BACKBONE, *_AUX, *renames),

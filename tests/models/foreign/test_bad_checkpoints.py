@@ -89,11 +89,11 @@ def test_a_deeper_backbone(tmp_path):
     deep = SegmentationModel(FCN(5, "resnet34", 16, 8, backbone_args=SMALL))
     torch.save(deep.state_dict(), tmp_path / "r34.pth")
     message = refused(shallow, tmp_path / "r34.pth")
-    assert "unexpected" in message
-    assert "backbone.body.layer" in message
+    assert "6 blocks in network.backbone.body.layer3 where 2 are expected" in message
+    assert "a ResNet-34, and the network is over a ResNet-18" in message
     assert "robustseg inspect" in message
     torch.save(shallow.state_dict(), tmp_path / "r18.pth")
-    assert "missing" in refused(deep, tmp_path / "r18.pth")
+    assert "a ResNet-18, and the network is over a ResNet-34" in refused(deep, tmp_path / "r18.pth")
 
 
 def test_a_deeper_file_of_another_project(tmp_path):
@@ -103,7 +103,8 @@ def test_a_deeper_file_of_another_project(tmp_path):
     model = semseg("resnet26d", aux_head=True)
     message = refused(model, tmp_path / "r101.pth")
     assert "read as hszhao/semseg PSPNet" in message
-    assert "in network.backbone.body.layer3" in message
+    assert "23 blocks in network.backbone.body.layer3 where 2 are expected: a ResNet-101" in message
+    assert "use configs/network/pspnet_r101_semseg.yaml" in message
 
 
 # Another number of classes

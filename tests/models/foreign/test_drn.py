@@ -145,7 +145,7 @@ def for_a_deeper_one(path):
     [
         (with_other_classes, ["19 classes", "the model has 5", "classifier, upsampling"]),
         (with_bilinear_upsampling, ["fyu/drn", "1 unexpected", "upsampling.weight"]),
-        (for_a_deeper_one, ["fyu/drn", "missing", "backbone.layer5"]),
+        (for_a_deeper_one, ["fyu/drn", "2 blocks in network.backbone.layer5 where 6 are expected; take the"]),
     ],
 )
 def test_other_checkpoints_are_refused(prepare, words, tmp_path):

@@ -70,6 +70,8 @@ def same_network(first, second):
     return all(torch.equal(own[key], other[key]) for key in own)
 
 
+ONE = torch.ones((), dtype=torch.long)
+ENTRIES = ("params", "params_ema", "ema", "model_ema", "state_dict_ema", "teacher")
 WRAPPINGS = {
     "alone": lambda state: state,
     "DataParallel": lambda state: {f"module.{key}": value for key, value in state.items()},
@@ -86,7 +88,14 @@ WRAPPINGS = {
         "optimizer": {},
     },
     "twice wrapped": lambda state: {"model": {"state_dict": state}},
+    "a module's net beside its loss": lambda state: {
+        "state_dict": {f"net.{key}": value for key, value in state.items()} | {"criterion.weight": torch.ones(3)}
+    },
+    "settings under model": lambda state: {"model": {"type": "Tiny", "depth": 2}, "weights": state},
+    "AveragedModel": lambda state: {f"module.{key}": value for key, value in state.items()} | {"n_averaged": ONE},
+    **{name: lambda state, name=name: {name: state, "epoch": 3} for name in ENTRIES},
 }
+AVERAGED = {"AveragedModel", *ENTRIES} - {"params"}
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
@@ -98,6 +107,7 @@ def test_wrappings_come_off(wrapping, kind, tmp_path):
     info = load_segmentation_weights(model, tmp_path / "file.pth")
     assert same_network(model, source)
     assert info.get("layout") == ("somewhere/tiny" if kind == "theirs" else None)
+    assert info.get("averaged", False) == (wrapping in AVERAGED)
     mean = [0.1, 0.2, 0.3] if kind == "theirs" else list(source.network.image_mean)
     assert model.mean.flatten().tolist() == pytest.approx(mean)
 
@@ -141,8 +151,49 @@ def test_what_has_no_use_is_dropped_and_anything_else_is_not(tmp_path):
 
 def test_part_of_a_project_s_wrapping_is_no_wrapping(tmp_path):
     """Names beside the prefix are left out where a Lightning module's are, and nowhere else."""
-    state = {f"module.{key}": value for key, value in theirs(build()).items()} | {"stray": torch.ones(1)}
-    assert "unexpected" in refused(build(), state, tmp_path)
+    for prefix in ("module.", "_orig_mod."):
+        state = {f"{prefix}{key}": value for key, value in theirs(build()).items()} | {"stray": torch.ones(1)}
+        assert "unexpected" in refused(build(), state, tmp_path)
+
+
+@pytest.mark.parametrize("wrap", ["", "model.", "net.", "module."])
+def test_of_a_file_of_our_own_nothing_is_made_up(wrap, tmp_path):
+    own = {f"{wrap}{key}": value for key, value in build().state_dict().items()}
+    assert "std" in refused(build(), {key: own[key] for key in own if key != f"{wrap}std"}, tmp_path)
+    missing = {key: own[key] for key in own if not key.endswith("head.bias")}
+    assert "1 missing (network.head.bias)" in refused(build(), missing, tmp_path)
+    assert "stray" in refused(build(), own | {f"{wrap}stray": torch.ones(1)}, tmp_path)
+
+
+@pytest.mark.parametrize("beside", [{}, {"criterion.weight": torch.ones(3)}], ids=["alone", "a loss"])
+def test_a_network_without_a_normalisation_keeps_the_model_s_and_says_so(beside, tmp_path, caplog):
+    source = build()
+    state = {f"network.{key}": value for key, value in source.network.state_dict().items()}
+    torch.save({"state_dict": state | beside}, tmp_path / "file.ckpt")
+    model = SegmentationModel(Tiny(), (0.7, 0.8, 0.9), (0.3, 0.2, 0.1))
+    load_segmentation_weights(model, tmp_path / "file.ckpt")
+    assert same_network(model, source)
+    assert model.mean.flatten().tolist() == pytest.approx([0.7, 0.8, 0.9])
+    assert "file.ckpt holds a network without mean and std" in caplog.text
+    assert "[0.7, 0.8, 0.9]" in caplog.text
+    assert ("criterion.weight" in caplog.text) == bool(beside)
+
+
+def test_a_whole_model_under_network_has_its_normalisation(tmp_path, caplog):
+    source = SegmentationModel(Tiny(), (0.7, 0.8, 0.9), (0.3, 0.2, 0.1))
+    torch.save({f"network.{key}": value for key, value in source.state_dict().items()}, tmp_path / "file.ckpt")
+    model = build()
+    load_segmentation_weights(model, tmp_path / "file.ckpt")
+    assert model.mean.flatten().tolist() == pytest.approx([0.7, 0.8, 0.9])
+    assert not caplog.text
+
+
+def test_student_and_teacher_are_named(tmp_path):
+    own = build().network.state_dict()
+    state = {f"{who}.model.{key}": value for who in ("student", "teacher") for key, value in own.items()}
+    message = refused(build(), state, tmp_path)
+    assert "it holds 2 networks under student. and teacher.: save the tensors of one alone" in message
+    assert "key.removeprefix('student.')" in message
 
 
 def refused(model, state, tmp_path):

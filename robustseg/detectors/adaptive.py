@@ -1,0 +1,218 @@
+"""Attacks on a model and a detector at once: through a blur, or on patches beside the whole image."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks import Attack, AttackError, MLAttack, Targeted
+from robustseg.attacks.base import OnStep
+from robustseg.attacks.losses import ClassPixels
+from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.universal import Universal
+from robustseg.attacks.victim import Victim
+from robustseg.detectors.canvas import BlurredVictim, PatchVictim, TwiceVictim
+from robustseg.detectors.errors import DetectorError
+from robustseg.detectors.scale import GaussianBlur
+
+_STREAM = 0xADA7
+"""Keeps the patches apart from the inner attack's own noise, which is what it would be without them."""
+
+
+class AdaptiveAttack(Attack):
+    """An attack that knows of a detector: another attack, shown more of the model than its answer to the image.
+
+    Threat, aim, ignore index and seed are the inner attack's. Xiao et al. bound it by 0.06 "in terms of L2 distance".
+    As the length of an image's perturbation that would be 0.04 grey levels per value at 240×180: we read it as the root
+    mean square: ``DAG(eps=0.06, norm="rms")``.
+
+    Args:
+        attack: The inner attack.
+
+    Raises:
+        DetectorError: ``attack`` is none, brings its own targets, or cannot work with what it would be shown.
+    """
+
+    def __init__(self, attack: Attack):
+        if not isinstance(attack, Attack):
+            raise DetectorError(f"attack = {attack!r} is no attack: give an object, DAG() for example.")
+        super().__init__(targeted=attack.targeted, ignore_index=attack.ignore_index, seed=attack.seed)
+        self.attack = attack
+        self.threat = attack.threat
+        name = type(self).__name__
+        for inner in _inside(attack):
+            if isinstance(inner, Targeted):
+                raise DetectorError(
+                    f"attack = {type(inner).__name__} makes its targets from those of the image: put it outside, "
+                    f"{type(inner).__name__}({name}(…), target_map)."
+                )
+            if isinstance(inner, Universal):
+                raise DetectorError(
+                    f"attack = {type(inner).__name__} applies a perturbation that is known before: no model is asked, "
+                    "so that there is nothing to adapt; wrap the attack that finds it."
+                )
+
+    def _refuse_other_views(self) -> None:
+        """Refuse inner attacks for which several answers cannot be laid side by side.
+
+        Raises:
+            DetectorError: There is one.
+        """
+        for inner in _inside(self.attack):
+            reason = None
+            if getattr(inner, "transform", None) is not None:
+                reason = "moves its targets with the image at each step: take one without input transform, such as PGD"
+            elif isinstance(inner, MLAttack):
+                reason = "compares features of one forward: take an attack that looks at logits only, such as DAG"
+            elif isinstance(inner, OnPatches):
+                reason = "cuts patches of the image itself: put it outside, and what is in here inside it"
+            if reason is not None:
+                raise DetectorError(f"attack = {type(inner).__name__} {reason}.")
+
+    def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
+        other = copy.copy(self)
+        other.attack = self.attack.for_data(class_pixels)
+        return other
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Those beside the inner attack's, as plain JSON."""
+
+    def describe(self) -> dict[str, Any]:  # noqa: D102
+        return {
+            "attack": type(self).__name__,
+            "eps": None if self.threat is None else str(self.threat.eps),
+            "norm": None if self.threat is None else self.threat.norm,
+            "targeted": self.targeted,
+            **self.settings(),
+            **{f"inner.{name}": value for name, value in self.attack.describe().items()},
+        }
+
+
+class ThroughBlur(AdaptiveAttack):
+    """Attacks the model behind a Gaussian blur, as if that were its first layer.
+
+    Source: Xiao et al., ECCV 2018, Sec. 5.4, against scale consistency: the paper's attack cares for the answer to the
+    blurred image alone. With ``whole`` it has to fool the model with and without the blur at once, which is stronger
+    than the paper's, since the detector compares both answers; that costs two forwards and two gradients where the
+    inner attack has one.
+
+    Any attack can be inside. Logits shown to ``on_step`` are those of the blurred image, with ``whole`` those of the
+    image itself.
+
+    Args:
+        attack: The inner attack.
+        sigma: Standard deviation of the Gaussian in pixels; the detector's, 0.5, 3 and 5 in the paper.
+        whole: Attack the image without blur as well. Not for attacks with an input transform, nor MLAttack.
+
+    Raises:
+        DetectorError: ``sigma`` is not positive, or ``attack`` cannot be wrapped.
+    """
+
+    def __init__(self, attack: Attack, sigma: float = 3.0, whole: bool = False):
+        super().__init__(attack)
+        self.blur = GaussianBlur(sigma)
+        self.whole = whole
+        if whole:
+            self._refuse_other_views()
+
+    def perturb(  # noqa: D102
+        self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
+    ) -> Tensor:
+        try:
+            if not self.whole:
+                return self.attack.perturb(BlurredVictim(victim, self.blur), images, targets, noise, on_step)
+            both = TwiceVictim(victim, self.blur)
+            shown = None if on_step is None else both.shown_to(on_step, targets)
+            return self.attack.perturb(both, images, both.canvas_of(targets), noise, shown)
+        except DetectorError as error:
+            # The kernel is larger than these images: an attack raises what attacks raise.
+            raise AttackError(str(error)) from error
+
+    def settings(self) -> dict[str, Any]:  # noqa: D102
+        return {"sigma": self.blur.sigma, "whole": self.whole}
+
+
+class OnPatches(AdaptiveAttack):
+    """Attacks the whole image and K random patches of it, each predicted on its own, at once.
+
+    Source: Xiao et al., ECCV 2018, Sec. 5.4, against spatial consistency: "attack both the whole image and the selected
+    K patches to the corresponding part of malicious target". We take K single patches, not pairs: any two patches
+    that show the target agree where they overlap. Patches are uniform over their places in the image, drawn once per
+    image from the attack's noise, which is not the detector's. How the paper weights the losses is not published: here
+    each valid pixel of the image and of every patch counts alike, in the inner attack's loss and in all that it counts
+    (active pixels, shares of fooled pixels, the best iterate).
+
+    With ``redraw`` each question to the model is about new patches, so that the attack works against the expectation
+    over patches. That is stronger than the paper's adversary. Where the inner attack keeps its best iterate, iterates
+    are then compared by different patches. The inner attack is given one target for all pixels of patches, whose
+    logits change places accordingly, and an ignored pixel of a patch is replaced by a valid one of the image. Losses
+    that tell classes apart are refused.
+
+    Without a target, each patch is fooled on its own, and nothing makes two patches agree: against a detector, attack
+    with a target.
+
+    Counts: a patch is a forward, and a gradient through it a backward. One step costs 1 + K of each, of which K are of
+    patch_size² pixels instead of H·W; all K·B patches are in one batch. Logits and targets shown to ``on_step`` are
+    those of the whole image.
+
+    Args:
+        attack: The inner attack: any that works pixel by pixel on logits. Not those with an input transform, MLAttack,
+            nor another OnPatches. ThroughBlur may be inside.
+        patch_size: Side s of the patches in pixels; the detector's.
+        k: K ≥ 1; that of the detector in the paper's Table 1.
+        redraw: Draw new patches for each forward.
+
+    Raises:
+        DetectorError: ``patch_size`` or ``k`` is below 1, or ``attack`` cannot be wrapped.
+    """
+
+    def __init__(self, attack: Attack, patch_size: int = 512, k: int = 50, redraw: bool = False):
+        super().__init__(attack)
+        if patch_size < 1:
+            raise DetectorError(f"patch_size = {patch_size}: a side in pixels expected, that of the detector.")
+        if k < 1:
+            raise DetectorError(f"k = {k}: at least one patch is attacked (none is the attack without OnPatches).")
+        self.patch_size = patch_size
+        self.k = k
+        self.redraw = redraw
+        self._refuse_other_views()
+        if redraw:
+            self._refuse_class_weights()
+
+    def _refuse_class_weights(self) -> None:
+        for inner in _inside(self.attack):
+            for loss in (getattr(inner, "loss", None), getattr(inner, "watched", None)):
+                balanced = hasattr(loss, "class_pixels")
+                if balanced or getattr(loss, "task_loss", "error") != "error":
+                    raise DetectorError(
+                        f"redraw = True with {type(inner).__name__} and {loss!r}, which tells classes apart: set "
+                        "redraw to false, or take another loss."
+                    )
+
+    def perturb(  # noqa: D102
+        self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
+    ) -> Tensor:
+        if self.threat is not None and self.threat.eps == 0:
+            return images
+        own = noise.fork(_STREAM, torch.device("cpu"))
+        patches = PatchVictim(victim, self.patch_size, self.k, own, images, targets, self.redraw)
+        shown = None if on_step is None else patches.shown_to(on_step, targets)
+        return self.attack.perturb(patches, images, patches.canvas_of(targets), noise, shown)
+
+    def settings(self) -> dict[str, Any]:  # noqa: D102
+        return {"patch_size": self.patch_size, "k": self.k, "redraw": self.redraw}
+
+
+def _inside(attack: Attack) -> Iterator[Attack]:
+    """The attack, and those that it is made of."""
+    yield attack
+    members = [getattr(attack, "attack", None), *getattr(attack, "attacks", ())]
+    for member in members:
+        if isinstance(member, Attack):
+            yield from _inside(member)

@@ -1,0 +1,243 @@
+"""Victims that answer for more than the image: the model behind a blur, and several answers side by side.
+
+An attack that works pixel by pixel does not mind what the pixels are of. What it is given as logits and targets is a
+canvas: those of the image, B×C×H×W and B×H×W, and of N further pixels, laid out in one row as B×C×1×(H·W + N) and
+B×1×(H·W + N), so that its loss, its active pixels, its stopping rule and its counts hold for all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustseg.attacks.base import OnStep
+from robustseg.attacks.guard import AttackError, Model
+from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.victim import Victim
+from robustseg.detectors.patches import integer
+
+Blur = Callable[[Tensor], Tensor]
+Corners = list[list[tuple[int, int]]]
+"""Of each image's patches, top and left."""
+
+
+class _Wrapped(Victim):
+    """Asks another victim, whose images and counters it shares."""
+
+    def __init__(self, victim: Victim, model: Model):
+        super().__init__(model, 0)
+        self.share(victim)
+        self._victim = victim
+
+    def select(self, rows: Tensor) -> Any:
+        part = copy.copy(self)
+        part._victim = self._victim.select(rows)
+        part.share(part._victim)
+        return part
+
+
+class BlurredVictim(_Wrapped):
+    """The model behind a blur.
+
+    Args:
+        victim: The model without it.
+        blur: Of B×3×H×W images.
+    """
+
+    def __init__(self, victim: Victim, blur: Blur):
+        # Attacks that read layers take the model itself.
+        super().__init__(victim, _Blurred(victim.model, blur))
+        self._blur = blur
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits of the blurred images."""
+        return self._victim(self._blur(images))
+
+
+class _Blurred(nn.Module):
+    def __init__(self, model: Model, blur: Blur):
+        super().__init__()
+        self.model = model
+        self.blur = blur
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(self.blur(images))
+
+
+class CanvasVictim(_Wrapped):
+    """The model's answers to the image and to further views of it, as a canvas."""
+
+    def __init__(self, victim: Victim):
+        super().__init__(victim, victim.model)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits B×C×1×(H·W + N)."""
+        whole = self._flat(images)
+        return torch.cat([whole, *self._further(images, whole)], 2).unsqueeze(2)
+
+    def canvas_of(self, targets: Tensor) -> Tensor:
+        """Targets B×1×(H·W + N)."""
+        return torch.cat([targets.flatten(1), self._further_targets(targets)], 1).unsqueeze(1)
+
+    @abstractmethod
+    def _further(self, images: Tensor, whole: Tensor) -> list[Tensor]:
+        """Logits of further pixels, B×C×… each; ``whole`` are the image's, B×C×H·W."""
+
+    @abstractmethod
+    def _further_targets(self, targets: Tensor) -> Tensor:
+        """B×N."""
+
+    def _flat(self, images: Tensor) -> Tensor:
+        """The model's answer, B×C×H·W; its size is looked at here, since the canvas no longer shows it."""
+        logits = self._victim(images)
+        fits = isinstance(logits, Tensor) and logits.ndim == 4
+        # Another canvas lays out more pixels, in one row.
+        if not fits or (logits.shape[-2:] != images.shape[-2:] and not isinstance(self._victim, CanvasVictim)):
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise AttackError(
+                f"the model returned {given} for images {tuple(images.shape)}: logits must be B×C×H×W at the size of "
+                "the images, patches among them (SegmentationModel upsamples them)."
+            )
+        return logits.flatten(2)
+
+    @staticmethod
+    def shown_to(on_step: OnStep, targets: Tensor) -> OnStep:
+        """An observer of the attack on the canvas that shows ``on_step`` the whole image's part of it.
+
+        Args:
+            on_step: Given logits and targets of the image.
+            targets: B×H×W, of the call.
+        """
+        height, width = targets.shape[-2:]
+        pixels = height * width
+
+        def show(step: Any) -> None:
+            logits = step.logits[..., :pixels].unflatten(-1, (height, width)).squeeze(2)
+            on_step(step._replace(logits=logits, targets=targets[step.rows]))
+
+        return show
+
+
+class TwiceVictim(CanvasVictim):
+    """The model without and behind a blur.
+
+    Args:
+        victim: The model without it.
+        blur: Of B×3×H×W images.
+    """
+
+    def __init__(self, victim: Victim, blur: Blur):
+        super().__init__(victim)
+        self._blur = blur
+
+    def _further(self, images: Tensor, whole: Tensor) -> list[Tensor]:
+        return [self._flat(self._blur(images))]
+
+    def _further_targets(self, targets: Tensor) -> Tensor:
+        return targets.flatten(1)
+
+
+class PatchVictim(CanvasVictim):
+    """The model on the image and on K random patches, each predicted on its own.
+
+    With ``redraw`` the patches are others in each forward, but a canvas has one map of targets. So that stays: class 0
+    for all further pixels, whose logits of class 0 and of their true target change places. A pixel of a patch that is
+    ignored is replaced by a valid one of the image, so that the number of pixels stays as well.
+
+    Args:
+        victim: The model.
+        size: Side of a patch in pixels.
+        k: Patches of an image.
+        noise: Of the patches; its numbers come from the CPU.
+        images: B×3×H×W, the clean images.
+        targets: B×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored.
+        redraw: Draw them for each forward.
+
+    Raises:
+        AttackError: A patch is larger than the images.
+    """
+
+    def __init__(
+        self, victim: Victim, size: int, k: int, noise: NoiseSource, images: Tensor, targets: Tensor, redraw: bool
+    ):
+        super().__init__(victim)
+        self._height, self._width = images.shape[-2:]
+        if size > min(self._height, self._width):
+            raise AttackError(
+                f"patch_size = {size} is larger than the images of {self._height}×{self._width} pixels: set it to "
+                f"about {min(self._height, self._width) // 2}."
+            )
+        self._size, self._k = size, k
+        self._noise = noise
+        self._count = len(images)
+        self._corners = None if redraw else self._draw()
+        self._targets = targets
+        self._spare = None if not redraw or bool((targets != IGNORED).all()) else _valid_pixels(targets, k * size**2)
+
+    def _draw(self) -> Corners:
+        """K places of each image, all equally likely."""
+        drawn = self._noise.uniform(torch.empty(self._count, self._k, 2, dtype=torch.float64)).tolist()
+        free = self._height - self._size, self._width - self._size
+        return [[(integer(down, 0, free[0]), integer(right, 0, free[1])) for down, right in each] for each in drawn]
+
+    def _further(self, images: Tensor, whole: Tensor) -> list[Tensor]:
+        # An attack may ask about several versions of all images at once.
+        corners = (self._corners or self._draw()) * (len(images) // self._count)
+        # One patch of every image after the other, as a victim counts several versions of a batch.
+        logits = self._flat(self._cut(images, corners).transpose(0, 1).flatten(0, 1))
+        further = list(logits.view(self._k, len(images), *logits.shape[1:]).unbind())
+        return further if self._corners is not None else [self._exchanged(further, whole, corners)]
+
+    def _cut(self, values: Tensor, corners: Corners) -> Tensor:
+        """B×K×…×s×s of B×…×H×W."""
+        size = self._size
+        return torch.stack(
+            [
+                torch.stack([value[..., top : top + size, left : left + size] for top, left in places])
+                for value, places in zip(values.unbind(), corners, strict=True)
+            ]
+        )
+
+    def _exchanged(self, further: list[Tensor], whole: Tensor, corners: Corners) -> Tensor:
+        """Logits of all patches, for a target of class 0: B×C×(K·s²)."""
+        logits, versions = torch.cat(further, 2), len(whole) // self._count
+        targets = self._targets.repeat(versions, 1, 1)
+        wanted = self._cut(targets, corners).flatten(1)
+        if self._spare is not None:
+            spare, ignored = self._spare.repeat(versions, 1), wanted == IGNORED
+            valid = whole.gather(2, spare.unsqueeze(1).expand(-1, whole.shape[1], -1))
+            logits = torch.where(ignored.unsqueeze(1), valid, logits)
+            wanted = torch.where(ignored, targets.flatten(1).gather(1, spare), wanted)
+        wanted = wanted.unsqueeze(1)
+        first, true = logits[:, :1], logits.gather(1, wanted)
+        return torch.cat([true, logits[:, 1:]], 1).scatter(1, wanted, first)
+
+    def _further_targets(self, targets: Tensor) -> Tensor:
+        if self._corners is None:
+            return targets.new_zeros(len(targets), self._k * self._size**2)
+        return self._cut(targets, self._corners).flatten(1)
+
+    def select(self, rows: Tensor) -> PatchVictim:
+        """The same for some of the images."""
+        part: PatchVictim = super().select(rows)
+        chosen = rows.cpu()
+        part._noise = self._noise.select(chosen, self._count)
+        part._count = len(chosen)
+        part._corners = None if self._corners is None else [self._corners[row] for row in chosen.tolist()]
+        part._targets = self._targets[rows]
+        part._spare = None if self._spare is None else self._spare[rows]
+        return part
+
+
+def _valid_pixels(targets: Tensor, count: int) -> Tensor:
+    """``count`` places of valid pixels of each image, in turn: B×``count``."""
+    valid = (targets != IGNORED).flatten(1)
+    first = (~valid).long().sort(dim=1, stable=True).indices
+    turn = torch.arange(count, device=targets.device) % valid.sum(1, keepdim=True)
+    return first.gather(1, turn)
