@@ -43,6 +43,8 @@ class SegmentationModel(nn.Module):
         window: SlidingWindow | None = None,
     ) -> None:
         super().__init__()
+        self.normalisation_given = mean is not None or std is not None
+        """Whether it was asked for, and not the network's: then that of another project's file does not replace it."""
         mean = getattr(network, "image_mean", IMAGENET_MEAN) if mean is None else mean
         std = getattr(network, "image_std", IMAGENET_STD) if std is None else std
         if len(mean) != len(std) or not all(value > 0 for value in std):

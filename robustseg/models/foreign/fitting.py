@@ -75,7 +75,8 @@ def fit_to(
     converted = {f"network.{key}": value for key, value in layout.convert(inner.state, model.network).items()}
     for key, value in (("mean", layout.mean), ("std", layout.std)):
         own = expected[key]
-        converted[key] = own if value is None else own.new_tensor(value).view_as(own)
+        stays = value is None or model.normalisation_given
+        converted[key] = own if stays else own.new_tensor(value).view_as(own)
     return _told(converted | _counters(expected, converted), inner, expected, source), layout
 
 

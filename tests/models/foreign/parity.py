@@ -63,3 +63,11 @@ def assert_same(model: SegmentationModel, reference, height: int, width: int) ->
 def parameters(module: nn.Module) -> int:
     """How many numbers are trained."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def misnormalised(network: nn.Module) -> SegmentationModel:
+    """A model whose normalisation is that of no project, so that a file's own is seen to arrive."""
+    model = SegmentationModel(network)
+    model.mean.fill_(0.3)
+    model.std.fill_(0.7)
+    return model

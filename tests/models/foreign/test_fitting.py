@@ -121,6 +121,14 @@ def test_a_normalisation_that_the_layout_does_not_know_stays(tmp_path, monkeypat
     assert model.std.flatten().tolist() == pytest.approx([0.3, 0.2, 0.1])
 
 
+def test_a_normalisation_that_was_asked_for_stays(tmp_path):
+    torch.save(theirs(build()), tmp_path / "file.pth")
+    model = SegmentationModel(Tiny(), mean=(0.7, 0.8, 0.9))
+    load_segmentation_weights(model, tmp_path / "file.pth")
+    assert model.mean.flatten().tolist() == pytest.approx([0.7, 0.8, 0.9])
+    assert model.std.flatten().tolist() == pytest.approx(list(model.network.image_std))
+
+
 def test_an_external_module_takes_its_own_file(tmp_path):
     def external(seed):
         torch.manual_seed(seed)

@@ -6,11 +6,11 @@ import pickle
 import pytest
 import torch
 
-from robustseg.models import FCN, DeepLabV3, ModelError, PSPNet, SegmentationModel, load_segmentation_weights
+from robustseg.models import FCN, DeepLabV3, ModelError, PSPNet, load_segmentation_weights
 from robustseg.models.foreign import LAYOUTS
 
 from .mmseg_reference import build, logits_of, wrapped
-from .parity import assert_same, normalised, parameters
+from .parity import assert_same, misnormalised, normalised, parameters
 
 HEADS = {
     PSPNet: {"type": "PSPHead", "pool_scales": (1, 2, 3, 6)},
@@ -58,7 +58,7 @@ def ours(kind, backbone="r50", base=8, classes=5, name=None, **changed):
         **SETTINGS[kind],
     }
     network = kind(classes, name or ("resnet18" if backbone == "r18" else "resnet50"), **arguments | changed)
-    return SegmentationModel(network, (0.5,) * 3, (0.5,) * 3)
+    return misnormalised(network)
 
 
 @pytest.fixture(scope="module", params=[(kind, backbone) for kind in HEADS for backbone in BACKBONES], ids=str)

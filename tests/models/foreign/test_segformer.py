@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from robustseg.models import ModelError, SegFormer, SegmentationModel, load_segmentation_weights
+from robustseg.models import ModelError, SegFormer, load_segmentation_weights
 from robustseg.models.foreign import LAYOUTS
 
 from . import reference_nvlabs
-from .parity import assert_same, normalised, parameters, randomise_, resized
+from .parity import assert_same, misnormalised, normalised, parameters, randomise_, resized
 
 transformers = pytest.importorskip("transformers", reason="transformers not installed: pip install -e .[dev]")
 HAS_MMSEG = all(importlib.util.find_spec(name) for name in ("mmcv", "mmengine", "mmseg"))
@@ -68,7 +68,7 @@ CASES = {
 
 def ours(**changed):
     network = SegFormer(CLASSES, channels=16, backbone_args={"embed_dims": WIDTHS, "depths": DEPTHS}, **changed)
-    return SegmentationModel(network, (0.3,) * 3, (0.7,) * 3)
+    return misnormalised(network)
 
 
 def scaled_down_(network):

@@ -6,7 +6,7 @@ import torch
 from robustseg.models import DeepLabV3, ModelError, PSPNet, SegmentationModel, load_segmentation_weights
 from robustseg.models.foreign import LAYOUTS
 
-from .parity import assert_same, normalised, parameters, randomise_
+from .parity import assert_same, misnormalised, normalised, parameters, randomise_
 from .reference_semseg import Reference, wrapped
 
 LAYERS = (2, 2, 3, 2)
@@ -42,7 +42,7 @@ def case(request, tmp_path):
 def test_logits_and_gradients_are_those_of_the_reference(case, size):
     name, kind, reference, path = case
     # the normalisation comes with the layout, whatever the model had
-    model = SegmentationModel(ours(kind).network, (0.5,) * 3, (0.5,) * 3)
+    model = misnormalised(ours(kind).network)
     assert load_segmentation_weights(model, path)["layout"] == name
     assert_same(model, lambda images: reference.double()(normalised(images)), *size)
 

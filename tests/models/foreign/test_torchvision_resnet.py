@@ -6,10 +6,10 @@ from torchvision.models import resnet, segmentation
 from torchvision.models.segmentation.deeplabv3 import _deeplabv3_resnet
 from torchvision.models.segmentation.fcn import _fcn_resnet
 
-from robustseg.models import FCN, DeepLabV3, ModelError, SegmentationModel, load_segmentation_weights
+from robustseg.models import FCN, DeepLabV3, ModelError, load_segmentation_weights
 from robustseg.models.foreign import LAYOUTS
 
-from .parity import assert_same, normalised, parameters, randomise_
+from .parity import assert_same, misnormalised, normalised, parameters, randomise_
 
 LAYERS = (1, 1, 2, 2)
 KINDS = {"torchvision FCN-ResNet": (FCN, _fcn_resnet), "torchvision DeepLabV3-ResNet": (DeepLabV3, _deeplabv3_resnet)}
@@ -27,7 +27,7 @@ def theirs(build, aux=True):
 
 
 def ours(kind, **arguments):
-    return SegmentationModel(kind(5, "resnet50", backbone_args={"layers": LAYERS}, **arguments), (0.5,) * 3, (0.5,) * 3)
+    return misnormalised(kind(5, "resnet50", backbone_args={"layers": LAYERS}, **arguments))
 
 
 @pytest.fixture(scope="module", params=KINDS)

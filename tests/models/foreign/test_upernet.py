@@ -9,7 +9,7 @@ from torch import nn
 from robustseg.models import ModelError, SegmentationModel, UPerNet, load_segmentation_weights
 from robustseg.models.foreign import LAYOUTS
 
-from .parity import assert_same, normalised, parameters, randomise_, resized
+from .parity import assert_same, misnormalised, normalised, parameters, randomise_, resized
 from .reference_convnext import MMPRETRAIN, ORIGINAL, ConvNeXt
 
 transformers = pytest.importorskip("transformers", reason="transformers not installed: pip install -e .[dev]")
@@ -103,7 +103,7 @@ CASES = {
 def ours(conv_stem=False, **changed):
     arguments = {"backbone_args": {"dims": WIDTHS, "depths": DEPTHS}, "channels": 16, **changed}
     network = UPerNet(CLASSES, "convnext_tiny", conv_stem=conv_stem, **arguments)
-    return SegmentationModel(network, (0.3,) * 3, (0.7,) * 3)
+    return misnormalised(network)
 
 
 @pytest.fixture(scope="module", params=CASES)
