@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from robustseg.data import DataError, SegmentationDataModule
 from robustseg.detectors import DetectorError
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.report import ReportError
-from robustseg.models import ModelError, SlidingWindow, load_segmentation_weights, read_record
+from robustseg.measured import EVALUATE_OPTIONS, benchmark_of, read_ids
+from robustseg.models import ModelError, load_segmentation_weights
 from robustseg.models.checkpoint import WeightsInfo
 from robustseg.parser import Parser, keys_of
 from robustseg.runs import RunError, last_run, next_free, next_version, run_folder
@@ -51,22 +51,6 @@ EXPECTED_ERRORS = (
     MisconfigurationException,
 )
 """What is wrong with what was asked for; the message is all that a user needs."""
-
-_NOT_SETTINGS = ("num_classes", "pretrained", "weights")
-"""Arguments of a network that say nothing once its weights are loaded."""
-
-_EVALUATE_OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
-    (
-        "--output",
-        str | None,
-        None,
-        "Folder of the results. An evaluation that is there is continued. By default RUN/evaluation_<digest>, which is "
-        "the same folder as long as checkpoint, model, data and seed are.",
-    ),
-    ("--shard", str, "1/1", "Measure part i of n, written i/n; the last of n processes to finish writes the results."),
-    ("--ids", str | None, None, "File with the id of one sample per line: score these only."),
-    ("--check_images", int, 8, "Images to probe the model on for the trust flags; 0 leaves the probe out."),
-)
 
 
 class ConfigError(ValueError):
@@ -163,7 +147,7 @@ class RobustSegCLI(LightningCLI):
             "update's images (elastic), or any setting (changed).",
         )
         if self.evaluate:
-            for name, kind, default, about in _EVALUATE_OPTIONS:
+            for name, kind, default, about in EVALUATE_OPTIONS:
                 parser.add_argument(name, type=kind, default=default, help=about)
             strict = "Exit with status 3 when the results are marked unreliable."
             parser.add_argument("--strict", action="store_true", help=strict)
@@ -301,7 +285,7 @@ class RobustSegCLI(LightningCLI):
         """
         self.open_data("test")
         weights = load_segmentation_weights(self.model.model, self.checkpoint)
-        only = None if self.config.ids is None else _read_ids(Path(self.config.ids))
+        only = None if self.config.ids is None else read_ids(Path(self.config.ids))
         return self.benchmark(weights, Shard.parse(self.config.shard), check_images, only)
 
     def benchmark(
@@ -319,47 +303,16 @@ class RobustSegCLI(LightningCLI):
             check_images: Number of images to probe the model on.
             only: Ids of samples to score; by default all, or ``robustness.test_num_images`` of them.
         """
-        robustness, data, network = self.config_init.robustness, self.datamodule, self.config.model.network
-        split = data.test_split()
-        if only is None and robustness.test_num_images is not None:
-            ids = data.sample_ids(split)
-            count = min(robustness.test_num_images, len(ids))
-            only = None if count == len(ids) else [ids[(2 * k + 1) * len(ids) // (2 * count)] for k in range(count)]
-        settings = {key: value for key, value in (network.get("init_args") or {}).items() if key not in _NOT_SETTINGS}
-        record = read_record(weights["path"]) if weights is not None else None
-        if weights is not None and record is not None and record.get("averaged"):
-            weights["averaged"] = True
-        attack = self.model.attack
-        return Benchmark(
-            self.model.model,
-            data,
-            robustness.attacks,
+        return benchmark_of(
+            self.model,
+            self.datamodule,
+            self.config_init.robustness,
+            self.config.model.network,
             weights,
-            json.loads(json.dumps(settings, default=str)),
-            record["trained_with"] if record is not None else None if attack is None else attack.describe(),
-            _reference_miou(record, data, split, self.model.model.window),
-            robustness.suite,
-            self.model.seed,
-            only,
             shard or Shard(),
             check_images,
+            only,
         )
-
-
-def _reference_miou(
-    record: Mapping[str, Any] | None, data: SegmentationDataModule, split: str, window: SlidingWindow | None
-) -> float | None:
-    """The clean miou that a checkpoint's record has for the same split, size of images and window."""
-    if record is None or record["val"] is None or record["data"] is None:
-        return None
-    here = {
-        "name": type(data).__name__,
-        "split": split,
-        "image_size": None if data.image_size is None else list(data.image_size),
-        "window": None if window is None else window.describe(),
-    }
-    miou: float | None = record["val"]["miou"] if record["data"] == here else None
-    return miou
 
 
 def _start_from_nothing_else(model: Namespace) -> None:
@@ -369,13 +322,6 @@ def _start_from_nothing_else(model: Namespace) -> None:
     for key, value in (("pretrained", False), ("weights", None)):
         if key in arguments:
             arguments[key] = value
-
-
-def _read_ids(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"--ids {path}: cannot be read ({error}); give a text file with one id per line.") from error
 
 
 def is_first_process() -> bool:

@@ -20,6 +20,7 @@ LAYERS = [
     {"runs", "commands"},
     {"studies"},
     {"safety"},
+    {"measured"},
     {"parser"},
     {"configured"},
     {"doctor"},

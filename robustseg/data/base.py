@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Sampler
 
 from robustseg.data.bad_samples import BadSamplePolicy, check_policy
+from robustseg.data.contents import count_class_pixels, digest_of, unique_ids
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.disk_cache import DiskCache
 from robustseg.data.errors import DataError
@@ -197,12 +196,7 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         """
         if split in self._class_pixels:
             return list(self._class_pixels[split])
-        dataset = self.dataset(split)
-        counts = np.zeros(self.num_classes, dtype=np.int64)
-        for index in range(len(dataset)):
-            mask = dataset.arrays(index)[1]
-            counts += np.bincount(mask[mask != self.ignore_index], minlength=self.num_classes)
-        self._class_pixels[split] = [int(count) for count in counts]
+        self._class_pixels[split] = count_class_pixels(self.dataset(split), self.num_classes, self.ignore_index)
         return list(self._class_pixels[split])
 
     def sample_ids(self, split: Split) -> list[str]:
@@ -211,12 +205,7 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         Raises:
             DataError: Its files are missing or cannot be used, or two samples have the same id.
         """
-        dataset = self.dataset(split)
-        ids = [dataset.sample_id(index) for index in range(len(dataset))]
-        if len(set(ids)) < len(ids):
-            twice = next(sample for sample in ids if ids.count(sample) > 1)
-            raise DataError(f"two samples of the {split} split have the id {twice!r}: rename one of the files.")
-        return ids
+        return unique_ids(self.dataset(split), split)
 
     def digest(self, split: Split) -> str:
         """SHA-256 over ids, pixels and masks of a split as they are evaluated; it reads every sample once.
@@ -224,14 +213,7 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         Raises:
             DataError: A sample is missing or cannot be used.
         """
-        dataset = self.dataset(split)
-        digest = hashlib.sha256()
-        for index, sample in enumerate(self.sample_ids(split)):
-            image, mask = dataset.arrays(index)
-            digest.update(f"{sample}\0{image.shape}\0{image.dtype}\0{mask.dtype}\0".encode())
-            digest.update(image.tobytes())
-            digest.update(mask.tobytes())
-        return digest.hexdigest()
+        return digest_of(self.dataset(split), self.sample_ids(split))
 
     def resize(self) -> EvalTransform | None:
         """Transform to ``image_size``, for ``make_dataset``."""
