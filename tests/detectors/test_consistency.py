@@ -8,42 +8,18 @@ import scipy.ndimage
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from robustseg.attacks.noise import NoiseSource
 from robustseg.detectors import DetectorError, GaussianBlur, ScaleConsistency, SpatialConsistency, spatial
 from robustseg.detectors.patches import PairSampler
+from tests.detectors.nets import Context, ids_of, model
 
 SMALL = {"patch_size": 12, "k": 3, "displacement": (2, 5)}
 DETECTORS = [SpatialConsistency(**SMALL), SpatialConsistency((9, 12), 3, (2, 5)), ScaleConsistency(1.5)]
 
 
-class Context(nn.Module):
-    """Four classes by what is around a pixel, borders of the input included."""
-
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.conv = nn.Conv2d(3, 4, 7, padding=3)
-        self.norm = nn.BatchNorm2d(4)
-        with torch.no_grad():
-            self.conv.weight.copy_(torch.randn(self.conv.weight.shape, generator=generator))
-            self.conv.bias.copy_(torch.randn(4, generator=generator))
-
-    def forward(self, images):
-        return self.norm(self.conv(images))
-
-
 def images_of(count=3, size=(24, 30), seed=0):
     return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
-
-
-def ids_of(count=3):
-    return [f"image {number}" for number in range(count)]
-
-
-def model():
-    return Context().eval()
 
 
 def literal_miou(first, second, ignored=None):

@@ -13,37 +13,14 @@ from torch import nn
 
 from robustseg.attacks.noise import NoiseSource
 from robustseg.detectors import DetectorError, entropy_picture, self_entropy, vote_shares
+from tests.detectors.nets import Context, ids_of, model
 
 STREAM = 0xE27209
 SMALL = {"patch_size": 9, "k": 4}
 
 
-class Context(nn.Module):
-    """Four classes by what is around a pixel, borders of the input included."""
-
-    def __init__(self):
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.conv = nn.Conv2d(3, 4, 7, padding=3)
-        self.norm = nn.BatchNorm2d(4)
-        with torch.no_grad():
-            self.conv.weight.copy_(torch.randn(self.conv.weight.shape, generator=generator))
-            self.conv.bias.copy_(torch.randn(4, generator=generator))
-
-    def forward(self, images):
-        return self.norm(self.conv(images))
-
-
 def images_of(count=3, size=(20, 25), seed=0):
     return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(seed))
-
-
-def ids_of(count=3):
-    return [f"image {number}" for number in range(count)]
-
-
-def model():
-    return Context().eval()
 
 
 def offsets_of(identity, k, size, seed=0):
