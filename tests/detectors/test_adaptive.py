@@ -27,7 +27,11 @@ from robustseg.attacks import (
     Targeted,
     WorstOf,
 )
+from robustseg.attacks.base import AttackStep
+from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.victim import Victim
 from robustseg.detectors import DetectorError, GaussianBlur, OnPatches, SpatialConsistency, ThroughBlur
+from robustseg.detectors.canvas import CanvasVictim, PatchVictim
 from tests.attacks.comparison import assert_allowed
 from tests.attacks.models_for_tests import HEIGHT, WIDTH, CountingNet, per_pixel_net, tiny_batch, tiny_net
 from tests.attacks.table import ROWS, build
@@ -518,3 +522,31 @@ def test_selected_by_name_in_yaml(tmp_path):
     assert not isinstance(attack, IterativeAttack)
     inner = ThroughBlur(DAG("0.06", norm="rms"), 2, whole=True)
     assert attack.describe() == OnPatches(inner, 9, 4, redraw=True).describe()
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+def test_some_of_the_images_are_answered_and_counted_as_within_their_batch(redraw):
+    images, targets = tiny_batch(batch=3)
+    targets = targets.masked_fill(targets == 255, IGNORED)
+    targets[0, :4], targets[2, :, :3] = IGNORED, IGNORED
+
+    def victims():
+        asked = Victim(tiny_net(), 3)
+        return asked, PatchVictim(asked, SIZE, K, noise_of("abc").fork(STREAM), images, targets, redraw)
+
+    _, whole = victims()
+    asked, other = victims()
+    rows = torch.tensor([2, 0])
+    part = other.select(rows)
+    torch.testing.assert_close(part(images[rows]), whole(images)[rows])
+    assert torch.equal(part.canvas_of(targets[rows]), whole.canvas_of(targets)[rows])
+    assert asked.forwards.tolist() == [1 + K, 0, 1 + K]
+
+
+def test_observers_see_the_targets_of_the_images_that_go_on():
+    targets = torch.arange(3 * 4 * 5).view(3, 4, 5)
+    seen = []
+    step = AttackStep(1, 1, 0, torch.zeros(2, 3, 4, 5), torch.zeros(2, 2, 1, 29), torch.zeros(2, 1, 29), None, None)
+    CanvasVictim.shown_to(seen.append, targets)(step._replace(rows=torch.tensor([2, 0])))
+    assert torch.equal(seen[0].targets, targets[[2, 0]])
+    assert seen[0].logits.shape == (2, 2, 4, 5)
