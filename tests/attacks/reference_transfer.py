@@ -16,8 +16,7 @@ from .reference import (
     resize_bilinear,
     resize_nearest,
     resized_length,
-    sign_direction,
-    unit_direction,
+    steepest,
 )
 
 Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -126,7 +125,7 @@ def look_ahead(image_adv: list[float], memory: list[float], alpha: float, decay:
     ``memory`` is that of gradients divided by their L1 norm; the mean is over the entries that have had a gradient.
     """
     reached = sum(1 for m in memory if m != 0)
-    scale = reached if norm == "linf" else math.sqrt(reached)
+    scale = reached if norm == "linf" else math.sqrt(reached) * (math.sqrt(len(memory)) if norm == "rms" else 1)
     return [x + alpha * decay * scale * m for x, m in zip(image_adv, memory, strict=True)]
 
 
@@ -166,7 +165,7 @@ def literal_transfer(
             own = grad[b] if boost.table is None else smooth(grad[b], boost.table)
             uphill = [-g if targeted else g for g in own.flatten().tolist()]
             memory[b] = uphill = add_momentum(memory[b], uphill, boost.decay)
-            direction = sign_direction(uphill) if norm == "linf" else unit_direction(uphill)
+            direction = steepest(uphill, norm)
             there = [x + alpha * d for x, d in zip(images_adv[b].flatten().tolist(), direction, strict=True)]
             clipped = project(there, images[b].flatten().tolist(), eps, norm)
             moved.append(torch.tensor(clipped, dtype=torch.float64).reshape(shape))

@@ -154,7 +154,7 @@ def test_describe_holds_every_setting():
     [
         ({"eps": 8}, r"eps = 8 exceeds 1.*8/255"),
         ({"eps": -0.1}, r"eps = -0.1 is negative"),
-        ({"norm": "l1"}, r"norm = 'l1' is not known: use linf or l2"),
+        ({"norm": "l1"}, r"norm = 'l1' is not known: use linf, l2 or rms"),
         ({"step_size": 0}, r"step_size = 0 moves nothing"),
         ({"step_size": "0.5/255"}, r"step_size = '0.5/255' is not a number"),
         ({"steps": 0}, r"steps = 0: an attack takes at least one step"),

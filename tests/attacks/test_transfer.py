@@ -142,12 +142,14 @@ def test_one_pixel_moves_its_neighbourhood(norm: str):
     images = torch.full((1, 3, 9, 9), 0.5, dtype=torch.float64)
     targets = torch.full((1, 9, 9), 255)
     targets[0, 3, 5] = 0
-    delta = TIFGSM(1 / 8, 1 / 8, 1, kernel="linear", kernel_size=3, norm=norm)(TwoClasses(), images, targets) - images
+    eps = 1 / 128 if norm == "rms" else 1 / 8  # over few pixels, which must not leave [0, 1]
+    delta = TIFGSM(eps, eps, 1, kernel="linear", kernel_size=3, norm=norm)(TwoClasses(), images, targets) - images
     kernel = torch.zeros(9, 9, dtype=torch.float64)
     kernel[2:5, 4:7] = torch.tensor([[0.25, 0.5, 0.25], [0.5, 1, 0.5], [0.25, 0.5, 0.25]])
     shape = torch.tensor(TwoClasses.weight, dtype=torch.float64).view(1, 3, 1, 1) * kernel
-    expected = shape.sign() if norm == "linf" else shape / shape.norm()
-    torch.testing.assert_close(delta, expected / 8, rtol=0, atol=1e-7)
+    size = {"linf": None, "l2": 1, "rms": math.sqrt(3 * 9 * 9)}[norm]
+    expected = shape.sign() if size is None else size * shape / shape.norm()
+    torch.testing.assert_close(delta, expected * eps, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("inner", [AdaptiveStep(), NesterovStep(0.02), MomentumStep(0.02), SignStep(0.02)], ids=repr)
@@ -192,7 +194,7 @@ def test_look_ahead(norm: str):
     grad[0], grad[1, 1] = 1e-6, -1
     rule.update(images, grad, torch.zeros(2), state, region)
     ahead = rule.look_ahead(images, state, region) - images
-    length = 1 if norm == "linf" else 1 / math.sqrt(48)
+    length = 1 / math.sqrt(48) if norm == "l2" else 1
     torch.testing.assert_close(ahead, grad.sign() * 0.5 / 64 * length, rtol=0, atol=1e-15)
     rule.update(images, grad, torch.zeros(2), state, region)
     ahead = rule.look_ahead(images, state, region) - images
