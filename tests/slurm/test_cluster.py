@@ -61,9 +61,11 @@ def test_requeue_runs_it_twice_and_a_signal_reaches_the_tasks_only(cluster, tmp_
 
 
 HOLDER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests.slurm.cluster import Cluster
+# ignored by whatever a shell runs in its background
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with Cluster() as cluster:
     job = cluster.submit(Path(sys.argv[1]), output=Path(sys.argv[2]))
     cluster.until(lambda: "ready" in cluster.output(job), 30, "a job")
