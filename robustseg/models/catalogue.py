@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from inspect import isabstract
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +21,7 @@ from robustseg.models.errors import ModelError
 from robustseg.models.foreign import LAYOUTS, Layout
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
 
+_INSTALLED = "share/robustseg/network"
 _PROBE = 256
 """Side of the image whose logits tell the stride."""
 
@@ -70,9 +72,25 @@ class Variant:
 
 @cache
 def catalogue() -> Mapping[str, Variant]:
-    """Every named network, by name."""
-    content = yaml.safe_load(files("robustseg.models").joinpath("catalogue.yaml").read_text(encoding="utf-8"))
-    return MappingProxyType({name: Variant(name, text) for name, text in content.items()})
+    """Every named network, by name.
+
+    Raises:
+        ModelError: The files are not where this package was installed from, or to.
+    """
+    found = {path.stem: Variant(path.stem, path.read_text(encoding="utf-8")) for path in sorted(_files())}
+    if not found:
+        raise ModelError("the files of configs/network were not installed with robustseg: install it again.")
+    return MappingProxyType(found)
+
+
+def _files() -> list[Path]:
+    """Those of the repository, or those that a wheel brought beside the package (setup.cfg, data_files)."""
+    repository = list((Path(__file__).parents[2] / "configs" / "network").glob("*.yaml"))
+    try:
+        installed = importlib.metadata.files("robustseg") or []
+    except importlib.metadata.PackageNotFoundError:
+        installed = []
+    return repository or [Path(str(path.locate())) for path in installed if path.match(f"{_INSTALLED}/*.yaml")]
 
 
 def classes() -> dict[str, type[Network]]:

@@ -1,40 +1,41 @@
-"""The networks that ``robustseg models`` lists are those of configs/network, which an installed package does not have.
-
-``python tests/models/test_catalogue.py`` writes robustseg/models/catalogue.yaml anew.
-"""
+"""The networks that ``robustseg models`` lists are those of configs/network, also of an installed package."""
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
 import torch
 
 from robustseg.models import FCN, IMAGENET_MEAN, IMAGENET_STD, ModelError, Network
+from robustseg.models import catalogue as module
 from robustseg.models.catalogue import catalogue, classes, config_name, describe_normalisation, facts, find_variant
 from robustseg.models.foreign import LAYOUTS
 
 ROOT = Path(__file__).parents[2]
-HEADER = """# Copies of configs/network/*.yaml, for where only the package is installed; written by
-# python tests/models/test_catalogue.py, which as a test holds the two equal.
-"""
-
-
-def written() -> dict[str, str]:
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "configs/network").glob("*.yaml"))}
-
-
-def refresh() -> None:
-    blocks = []
-    for name, text in written().items():
-        lines = "".join(f"  {line}\n" if line else "\n" for line in text.rstrip("\n").split("\n"))
-        blocks.append(f"{name}: |\n{lines}")
-    (ROOT / "robustseg/models/catalogue.yaml").write_text(HEADER + "\n".join(blocks), encoding="utf-8")
+FILES = sorted((ROOT / "configs/network").glob("*.yaml"))
 
 
 def test_the_catalogue_is_the_folder():
-    found = {name: variant.text for name, variant in catalogue().items()}
-    assert found == written(), "python tests/models/test_catalogue.py brings it up to date"
+    assert {name: variant.text for name, variant in catalogue().items()} == {
+        path.stem: path.read_text(encoding="utf-8") for path in FILES
+    }
+
+
+class Installed(importlib.metadata.PackagePath):
+    def locate(self):
+        return ROOT / "configs/network" / self.name
+
+
+def test_without_the_repository_it_is_what_was_installed(monkeypatch):
+    monkeypatch.setattr(module, "__file__", "/site-packages/robustseg/models/catalogue.py")
+    brought = [Installed("../../../share/robustseg/network/fcn_r50.yaml"), Installed("robustseg/models/catalogue.py")]
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: brought)
+    assert list(catalogue.__wrapped__()) == ["fcn_r50"]
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
+    with pytest.raises(ModelError, match=r"configs/network .* install it again"):
+        catalogue.__wrapped__()
 
 
 def test_every_class_has_a_variant():
@@ -94,7 +95,3 @@ def test_normalisation_in_words(mean, std, order, words):
 def test_unknown_names_give_suggestions(name, word):
     with pytest.raises(ModelError, match=word):
         find_variant(name)
-
-
-if __name__ == "__main__":
-    refresh()
