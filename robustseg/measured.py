@@ -10,7 +10,7 @@ from typing import Any
 from robustseg.benchmark import Benchmark, Shard
 from robustseg.callbacks import RobustnessEvaluation
 from robustseg.data import SegmentationDataModule
-from robustseg.models import SlidingWindow, read_record
+from robustseg.models import SlidingWindow
 from robustseg.models.checkpoint import WeightsInfo
 from robustseg.runs import RunError
 from robustseg.training import RobustSegmentation
@@ -60,7 +60,7 @@ def benchmark_of(
         count = min(robustness.test_num_images, len(ids))
         only = None if count == len(ids) else [ids[(2 * k + 1) * len(ids) // (2 * count)] for k in range(count)]
     settings = {key: value for key, value in (network.get("init_args") or {}).items() if key not in _NOT_SETTINGS}
-    record = read_record(weights["path"]) if weights is not None else None
+    record = weights.get("record") if weights is not None else None
     if weights is not None and record is not None and record.get("averaged"):
         weights["averaged"] = True
     attack = module.attack

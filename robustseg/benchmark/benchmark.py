@@ -16,6 +16,7 @@ from robustseg.data import SegmentationDataModule
 from robustseg.data.base import Split
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.protocol import digest
+from robustseg.evaluation.views import View, view_settings
 from robustseg.models import SegmentationModel
 
 
@@ -69,6 +70,7 @@ class Benchmark:
         check_images: Number of images to probe the model on for the trust flags; 0 leaves the probe out.
         scored: Models by name that the adversarial images are shown to instead of ``model``, which is attacked: records
             are then called ``<attack> on <name>``.
+        views: By name, what else looks at the images.
         num_pictures: How many of the best and of the worst images to show for an attack.
 
     Raises:
@@ -90,6 +92,7 @@ class Benchmark:
     check_images: int = 8
     num_pictures: int = 3
     scored: Mapping[str, nn.Module] = field(default_factory=dict)
+    views: Mapping[str, View] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.check_images < 0:
@@ -134,6 +137,11 @@ class Benchmark:
     def attack_settings(self) -> dict[str, dict[str, Any]]:
         """``describe()`` of the attacks by name."""
         return {name: attack.describe() for name, attack in self.attacks.items()}
+
+    @property
+    def record_settings(self) -> dict[str, dict[str, Any]]:
+        """``describe()`` of everything that records are made by: attacks and views."""
+        return self.attack_settings | view_settings(self.views)
 
     def checks_file(self, folder: Path) -> Path:
         """Where what the probe of the model found is kept; it depends on the suite and the images."""

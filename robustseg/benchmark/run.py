@@ -32,8 +32,8 @@ from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.panels import Palette
 from robustseg.evaluation.pictures import PICTURES, PictureKeeper
 from robustseg.evaluation.protocol import claim, differences, digest, read
+from robustseg.evaluation.records import REFUSED, refuse_others
 from robustseg.evaluation.report import PanelPicture, write_markdown, write_report
-from robustseg.evaluation.resumable import REFUSED, refuse_others
 from robustseg.evaluation.store import RECORDS, read_records, streams
 from robustseg.metrics import pixel_acc_from_counts
 from robustseg.training.patience import wait_for_all_ranks
@@ -84,7 +84,7 @@ def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> di
 def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
     """Measure what is missing of this process's shard; arguments and errors as of :func:`run_benchmark`."""
     # Before the trainer does anything: its loggers write into folders that may be refused.
-    refuse_others(streams(folder), claim(folder, benchmark.facts), benchmark.attack_settings)
+    refuse_others(streams(folder), claim(folder, benchmark.facts), benchmark.record_settings)
     module = EvaluationModule(benchmark, folder)
     # A training run's limit would leave images out.
     limit, trainer.limit_test_batches = trainer.limit_test_batches, 1.0

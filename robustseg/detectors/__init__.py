@@ -2,7 +2,7 @@
 
 from robustseg.detectors.adaptive import AdaptiveAttack, OnPatches, ThroughBlur
 from robustseg.detectors.detector import Detector
-from robustseg.detectors.entropy import entropy_picture, self_entropy, vote_shares
+from robustseg.detectors.entropy import self_entropy, vote_shares
 from robustseg.detectors.errors import DetectorError
 from robustseg.detectors.patches import PatchPair
 from robustseg.detectors.scale import GaussianBlur, ScaleConsistency
@@ -21,7 +21,6 @@ __all__ = [
     "Threshold",
     "ThroughBlur",
     "auc",
-    "entropy_picture",
     "self_entropy",
     "vote_shares",
 ]

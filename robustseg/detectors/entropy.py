@@ -107,26 +107,6 @@ def self_entropy(
     return entropy
 
 
-def entropy_picture(entropy: Tensor, largest: float) -> Tensor:
-    """Entropy as a colour from black over red and yellow to white.
-
-    Args:
-        entropy: …×H×W.
-        largest: Entropy that is drawn in white, log(min(``k``, C)) for example; to be compared, pictures need the
-            same.
-
-    Returns:
-        …×3×H×W in [0, 1].
-
-    Raises:
-        DetectorError: ``largest`` is not positive.
-    """
-    if not largest > 0:
-        raise DetectorError(f"largest = {largest}: a positive entropy expected, log(min(k, C)) for k > 1 votes.")
-    level = 3 * entropy / largest
-    return torch.stack([level, level - 1, level - 2], -3).clamp(0, 1)
-
-
 def _check_settings(patch_size: int, k: int, patches_per_forward: int | None, height: int, width: int) -> None:
     if k < 1:
         raise DetectorError(f"k = {k}: at least one vote of each pixel is counted.")

@@ -15,8 +15,9 @@ from robustseg.evaluation.checks import overall, trust_flags
 from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.record import FIGURES, FOOLED, summarise
-from robustseg.evaluation.resumable import record_name, refusal, refuse_others, unique_records
+from robustseg.evaluation.records import record_name, refusal, refuse_others, unique_records
 from robustseg.evaluation.store import streams
+from robustseg.evaluation.views import View, seen_name, view_settings
 from robustseg.metrics import (
     class_counts,
     class_iou_from_counts,
@@ -48,8 +49,8 @@ class Measurements(NamedTuple):
     """Sizes of the batches that anything was computed in."""
     about: list[dict[str, Any]]
     """What the writers said of themselves, each different one once."""
-    traces: Mapping[str, list[Tensor]] = MappingProxyType({})
-    """Of attacks that were watched: N times (T+1)×4, columns :data:`~robustseg.evaluation.trace.COLUMNS`."""
+    values: Mapping[str, list[Tensor]] = MappingProxyType({})
+    """Per name of records: the N vectors of an attack that was watched, or of a view."""
 
 
 def read_measurements(
@@ -59,6 +60,7 @@ def read_measurements(
     attacks: Mapping[str, Mapping[str, Any]],
     num_classes: int,
     scored_on: Sequence[str] = ("",),
+    views: Mapping[str, View] | None = None,
 ) -> Measurements:
     """Read an evaluation's folder.
 
@@ -69,43 +71,52 @@ def read_measurements(
         attacks: Settings of the attacks that are wanted, by name.
         num_classes: C.
         scored_on: Names of the models that answered, where that was not the attacked one.
+        views: By name, whose notes are wanted as well.
 
     Raises:
         IncompleteError: Something is missing; it says what.
         EvaluationError: Records contradict one another, or are of something else.
     """
     found = streams(folder)
-    refuse_others(found, protocol, attacks)
+    views = views or {}
+    refuse_others(found, protocol, {**attacks, **view_settings(views)})
     places = {sample: row for row, sample in enumerate(samples)}
-    names = [record_name(attack, target) for attack in (CLEAN, *attacks) for target in scored_on]
-    attack_of = {record_name(attack, target): attack for attack in (CLEAN, *attacks) for target in scored_on}
-    counts = {name: torch.zeros(len(samples), 3, num_classes, dtype=torch.int64) for name in names}
-    figures = {name: torch.zeros(len(samples), len(FIGURES), dtype=torch.float64) for name in names}
-    there = {name: torch.zeros(len(samples), dtype=torch.bool) for name in names}
-    sizes, traces = set(), dict[str, dict[int, Tensor]]()
+    answers = {record_name(attack, target): attack for attack in (CLEAN, *attacks) for target in scored_on}
+    attack_of = answers | {
+        seen_name(attack, name): attack
+        for attack in (CLEAN, *attacks)
+        for name, view in views.items()
+        if view.wants(attack)
+    }
+    counts = {name: torch.zeros(len(samples), 3, num_classes, dtype=torch.int64) for name in answers}
+    figures = {name: torch.zeros(len(samples), len(FIGURES), dtype=torch.float64) for name in answers}
+    there = {name: torch.zeros(len(samples), dtype=torch.bool) for name in attack_of}
+    sizes, values = set(), dict[str, dict[int, Tensor]]()
     for record in unique_records(found):
         row = places.get(record.sample)
         if row is None or record.attack not in there:
             continue
-        counts[record.attack][row] = class_counts(record.confusion)
-        figures[record.attack][row] = record.figures
+        if record.attack in answers:
+            counts[record.attack][row] = class_counts(record.confusion)
+            figures[record.attack][row] = record.figures
         there[record.attack][row] = True
-        if record.trace is not None:
-            traces.setdefault(record.attack, {})[row] = record.trace
+        if record.values is not None:
+            values.setdefault(record.attack, {})[row] = record.values
         sizes.add(record.batch_size)
-    refused = {name: reason for name in names if not there[name].all() and (reason := refusal(folder, attack_of[name]))}
-    lacking = {name: [s for s in samples if not there[name][places[s]]] for name in names if name not in refused}
-    lacking = {name: missing for name, missing in lacking.items() if missing}
+    unfinished = [name for name in attack_of if not there[name].all()]
+    refused = {name: reason for name in unfinished if (reason := refusal(folder, attack_of[name]))}
+    lacking = {n: [s for s in samples if not there[n][places[s]]] for n in unfinished if n not in refused}
     if lacking:
         raise IncompleteError(_incomplete(folder, lacking, len(samples)))
     for name in refused:
-        del counts[name], figures[name]
+        counts.pop(name, None)
+        figures.pop(name, None)
     about: list[dict[str, Any]] = []
     for stream in found:
         facts = {key: value for key, value in stream.about.items() if key not in ("attacks", "protocol")}
         if facts not in about:
             about.append(facts)
-    ordered = {name: [rows[row] for row in sorted(rows)] for name, rows in traces.items() if name not in refused}
+    ordered = {name: [rows[row] for row in sorted(rows)] for name, rows in values.items() if name not in refused}
     return Measurements(list(samples), counts, figures, refused, sorted(sizes), about, ordered)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from robustseg.attacks import Attack, NoGradientError
+from robustseg.attacks import Attack, AttackStep, NoGradientError
+from robustseg.attacks.base import OnStep
 from robustseg.attacks.guard import Model
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.evaluator import (
@@ -25,14 +26,14 @@ from robustseg.evaluation.evaluator import (
 )
 from robustseg.evaluation.panels import Example
 from robustseg.evaluation.pictures import PictureKeeper
-from robustseg.evaluation.protocol import claim, differences
-from robustseg.evaluation.record import image_figures
+from robustseg.evaluation.protocol import claim
+from robustseg.evaluation.record import FIGURES, image_figures
+from robustseg.evaluation.records import record_name, refusal_path, refuse_others, unique_records
 from robustseg.evaluation.results import write_json
-from robustseg.evaluation.store import ImageRecord, RecordWriter, Stream, read_records, streams
+from robustseg.evaluation.store import ImageRecord, RecordWriter, streams
+from robustseg.evaluation.views import Look, View, seen_name, view_settings
 from robustseg.metrics import confusion_matrix, pixel_acc
 from robustseg.types import IGNORE_INDEX, Batch
-
-REFUSED = "refused"
 
 
 class ResumableEvaluator:
@@ -54,6 +55,8 @@ class ResumableEvaluator:
         about: Further facts that may differ from process to process, such as versions; they are kept with the records.
         num_pictures: How many of the worst images under each attack to keep for the report, and of the best.
         scored_on: Names of the models that the adversarial images are shown to, where that is not the attacked one.
+        views: By name, what else looks at the images; a view that is added later is asked about all of them, for which
+            the attacks run again.
 
     Raises:
         EvaluationError: The folder holds an evaluation of something else, or an attack of the same name with other
@@ -73,6 +76,7 @@ class ResumableEvaluator:
         about: Mapping[str, Any] | None = None,
         num_pictures: int = 3,
         scored_on: Sequence[str] = ("",),
+        views: Mapping[str, View] | None = None,
     ):
         if CLEAN in attacks:
             raise ValueError(f"an attack cannot be called {CLEAN!r}: that is the name of the scores without attack.")
@@ -82,7 +86,8 @@ class ResumableEvaluator:
         self.ignore_index = ignore_index
         self.seed = seed
         self.scored_on = list(scored_on)
-        settings = {name: attack.describe() for name, attack in self.attacks.items()}
+        self.views = dict(views or {})
+        settings = {name: attack.describe() for name, attack in self.attacks.items()} | view_settings(self.views)
         protocol = claim(folder, facts)
         found = streams(folder)
         refuse_others(found, protocol, settings)
@@ -101,14 +106,22 @@ class ResumableEvaluator:
         """Why an attack could not be run on this model, by its name."""
 
     def missing(self, sample: str) -> list[str]:
-        """Names of the records, see :func:`record_name`, that are still to be measured on a sample."""
+        """Names of the records that are still to be measured on a sample.
+
+        They are those of :func:`~robustseg.evaluation.records.record_name` and of
+        :func:`~robustseg.evaluation.views.seen_name`.
+        """
         return [name for attack in (CLEAN, *self.attacks) for name in self._missing(sample, attack)]
 
     def _missing(self, sample: str, attack: str) -> list[str]:
         if attack in self.refused:
             return []
-        names = (record_name(attack, target) for target in self.scored_on)
-        return [name for name in names if (sample, name) not in self._done]
+        names = [record_name(attack, target) for target in self.scored_on]
+        return [name for name in (*names, *self._views(attack)) if (sample, name) not in self._done]
+
+    def _views(self, attack: str) -> dict[str, View]:
+        """What looks at the images of an attack, by the name of the records."""
+        return {seen_name(attack, name): view for name, view in self.views.items() if view.wants(attack)}
 
     def update(
         self,
@@ -140,28 +153,34 @@ class ResumableEvaluator:
         missing = {sample: set(self.missing(sample)) for sample in ids}
         for attack in (CLEAN, *self.attacks):
             names = {record_name(attack, target): target for target in self.scored_on}
-            rows = [row for row, sample in enumerate(ids) if not missing[sample].isdisjoint(names)]
+            views = self._views(attack)
+            rows = [row for row, sample in enumerate(ids) if not missing[sample].isdisjoint({*names, *views})]
             if not rows:
                 continue
             part = Batch(images[rows], targets[rows], [ids[row] for row in rows])
-            wanted = [name for name in names if any(name in missing[sample] for sample in part.ids)]
+            wanted = set[str]().union(*(missing[sample] for sample in part.ids))
             with full_precision():
-                outcome = self._attack(attack, model, part, on_step)
+                looks = {name: view.begin(model, part, models) for name, view in views.items() if name in wanted}
+                steps = [looks[name].step for name in looks if views[name].watches]
+                outcome = self._attack(attack, model, part, _each(named_step(on_step, attack), steps))
                 if outcome is None:
                     continue
-                records = [self._score(name, models[names[name]], part, outcome, missing) for name in wanted]
+                records = [
+                    self._score(name, models[target], part, outcome, missing)
+                    for name, target in names.items()
+                    if name in wanted
+                ]
+                records += [self._noted(name, look, part, outcome, missing) for name, look in looks.items()]
             for found in records:
                 self._writer.append(found)
                 self._done |= {(record.sample, record.attack) for record in found}
 
-    def _attack(self, name: str, model: Model, batch: Batch, on_step: OnAttackStep | None) -> Outcome | None:
+    def _attack(self, name: str, model: Model, batch: Batch, on_step: OnStep | None) -> Outcome | None:
         """The adversarial images, or None where the attack cannot be run."""
         if name == CLEAN:
             return Outcome(untouched(batch.images), None, 0.0)
         try:
-            return attack_batch(
-                model, self.attacks[name], batch.ids, batch.images, batch.targets, self.seed, named_step(on_step, name)
-            )
+            return attack_batch(model, self.attacks[name], batch.ids, batch.images, batch.targets, self.seed, on_step)
         except NoGradientError as error:
             self.refused[name] = str(error)
             try:
@@ -185,9 +204,21 @@ class ResumableEvaluator:
         )
         size, trace = len(batch.ids), outcome.result.trace
         # A trace is of the attacked model's answers, also where others are scored.
-        traces = [None] * size if trace is None or name not in self.attacks else list(trace.cpu())
+        traces = [None] * size if trace is None or name not in self.attacks else list(trace.flatten(1).cpu())
         rows = zip(batch.ids, confusions.cpu(), figures.cpu(), traces, strict=True)
         return [ImageRecord(id, name, matrix, row, size, each) for id, matrix, row, each in rows if name in missing[id]]
+
+    def _noted(
+        self, name: str, look: Look, batch: Batch, outcome: Outcome, missing: Mapping[str, set[str]]
+    ) -> list[ImageRecord]:
+        """What a view notes of adversarial images: the records that are missing, without scores."""
+        nothing = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        figures = torch.full((len(FIGURES),), math.nan, dtype=torch.float64)
+        return [
+            ImageRecord(id, name, nothing, figures, len(batch.ids), values)
+            for id, values in zip(batch.ids, look.finish(outcome), strict=True)
+            if name in missing[id]
+        ]
 
     def close(self) -> None:
         """Close the file of records."""
@@ -213,75 +244,21 @@ class ResumableEvaluator:
                 raise EvaluationError(_no_room(self.folder, "a picture", error)) from error
 
 
+def _each(first: OnStep | None, more: Sequence[OnStep]) -> OnStep | None:
+    """One observer for several."""
+    every = [*([] if first is None else [first]), *more]
+    if not every:
+        return None
+
+    def show(step: AttackStep) -> None:
+        for one in every:
+            one(step)
+
+    return show
+
+
 def _no_room(folder: Path, what: str, error: OSError) -> str:
     return (
         f"{folder}: cannot write {what} ({error.strerror or error}): all records are kept; make room and run the same "
         "command again to go on."
     )
-
-
-def record_name(attack: str, target: str = "") -> str:
-    """Name of the records of an attack, or "clean": its own, or ``<attack> on <target>`` where other models answer."""
-    return f"{attack} on {target}" if target else attack
-
-
-def refusal_path(folder: Path, attack: str) -> Path:
-    """Where it is noted that an attack could not be run."""
-    return folder / REFUSED / f"{hashlib.sha256(attack.encode()).hexdigest()[:24]}.json"
-
-
-def refusal(folder: Path, attack: str) -> str | None:
-    """Why an attack could not be run, if that was noted."""
-    try:
-        return str(json.loads(refusal_path(folder, attack).read_text(encoding="utf-8"))["reason"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def refuse_others(found: Iterable[Stream], protocol: str, settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse records of another protocol, and of attacks that are called the same but are not.
-
-    Args:
-        found: Streams of the folder.
-        protocol: Digest of the evaluation's facts.
-        settings: ``describe()`` of the attacks by name.
-
-    Raises:
-        EvaluationError: See above; it names the file.
-    """
-    for stream in found:
-        if stream.about.get("protocol") != protocol:
-            raise EvaluationError(
-                f"{stream.path} belongs to another evaluation (of another checkpoint, data or model): move it out of "
-                "this folder. Nothing was changed."
-            )
-        for name, before in stream.about["attacks"].items():
-            if name in settings and (changes := differences(before, settings[name])):
-                raise EvaluationError(
-                    f"{stream.path} holds results of {name} with other settings ({'; '.join(changes)}): give the "
-                    "changed attack another name, or the evaluation another --output. Nothing was changed."
-                )
-
-
-def unique_records(found: Iterable[Stream]) -> Iterable[ImageRecord]:
-    """The records of all streams, each (sample, attack) once.
-
-    Two processes that were given the same samples measure them twice: the first record counts, since both are equal.
-
-    Raises:
-        EvaluationError: They are not equal.
-    """
-    seen: dict[tuple[str, str], tuple[int, Path]] = {}
-    for stream in found:
-        for record in read_records(stream):
-            key, content = (record.sample, record.attack), hash(record.confusion.numpy().tobytes())
-            if key not in seen:
-                seen[key] = content, stream.path
-                yield record
-            elif seen[key][0] != content:
-                raise EvaluationError(
-                    f"{stream.path}: sample {record.sample} under {record.attack} was measured before, in "
-                    f"{seen[key][1].name}, with another result. Something differed that is not in the protocol "
-                    "(device, versions, batch size, a model that answers at random): move one of the two files out of "
-                    "the folder, and what only that one holds is measured again."
-                )

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.record import FIGURES
-from robustseg.evaluation.trace import COLUMNS
 
 RECORDS = "records"
 
@@ -38,8 +37,8 @@ _SCHEMA = pa.schema(
         ("counts", pa.list_(pa.int64())),
         ("figures", pa.list_(pa.float64(), len(FIGURES))),
         ("batch_size", pa.int32()),
-        # Only of attacks that were watched: the flat array of all steps.
-        ("trace", pa.list_(pa.float64())),
+        # Only of attacks that were watched, and of views.
+        ("values", pa.list_(pa.float64())),
         ("crc32", pa.uint32()),
     ]
 )
@@ -71,9 +70,9 @@ class ImageRecord(NamedTuple):
     """Columns :data:`~robustseg.evaluation.record.FIGURES`, float64."""
     batch_size: int
     """Images in the batch that it was computed in: rounding in a model may depend on it."""
-    trace: Tensor | None = None
-    """What happened at each step of an attack that was watched, (T+1)×4: columns
-    :data:`~robustseg.evaluation.trace.COLUMNS`, float64."""
+    values: Tensor | None = None
+    """What else there is to say of the image, a float64 vector: the trace of an attack that was watched, or what a view
+    noted."""
 
 
 class Stream(NamedTuple):
@@ -252,15 +251,15 @@ def _cut(file: io.BufferedWriter, end: int) -> None:
 
 
 def _to_arrow(records: Sequence[ImageRecord], schema: pa.Schema) -> pa.RecordBatch:
-    cells, counts, figures, traces = [], [], [], []
+    cells, counts, figures, values = [], [], [], []
     for record in records:
         flat = record.confusion.cpu().flatten().numpy()
         filled = flat.nonzero()[0].astype(np.int32)
         cells.append(filled)
         counts.append(flat[filled])
         figures.append(record.figures.cpu().numpy())
-        traces.append(None if record.trace is None else record.trace.cpu().flatten().numpy())
-    rows = list(zip(records, cells, counts, figures, traces, strict=True))
+        values.append(None if record.values is None else record.values.cpu().numpy())
+    rows = list(zip(records, cells, counts, figures, values, strict=True))
     columns: list[Any] = [
         [record.sample for record in records],
         [record.attack for record in records],
@@ -268,8 +267,8 @@ def _to_arrow(records: Sequence[ImageRecord], schema: pa.Schema) -> pa.RecordBat
         counts,
         figures,
         [record.batch_size for record in records],
-        traces,
-        [_crc(r.sample, r.attack, where, count, row, r.batch_size, trace) for r, where, count, row, trace in rows],
+        values,
+        [_crc(r.sample, r.attack, where, count, row, r.batch_size, more) for r, where, count, row, more in rows],
     ]
     return pa.record_batch([pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)], schema=schema)
 
@@ -279,9 +278,8 @@ def _from_arrow(batch: pa.RecordBatch, classes: int) -> list[ImageRecord]:
     for row in batch.to_pylist():
         cells, counts = np.array(row["cells"], np.int32), np.array(row["counts"], np.int64)
         figures = np.array(row["figures"], np.float64)
-        # Only convergence studies trace.
-        trace = None if row.get("trace") is None else np.array(row["trace"], np.float64)
-        if _crc(row["sample"], row["attack"], cells, counts, figures, row["batch_size"], trace) != row["crc32"]:
+        values = None if row["values"] is None else np.array(row["values"], np.float64)
+        if _crc(row["sample"], row["attack"], cells, counts, figures, row["batch_size"], values) != row["crc32"]:
             raise ValueError(f"checksum of {row['sample']} under {row['attack']}")
         confusion = torch.zeros(classes * classes, dtype=torch.int64)
         confusion[torch.from_numpy(cells).long()] = torch.from_numpy(counts)
@@ -293,13 +291,13 @@ def _from_arrow(batch: pa.RecordBatch, classes: int) -> list[ImageRecord]:
                 confusion,
                 torch.from_numpy(figures),
                 row["batch_size"],
-                None if trace is None else torch.from_numpy(trace).view(-1, len(COLUMNS)),
+                None if values is None else torch.from_numpy(values),
             )
         )
     return records
 
 
-def _crc(sample: str, attack: str, cells: Any, counts: Any, figures: Any, batch_size: int, trace: Any) -> int:
+def _crc(sample: str, attack: str, cells: Any, counts: Any, figures: Any, batch_size: int, values: Any) -> int:
     names = f"{sample}\0{attack}\0{batch_size}\0".encode()
     content = names + cells.tobytes() + counts.tobytes() + figures.tobytes()
-    return zlib.crc32(content if trace is None else content + trace.tobytes())
+    return zlib.crc32(content if values is None else content + values.tobytes())

@@ -40,6 +40,8 @@ class WeightsInfo(_File, total=False):
     """Whether they are a running average (EMA) of those that were trained."""
     layout: str
     """Project and network whose names the file's tensors have, where that is another one."""
+    record: dict[str, Any]
+    """What the file says about itself, where it does; see :func:`read_record`."""
 
 
 def load_segmentation_weights(model: SegmentationModel, path: str | Path, without: Sequence[str] = ()) -> WeightsInfo:
@@ -56,7 +58,8 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
         without: Modules of the network that keep the weights they have, such as ``head.classifier.2``.
 
     Returns:
-        The file's path and SHA-256 (hexadecimal), and the layout of its tensors where that is another project's.
+        The file's path and SHA-256 (hexadecimal), the layout of its tensors where that is another project's, and its
+        record where it has one.
 
     Raises:
         ModelError: The file is missing or unreadable, was trained with another number of classes, belongs to another
@@ -64,10 +67,10 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
     """
     digest = sha256(path)
     try:
-        state, averaged, config = read_weights(path)
-        found, layout = fit_names(model, state, path)
+        read = read_weights(path)
+        found, layout = fit_names(model, read.state, path)
         if layout is not None:
-            check_config(layout, config, model.network)
+            check_config(layout, read.config, model.network)
     except ForeignError as error:
         raise ModelError(f"{path}: {error}") from error
     expected = model.state_dict()
@@ -77,7 +80,7 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
         _refuse_other_classes(model, path, expected, found, mismatch)
         logger.info("%s does not fit the network.\n%s", path, mismatch.report())
         named = f" (read as {layout.name})" if layout else ""
-        reason = explain(model, state, found)
+        reason = explain(model, read.state, found)
         remedy = f"{reason} (robustseg inspect shows all of it)." if reason else f"{mismatch}; {_REMEDY}"
         raise ModelError(f"{path}{named} does not fit the network: {remedy}")
     if broken := not_finite(found):
@@ -85,18 +88,21 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
             f"{path} holds values that are not finite ({by_module(broken)}), as a training that diverged leaves them: "
             f"take an earlier checkpoint."
         )
+    record = _record_in(read.content)
     if layout is None:
-        _refuse_other_settings(model, path)
+        _refuse_other_settings(model, record, path)
     model.load_state_dict(found, strict=True)
     info = WeightsInfo(path=str(path), sha256=digest)
-    if averaged:
+    if read.averaged:
         info["averaged"] = True
+    if record is not None:
+        info["record"] = record
     return info | {"layout": layout.name} if layout else info
 
 
-def _refuse_other_settings(model: SegmentationModel, path: str | Path) -> None:
+def _refuse_other_settings(model: SegmentationModel, record: dict[str, Any] | None, path: str | Path) -> None:
     """Raise where a checkpoint of this package says that its network computed something else with these tensors."""
-    trained = (read_record(path) or {}).get("network")
+    trained = (record or {}).get("network")
     if not isinstance(trained, dict) or trained.get("class") != type(model.network).__name__:
         return
     own, theirs = getattr(model.network, "settings", {}), trained.get("settings")
@@ -150,9 +156,13 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     if not Path(path).is_file():
         raise ModelError(f"weights file {path} does not exist: give a checkpoint.")
     try:
-        content = read_plain(path)
+        return _record_in(read_plain(path))
     except ModelError:
         return None
+
+
+def _record_in(content: object) -> dict[str, Any] | None:
+    """The record among all that a file holds; None where there is none that is understood."""
     record = content.get(RECORD_KEY) if isinstance(content, dict) else None
     if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT or not _is_plain(record):
         return None

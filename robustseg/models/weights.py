@@ -71,8 +71,15 @@ class Weights(NamedTuple):
     """Name to CPU tensor."""
     averaged: bool
     """Whether the file says that they are a running average (EMA, SWA) of those that were trained."""
-    config: str | None
-    """The configuration that mmengine and mmcv keep beside the tensors, as text."""
+    content: object
+    """All that the file holds, the tensors among it."""
+
+    @property
+    def config(self) -> str | None:
+        """The configuration that mmengine and mmcv keep beside the tensors, as text."""
+        meta = self.content.get("meta") if isinstance(self.content, dict) else None
+        texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, dict) else []
+        return next((text for text in texts if isinstance(text, str)), None)
 
 
 def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
@@ -93,12 +100,11 @@ def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tenso
 
 
 def read_weights(path: str | Path, key: str | None = None) -> Weights:
-    """Read the tensors of a file, and whether they are averages; see :func:`read_state_dict`."""
+    """Read the tensors of a file, and what is beside them; see :func:`read_state_dict`."""
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"weights file {path} {_no_file(path, key or '--ckpt_path or model.init_weights')}.")
-    content = read_plain(path)
-    config = _config_text(content)
+    whole = content = read_plain(path)
     averaged = False
     for _ in range(MOST_WRAPPINGS):
         if not isinstance(content, dict) or not (wrapping := wrapping_of(content)):
@@ -115,13 +121,7 @@ def read_weights(path: str | Path, key: str | None = None) -> Weights:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ModelError(f"{path} is not a state dict: {_no_entry(name, value)}.")
     averaged = averaged or any(name.rpartition(".")[2] == AVERAGING_COUNTER for name in content)
-    return Weights(dict(content), averaged, config)
-
-
-def _config_text(content: object) -> str | None:
-    meta = content.get("meta") if isinstance(content, dict) else None
-    texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, dict) else []
-    return next((text for text in texts if isinstance(text, str)), None)
+    return Weights(dict(content), averaged, whole)
 
 
 def _no_file(path: Path, key: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any, get_args
 from robustseg.attacks import DS, PGD, Attack, SegPGD
 from robustseg.attacks.losses import Schedule
 from robustseg.attacks.threat import Norm
+from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report import Curve
 from robustseg.evaluation.report.plots import Plot, curve_plot
-from robustseg.evaluation.resumable import record_name
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import Answering, percent
 from robustseg.studies.sweep import Point, Sweep, check_steps, refuse_repeats

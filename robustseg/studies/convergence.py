@@ -11,13 +11,13 @@ from robustseg.attacks import Attack
 from robustseg.evaluation.card import Measurements
 from robustseg.evaluation.report import Curve
 from robustseg.evaluation.report.plots import Plot, curve_plot
-from robustseg.evaluation.trace import Traced
+from robustseg.evaluation.trace import COLUMNS, Traced
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import Answering, Study, StudyResult, check_attacks
 from robustseg.studies.sweep import check_steps, numbered
 from robustseg.studies.vary import with_steps
 
-_COLUMNS = {"attack": "attack", "step": "step", "misratio": "MisRatio, %", "tloss": "TLoss", "floss": "FLoss"}
+_HEADINGS = {"attack": "attack", "step": "step", "misratio": "MisRatio, %", "tloss": "TLoss", "floss": "FLoss"}
 _PLOTS = {
     "misratio": ("MisRatio", "MisRatio, %", 100),
     "tloss": ("TLoss", "loss per valid pixel", 1),
@@ -66,7 +66,7 @@ class Convergence(Study):
             "MisRatio is the share of valid pixels that are wrong; TLoss is the cross-entropy of the correct pixels, "
             "FLoss that of the wrong ones, both divided by all valid pixels. An attack that spends its steps on FLoss "
             "raises the loss of pixels that are wrong already.",
-            {**_COLUMNS, "floss_share": "FLoss of the loss, %"},
+            {**_HEADINGS, "floss_share": "FLoss of the loss, %"},
             rows,
             self._plots(rows),
         )
@@ -78,7 +78,7 @@ class Convergence(Study):
             return [{"attack": name, **nothing, "record": record, "error": measured.refused[record]}]
         rows = []
         # The pixels of all images count alike, as in pixel accuracy.
-        for step, total in enumerate(torch.stack(list(measured.traces[record])).sum(0).tolist()):
+        for step, total in enumerate(torch.stack(measured.values[record]).sum(0).view(-1, len(COLUMNS)).tolist()):
             valid, wrong, tloss, floss = total
             figures = {"misratio": wrong / valid, "tloss": tloss / valid, "floss": floss / valid} if valid else {}
             figures = {key: figures.get(key) for key in ("misratio", "tloss", "floss")}

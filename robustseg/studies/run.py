@@ -126,7 +126,7 @@ def _measured(
     try:
         protocol = claim(folder, of.facts)
         measured = read_measurements(
-            folder, protocol, of.samples, of.attack_settings, of.model.num_classes, of.scored_on
+            folder, protocol, of.samples, of.attack_settings, of.model.num_classes, of.scored_on, of.views
         )
     except IncompleteError as error:
         if of.shard.count == 1:

@@ -9,8 +9,8 @@ from torch import nn
 from robustseg.attacks import Attack
 from robustseg.evaluation.card import Measurements
 from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report.plots import Bar, bar_plot
-from robustseg.evaluation.resumable import record_name
 from robustseg.models import MultiScale
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import (

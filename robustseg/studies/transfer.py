@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from robustseg.attacks import Attack
 from robustseg.evaluation.card import Measurements
 from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report.plots import Plot, heat_plot
 from robustseg.evaluation.report.wording import percent as shown
-from robustseg.evaluation.resumable import record_name
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import Answering, Study, StudyResult, Table, check_attacks, percent, score_row
 

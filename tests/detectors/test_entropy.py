@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from robustseg.attacks.noise import NoiseSource
-from robustseg.detectors import DetectorError, entropy_picture, self_entropy, vote_shares
+from robustseg.detectors import DetectorError, self_entropy, vote_shares
 from tests.detectors.nets import Context, ids_of, model
 
 STREAM = 0xE27209
@@ -285,15 +285,3 @@ def test_the_largest_patch_is_the_whole_image():
     shares = vote_shares(answer, images, ["a", "b"], patch_size=8, k=3)
     assert torch.equal(shares.argmax(1), answer(images).argmax(1))
     assert torch.equal(shares.amax(1), torch.ones(2, 8, 8))
-
-
-def test_a_picture_goes_from_black_over_red_and_yellow_to_white():
-    entropy = torch.tensor([[[0.0, 0.5], [1.0, 1.5]], [[2.0, 2.5], [3.0, 3.1]]])
-    picture = entropy_picture(entropy, 3.0)
-    assert picture.shape == (2, 3, 2, 2)
-    colours = picture.movedim(1, -1).reshape(-1, 3)
-    wanted = [[0, 0, 0], [0.5, 0, 0], [1, 0, 0], [1, 0.5, 0], [1, 1, 0], [1, 1, 0.5], [1, 1, 1], [1, 1, 1]]
-    torch.testing.assert_close(colours, torch.tensor(wanted))
-    assert torch.equal(entropy_picture(entropy[1], 3.0), picture[1])
-    with pytest.raises(DetectorError, match=r"largest = 0\.0: .* k > 1"):
-        entropy_picture(entropy, math.log(1))

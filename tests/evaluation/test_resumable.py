@@ -12,7 +12,7 @@ from torch import nn
 from robustseg.attacks import FGSM, PGD, AttackError, CosPGD, PureClass, Targeted
 from robustseg.evaluation import EvaluationError, ResumableEvaluator, RobustnessEvaluator
 from robustseg.evaluation.protocol import claim
-from robustseg.evaluation.resumable import record_name, refusal
+from robustseg.evaluation.records import record_name, refusal
 from robustseg.evaluation.store import RECORDS, read_records, streams
 from robustseg.metrics import SegmentationScores
 

@@ -1,0 +1,82 @@
+"""The records of an evaluation's folder as a whole: their names, what was refused, and that they fit together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from robustseg.evaluation.errors import EvaluationError
+from robustseg.evaluation.protocol import differences
+from robustseg.evaluation.store import ImageRecord, Stream, read_records
+
+REFUSED = "refused"
+
+
+def record_name(attack: str, target: str = "") -> str:
+    """Name of the records of an attack, or "clean": its own, or ``<attack> on <target>`` where other models answer."""
+    return f"{attack} on {target}" if target else attack
+
+
+def refusal_path(folder: Path, attack: str) -> Path:
+    """Where it is noted that an attack could not be run."""
+    return folder / REFUSED / f"{hashlib.sha256(attack.encode()).hexdigest()[:24]}.json"
+
+
+def refusal(folder: Path, attack: str) -> str | None:
+    """Why an attack could not be run, if that was noted."""
+    try:
+        return str(json.loads(refusal_path(folder, attack).read_text(encoding="utf-8"))["reason"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def refuse_others(found: Iterable[Stream], protocol: str, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse records of another protocol, and of attacks that are called the same but are not.
+
+    Args:
+        found: Streams of the folder.
+        protocol: Digest of the evaluation's facts.
+        settings: ``describe()`` of the attacks by name.
+
+    Raises:
+        EvaluationError: See above; it names the file.
+    """
+    for stream in found:
+        if stream.about.get("protocol") != protocol:
+            raise EvaluationError(
+                f"{stream.path} belongs to another evaluation (of another checkpoint, data or model): move it out of "
+                "this folder. Nothing was changed."
+            )
+        for name, before in stream.about["attacks"].items():
+            if name in settings and (changes := differences(before, settings[name])):
+                raise EvaluationError(
+                    f"{stream.path} holds results of {name} with other settings ({'; '.join(changes)}): give what "
+                    "changed another name, or the evaluation another --output. Nothing was changed."
+                )
+
+
+def unique_records(found: Iterable[Stream]) -> Iterable[ImageRecord]:
+    """The records of all streams, each (sample, attack) once.
+
+    Two processes that were given the same samples measure them twice: the first record counts, since both are equal.
+
+    Raises:
+        EvaluationError: They are not equal.
+    """
+    seen: dict[tuple[str, str], tuple[int, Path]] = {}
+    for stream in found:
+        for record in read_records(stream):
+            key, content = (record.sample, record.attack), hash(record.confusion.numpy().tobytes())
+            if key not in seen:
+                seen[key] = content, stream.path
+                yield record
+            elif seen[key][0] != content:
+                raise EvaluationError(
+                    f"{stream.path}: sample {record.sample} under {record.attack} was measured before, in "
+                    f"{seen[key][1].name}, with another result. Something differed that is not in the protocol "
+                    "(device, versions, batch size, a model that answers at random): move one of the two files out of "
+                    "the folder, and what only that one holds is measured again."
+                )
