@@ -56,6 +56,8 @@ class Backbone(nn.Module):
             :class:`~robustseg.models.conv_stem.ConvStem`. ConvNeXts only.
         raw_images: Take images in [0, 1] as they are. Weights that were trained on others, by what their file says,
             are refused.
+        last_norm: Have the LayerNorm behind the last block as ``norm``, which timm drops from feature extractors, with
+            the weights that the file has for it. ViTs only.
 
     Attributes:
         channels: Channels of each level.
@@ -81,6 +83,7 @@ class Backbone(nn.Module):
         dilate_once: bool = False,
         conv_stem: bool = False,
         raw_images: bool = False,
+        last_norm: bool = False,
     ) -> None:
         super().__init__()
         args = dict(args or {})
@@ -103,6 +106,8 @@ class Backbone(nn.Module):
             replace_stem(self.body, name)
         if raw_images:
             self.mean, self.std = RAW_MEAN, RAW_STD
+        if last_norm:
+            self.norm = nn.LayerNorm(self.channels[-1])
         if weights is not None:
             _load(self, name, args, weights, raw_images)
 
@@ -245,6 +250,8 @@ def _load(backbone: Backbone, name: str, args: dict[str, Any], path: str | Path,
         raise ModelError(f"{path} holds values that are not finite ({by_module(broken)}): take another checkpoint.")
     with torch.no_grad():
         backbone.body.load_state_dict({names[key]: value for key, value in used.items()}, strict=True)
+    if hasattr(backbone, "norm") and {"norm.weight", "norm.bias"} <= weights.state.keys():
+        backbone.norm.load_state_dict({key: weights.state[f"norm.{key}"] for key in ("weight", "bias")})
     if weights.mean is not None and weights.std is not None:
         backbone.mean, backbone.std = weights.mean, weights.std
     dropped = sorted(found.keys() - used.keys())

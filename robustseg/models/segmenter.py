@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustseg.models.backbone import Backbone
-from robustseg.models.classifiers import classifier_weights
 from robustseg.models.errors import ModelError
 from robustseg.models.network import Network
-from robustseg.models.weights import read_state_dict
 
 HEAD_EPS = 1e-5
 """Of every LayerNorm in the mask transformer: PyTorch's own, in each of the projects that have one."""
@@ -59,7 +57,7 @@ class ViTBackbone(Backbone):
         if timm.is_model(name) and model_entrypoint(name).__module__ not in PLAIN_VITS:
             raise ModelError(_refusal(name))
         args = {"dynamic_img_size": True, **(args or {})}
-        super().__init__(name, None, pretrained, weights, args, levels=1, raw_images=raw_images)
+        super().__init__(name, None, pretrained, weights, args, levels=1, raw_images=raw_images, last_norm=True)
         vit = getattr(self.body, "model", None)
         if (
             not isinstance(vit, VisionTransformer)
@@ -69,9 +67,10 @@ class ViTBackbone(Backbone):
             raise ModelError(_refusal(name))
         self.patch_size: tuple[int, int] = vit.patch_embed.patch_size
         self.position_resize = position_resize
-        # timm drops it from feature extractors
-        self.norm = nn.LayerNorm(vit.embed_dim)
-        self.norm.load_state_dict(_last_norm(name, pretrained, weights, args) or self.norm.state_dict())
+        if pretrained:
+            # from timm's cache, where the backbone's weights came from just before
+            whole: Any = timm.create_model(name, pretrained=True, num_classes=0, **args)
+            self.norm.load_state_dict(whole.norm.state_dict())
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = norm_eps
@@ -102,21 +101,6 @@ def _refusal(name: str) -> str:
         f"backbone {name}: Segmenter is for plain ViTs with one class token and learned position embeddings, such as "
         f"vit_small_patch16_224."
     )
-
-
-def _last_norm(
-    name: str, pretrained: bool, weights: str | None, args: Mapping[str, Any] | None
-) -> dict[str, Tensor] | None:
-    """The weights of the LayerNorm behind the last block, where there are any."""
-    if pretrained:
-        # from timm's cache, where the backbone's weights came from just before
-        whole: Any = timm.create_model(name, pretrained=True, num_classes=0, **(args or {}))
-        return dict(whole.norm.state_dict())
-    if weights is None:
-        return None
-    found = classifier_weights(read_state_dict(weights)).state
-    last = {key: found[f"norm.{key}"] for key in ("weight", "bias") if f"norm.{key}" in found}
-    return last if len(last) == 2 else None
 
 
 class MaskTransformer(nn.Module):

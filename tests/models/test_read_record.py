@@ -127,5 +127,6 @@ def test_weights_load_with_and_without_a_record(tmp_path):
     for record in (RECORD, {**RECORD, "format": 99}, None):
         path = saved({"state_dict": state, RECORD_KEY: record}, tmp_path / "last.ckpt")
         other = SegmentationModel(FCN(4, "test_resnet", 8, 8))
-        load_segmentation_weights(other, path)
+        info = load_segmentation_weights(other, path)
+        assert info.get("record") == (RECORD if record == RECORD else None)
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in other.state_dict().items())

@@ -95,13 +95,26 @@ def test_raw_images_are_not_normalised(build):
     assert (usual.image_mean, usual.image_std) == (usual.backbone.mean, usual.backbone.std) != (raw.image_mean,) * 2
 
 
-def test_segmenter_keeps_the_last_norm_of_its_start(tmp_path):
+def test_segmenter_keeps_the_last_norm_of_its_start(tmp_path, monkeypatch):
     vit = timm.create_model("vit_small_patch16_224", **VIT)
     nn.init.uniform_(vit.norm.weight)
+    nn.init.uniform_(vit.norm.bias)
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
+    load, reads = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda path, **options: reads.append(path) or load(path, **options))
     network = Segmenter(4, backbone_args=VIT, weights=str(tmp_path / "vit.pth"))
+    assert reads == [tmp_path / "vit.pth"]
     assert torch.equal(network.backbone.norm.weight, vit.norm.weight)
+    assert torch.equal(network.backbone.norm.bias, vit.norm.bias)
     assert torch.equal(network.backbone.body.model.blocks[1].mlp.fc1.weight, vit.blocks[1].mlp.fc1.weight)
+
+
+def test_segmenter_starts_without_a_last_norm(tmp_path):
+    vit = timm.create_model("vit_small_patch16_224", **VIT)
+    state = {key: value for key, value in vit.state_dict().items() if key != "norm.bias"}
+    torch.save(state | {"norm.weight": torch.full((64,), 3.0)}, tmp_path / "vit.pth")
+    norm = Segmenter(4, backbone_args=VIT, weights=str(tmp_path / "vit.pth")).backbone.norm
+    assert torch.equal(norm.weight, torch.ones(64))
 
 
 def test_segmenters_backbone_computes_what_timms_vit_does(tmp_path):
