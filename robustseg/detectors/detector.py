@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from robustseg.attacks.noise import NoiseSource
 from robustseg.detectors.errors import DetectorError
 
+LEFT_OUT = -1
+"""Class id of pixels that are not compared; no class has it, however many there are."""
 Model = Callable[[Tensor], Tensor]
 """B×3×H×W images in [0, 1] to B×C×H×W logits."""
 _STREAM = 0x5CA1E
@@ -36,7 +38,7 @@ class Detector(ABC):
     def scores(
         self, model: Model, images: Tensor, ids: Sequence[str], *, seed: int = 0, ignored: Tensor | None = None
     ) -> Tensor:
-        """Consistency of the model's answers to each image.
+        """Consistency of the model's answers to each image: the mean of its :meth:`parts`.
 
         Args:
             model: Maps images to logits; normalisation happens inside. A module is asked in eval mode.
@@ -51,6 +53,16 @@ class Detector(ABC):
         Raises:
             DetectorError: The images do not fit the detector or each other, or no pixel is left to compare.
         """
+        return self.parts(model, images, ids, seed=seed, ignored=ignored).nanmean(1)
+
+    def parts(
+        self, model: Model, images: Tensor, ids: Sequence[str], *, seed: int = 0, ignored: Tensor | None = None
+    ) -> Tensor:
+        """What the scores are the means of; arguments and errors as of :meth:`scores`.
+
+        Returns:
+            B×n float64 on the CPU, NaN where a part has no pixel to compare.
+        """
         check_images(images, ids)
         if ignored is not None and (ignored.shape != (len(images), *images.shape[-2:]) or ignored.dtype != torch.bool):
             raise DetectorError(
@@ -59,8 +71,9 @@ class Detector(ABC):
         noise = NoiseSource.for_samples((seed, self.seed, _STREAM), ids, torch.device("cpu"))
         with torch.no_grad(), asked(model):
             found = self.consistency(model, images, noise, ignored).double().cpu()
-        if bool(found.isnan().any()):
-            lacking = [sample for sample, value in zip(ids, found.tolist(), strict=True) if value != value]
+        empty = found.isnan().all(1)
+        if bool(empty.any()):
+            lacking = [sample for sample, nothing in zip(ids, empty.tolist(), strict=True) if nothing]
             more = f" and {len(lacking) - 1} more" if lacking[1:] else ""
             raise DetectorError(
                 f"image {lacking[0]}{more}: every pixel that could be compared is ignored: leave such images out."
@@ -69,7 +82,7 @@ class Detector(ABC):
 
     @abstractmethod
     def consistency(self, model: Model, images: Tensor, noise: NoiseSource, ignored: Tensor | None) -> Tensor:
-        """The score itself, on checked tensors, without autograd and with the model in eval mode.
+        """The parts of the score, on checked tensors, without autograd and with the model in eval mode.
 
         Args:
             model: As in :meth:`scores`.
@@ -78,7 +91,7 @@ class Detector(ABC):
             ignored: B×H×W bool, or None.
 
         Returns:
-            B values, NaN for an image without a pixel to compare.
+            B×n values, NaN where there is no pixel to compare.
         """
 
     @abstractmethod
@@ -94,12 +107,18 @@ def check_images(images: Tensor, ids: Sequence[str]) -> None:
     """Refuse what is no batch of images with their ids.
 
     Raises:
-        DetectorError: It is not.
+        DetectorError: It is not, or values lie outside of [0, 1].
     """
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise DetectorError(f"images are {images.dtype} {list(images.shape)}: float B×3×H×W in [0, 1] expected.")
     if len(ids) != len(images):
         raise DetectorError(f"{len(ids)} ids for {len(images)} images: give one id per image.")
+    lowest, highest = (float(value) for value in torch.aminmax(images))
+    if not (lowest >= 0 and highest <= 1):
+        raise DetectorError(
+            f"images have values in [{lowest:g}, {highest:g}] but detectors work in [0, 1]: divide 8-bit images by 255 "
+            "and put the normalisation into the model (SegmentationModel does)."
+        )
 
 
 @contextmanager
@@ -120,7 +139,8 @@ def predictions_of(model: Model, images: Tensor) -> tuple[Tensor, int]:
     """B×H×W class ids, and C.
 
     Raises:
-        DetectorError: The model gives something else than logits of the images' size.
+        DetectorError: The model gives something else than logits of the images' size for several classes, or values
+            that are not finite.
     """
     logits = model(images)
     if (
@@ -130,4 +150,16 @@ def predictions_of(model: Model, images: Tensor) -> tuple[Tensor, int]:
     ):
         what = f"{list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise DetectorError(f"the model returned {what} for images {list(images.shape)}: B×C×H×W logits expected.")
-    return logits.argmax(1), logits.shape[1]
+    if logits.shape[1] < 2:
+        raise DetectorError(
+            "the model has one output channel, by which no pixel can be classified: for the logit u of a model of two "
+            "classes return torch.cat([torch.zeros_like(u), u], 1)."
+        )
+    highest, shown = logits.max(1)
+    # NaN is the same class everywhere, which would pass for consistent.
+    if not bool(highest.isfinite().all()):
+        raise DetectorError(
+            "the model returned logits that are not finite: it overflows or divides by zero on these images; run it in "
+            "float32 and look for non-finite weights."
+        )
+    return shown, logits.shape[1]

@@ -61,15 +61,20 @@ class PairSampler(NamedTuple):
         """
         largest, farthest = self.sizes[1], self.displacement[1]
         side = min(height, width)
+        # No patch fits that is larger than such a displacement.
+        moves_too_far = side - farthest <= farthest
+        about = f"set patch_size to about {max(side // 2, 1)}"
+        both = f"{about}, and displacement to {max(side // 4, 1)} or less."
         if largest > side:
             raise DetectorError(
-                f"patch_size = {largest} is larger than the images of {height}×{width} pixels: set it to about "
-                f"{side // 2}."
+                f"patch_size = {largest} is larger than the images of {height}×{width} pixels: "
+                + (both if moves_too_far else f"{about}.")
             )
         if largest + farthest > side:
             raise DetectorError(
                 f"patch_size = {largest} with displacement = {list(self.displacement)} takes {largest + farthest} "
-                f"pixels, and the images have {height}×{width}: set patch_size to {side - farthest} or less."
+                f"pixels, and the images have {height}×{width}: "
+                + (both if moves_too_far else f"set patch_size to {side - farthest} or less.")
             )
 
     def draw(self, noise: NoiseSource, images: Tensor) -> list[PatchPair]:

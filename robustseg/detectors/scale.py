@@ -9,10 +9,9 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from robustseg.attacks.noise import NoiseSource
-from robustseg.detectors.detector import Detector, Model, predictions_of
+from robustseg.detectors.detector import LEFT_OUT, Detector, Model, predictions_of
 from robustseg.detectors.errors import DetectorError
 from robustseg.metrics.functional import confusion_matrix, miou
-from robustseg.types import IGNORE_INDEX
 
 
 class GaussianBlur:
@@ -73,8 +72,8 @@ class ScaleConsistency(Detector):
         plain, classes = predictions_of(model, images)
         blurred, _ = predictions_of(model, self.blur(images))
         if ignored is not None:
-            plain = plain.masked_fill(ignored, IGNORE_INDEX)
-        return miou(confusion_matrix(blurred, plain, classes))
+            plain = plain.masked_fill(ignored, LEFT_OUT)
+        return miou(confusion_matrix(blurred, plain, classes, LEFT_OUT)).unsqueeze(1)
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {"detector": type(self).__name__, "sigma": self.blur.sigma}

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.noise import NoiseSource
-from robustseg.detectors.detector import Detector, Model
+from robustseg.detectors.detector import LEFT_OUT, Detector, Model
 from robustseg.detectors.errors import DetectorError
 from robustseg.detectors.patches import PairSampler, PatchPair, predicted_patches
 from robustseg.metrics.functional import confusion_matrix, miou
-from robustseg.types import IGNORE_INDEX
 
 _PIXELS_AT_ONCE = 2**20
 """Of the overlaps that are compared together: some 65 MB."""
@@ -41,8 +40,8 @@ class SpatialConsistency(Detector):
         seed: Of the patches, beside the run's.
 
     Raises:
-        DetectorError: ``k`` or ``patches_per_forward`` is below 1, a size or a displacement is not positive, or the
-            patches would not overlap.
+        DetectorError: ``k`` or ``patches_per_forward`` is below 1, a size is not positive, a displacement negative
+            or always 0, or the patches would not overlap.
     """
 
     def __init__(
@@ -61,6 +60,10 @@ class SpatialConsistency(Detector):
             raise DetectorError(f"patch_size = {patch_size}: a side in pixels, or [smallest, largest], expected.")
         if len(displacement) != 2 or not 0 <= displacement[0] <= displacement[1]:
             raise DetectorError(f"displacement = {displacement}: [smallest, largest] in pixels expected, not negative.")
+        if displacement[1] == 0:
+            raise DetectorError(
+                f"displacement = {list(displacement)} compares each patch with itself: set it to [0, 1], say."
+            )
         if displacement[1] >= sizes[0]:
             raise DetectorError(
                 f"displacement = {list(displacement)} leaves patches of {sizes[0]} pixels without overlap: set it to "
@@ -77,7 +80,7 @@ class SpatialConsistency(Detector):
     ) -> Tensor:
         pairs = self.sampler.draw(noise, images)
         agreement = self.agreement(model, images, pairs, ignored)
-        return agreement.view(len(images), self.k).nanmean(1)
+        return agreement.view(len(images), self.k)
 
     def agreement(self, model: Model, images: Tensor, pairs: Sequence[PatchPair], ignored: Tensor | None) -> Tensor:
         """Miou of each pair on its overlap.
@@ -99,7 +102,7 @@ class SpatialConsistency(Detector):
             shown = _side_by_side(overlaps[start : start + at_once])
             if ignored is not None:
                 _leave_out(shown[1], pairs[start : start + at_once], ignored)
-            found.append(miou(confusion_matrix(shown[0], shown[1], classes)))
+            found.append(miou(confusion_matrix(shown[0], shown[1], classes, LEFT_OUT)))
         return torch.cat(found).cpu()
 
     def _overlaps(
@@ -137,7 +140,7 @@ def _side_by_side(overlaps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """2×n×H×W class ids of overlaps with at most H×W pixels; what is beyond an overlap is ignored in the second."""
     height, width = (max(first.shape[axis] for first, _ in overlaps) for axis in (0, 1))
     shown = overlaps[0][0].new_zeros(2, len(overlaps), height, width)
-    shown[1] = IGNORE_INDEX
+    shown[1] = LEFT_OUT
     for number, pair in enumerate(overlaps):
         for frame, ids in zip(shown[:, number], pair, strict=True):
             frame[: ids.shape[0], : ids.shape[1]] = ids
@@ -148,4 +151,4 @@ def _leave_out(shown: Tensor, pairs: Sequence[PatchPair], ignored: Tensor) -> No
     """Ignore in n×H×W class ids of overlaps what is ignored in the image."""
     for frame, pair in zip(shown, pairs, strict=True):
         hidden = ignored[pair.image][pair.overlap]
-        frame[: hidden.shape[0], : hidden.shape[1]].masked_fill_(hidden, IGNORE_INDEX)
+        frame[: hidden.shape[0], : hidden.shape[1]].masked_fill_(hidden, LEFT_OUT)

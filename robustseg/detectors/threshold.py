@@ -90,6 +90,8 @@ class Threshold:
             if content.pop("format") != FORMAT:
                 raise DetectorError(f"{path} is of another format: fit the threshold again.")
             found = cls(**content)
+            if not math.isfinite(found.value):
+                raise ValueError(found.value)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, DetectorError):
                 raise
@@ -110,12 +112,14 @@ def auc(benign: Tensor, adversarial: Tensor) -> float:
         adversarial: M scores.
 
     Raises:
-        DetectorError: One of the sets is empty.
+        DetectorError: One of the sets is empty, or some scores are not finite.
     """
     if not len(benign) or not len(adversarial):
         raise DetectorError(
             f"{len(benign)} benign and {len(adversarial)} adversarial scores: an AUC needs at least one of each."
         )
+    if not bool(benign.isfinite().all() and adversarial.isfinite().all()):
+        raise DetectorError("some scores are not finite: leave out the images that could not be scored.")
     scores = torch.cat([1 - benign.double(), 1 - adversarial.double()])
     truth = torch.cat([torch.zeros(len(benign)), torch.ones(len(adversarial))]).int()
     return float(binary_auroc(scores, truth))

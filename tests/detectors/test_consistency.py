@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -244,9 +246,9 @@ def test_pairs_are_compared_together_or_in_parts(detector, monkeypatch):
     ignored = torch.rand(3, 24, 30, generator=torch.Generator().manual_seed(1)) < 0.3
     compare = spatial.confusion_matrix
 
-    def counted(first, second, classes):
+    def counted(first, *others):
         sizes.append(len(first))
-        return compare(first, second, classes)
+        return compare(first, *others)
 
     monkeypatch.setattr(spatial, "confusion_matrix", counted)
     together = detector.scores(model(), images, ids_of(), ignored=ignored)
@@ -303,19 +305,29 @@ def test_every_place_and_displacement_occurs():
         (lambda: SpatialConsistency(12, 5, (2, 12)), ["displacement = [2, 12]", "12 pixels", "patch_size"]),
         (lambda: SpatialConsistency(12, 5, (-1, 2)), ["displacement = (-1, 2)"]),
         (lambda: SpatialConsistency(12, 5, (5, 2)), ["displacement = (5, 2)"]),
+        (lambda: SpatialConsistency(12, 5, (0, 0)), ["displacement = [0, 0]", "with itself"]),
         (lambda: SpatialConsistency(12, 5, (1, 2), 0), ["patches_per_forward = 0"]),
         (lambda: ScaleConsistency(0), ["sigma = 0"]),
         (lambda: ScaleConsistency(float("nan")), ["sigma = nan"]),
         (lambda: score(SpatialConsistency(40, 5, (2, 5))), ["patch_size = 40", "24×30"]),
         (lambda: score(SpatialConsistency(20, 5, (2, 5))), ["takes 25 pixels", "24×30", "19 or less"]),
+        (lambda: score(SpatialConsistency(40, 5, (2, 20))), ["patch_size = 40", "about 12, and displacement to 6"]),
+        (lambda: score(SpatialConsistency(20, 5, (2, 12))), ["takes 32 pixels", "about 12, and displacement to 6"]),
+        (lambda: score(SpatialConsistency(20, 5, (2, 11))), ["takes 31 pixels", "13 or less"]),
         (lambda: score(ScaleConsistency(7)), ["sigma = 7", "24×30"]),
         (lambda: score(ScaleConsistency(6)), ["sigma = 6 reaches 24 pixels", "less than 6"]),
         (lambda: score(ids=["only one"]), ["1 ids for 3 images"]),
         (lambda: score(images=torch.zeros(3, 24, 30)), ["[3, 24, 30]", "B×3×H×W"]),
         (lambda: score(images=torch.zeros(3, 3, 24, 30, dtype=torch.uint8)), ["uint8"]),
+        (lambda: score(images=255 * images_of()), ["images have values in [0", "divide 8-bit images by 255"]),
+        (lambda: score(images=images_of() - 1), ["images have values in [-0.99"]),
+        (lambda: score(images=images_of() * math.nan), ["images have values in [nan, nan]"]),
         (lambda: score(ignored=torch.zeros(3, 24, 30)), ["ignored is torch.float32"]),
         (lambda: score(answer=lambda shown: shown[:, :, ::2]), ["returned [18, 3, 6, 12]", "B×C×H×W logits"]),
         (lambda: score(answer=lambda shown: {"out": shown}), ["returned a dict"]),
+        (lambda: score(answer=lambda shown: shown[:, :1]), ["one output channel"]),
+        (lambda: score(answer=lambda shown: shown * math.nan), ["not finite"]),
+        (lambda: score(ScaleConsistency(1), answer=lambda shown: shown / 0), ["not finite"]),
     ],
 )
 def test_bad_input_is_one_clear_message(build, words):
@@ -325,6 +337,26 @@ def test_bad_input_is_one_clear_message(build, words):
     assert "\n" not in message
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize("detector", DETECTORS, ids=repr)
+def test_every_class_counts_also_that_of_the_ignore_index(detector):
+    """Of 300 classes, 255 is one; the classes' order makes no difference."""
+    images, answer = images_of(), model()
+    ignored = torch.zeros(3, 24, 30, dtype=torch.bool)
+    ignored[:, :, 14:] = True
+
+    def of_many(shown):
+        logits = answer(shown)
+        return torch.cat([logits, logits.new_full((len(shown), 296, *shown.shape[-2:]), -99)], 1)
+
+    def renamed(shown):
+        return of_many(shown).roll(253, 1)
+
+    assert bool((renamed(images).argmax(1) == 255).any())
+    for hidden in (None, ignored):
+        wanted = detector.scores(answer, images, ids_of(), ignored=hidden)
+        torch.testing.assert_close(detector.scores(renamed, images, ids_of(), ignored=hidden), wanted)
 
 
 def score(detector=None, images=None, ids=None, answer=None, ignored=None):

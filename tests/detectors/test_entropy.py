@@ -78,11 +78,12 @@ def numbered(height, width, count=2):
     """Images whose pixels hold their own number, and a model that answers the number of its input's first pixel."""
 
     def answer(images):
-        first = images[:, 0, 0, 0].round().long()
+        first = (images[:, 0, 0, 0] * height * width).round().long()
         logits = nn.functional.one_hot(first, height * width).float()
         return logits[..., None, None].expand(-1, -1, *images.shape[-2:])
 
-    return torch.arange(float(height * width)).view(1, 1, height, width).expand(count, 3, -1, -1), answer
+    numbers = torch.arange(height * width) / (height * width)
+    return numbers.view(1, 1, height, width).expand(count, 3, -1, -1), answer
 
 
 @given(size=st.integers(1, 12), k=st.integers(1, 5), seed=st.integers(0, 99))

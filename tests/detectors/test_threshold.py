@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -69,6 +70,13 @@ def test_a_damaged_file(content, tmp_path):
     path.write_text(content)
     with pytest.raises(DetectorError, match=r"threshold\.json .* fit (it|the threshold) again"):
         Threshold.load(path, DETECTOR)
+    path.write_text(json.dumps({"format": 1, "false_positive_rate": 0.0, "images": 2, "detector": {}, "value": 0.5}))
+    with pytest.raises(DetectorError, match=r"threshold\.json was fitted for"):
+        Threshold.load(path, DETECTOR)
+    for value in (math.nan, "0.5", None):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "detector": DETECTOR.describe(), "value": value}))
+        with pytest.raises(DetectorError, match=r"threshold\.json holds no threshold .* fit it again"):
+            Threshold.load(path, DETECTOR)
     with pytest.raises(DetectorError, match=r"nowhere\.json holds no threshold \(FileNotFoundError\)"):
         Threshold.load(tmp_path / "nowhere.json", DETECTOR)
 
@@ -84,6 +92,13 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(benign, adversarial):
     right = sum((low < high) + 0.5 * (low == high) for low in adversarial for high in benign)
     found = auc(torch.tensor(benign), torch.tensor(adversarial))
     assert found == pytest.approx(right / (len(benign) * len(adversarial)), abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_auc_of_images_that_could_not_be_scored(wrong):
+    for scores in ([0.5, wrong], [0.5]), ([0.5], [0.5, wrong]):
+        with pytest.raises(DetectorError, match="some scores are not finite"):
+            auc(*map(torch.tensor, scores))
 
 
 def test_auc_of_one_class():
