@@ -3,6 +3,7 @@
 from robustseg.studies.ablations import DynamicScaleAblation, ScheduleAblation
 from robustseg.studies.convergence import Convergence
 from robustseg.studies.curves import EpsCurve, StepCurve
+from robustseg.studies.detection import Detection
 from robustseg.studies.errors import StudyError
 from robustseg.studies.run import run_study, run_transfer
 from robustseg.studies.scales import MultiScaleEvaluation
@@ -12,6 +13,7 @@ from robustseg.studies.transfer import TransferMatrix
 __all__ = [
     "Answering",
     "Convergence",
+    "Detection",
     "DynamicScaleAblation",
     "EpsCurve",
     "MultiScaleEvaluation",

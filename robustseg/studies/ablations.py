@@ -10,7 +10,8 @@ from robustseg.attacks.losses import Schedule
 from robustseg.attacks.threat import Norm
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report import Curve
-from robustseg.evaluation.report.plots import Plot, curve_plot
+from robustseg.evaluation.report.drawing import Plot
+from robustseg.evaluation.report.plots import curve_plot
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import Answering, percent
 from robustseg.studies.sweep import Point, Sweep, check_steps, refuse_repeats

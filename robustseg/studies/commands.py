@@ -15,8 +15,7 @@ from robustseg.data import SegmentationDataModule
 from robustseg.runs import CHECKPOINTS, LAST, run_folder
 from robustseg.studies.errors import StudyError
 from robustseg.studies.run import run_study, run_transfer, target
-from robustseg.studies.study import Answering, Study
-from robustseg.studies.transfer import TransferMatrix
+from robustseg.studies.study import Answering, Study, StudyAcrossModels
 
 
 class Evaluation(Protocol):
@@ -74,7 +73,7 @@ def study_command(args: Sequence[str], build: Build) -> int:
 
 
 def transfer_command(args: Sequence[str], build: Build) -> int:
-    """Show the adversarial images of each model to all of them.
+    """Attack several models, and show the adversarial images of each to all of them.
 
     Args:
         args: ``--models NAME=RUN …``, ``--output``, a configuration with ``study``, and options that then hold for the
@@ -98,8 +97,8 @@ def transfer_command(args: Sequence[str], build: Build) -> int:
         raise StudyError("transfer needs --output: the folder of the results, which is continued if it is there.")
     first = build([*places[0].arguments, *rest], study=True)
     study = first.config_init.study
-    if not isinstance(study, TransferMatrix):
-        raise StudyError(f"study: transfer measures a TransferMatrix, not {type(study).__name__}: use robustseg study.")
+    if not isinstance(study, StudyAcrossModels):
+        raise StudyError(f"study: {type(study).__name__} attacks one model: use robustseg study for it.")
     benchmarks = {places[0].name: first.loaded_benchmark(check_images=0)}
     seed = str(benchmarks[places[0].name].seed)
     for place in places[1:]:

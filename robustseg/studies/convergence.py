@@ -10,7 +10,8 @@ import torch
 from robustseg.attacks import Attack
 from robustseg.evaluation.card import Measurements
 from robustseg.evaluation.report import Curve
-from robustseg.evaluation.report.plots import Plot, curve_plot
+from robustseg.evaluation.report.drawing import Plot
+from robustseg.evaluation.report.plots import curve_plot
 from robustseg.evaluation.trace import COLUMNS, Traced
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import Answering, Study, StudyResult, check_attacks

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from robustseg.evaluation import write_json
+from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.markdown import escape
 from robustseg.evaluation.report.markdown import table as markdown_table
 from robustseg.evaluation.report.pages import render, write_text
-from robustseg.evaluation.report.plots import Plot
 from robustseg.evaluation.report.wording import NOTHING, count, percent, plain, setting, span
 from robustseg.studies.study import FIGURES, Study, StudyResult, Table
 

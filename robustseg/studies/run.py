@@ -19,8 +19,7 @@ from robustseg.evaluation.protocol import claim, digest
 from robustseg.models import SegmentationModel
 from robustseg.studies.errors import StudyError
 from robustseg.studies.output import write_study
-from robustseg.studies.study import Answering, Study, StudyResult
-from robustseg.studies.transfer import Measured, TransferMatrix
+from robustseg.studies.study import Answering, Measured, Study, StudyAcrossModels, StudyResult
 
 _KEY = 12
 
@@ -69,8 +68,9 @@ def run_study(
     """
     if targets and not study.takes_targets:
         raise StudyError(f"{type(study).__name__} has models of its own to score: leave --targets out.")
+    study.check_sources([attacked])
     models = study.answering(attacked, benchmark.model, targets)
-    found = _measured(trainer, benchmark, study, folder, models)
+    found = _measured(trainer, benchmark, study, folder, models, attacked)
     if found is None:
         return None
     measured, facts = found
@@ -82,7 +82,7 @@ def run_study(
 
 
 def run_transfer(
-    trainer: pl.Trainer, benchmarks: Mapping[str, Benchmark], study: TransferMatrix, folder: Path
+    trainer: pl.Trainer, benchmarks: Mapping[str, Benchmark], study: StudyAcrossModels, folder: Path
 ) -> StudyResult | None:
     """Attack each model and show its images to all of them; arguments, value and errors as of :func:`run_study`.
 
@@ -92,12 +92,13 @@ def run_transfer(
         study: What to measure.
         folder: Of the results, with a folder for each source.
     """
+    study.check_sources(list(benchmarks))
     targets = {name: target(name, of.model, of.settings, of.checkpoint or {}) for name, of in benchmarks.items()}
     sources, facts = [], {}
     for name, benchmark in benchmarks.items():
         # The source's answer to its own images is what an evaluation of it would measure.
         models = [each._replace(key="") if each.name == name else each for each in targets.values()]
-        found = _measured(trainer, benchmark, study, folder / name, models)
+        found = _measured(trainer, benchmark, study, folder / name, models, name)
         if found is not None:
             sources.append(Measured(name, found[0], models))
             facts[name] = found[1]
@@ -105,13 +106,18 @@ def run_transfer(
         return None
     first = facts[next(iter(facts))]
     shared = {key: value for key, value in first.items() if key != "model"}
-    result = study.matrix(sources, next(iter(benchmarks.values())).data.class_names)
+    result = study.across(sources, next(iter(benchmarks.values())).data.class_names)
     _publish(study, result, {"models": {name: each["model"] for name, each in facts.items()}, **shared}, folder)
     return result
 
 
 def _measured(
-    trainer: pl.Trainer, benchmark: Benchmark, study: Study, folder: Path, models: Sequence[Answering]
+    trainer: pl.Trainer,
+    benchmark: Benchmark,
+    study: Study,
+    folder: Path,
+    models: Sequence[Answering],
+    source: str,
 ) -> tuple[Measurements, dict[str, Any]] | None:
     """All measurements of one attacked model, and what they are of; None if this process is not to write results."""
     names = [model.name for model in models]
@@ -119,7 +125,15 @@ def _measured(
         raise StudyError(f"two models are called {next(n for n in names if names.count(n) > 1)!r}: rename one of them.")
     # Two names for the same model are scored once.
     scored: dict[str, nn.Module] = {model.key: model.model for model in models}
-    of = replace(benchmark, attacks=study.attacks(), suite=study.name, scored=scored, check_images=0, num_pictures=0)
+    of = replace(
+        benchmark,
+        attacks=study.attacks_on(source),
+        suite=study.name,
+        scored=scored,
+        views=study.views(source, benchmark, models),
+        check_images=0,
+        num_pictures=0,
+    )
     measure(trainer, of, folder)
     if not trainer.is_global_zero:
         return None

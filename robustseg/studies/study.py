@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from robustseg.attacks import Attack
+from robustseg.benchmark import Benchmark
 from robustseg.evaluation.card import Measurements, scores
 from robustseg.evaluation.record import summarise
-from robustseg.evaluation.report.plots import Plot
+from robustseg.evaluation.report.drawing import Plot
+from robustseg.evaluation.views import View
 from robustseg.studies.errors import StudyError
 
 FIGURES = ("miou", "pixel_acc", "mean_acc", "image_miou")
@@ -62,6 +64,15 @@ class StudyResult:
     """More for the JSON file."""
 
 
+class Measured(NamedTuple):
+    """What the adversarial images of one source did to all targets."""
+
+    source: str
+    found: Measurements
+    models: Sequence[Answering]
+    """The targets, in the same order for each source; the source itself has no key."""
+
+
 class Study(ABC):
     """An experiment on a trained model: one attack varied, or shown to several models.
 
@@ -99,6 +110,34 @@ class Study(ABC):
         """
         return [Answering(attacked, "", model), *targets]
 
+    def attacks_on(self, source: str) -> dict[str, Attack]:
+        """What to measure on one of several models, by the name of the records.
+
+        Args:
+            source: Name of the attacked model.
+        """
+        return self.attacks()
+
+    def check_sources(self, names: Sequence[str]) -> None:  # noqa: B027
+        """Refuse models that the study's settings do not fit, before anything is measured.
+
+        Args:
+            names: Of the attacked models.
+
+        Raises:
+            StudyError: They do not fit.
+        """
+
+    def views(self, source: str, of: Benchmark, models: Sequence[Answering]) -> dict[str, View]:
+        """What else looks at the images, by name.
+
+        Args:
+            source: Name of the attacked model.
+            of: What is evaluated.
+            models: Those of :meth:`answering`.
+        """
+        return {}
+
     @abstractmethod
     def result(self, measured: Measurements, models: Sequence[Answering], class_names: Sequence[str]) -> StudyResult:
         """The table and the plots.
@@ -108,6 +147,24 @@ class Study(ABC):
             models: Those of :meth:`answering`.
             class_names: C names.
         """
+
+
+class StudyAcrossModels(Study):
+    """A study that can attack several models, and show the images of each to all."""
+
+    @abstractmethod
+    def across(self, sources: Sequence[Measured], class_names: Sequence[str]) -> StudyResult:
+        """The tables and plots.
+
+        Args:
+            sources: What the images of each attacked model did.
+            class_names: C names.
+        """
+
+    def result(  # noqa: D102
+        self, measured: Measurements, models: Sequence[Answering], class_names: Sequence[str]
+    ) -> StudyResult:
+        return self.across([Measured(models[0].name, measured, models)], class_names)
 
 
 def score_row(measured: Measurements, record: str, attack: str | None, class_names: Sequence[str]) -> dict[str, Any]:

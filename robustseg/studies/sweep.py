@@ -11,7 +11,8 @@ from robustseg.evaluation.card import Measurements
 from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report import Curve
-from robustseg.evaluation.report.plots import Plot, curve_plot
+from robustseg.evaluation.report.drawing import Plot
+from robustseg.evaluation.report.plots import curve_plot
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import COST_COLUMNS, SCORE_COLUMNS, Answering, Study, StudyResult, percent, score_row
 

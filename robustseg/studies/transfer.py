@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from robustseg.attacks import Attack
-from robustseg.evaluation.card import Measurements
 from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.records import record_name
-from robustseg.evaluation.report.plots import Plot, heat_plot
+from robustseg.evaluation.report.drawing import Plot
+from robustseg.evaluation.report.plots import heat_plot
 from robustseg.evaluation.report.wording import percent as shown
 from robustseg.studies.errors import StudyError
-from robustseg.studies.study import Answering, Study, StudyResult, Table, check_attacks, percent, score_row
+from robustseg.studies.study import Measured, StudyAcrossModels, StudyResult, Table, check_attacks, percent, score_row
 
 _SHOWN = ("miou", "pixel_acc")
 
 
-class Measured(NamedTuple):
-    """What the adversarial images of one source did to all targets."""
-
-    source: str
-    found: Measurements
-    models: Sequence[Answering]
-    """The targets, in the same order for each source; the source itself has no key."""
-
-
-class TransferMatrix(Study):
+class TransferMatrix(StudyAcrossModels):
     """Scores of every model on adversarial images of every model.
 
     Source: Gu et al., 2021, "Adversarial Examples on Segmentation Models Can be Easy to Transfer", Tables 1 and 2: the
@@ -59,18 +50,7 @@ class TransferMatrix(Study):
     def attacks(self) -> dict[str, Attack]:  # noqa: D102
         return dict(self.varied)
 
-    def result(  # noqa: D102
-        self, measured: Measurements, models: Sequence[Answering], class_names: Sequence[str]
-    ) -> StudyResult:
-        return self.matrix([Measured(models[0].name, measured, models)], class_names)
-
-    def matrix(self, sources: Sequence[Measured], class_names: Sequence[str]) -> StudyResult:
-        """The tables and plots.
-
-        Args:
-            sources: What each source did.
-            class_names: C names.
-        """
+    def across(self, sources: Sequence[Measured], class_names: Sequence[str]) -> StudyResult:  # noqa: D102
         rows = [
             {
                 "attack": CLEAN,

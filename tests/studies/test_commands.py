@@ -195,4 +195,4 @@ def test_what_transfer_needs(runs, tmp_path, capsys):
     assert main(["transfer", *models, "--config", path]) == 1
     assert "transfer needs --output" in capsys.readouterr().err
     assert main(["transfer", *models, "--config", path, "--output", str(tmp_path / "out")]) == 1
-    assert "transfer measures a TransferMatrix, not StepCurve" in capsys.readouterr().err
+    assert "StepCurve attacks one model" in capsys.readouterr().err

@@ -7,7 +7,8 @@ from typing import Any
 
 from robustseg.evaluation.report import view
 from robustseg.evaluation.report.cards import Card
-from robustseg.evaluation.report.plots import Bar, Curve, Plot, bar_plot, curve_plot
+from robustseg.evaluation.report.drawing import Plot
+from robustseg.evaluation.report.plots import Bar, Curve, bar_plot, curve_plot
 from robustseg.evaluation.report.wording import bounds, fraction, number, plain
 
 MAX_CLASSES = 40

@@ -1,32 +1,18 @@
-"""Plots as SVG elements that stand inside an HTML page and take its text colour.
-
-Figures are made without pyplot and with matplotlib's own defaults, whatever the user's settings; the same data gives
-the same text. Letters stay text: they can be searched, and follow a dark page.
-"""
+"""Bars, curves and matrices as SVG elements that stand inside an HTML page."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
-from xml.etree import ElementTree
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from robustseg.evaluation.report.drawing import INK, Plot, drawing, svg_of
 from robustseg.evaluation.report.errors import ReportError
 from robustseg.evaluation.report.wording import NOTHING, plain, shorten
 
-_WIDTH = 4.4
-"""Inches; what a phone shows without shrinking letters much."""
 _BAR = 0.15
-_INK = "#010203"
-"""Stands for the page's text colour, which the SVG takes over."""
 _COLOURS = ("#3b78c3", "#e08a1e", "#8f5bb0", "#2f9e6e", "#c8504f", "#7f7f7f")
 """Readable on white and on near-black, told apart by the colour-blind in this order, and of different lightness."""
 _MARKERS = "os^Dvx"
@@ -34,25 +20,6 @@ _MARKED = 30
 """Points on a line, up to which each has its marker."""
 _HEAT = ((23, 55, 94), (226, 236, 246))
 """RGB of the darkest and of the lightest cell of a heat map."""
-_STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "grid.alpha": 0.25,
-    "grid.color": _INK,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "robustseg",
-    "text.color": _INK,
-    # A dollar sign in a name is a dollar sign.
-    "text.parse_math": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 _NAME_LENGTH = 26
 
 
@@ -77,17 +44,6 @@ class Curve(NamedTuple):
     """What stands at each x; the number itself by default, nothing where it is empty."""
 
 
-class Plot(NamedTuple):
-    """A drawn plot."""
-
-    name: str
-    """Unique in its page; letters, digits and hyphens."""
-    title: str
-    svg: str
-    """An ``<svg>`` element."""
-    note: str = ""
-
-
 def bar_plot(
     name: str, title: str, categories: Sequence[str], series: Mapping[str, Sequence[Bar]], axis: str, digits: int = 1
 ) -> Plot:
@@ -103,7 +59,7 @@ def bar_plot(
     """
     categories = [shorten(plain(category), _NAME_LENGTH) for category in categories]
     height = 0.75 + len(categories) * (_BAR * len(series) + 0.1)
-    with _figure(height) as figure:
+    with drawing(height) as figure:
         axes = figure.subplots()
         thickness = 0.84 / len(series)
         highest = max((_end(bar) for bars in series.values() for bar in bars), default=0.0) or 1.0
@@ -122,7 +78,7 @@ def bar_plot(
         axes.tick_params(axis="y", length=0)
         if len(series) > 1:
             figure.legend(loc="outside upper left", ncols=len(series), handlelength=1.2)
-        return Plot(name, title, _svg(figure, name, title))
+        return Plot(name, title, svg_of(figure, name, title))
 
 
 def curve_plot(name: str, curve: Curve) -> Plot:
@@ -138,7 +94,7 @@ def curve_plot(name: str, curve: Curve) -> Plot:
             raise ReportError(
                 f"curve {curve.title!r}: {label} has {len(values)} values for {len(curve.x)} x: give one for each."
             )
-    with _figure(2.6) as figure:
+    with drawing(2.6) as figure:
         axes = figure.subplots()
         for place, (label, values) in enumerate(curve.series.items()):
             found = [(position, values[at]) for position, at in enumerate(order)]
@@ -162,7 +118,7 @@ def curve_plot(name: str, curve: Curve) -> Plot:
         axes.grid()
         if len(curve.series) > 1:
             figure.legend(loc="outside upper left", ncols=min(3, len(curve.series)), handlelength=1.8)
-        return Plot(name, plain(curve.title), _svg(figure, name, plain(curve.title)))
+        return Plot(name, plain(curve.title), svg_of(figure, name, plain(curve.title)))
 
 
 def heat_plot(
@@ -188,7 +144,7 @@ def heat_plot(
         framed: (row, column) of cells to mark with a frame.
     """
     row_names, column_names = ([shorten(plain(each), _NAME_LENGTH) for each in names] for names in (rows, columns))
-    with _figure(0.9 + 0.34 * len(rows)) as figure:
+    with drawing(0.9 + 0.34 * len(rows)) as figure:
         axes = figure.subplots()
         for row, line in enumerate(values):
             for column, value in enumerate(line):
@@ -201,7 +157,7 @@ def heat_plot(
                 axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
         for row, column in framed:
             corner = (column - 0.47, row - 0.44)
-            axes.add_patch(Rectangle(corner, 0.94, 0.88, fill=False, edgecolor=_INK, linewidth=1.4))
+            axes.add_patch(Rectangle(corner, 0.94, 0.88, fill=False, edgecolor=INK, linewidth=1.4))
         axes.set_xticks(range(len(columns)), labels=column_names)
         axes.set_yticks(range(len(rows)), labels=row_names)
         axes.set_xlim(-0.55, len(columns) - 0.45)
@@ -210,7 +166,7 @@ def heat_plot(
         axes.set_xlabel(axes_labels[1])
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.tick_params(length=0)
-        return Plot(name, title, _svg(figure, name, title))
+        return Plot(name, title, svg_of(figure, name, title))
 
 
 def _between(dark: tuple[int, int, int], light: tuple[int, int, int], share: float) -> tuple[float, ...]:
@@ -225,42 +181,6 @@ def _annotate(axes: Axes, row: float, bar: Bar, highest: float, digits: int) -> 
     """The interval as a line with ends, and the value behind it."""
     if bar.value is not None and bar.interval is not None:
         reach = [[max(bar.value - bar.interval[0], 0.0)], [max(bar.interval[1] - bar.value, 0.0)]]
-        axes.errorbar(bar.value, row, xerr=reach, fmt="none", ecolor=_INK, elinewidth=0.8, capsize=1.6, capthick=0.8)
+        axes.errorbar(bar.value, row, xerr=reach, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.6, capthick=0.8)
     written = NOTHING if bar.value is None else f"{bar.value:.{digits}f}"
     axes.text(_end(bar) + 0.012 * highest, row, written, va="center", fontsize=7)
-
-
-@contextmanager
-def _figure(height: float) -> Iterator[Figure]:
-    """A figure under settings that are put back, with matplotlib's defaults as their base."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # A browser has the letters that the font used for measuring lacks.
-        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        yield Figure((_WIDTH, height), layout="constrained")
-
-
-def _svg(figure: Figure, name: str, title: str) -> str:
-    buffer = io.StringIO()
-    # None leaves the whole block out: the date is not a function of the data.
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    root = ElementTree.fromstring(buffer.getvalue())
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        for key, value in list(element.attrib.items()):
-            del element.attrib[key]
-            # Ids of all plots share one page.
-            if key == "id":
-                value = f"{name}-{value}"
-            elif key in ("clip-path", "style") or key.endswith("href"):
-                value = value.replace("url(#", f"url(#{name}-").replace(_INK, "currentColor")
-                value = re.sub(r"font-family: [^;]*", "font-family: inherit", value)
-                value = f"#{name}-{value[1:]}" if value.startswith("#") else value
-            element.attrib[key.rpartition("}")[2]] = value
-        # Its one rule would hold for the whole page, and is in the page's own style.
-        for style in element.findall("{*}style"):
-            element.remove(style)
-    root.attrib = {"viewBox": root.attrib["viewBox"], "id": name, "class": "plot", "role": "img", "aria-label": title}
-    return ElementTree.tostring(root, encoding="unicode")

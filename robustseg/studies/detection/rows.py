@@ -1,0 +1,159 @@
+"""The rows of the study of detection, from what was measured: plain JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustseg.detectors import auc
+from robustseg.evaluation.card import Measurements, number
+from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.record import FIGURES
+from robustseg.evaluation.records import record_name
+from robustseg.evaluation.views import seen_name
+from robustseg.metrics import class_iou_from_counts
+from robustseg.studies.detection.plan import DetectorRow, Plan, Variant
+from robustseg.studies.study import Measured, score_row
+
+TARGET_SUCCESS, RMS = FIGURES.index("target_success"), FIGURES.index("rms")
+
+
+def consistency(found: Measurements, attack: str, detector: DetectorRow) -> Tensor | None:
+    """A detector's scores of the N images under an attack; None where the attack could not run."""
+    name = seen_name(attack, detector.view)
+    if name in found.refused:
+        return None
+    return torch.stack(found.values[name])[:, : detector.parts].nanmean(1)
+
+
+def detection_rows(plan: Plan, source: Measured) -> list[dict[str, Any]]:
+    """How well each detector tells the images of each attack on one model from benign ones.
+
+    Returns:
+        Rows of ``model``, ``combination``, ``adversary``, ``level`` (σ or K of the attack), ``detector``,
+        ``detector_level``, ``auc``, the mean scores ``benign`` and ``adversarial``, ``images`` and ``error``.
+    """
+    rows = []
+    for detector in plan.detectors:
+        benign = consistency(source.found, CLEAN, detector)
+        assert benign is not None  # nothing refuses clean images
+        for variant in plan.variants:
+            if variant.kind not in detector.against:
+                continue
+            scores = consistency(source.found, variant.record, detector)
+            rows.append(
+                {
+                    "model": source.source,
+                    "combination": variant.combination,
+                    "adversary": variant.kind,
+                    "level": variant.level,
+                    "detector": detector.name,
+                    "detector_level": detector.level,
+                    "auc": None if scores is None else auc(benign, scores),
+                    "benign": float(benign.mean()),
+                    "adversarial": None if scores is None else float(scores.mean()),
+                    "images": len(benign),
+                    "error": source.found.refused.get(variant.record),
+                }
+            )
+    return rows
+
+
+def strength_rows(plan: Plan, source: Measured, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """What each attack did to the model, and what it cost.
+
+    Returns:
+        Rows of ``model``, ``combination``, ``adversary``, ``level``, ``target_success``, the same behind the blur that
+        is attacked, and ``rms`` (means over the images), and those of :func:`~robustseg.studies.study.score_row`.
+    """
+    rows = []
+    for variant in plan.variants:
+        figures = source.found.figures.get(variant.record)
+        rows.append(
+            {
+                "model": source.source,
+                "combination": variant.combination,
+                "adversary": variant.kind,
+                "level": variant.level,
+                "target_success": None if figures is None else number(figures[:, TARGET_SUCCESS].nanmean()),
+                "target_success_blurred": _behind_blur(source.found, variant),
+                "rms": None if figures is None else number(figures[:, RMS].mean()),
+                **score_row(source.found, variant.record, variant.record, class_names),
+            }
+        )
+    return rows
+
+
+def curve_rows(plan: Plan, source: Measured, view: str) -> list[dict[str, Any]]:
+    """Mean consistency at the steps of the attacks that spatial consistency is held against.
+
+    Returns:
+        Rows of ``model``, ``combination``, ``adversary``, ``level``, ``step`` and ``consistency``.
+    """
+    rows = []
+    for variant in plan.variants:
+        notes = source.found.values.get(seen_name(variant.record, view))
+        if notes is None:
+            continue
+        for step, value in zip(plan.curve_steps, torch.stack(notes).mean(0).tolist(), strict=True):
+            place = {"model": source.source, "combination": variant.combination, "adversary": variant.kind}
+            rows.append({**place, "level": variant.level, "step": step, "consistency": value})
+    return rows
+
+
+def transfer_rows(plan: Plan, sources: Sequence[Measured]) -> list[dict[str, Any]]:
+    """How much of the target each model shows on the images of each.
+
+    Source: Xiao et al., ECCV 2018, Sec. 5.5 and Fig. 8, over the pixels whose wanted class is not the true one.
+    ``target_miou`` is the mean IoU over the classes that the targets show, of the counts of all images; the paper
+    leaves out the 13 of 19 classes with the lowest IoU instead. ``target_success`` is the mean over the images of the
+    share of pixels that show the target.
+
+    Returns:
+        Rows of ``combination``, ``source``, ``target``, ``white_box``, ``target_success``, ``target_miou``, ``error``.
+    """
+    rows = []
+    for variant in plan.plain(plan.transferred):
+        for source in sources:
+            for model in source.models:
+                figures = source.found.figures.get(record_name(variant.record, model.key))
+                rows.append(
+                    {
+                        "combination": variant.combination,
+                        "source": source.source,
+                        "target": model.name,
+                        "white_box": model.name == source.source,
+                        "target_success": None if figures is None else number(figures[:, TARGET_SUCCESS].nanmean()),
+                        "target_miou": target_miou(source.found, variant, model.key),
+                        "error": source.found.refused.get(variant.record),
+                    }
+                )
+    return rows
+
+
+def target_miou(found: Measurements, variant: Variant, key: str) -> float | None:
+    """Mean IoU between what a model shows and what an attack wants: see :func:`transfer_rows`."""
+    notes = found.values.get(seen_name(variant.record, target_view(key)))
+    if notes is None:
+        return None
+    counts = torch.stack(notes).sum(0).view(3, -1)
+    wanted = counts[1] > 0
+    return number(class_iou_from_counts(counts)[wanted].mean()) if wanted.any() else None
+
+
+def blurred_view(sigma: float) -> str:
+    """Name of the view that counts what the model shows of the targets behind a blur."""
+    return f"behind blur {sigma:g}"
+
+
+def _behind_blur(found: Measurements, variant: Variant) -> float | None:
+    notes = found.values.get(seen_name(variant.record, blurred_view(variant.level)))
+    return None if notes is None else number(torch.stack(notes).nanmean())
+
+
+def target_view(key: str) -> str:
+    """Name of the view that counts what a model shows of the targets; the attacked one has no key."""
+    return f"target {key}".strip()

@@ -1,0 +1,194 @@
+"""Attacks that know of a detector or not, and how well the detectors tell them from benign images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from robustseg.attacks import Attack, Targeted, TargetMap
+from robustseg.benchmark import Benchmark
+from robustseg.detectors import DetectorError, OnPatches, ScaleConsistency, SpatialConsistency, ThroughBlur
+from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.views import View
+from robustseg.studies.detection.figures import CURVE, ENTROPY, detection_result, highest_entropy
+from robustseg.studies.detection.plan import SCALE, SPATIAL, DetectorRow, Plan, Variant
+from robustseg.studies.detection.rows import blurred_view, target_view
+from robustseg.studies.detection.views import ConsistencyCurve, EntropyMaps, Parts, SuccessBehindBlur, TargetCounts
+from robustseg.studies.errors import StudyError
+from robustseg.studies.study import Answering, Measured, StudyAcrossModels, StudyResult, check_attacks
+from robustseg.studies.sweep import check_steps, refuse_repeats
+
+_PAIRS, _RANDOM_PAIRS = "pairs", "pairs of random size"
+
+
+class Detection(StudyAcrossModels):
+    """Detectors by spatial and by scale consistency against plain and adaptive attacks.
+
+    Source: Xiao et al., ECCV 2018: AUC (its Table 1), number of attacked patches against number of compared pairs
+    (Fig. 7), consistency over the steps of an attack (Fig. 6), self-entropy (Fig. 3), transfer of targeted images
+    between models (Fig. 8). An adaptive attack is held against the detector of its own σ or K in the table, and
+    against all of them in the matrices. Benign images are the clean images of the evaluation.
+
+    Args:
+        attacks: Targeted attacks by name, DAG and Houdini in the paper.
+        target_maps: What they aim at, by name; each attack with each map is a combination ``<attack>_<map>``.
+        patch_size: Side of the detector's patches, and of those that are attacked, in pixels.
+        displacement: [smallest, largest] displacement of a pair's second patch in pixels.
+        k: Numbers of pairs that are compared.
+        random_patch_size: [smallest, largest] side, for one more detector with the largest ``k`` and such patches.
+        sigmas: Standard deviations of the blur in pixels; none leaves scale consistency out.
+        adaptive: Combinations that adaptive attacks are made of; null for all, [] for none.
+        attacked_k: Numbers of patches that adaptive attacks work on; ``k`` by default.
+        redrawn_k: The same for attacks that draw new patches at each step, which the paper has not.
+        both: Also attack the image with and without blur at once, which the paper has not.
+        curve_k: Pairs that are compared at the steps of an attack.
+        curve_steps: The steps; the first is 1. None leaves the curves out.
+        entropy_images: Number of images whose self-entropy is drawn, evenly spread over those that are scored.
+        entropy_k: Votes of a pixel.
+        transfer: Combinations whose images are shown to all models; null for all, [] for none.
+        detected_on: Names of the models that detectors are put in front of; the others only take part in transfer.
+        name: Of the study's files.
+
+    Raises:
+        StudyError: A setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        attacks: dict[str, Attack],
+        target_maps: dict[str, TargetMap],
+        patch_size: int = 512,
+        displacement: tuple[int, int] = (32, 64),
+        k: Sequence[int] = (1, 5, 10, 50),
+        random_patch_size: tuple[int, int] | None = None,
+        sigmas: Sequence[float] = (0.5, 3.0, 5.0),
+        adaptive: list[str] | None = None,
+        attacked_k: Sequence[int] | None = None,
+        redrawn_k: Sequence[int] = (),
+        both: bool = True,
+        curve_k: int = 10,
+        curve_steps: Sequence[int] = (1, 5, 10, 20, 50, 100, 200),
+        entropy_images: int = 2,
+        entropy_k: int = 20,
+        transfer: list[str] | None = None,
+        detected_on: list[str] | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name)
+        check_attacks(attacks)
+        if not target_maps:
+            raise StudyError("target_maps = {}: name at least one, such as pure: {class_path: PureClass}.")
+        refuse_repeats("k", k)
+        for values, key in ((sigmas, "sigmas"), (attacked_k, "attacked_k"), (redrawn_k, "redrawn_k")):
+            if values:
+                refuse_repeats(key, values)
+        if entropy_images < 0:
+            raise StudyError(f"entropy_images = {entropy_images}: use 0 for none.")
+        self.k, self.sigmas, self.both = sorted(k), sorted(sigmas), both
+        self.attacked_k = sorted(self.k if attacked_k is None else attacked_k)
+        self.redrawn_k = sorted(redrawn_k)
+        self.entropy_images, self.entropy_k = entropy_images, entropy_k
+        try:
+            self.pairs = SpatialConsistency(patch_size, self.k[-1], displacement)
+            self.random_pairs = random_patch_size and SpatialConsistency(random_patch_size, self.k[-1], displacement)
+            self.curve = SpatialConsistency(patch_size, curve_k, displacement)
+            self.scale = {sigma: ScaleConsistency(sigma) for sigma in self.sigmas}
+            for count in self.k:
+                SpatialConsistency(patch_size, count, displacement)
+        except DetectorError as error:
+            raise StudyError(str(error)) from None
+        self.patch_size = patch_size
+        combinations = {f"{a}_{t}": (a, t) for a in attacks for t in target_maps}
+        if len(combinations) < len(attacks) * len(target_maps):
+            raise StudyError(f"two of {', '.join(attacks)} with two of {', '.join(target_maps)} have one name: rename.")
+        for key, chosen in (("adaptive", adaptive), ("transfer", transfer)):
+            unknown = [each for each in chosen or [] if each not in combinations]
+            if unknown:
+                raise StudyError(f"{key} names {unknown[0]!r}, but there are: {', '.join(combinations)}.")
+        self._adaptive = list(combinations) if adaptive is None else adaptive
+        variants = [
+            variant
+            for combination, (attack, target_map) in combinations.items()
+            for variant in self._variants(combination, attacks[attack], target_maps[target_map])
+        ]
+        self.plan = Plan(
+            variants,
+            list(self._detectors()),
+            list(combinations) if transfer is None else transfer,
+            check_steps(curve_steps, "curve_steps") if curve_steps else [],
+            detected_on,
+        )
+
+    def _variants(self, combination: str, attack: Attack, target_map: TargetMap) -> Iterator[Variant]:
+        """The plain attack, and the adaptive ones."""
+        try:
+            yield Variant(combination, combination, "plain", 0, Targeted(attack, target_map))
+            if combination not in self._adaptive:
+                return
+            for sigma in self.sigmas:
+                name = f"{combination} blur{sigma:g}"
+                yield Variant(name, combination, "blurred", sigma, Targeted(ThroughBlur(attack, sigma), target_map))
+                if self.both:
+                    wrapped = ThroughBlur(attack, sigma, whole=True)
+                    yield Variant(f"{name} both", combination, "both", sigma, Targeted(wrapped, target_map))
+            for k in self.attacked_k:
+                wrapped_k = Targeted(OnPatches(attack, self.patch_size, k), target_map)
+                yield Variant(f"{combination} k{k}", combination, "patches", k, wrapped_k)
+            for k in self.redrawn_k:
+                wrapped_k = Targeted(OnPatches(attack, self.patch_size, k, redraw=True), target_map)
+                yield Variant(f"{combination} k{k} redrawn", combination, "redrawn", k, wrapped_k)
+        except (ValueError, DetectorError) as error:
+            raise StudyError(f"attacks: {combination}: {error}") from None
+
+    def _detectors(self) -> Iterator[DetectorRow]:
+        for sigma in self.sigmas:
+            yield DetectorRow(f"scale, σ = {sigma:g}", _blur_view(sigma), None, sigma, SCALE)
+        for k in self.k:
+            yield DetectorRow(f"spatial, K = {k}", _PAIRS, k, k, SPATIAL)
+        if self.random_pairs is not None:
+            low, high = self.random_pairs.sampler.sizes
+            yield DetectorRow(f"spatial, K = {self.k[-1]}, {low}–{high} px", _RANDOM_PAIRS, None, self.k[-1], SPATIAL)
+
+    def attacks(self) -> dict[str, Attack]:  # noqa: D102
+        return {variant.record: variant.attack for variant in self.plan.variants}
+
+    def attacks_on(self, source: str) -> dict[str, Attack]:  # noqa: D102
+        if self.plan.is_detected_on(source):
+            return self.attacks()
+        return {variant.record: variant.attack for variant in self.plan.plain(self.plan.transferred)}
+
+    def views(self, source: str, of: Benchmark, models: Sequence[Answering]) -> dict[str, View]:  # noqa: D102
+        found: dict[str, View] = {}
+        if len(models) > 1 and self.plan.transferred:
+            shown = [variant.record for variant in self.plan.plain(self.plan.transferred)]
+            classes, ignored = of.model.num_classes, of.data.ignore_index
+            found = {target_view(m.key): TargetCounts(m.key, classes, ignored, shown) for m in models}
+        if not self.plan.is_detected_on(source):
+            return found
+        seed, records = of.seed, self.plan.records
+        found[_PAIRS] = Parts(self.pairs, seed, [CLEAN, *records(*SPATIAL)])
+        if self.random_pairs is not None:
+            found[_RANDOM_PAIRS] = Parts(self.random_pairs, seed, [CLEAN, *records(*SPATIAL)])
+        for sigma, detector in self.scale.items():
+            found[_blur_view(sigma)] = Parts(detector, seed, [CLEAN, *records(*SCALE)])
+            own = [v.record for v in self.plan.variants if v.kind in SCALE[1:] and v.level == sigma]
+            found[blurred_view(sigma)] = SuccessBehindBlur(detector.blur, of.data.ignore_index, own)
+        if self.plan.curve_steps:
+            found[CURVE] = ConsistencyCurve(self.curve, self.plan.curve_steps, seed, records(*SPATIAL))
+        count = min(self.entropy_images, len(of.samples))
+        if count:
+            chosen = [of.samples[(2 * n + 1) * len(of.samples) // (2 * count)] for n in range(count)]
+            found[ENTROPY] = EntropyMaps(chosen, self.patch_size, self.entropy_k, seed, [CLEAN, *records("plain")])
+        return found
+
+    def check_sources(self, names: Sequence[str]) -> None:  # noqa: D102
+        unknown = [name for name in self.plan.detected_on or [] if name not in names]
+        if unknown:
+            raise StudyError(f"detected_on names {unknown[0]!r}, but the models are: {', '.join(names)}.")
+
+    def across(self, sources: Sequence[Measured], class_names: Sequence[str]) -> StudyResult:  # noqa: D102
+        highest = highest_entropy(self.entropy_k, len(class_names))
+        return detection_result(self.name, self.plan, sources, class_names, highest)
+
+
+def _blur_view(sigma: float) -> str:
+    return f"blur {sigma:g}"
