@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -54,19 +54,34 @@ UNRELIABLE = 3
 
 def train(args: Sequence[str]) -> int:
     """Train as configured, then score the model on the test split under all attacks of the suite."""
+    return _preemptible(lambda signals: _train(RobustSegCLI(args), signals))
+
+
+def _preemptible(work: Callable[[PreemptionSignals], int], again: str = " with --ckpt_path last") -> int:
+    """Do work that SIGTERM and SIGUSR1 end, to be continued; its exit status, and ``again`` as of :func:`requeue`."""
     signals = PreemptionSignals()
     signals.install()
     try:
-        return _train(RobustSegCLI(args), signals)
+        return work(signals)
     except Preempted as reason:
         if not is_first_process():
             return 0  # what is left to do is rank 0's; a launcher takes another status for a failure
         end_workers()
         say(str(reason))
-        requeue(signals.received, say)
+        requeue(signals.received, say, again)
         return REQUEUE
     finally:
         signals.restore()
+
+
+def _measuring(work: Callable[[], int]) -> int:
+    """Do work whose results are kept as it goes: a signal ends it anywhere, where Lightning's test would ignore it."""
+
+    def start(signals: PreemptionSignals) -> int:
+        signals.leave_at_once()
+        return work()
+
+    return _preemptible(start, " to go on; what was measured is kept")
 
 
 def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
@@ -123,6 +138,10 @@ def _check_before_training(cli: RobustSegCLI) -> None:
 
 def evaluate(args: Sequence[str]) -> int:
     """Score a checkpoint's weights, in the model and on the data of the configuration."""
+    return _measuring(lambda: _evaluate(args))
+
+
+def _evaluate(args: Sequence[str]) -> int:
     cli = RobustSegCLI(args, evaluate=True)
     config = cli.config
     benchmark = cli.loaded_benchmark(config.check_images)
@@ -137,12 +156,12 @@ def study(args: Sequence[str]) -> int:
     """Measure a study of a checkpoint, on further models as well with ``--targets``."""
     allowed, _ = split_allowed(args)
     # The configuration of a target gets nothing else from this command line.
-    return study_command(args, partial(_evaluation, allowed=allowed))
+    return _measuring(lambda: study_command(args, partial(_evaluation, allowed=allowed)))
 
 
 def transfer(args: Sequence[str]) -> int:
     """Show adversarial images of each of several models to all of them."""
-    return transfer_command(args, _evaluation)
+    return _measuring(lambda: transfer_command(args, _evaluation))
 
 
 def _evaluation(args: Sequence[str], study: bool, allowed: Sequence[str] = ()) -> RobustSegCLI:

@@ -70,7 +70,7 @@ def slurm_job() -> str | None:
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
-def requeue(received: signal.Signals | None, say: Callable[[str], None]) -> None:
+def requeue(received: signal.Signals | None, say: Callable[[str], None], again: str = " with --ckpt_path last") -> None:
     """Ask SLURM to run this job again; elsewhere the exit status :data:`REQUEUE` has to do.
 
     Only after SIGUSR1, the warning before a time limit. SIGTERM comes from SLURM when it takes a job away, which it
@@ -79,10 +79,11 @@ def requeue(received: signal.Signals | None, say: Callable[[str], None]) -> None
     Args:
         received: The signal that ended the run.
         say: Called with a line on what was done.
+        again: What the same command needs in order to go on.
     """
     job = slurm_job()
     if job is None:
-        say(f"exit status {REQUEUE}: start the same command again with --ckpt_path last.")
+        say(f"exit status {REQUEUE}: start the same command again{again}.")
         return
     if received == signal.SIGTERM:
         say(
