@@ -22,10 +22,11 @@ FRAGMENTS = sorted(
 )
 STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
 DRAWN_BY_THE_USER = {
+    "paper_xiao": "data/targets/kitty.png",
     "paper_xiao_kitty": "data/targets/kitty.png",
     "paper_xiao_scene": "data/targets/scene_without_cars.png",
 }
-"""Label maps that suites name and that are not published."""
+"""Label maps that suites and studies name and that are not published."""
 NO_DOWNLOAD = ["--model.network.init_args.pretrained", "false"]
 
 
@@ -73,12 +74,17 @@ def test_experiments_of_one_network_differ_in_the_attacker_only(path):
     assert run == twin
 
 
-@pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_fragment_on_top_of_the_quickstart(path, tmp_path, monkeypatch):
+def draw_what_the_user_draws(path, tmp_path, monkeypatch):
+    """The label map that a configuration names, in the working folder."""
     if path.stem in DRAWN_BY_THE_USER:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "data" / "targets").mkdir(parents=True)
         Image.new("L", (96, 96), 1).save(tmp_path / DRAWN_BY_THE_USER[path.stem])
+
+
+@pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_fragment_on_top_of_the_quickstart(path, tmp_path, monkeypatch):
+    draw_what_the_user_draws(path, tmp_path, monkeypatch)
     # not every network knows the option
     offline = NO_DOWNLOAD if "pretrained: true" in path.read_text(encoding="utf-8") else []
     cli = build("--config", str(CONFIGS / "quickstart.yaml"), "--config", str(path), *offline, tmp_path=tmp_path)
@@ -96,7 +102,8 @@ def test_quickstart(twin, tmp_path):
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_study_of_a_checkpoint(path, tmp_path):
+def test_study_of_a_checkpoint(path, tmp_path, monkeypatch):
+    draw_what_the_user_draws(path, tmp_path, monkeypatch)
     checkpoint = tmp_path / "last.ckpt"
     checkpoint.touch()
     run = ["--config", str(CONFIGS / "quickstart.yaml"), *NO_DOWNLOAD, "--ckpt_path", str(checkpoint)]
