@@ -195,6 +195,8 @@ class RobustSegCLI(LightningCLI):
                 command = "study" if self.study else "evaluate"
                 raise RunError(f"{command} needs --ckpt_path: the checkpoint whose model is to be scored.")
             self.config.robustness.validate_with = None  # the run's, which may not fit to another suite
+            if self.study:
+                self.config.robustness.detectors = None  # a study looks at what it says itself
         elif checkpoint == "last":
             self.version, checkpoint, notes = last_run(self.config.trainer.default_root_dir, self.config.experiment)
             for note in notes:

@@ -77,6 +77,9 @@ def benchmark_of(
         only,
         shard,
         check_images,
+        detectors=robustness.detectors,
+        false_positive_rate=robustness.false_positive_rate,
+        threshold_images=robustness.threshold_images,
     )
 
 

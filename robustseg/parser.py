@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from robustseg.attacks import Attack, AttackLoss, TargetMap
 from robustseg.data import SegmentationDataModule
+from robustseg.detectors import Detector
 from robustseg.models import Network
 from robustseg.safety import refused_import
 from robustseg.studies import Study
@@ -23,6 +24,7 @@ _SELECTABLE: dict[str, type[Any]] = {
     "attack": Attack,
     "attacks": Attack,
     "data": SegmentationDataModule,
+    "detectors": Detector,
     "network": Network,
     "optimizer": Optimizer,
     "loss": AttackLoss,

@@ -144,6 +144,9 @@ CASES = {
     "attack of a suite": Hostile(
         "robustness: {attacks: {a: {class_path: stranger.Thing}}}", "robustness.attacks names stranger.", "stranger"
     ),
+    "detector": Hostile(
+        "robustness: {detectors: {a: {class_path: stranger.Thing}}}", "robustness.detectors names stranger.", "stranger"
+    ),
     "loss of an attack": Hostile(
         "robustness: {attacks: {a: {class_path: APGD, init_args: {loss: stranger.Thing}}}}", "loss names", "stranger"
     ),

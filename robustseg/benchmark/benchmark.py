@@ -11,9 +11,11 @@ from typing import Any
 from torch import nn
 
 from robustseg.attacks import Attack
+from robustseg.benchmark.detection import Consistency
 from robustseg.benchmark.facts import data_facts, model_facts
-from robustseg.data import SegmentationDataModule
+from robustseg.data import DataError, SegmentationDataModule
 from robustseg.data.base import Split
+from robustseg.detectors import Detector
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.protocol import digest
 from robustseg.evaluation.views import View, view_settings
@@ -72,10 +74,15 @@ class Benchmark:
             are then called ``<attack> on <name>``.
         views: By name, what else looks at the images.
         num_pictures: How many of the best and of the worst images to show for an attack.
+        detectors: Detectors to put in front of the model, by the name they are reported under.
+        false_positive_rate: Largest share of the benign images that a detector's threshold may reject.
+        threshold_images: Number of benign images that thresholds are fitted on, evenly spread over the training split;
+            None for all.
 
     Raises:
         DataError: A sample is missing or cannot be used.
-        EvaluationError: ``only`` names a sample that is not in the split, or none.
+        EvaluationError: ``only`` names a sample that is not in the split, or none; or there are detectors and no
+            training split to fit their thresholds on.
     """
 
     model: SegmentationModel
@@ -93,6 +100,9 @@ class Benchmark:
     num_pictures: int = 3
     scored: Mapping[str, nn.Module] = field(default_factory=dict)
     views: Mapping[str, View] = field(default_factory=dict)
+    detectors: Mapping[str, Detector] = field(default_factory=dict)
+    false_positive_rate: float = 0.05
+    threshold_images: int | None = 100
 
     def __post_init__(self) -> None:
         if self.check_images < 0:
@@ -114,6 +124,8 @@ class Benchmark:
         else:
             self.indices = list(range(len(everything)))
         self.samples = [everything[index] for index in self.indices]
+        if self.detectors:
+            self._check_detectors()
         whole = len(self.samples) == len(everything)
         self.facts: dict[str, Any] = {
             "model": model_facts(self.model, self.settings, self.checkpoint),
@@ -122,6 +134,21 @@ class Benchmark:
             # A training run in bf16-true ends with a model, and an evaluation, in that precision.
             "precision": str(next(self.model.parameters(), self.model.mean).dtype).removeprefix("torch."),
         }
+
+    def _check_detectors(self) -> None:
+        """Find what would end the evaluation after everything is measured."""
+        if twice := sorted(self.detectors.keys() & self.views.keys()):
+            raise EvaluationError(f"a detector and a view are both called {twice[0]!r}: rename the detector.")
+        needed = (
+            "robustness.detectors: thresholds are fitted on benign images of the training split, which cannot be used: "
+            "give the data set one, or leave robustness.detectors out."
+        )
+        try:
+            images = self.data.sample_ids("train")
+        except DataError as error:
+            raise EvaluationError(f"{needed} {error}") from error
+        if not images:
+            raise EvaluationError(f"{needed} It has no images.")
 
     @property
     def name(self) -> str:
@@ -139,9 +166,19 @@ class Benchmark:
         return {name: attack.describe() for name, attack in self.attacks.items()}
 
     @property
+    def detector_views(self) -> dict[str, View]:
+        """What notes the detectors' scores."""
+        return {name: Consistency(detector, self.seed) for name, detector in self.detectors.items()}
+
+    @property
+    def every_view(self) -> dict[str, View]:
+        """All that looks at the images, detectors among them."""
+        return {**self.views, **self.detector_views}
+
+    @property
     def record_settings(self) -> dict[str, dict[str, Any]]:
         """``describe()`` of everything that records are made by: attacks and views."""
-        return self.attack_settings | view_settings(self.views)
+        return self.attack_settings | view_settings(self.every_view)
 
     def checks_file(self, folder: Path) -> Path:
         """Where what the probe of the model found is kept; it depends on the suite and the images."""
@@ -151,8 +188,13 @@ class Benchmark:
     @property
     def probe_indices(self) -> list[int]:
         """Samples to probe the model on, spread evenly over those that are scored."""
-        count = min(self.check_images, len(self.indices))
-        return [self.indices[(2 * k + 1) * len(self.indices) // (2 * count)] for k in range(count)]
+        return [self.indices[place] for place in _spread(self.check_images, len(self.indices))]
+
+    @property
+    def benign_indices(self) -> list[int]:
+        """Training samples to fit thresholds on."""
+        images = len(self.data.dataset("train"))
+        return _spread(images if self.threshold_images is None else self.threshold_images, images)
 
     @property
     def probe_samples(self) -> list[str]:
@@ -168,3 +210,9 @@ class Benchmark:
         size = self.data.val_batch_size
         blocks = [self.indices[start : start + size] for start in range(0, len(self.indices), size)]
         return blocks[self.shard.number - 1 :: self.shard.count]
+
+
+def _spread(count: int, length: int) -> list[int]:
+    """Evenly spread places among so many, at most all."""
+    count = min(count, length)
+    return [(2 * k + 1) * length // (2 * count) for k in range(count)]

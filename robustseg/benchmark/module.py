@@ -52,7 +52,7 @@ class EvaluationModule(pl.LightningModule):
             about={"versions": versions(), "commit": commit()},
             num_pictures=of.num_pictures,
             scored_on=of.scored_on,
-            views=of.views,
+            views=of.every_view,
         )
 
     def test_dataloader(self) -> _Batches:

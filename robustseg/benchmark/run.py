@@ -18,12 +18,14 @@ from rich.console import Console
 from robustseg.benchmark.benchmark import Benchmark
 from robustseg.benchmark.checks import checks_of
 from robustseg.benchmark.module import EvaluationModule
+from robustseg.benchmark.rejection import BENIGN, detectors_of
 from robustseg.evaluation import (
     CLEAN,
     EvaluationError,
     distances_table,
     draw_panel,
     flags_table,
+    rejection_table,
     scores_table,
     write_json,
 )
@@ -100,15 +102,22 @@ def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
 
 
 def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple[dict[str, Any], Measurements]:
-    """The card of a complete evaluation, and what it is made of; the model is probed on ``device`` if it never was.
+    """The card of a complete evaluation, and what it is made of.
+
+    The model is probed on ``device``, and thresholds of detectors are fitted, if they never were.
 
     Raises:
         EvaluationError: Something is missing, or cannot be written.
     """
     of = benchmark
     settings = of.attack_settings
-    measured = read_measurements(folder, claim(folder, of.facts), of.samples, settings, of.model.num_classes)
-    return build_card(about(of, measured), measured, settings, checks_of(of, measured, folder, device)), measured
+    measured = read_measurements(
+        folder, claim(folder, of.facts), of.samples, settings, of.model.num_classes, views=of.detector_views
+    )
+    card = build_card(about(of, measured), measured, settings, checks_of(of, measured, folder, device))
+    if of.detectors:
+        card["detectors"] = detectors_of(of, measured, folder, device)
+    return card, measured
 
 
 def about(benchmark: Benchmark, measured: Measurements) -> dict[str, Any]:
@@ -158,16 +167,27 @@ def publish(card: dict[str, Any], pictures: Sequence[PanelPicture], folder: Path
     distances = distances_table(card)
     if distances is not None:
         console.print(distances)
+    rejection = rejection_table(card)
+    if rejection is not None:
+        console.print(rejection)
     console.print(flags_table(card))
     console.print(f"written to {folder / REPORT}, {MARKDOWN} and {CARD}", soft_wrap=True)
 
 
 def log_results(trainer: pl.Trainer, card: Mapping[str, Any], pictures: Sequence[PanelPicture]) -> None:
-    """Figures and pictures for the trainer's TensorBoard, as ``test/<attack>/miou`` and so on."""
+    """Figures and pictures for the trainer's TensorBoard, as ``test/<attack>/miou`` and so on.
+
+    Of detectors ``test/<attack>/<detector>/rejected`` and ``/auc``.
+    """
     for logger in trainer.loggers:
         for name, row in {CLEAN: card["clean"], **card["attacks"]}.items():
             figures = {f"test/{name}/{key}": row[key] for key in _LOGGED if row.get(key) is not None}
             logger.log_metrics(figures, trainer.global_step)
+        for detector, found in card.get("detectors", {}).items():
+            for name, row in {CLEAN: found["clean"], **found["attacks"]}.items():
+                shares = {key: row[key] for key in ("rejected", "auc") if row.get(key) is not None}
+                figures = {f"test/{name}/{detector}/{key}": share for key, share in shares.items()}
+                logger.log_metrics(figures, trainer.global_step)
         if isinstance(logger, TensorBoardLogger):
             for rank, picture in enumerate(pictures):
                 panel = np.asarray(picture.picture)
@@ -213,7 +233,7 @@ def merge(output: Path, folders: Sequence[Path]) -> None:
         for path in (p for part in (RECORDS, PICTURES, REFUSED) for p in sorted((folder / part).glob("[!.]*"))):
             name = f"merged{number}-{path.name}" if path.parent.name == RECORDS else path.name
             _copy(path, output / path.parent.name / name)
-        for path in sorted(folder.glob("checks-*.json")):
+        for path in (p for kind in ("checks-*.json", BENIGN) for p in sorted(folder.glob(kind))):
             _copy(path, output / path.name)
 
 

@@ -13,6 +13,7 @@ from robustseg.attacks import Attack
 from robustseg.callbacks.pictures import log_panel
 from robustseg.callbacks.progress import find_progress_bar
 from robustseg.data import SegmentationDataModule
+from robustseg.detectors import Detector
 from robustseg.evaluation import CLEAN, Attacked, Example, RobustnessEvaluator
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
@@ -26,7 +27,7 @@ class RobustnessEvaluation(pl.Callback):
     At validation it logs ``val/<attack>/miou`` (also ``pixel_acc`` and ``image_miou``), and the clean scores of the
     same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over the data set: no
     autocast, one confusion matrix, every image once. All attacks on all images are the work of
-    :mod:`robustseg.benchmark`, for which ``suite`` and ``test_num_images`` are kept here as well.
+    :mod:`robustseg.benchmark`, for which ``suite``, ``test_num_images`` and the detectors are kept here as well.
 
     Args:
         attacks: Attacks by the name they are reported under.
@@ -36,9 +37,14 @@ class RobustnessEvaluation(pl.Callback):
         test_num_images: The same for the benchmark at the end of training and by ``robustseg evaluate``, evenly spread.
         num_examples: Rows of the pictures that go to TensorBoard for each attack; 0 for none.
         suite: Name of the attacks as a whole, for the record.
+        detectors: Detectors to put in front of the model in the benchmark, by the name they are reported under.
+        false_positive_rate: Largest share of benign images that a detector's threshold may reject, in [0, 1).
+        threshold_images: Number of benign images that thresholds are fitted on, evenly spread over the training split;
+            null for all of it.
 
     Raises:
-        ValueError: A number is out of range, or ``validate_with`` names an unknown attack.
+        ValueError: A number is out of range, ``validate_with`` names an unknown attack, or a detector is
+            called "clean".
     """
 
     def __init__(
@@ -50,6 +56,9 @@ class RobustnessEvaluation(pl.Callback):
         test_num_images: int | None = None,
         num_examples: int = 4,
         suite: str | None = None,
+        detectors: dict[str, Detector] | None = None,
+        false_positive_rate: float = 0.05,
+        threshold_images: int | None = 100,
     ):
         self.attacks = dict(attacks or {})
         unknown = [name for name in validate_with or [] if name not in self.attacks]
@@ -58,7 +67,8 @@ class RobustnessEvaluation(pl.Callback):
             raise ValueError(f"validate_with names {', '.join(unknown)}, but robustness.attacks has: {known}.")
         if every_n_epochs < 0:
             raise ValueError(f"every_n_epochs = {every_n_epochs} is negative: use 0 to leave validation clean.")
-        for name, number in (("num_images", num_images), ("test_num_images", test_num_images)):
+        counts = {"num_images": num_images, "test_num_images": test_num_images, "threshold_images": threshold_images}
+        for name, number in counts.items():
             if number is not None and number < 1:
                 raise ValueError(f"{name} = {number}: use at least one image, or null for all.")
         self.validate_with = list(self.attacks) if validate_with is None else validate_with
@@ -67,6 +77,15 @@ class RobustnessEvaluation(pl.Callback):
         self.test_num_images = test_num_images
         self.num_examples = num_examples
         self.suite = suite
+        if not 0 <= false_positive_rate < 1:
+            raise ValueError(
+                f"false_positive_rate = {false_positive_rate}: use a share of benign images in [0, 1), such as 0.05."
+            )
+        self.detectors = dict(detectors or {})
+        if CLEAN in self.detectors:
+            raise ValueError(f"a detector cannot be called {CLEAN!r}: that is the name of the scores without attack.")
+        self.false_positive_rate = false_positive_rate
+        self.threshold_images = threshold_images
         self._evaluator: RobustnessEvaluator | None = None
         self._images_left = 0
         self._examples: dict[str, list[Example]] = {}

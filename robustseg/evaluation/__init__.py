@@ -4,7 +4,7 @@ from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.evaluator import CLEAN, Attacked, RobustnessEvaluator, full_precision
 from robustseg.evaluation.panels import Example, draw_panel
 from robustseg.evaluation.record import FOOLED, AttackRecord
-from robustseg.evaluation.results import distances_table, flags_table, scores_table, write_json
+from robustseg.evaluation.results import distances_table, flags_table, rejection_table, scores_table, write_json
 from robustseg.evaluation.resumable import ResumableEvaluator
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "draw_panel",
     "flags_table",
     "full_precision",
+    "rejection_table",
     "scores_table",
     "write_json",
 ]

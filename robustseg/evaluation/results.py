@@ -54,6 +54,31 @@ def distances_table(card: Mapping[str, Any]) -> Table | None:
     return table if table.row_count else None
 
 
+def rejection_table(card: Mapping[str, Any]) -> Table | None:
+    """A terminal table of the detectors in front of the model; None without any."""
+    if not card.get("detectors"):
+        return None
+    table = Table(title="detectors in front of the model, in %", title_justify="left")
+    table.add_column("detector")
+    table.add_column("attack", no_wrap=True)
+    for column in ("rejected", "AUC", "accepted images", "accepted miou", "pixel_acc, rejection right"):
+        table.add_column(column, justify="right")
+    for name, found in card["detectors"].items():
+        for attack, row in {"clean": found["clean"], **found["attacks"]}.items():
+            if row["error"]:
+                table.add_row(name, attack, "could not run")
+                continue
+            # A clean image that is rejected is a mistake.
+            counted = f"{shown(row['with_rejection']['pixel_acc'], 2, 100)}{' *' if attack == 'clean' else ''}"
+            passed = row["accepted"]
+            auc = "" if attack == "clean" else shown(row["auc"], 2, 100)
+            cells = (shown(row["rejected"], 2, 100), auc, str(passed["images"]), shown(passed["miou"], 2, 100), counted)
+            table.add_row(name, attack, *cells)
+        table.add_section()
+    table.caption = "* rejected clean images count as wrong. An attack that does not know a detector says little of it."
+    return table
+
+
 def flags_table(card: Mapping[str, Any]) -> Table:
     """A terminal table of the trust flags; those that were not checked share a line."""
     marks = {"ok": "[green]✓ ok[/]", "caution": "[yellow]! caution[/]", "unreliable": "[red bold]✗ unreliable[/]"}

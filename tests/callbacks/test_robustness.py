@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from robustseg.attacks import PGD
 from robustseg.callbacks import AttackProgressBar, RobustnessEvaluation
 from robustseg.data import SyntheticScenes
+from robustseg.detectors import ScaleConsistency
 from robustseg.evaluation import RobustnessEvaluator
 from robustseg.training import RobustSegmentation
 from tests.training.nets import ToyNetwork
@@ -144,8 +145,15 @@ def test_unknown_names_and_numbers_out_of_range_are_refused():
         RobustnessEvaluation(ATTACKS, validate_with=["pgd9"])
     with pytest.raises(ValueError, match="every_n_epochs"):
         RobustnessEvaluation(ATTACKS, every_n_epochs=-1)
-    with pytest.raises(ValueError, match="num_images = 0"):
-        RobustnessEvaluation(ATTACKS, num_images=0)
+    for name in ("num_images", "test_num_images", "threshold_images"):
+        with pytest.raises(ValueError, match=rf"^{name} = 0: use at least one image, or null"):
+            RobustnessEvaluation(ATTACKS, **{name: 0})
+    for rate in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match=rf"^false_positive_rate = {rate}: use a share"):
+            RobustnessEvaluation(ATTACKS, false_positive_rate=rate)
+    assert RobustnessEvaluation(ATTACKS, false_positive_rate=0.0, threshold_images=None).threshold_images is None
+    with pytest.raises(ValueError, match="a detector cannot be called 'clean'"):
+        RobustnessEvaluation(ATTACKS, detectors={"clean": ScaleConsistency()})
 
 
 def test_needs_a_module_whose_model_it_knows(tmp_path, scenes):

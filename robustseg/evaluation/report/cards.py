@@ -132,6 +132,8 @@ def check_card(card: Any, source: str = "card") -> None:
         if kind not in ("per_image", "greedy") or not isinstance(row, Mapping):
             raise ReportError(f"{source}: worst_case.{kind} is not one of per_image and greedy: {_AGAIN}")
         _check_figures(row, f"{source}: worst_case.{kind}", ("pixel_acc", "miou"))
+    for name, found in (card.get("detectors") or {}).items():
+        _check_detector(found, f"{source}: detectors.{name}")
     for place, flag in enumerate(card["flags"]):
         _check_flag(flag, f"{source}: flags[{place}]")
 
@@ -141,6 +143,25 @@ def _check_attack(row: Any, class_names: Sequence[str], where: str) -> None:
         raise ReportError(f"{where}.settings is missing: {_AGAIN}")
     if row.get("error") is None:
         _check_scores(row, class_names, where)
+
+
+def _check_detector(found: Any, where: str) -> None:
+    for key in ("settings", "threshold", "clean", "attacks"):
+        if not isinstance(found, Mapping) or not isinstance(found.get(key), Mapping):
+            raise ReportError(f"{where}.{key} is missing: {_AGAIN}")
+    _check_figures(found["threshold"], f"{where}.threshold", ("value", "false_positive_rate"))
+    if not isinstance(found["threshold"].get("images"), int):
+        raise ReportError(f"{where}.threshold.images is missing: {_AGAIN}")
+    for name, row in {"clean": found["clean"], **found["attacks"]}.items():
+        at = f"{where}.{name}"
+        if isinstance(row, Mapping) and row.get("error") is not None:
+            continue
+        for part in ("accepted", "with_rejection"):
+            if not isinstance(row, Mapping) or not isinstance(row.get(part), Mapping):
+                raise ReportError(f"{at}.{part} is missing: {_AGAIN}")
+        _check_figures(row, at, ("rejected",) if name == "clean" else ("rejected", "auc"))
+        _check_figures(row["accepted"], f"{at}.accepted", ("pixel_acc", "miou"))
+        _check_figures(row["with_rejection"], f"{at}.with_rejection", ("pixel_acc",))
 
 
 def _check_scores(row: Mapping[str, Any], class_names: Sequence[str], where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from robustseg.evaluation.report import view
+from robustseg.evaluation.report import detected, view
 from robustseg.evaluation.report.cards import Card, check_card
 from robustseg.evaluation.report.pages import write_text
 
@@ -32,6 +32,7 @@ def report_markdown(card: Card) -> str:
         _scores(card),
         "In percent, in brackets the 95 % bootstrap interval over images; gaps in points below clean; forwards and "
         "backwards per image. Bold: the lowest under a single attack.",
+        *_detectors(card),
         "## Can the figures be trusted?",
         _checks(card),
         "## Perturbations",
@@ -41,7 +42,7 @@ def report_markdown(card: Card) -> str:
         "## IoU of each class",
         _named_table("class", *view.class_table(card)),
         "## Settings",
-        *(_settings(f"{name} ({summary})", values) for name, summary, values in view.settings(card)),
+        *(_settings(f"{name} ({summary})", values) for name, summary, values in _all_settings(card)),
         _settings("Model and data", view.model_settings(card)),
         "## Evidence of the checks",
         *(_evidence(card) or ["None."]),
@@ -74,6 +75,22 @@ def _scores(card: Card) -> str:
             cells = [_cell(row.cells.get(key, view.Cell(""))) for key in view.COLUMNS]
         rows.append([escape(row.name), *cells])
     return table(["attack", *view.COLUMNS.values()], rows)
+
+
+def _detectors(card: Card) -> list[str]:
+    if not card.get("detectors"):
+        return []
+    rows = [[escape(row.detector), escape(row.attack), *map(escape, row.cells)] for row in detected.rows(card)]
+    return [
+        "## Detectors in front of the model",
+        table(["detector", "attack", *detected.COLUMNS], rows, words=2),
+        "\n".join(f"- {escape(line)}" for line in detected.lines(card)),
+        escape(detected.note(card)),
+    ]
+
+
+def _all_settings(card: Card) -> list[tuple[str, str, dict[str, str]]]:
+    return [*view.settings(card), *detected.settings(card)]
 
 
 def _cell(cell: view.Cell) -> str:

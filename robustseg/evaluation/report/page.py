@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from robustseg.evaluation.panels import Palette
-from robustseg.evaluation.report import view
+from robustseg.evaluation.report import detected, view
 from robustseg.evaluation.report.cards import Card, check_card
 from robustseg.evaluation.report.drawn import draw_plots
 from robustseg.evaluation.report.errors import ReportError
@@ -65,7 +65,11 @@ def report_html(
         plots=plots,
         pictures=[_shown(picture) for picture in sorted(pictures, key=lambda picture: picture.kind != "worst")],
         legend=_legend(card, palette),
-        settings=view.settings(card),
+        settings=[*view.settings(card), *detected.settings(card)],
+        detectors=detected.lines(card),
+        detector_columns=detected.COLUMNS,
+        detector_rows=detected.rows(card),
+        detector_note=detected.note(card),
         size_columns=size_columns,
         size_rows=size_rows,
         class_columns=class_columns,

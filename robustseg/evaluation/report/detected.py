@@ -1,0 +1,97 @@
+"""What a report says of the detectors in front of the model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from robustseg.evaluation.report.cards import Card
+from robustseg.evaluation.report.wording import NOTHING, count, number, percent, plain, setting
+
+COLUMNS = ("rejected", "AUC", "images accepted", "accepted pixel_acc", "accepted miou", "pixel_acc with rejection")
+"""Headings after detector and attack."""
+
+_ADAPTIVE = ("OnPatches", "ThroughBlur")
+"""Attacks that are made against a detector."""
+_NOTE = (
+    "In percent. A detector rejects whole images. With rejection, all pixels of a rejected adversarial image count as "
+    "right and all of a rejected clean image as wrong, those of an accepted image by their prediction: rejecting "
+    "everything would give 100 under attack and 0 on clean images. AUC: adversarial images against the clean ones. "
+)
+_BLIND = (
+    "None of these attacks knows of a detector, and such attacks say little about one (Carlini & Wagner, 2017): add "
+    "attacks that are made against it, in OnPatches or ThroughBlur."
+)
+_MIXED = (
+    "Attacks that do not know a detector say little about it (Carlini & Wagner, 2017): go by those that are made "
+    "against it, in OnPatches or ThroughBlur with the detector's own settings."
+)
+
+
+class Row(NamedTuple):
+    """One attack before one detector."""
+
+    detector: str
+    attack: str
+    cells: tuple[str, ...]
+
+
+def rows(card: Card) -> list[Row]:
+    """Of each detector the clean images and each attack; empty without detectors."""
+    return [
+        Row(plain(name), plain(attack), _cells(row))
+        for name, found in (card.get("detectors") or {}).items()
+        for attack, row in {"clean": found["clean"], **found["attacks"]}.items()
+    ]
+
+
+def _cells(row: Any) -> tuple[str, ...]:
+    if row.get("error") is not None:
+        return ("could not run", *[NOTHING] * (len(COLUMNS) - 1))
+    passed = row["accepted"]
+    return (
+        percent(row["rejected"]),
+        percent(row["auc"]) if "auc" in row else "",
+        count(passed.get("images")),
+        percent(passed["pixel_acc"]),
+        percent(passed["miou"]),
+        percent(row["with_rejection"]["pixel_acc"]),
+    )
+
+
+def lines(card: Card) -> list[str]:
+    """Of each detector its threshold; empty without detectors."""
+    return [_line(plain(name), found) for name, found in (card.get("detectors") or {}).items()]
+
+
+def _line(name: str, found: Any) -> str:
+    threshold = found["threshold"]
+    value = number(threshold["value"])
+    below = NOTHING if value is None else f"{value:.4f}"
+    rate, images = percent(threshold["false_positive_rate"], 1), threshold["images"]
+    return (
+        f"{name} rejects images with a score below {below}: at most {rate} % of the {images} benign training images "
+        "that this was fitted on."
+    )
+
+
+def note(card: Card) -> str:
+    """How to read the table."""
+    aware = any(
+        value in _ADAPTIVE
+        for row in card["attacks"].values()
+        for key, value in row["settings"].items()
+        if key.rpartition(".")[2] == "attack"
+    )
+    return _NOTE + (_MIXED if aware else _BLIND)
+
+
+def settings(card: Card) -> list[tuple[str, str, dict[str, str]]]:
+    """Of each detector its name, its class, and every setting."""
+    return [
+        (
+            plain(name),
+            plain(found["settings"].get("detector", "detector")),
+            {plain(key): setting(value) for key, value in found["settings"].items()},
+        )
+        for name, found in (card.get("detectors") or {}).items()
+    ]
