@@ -68,7 +68,7 @@ def run_study(
     """
     if targets and not study.takes_targets:
         raise StudyError(f"{type(study).__name__} has models of its own to score: leave --targets out.")
-    study.check_sources([attacked])
+    study.check_sources({attacked: benchmark})
     models = study.answering(attacked, benchmark.model, targets)
     found = _measured(trainer, benchmark, study, folder, models, attacked)
     if found is None:
@@ -92,7 +92,7 @@ def run_transfer(
         study: What to measure.
         folder: Of the results, with a folder for each source.
     """
-    study.check_sources(list(benchmarks))
+    study.check_sources(benchmarks)
     targets = {name: target(name, of.model, of.settings, of.checkpoint or {}) for name, of in benchmarks.items()}
     sources, facts = [], {}
     for name, benchmark in benchmarks.items():

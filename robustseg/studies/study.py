@@ -118,11 +118,11 @@ class Study(ABC):
         """
         return self.attacks()
 
-    def check_sources(self, names: Sequence[str]) -> None:  # noqa: B027
-        """Refuse models that the study's settings do not fit, before anything is measured.
+    def check_sources(self, sources: Mapping[str, Benchmark]) -> None:  # noqa: B027
+        """Refuse models and images that the study's settings do not fit, before anything is measured.
 
         Args:
-            names: Of the attacked models.
+            sources: By name of the attacked model, what is evaluated.
 
         Raises:
             StudyError: They do not fit.

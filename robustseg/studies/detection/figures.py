@@ -151,7 +151,8 @@ def _curves(name: str, where: str, plan: Plan, curves: Rows) -> Iterator[Plot]:
             line = _adversary(row["adversary"], row["level"])
             drawn.setdefault(combination, {}).setdefault(line, []).append(row["consistency"])
     for place, (what, lines) in enumerate(drawn.items()):
-        curve = Curve(f"miou of overlaps under {what}{where}", "step", "mean", list(plan.curve_steps), lines)
+        title = f"miou of overlaps under {what}{where}"
+        curve = Curve(title, "step", "mean over the images", list(plan.curve_steps), lines)
         yield curve_plot(f"{name}-curve-{place}", curve)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from robustseg.attacks import Attack, Targeted, TargetMap
+from robustseg.attacks import Attack, AttackError, Targeted, TargetMap
 from robustseg.benchmark import Benchmark
 from robustseg.detectors import DetectorError, OnPatches, ScaleConsistency, SpatialConsistency, ThroughBlur
 from robustseg.evaluation.evaluator import CLEAN
@@ -83,6 +83,9 @@ class Detection(StudyAcrossModels):
                 refuse_repeats(key, values)
         if entropy_images < 0:
             raise StudyError(f"entropy_images = {entropy_images}: use 0 for none.")
+        for count, key, of in ((curve_k, "curve_k", "pair of patches"), (entropy_k, "entropy_k", "vote of each pixel")):
+            if count < 1:
+                raise StudyError(f"{key} = {count}: use at least one {of}.")
         self.k, self.sigmas, self.both = sorted(k), sorted(sigmas), both
         self.attacked_k = sorted(self.k if attacked_k is None else attacked_k)
         self.redrawn_k = sorted(redrawn_k)
@@ -96,20 +99,18 @@ class Detection(StudyAcrossModels):
                 SpatialConsistency(patch_size, count, displacement)
         except DetectorError as error:
             raise StudyError(str(error)) from None
-        self.patch_size = patch_size
+        self.patch_size, self.target_maps = patch_size, dict(target_maps)
         combinations = {f"{a}_{t}": (a, t) for a in attacks for t in target_maps}
-        if len(combinations) < len(attacks) * len(target_maps):
-            raise StudyError(f"two of {', '.join(attacks)} with two of {', '.join(target_maps)} have one name: rename.")
-        for key, chosen in (("adaptive", adaptive), ("transfer", transfer)):
-            unknown = [each for each in chosen or [] if each not in combinations]
-            if unknown:
-                raise StudyError(f"{key} names {unknown[0]!r}, but there are: {', '.join(combinations)}.")
+        _refuse_one_name([f"{a}_{t}" for a in attacks for t in target_maps])
+        _check_chosen("adaptive", adaptive, list(combinations))
+        _check_chosen("transfer", transfer, list(combinations))
         self._adaptive = list(combinations) if adaptive is None else adaptive
         variants = [
             variant
             for combination, (attack, target_map) in combinations.items()
             for variant in self._variants(combination, attacks[attack], target_maps[target_map])
         ]
+        _refuse_one_name([variant.record for variant in variants])
         self.plan = Plan(
             variants,
             list(self._detectors()),
@@ -180,14 +181,51 @@ class Detection(StudyAcrossModels):
             found[ENTROPY] = EntropyMaps(chosen, self.patch_size, self.entropy_k, seed, [CLEAN, *records("plain")])
         return found
 
-    def check_sources(self, names: Sequence[str]) -> None:  # noqa: D102
-        unknown = [name for name in self.plan.detected_on or [] if name not in names]
+    def check_sources(self, sources: Mapping[str, Benchmark]) -> None:  # noqa: D102
+        unknown = [name for name in self.plan.detected_on or [] if name not in sources]
         if unknown:
-            raise StudyError(f"detected_on names {unknown[0]!r}, but the models are: {', '.join(names)}.")
+            raise StudyError(f"detected_on names {unknown[0]!r}, but the models are: {', '.join(sources)}.")
+        for source, of in sources.items():
+            self._check_first_image(source, of)
+
+    def _check_first_image(self, source: str, of: Benchmark) -> None:
+        """Find what would end the study at its first batch, or after hours at its last attack."""
+        sample = of.data.dataset(of.split)[of.indices[0]]
+        try:
+            if self.plan.is_detected_on(source):
+                for pairs in (self.pairs, self.random_pairs, self.curve):
+                    if pairs is not None:
+                        pairs.sampler.check(*sample.image.shape[-2:])
+                for detector in self.scale.values():
+                    detector.blur(sample.image[None])
+            for name, target_map in self.target_maps.items():
+                wanted = target_map(sample.target[None], ignore_index=of.data.ignore_index)
+                highest = int(wanted.masked_fill(wanted == of.data.ignore_index, 0).max())
+                if highest >= of.model.num_classes:
+                    raise StudyError(
+                        f"target_maps: {name} wants class {highest}, but the model has {of.model.num_classes} classes: "
+                        f"give it one of 0 to {of.model.num_classes - 1}."
+                    )
+        except (AttackError, DetectorError) as error:
+            raise StudyError(f"image {sample.id}: {error}") from None
 
     def across(self, sources: Sequence[Measured], class_names: Sequence[str]) -> StudyResult:  # noqa: D102
         highest = highest_entropy(self.entropy_k, len(class_names))
         return detection_result(self.name, self.plan, sources, class_names, highest)
+
+
+def _refuse_one_name(names: Sequence[str]) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise StudyError(f"two attacks would both be called {twice[0]!r}: rename one, or a target map.")
+
+
+def _check_chosen(key: str, chosen: Sequence[str] | None, combinations: Sequence[str]) -> None:
+    unknown = [each for each in chosen or [] if each not in combinations]
+    if unknown:
+        raise StudyError(f"{key} names {unknown[0]!r}, but there are: {', '.join(combinations)}.")
+    if chosen:
+        refuse_repeats(key, chosen)
 
 
 def _blur_view(sigma: float) -> str:
