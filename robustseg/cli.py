@@ -64,6 +64,8 @@ def _preemptible(work: Callable[[PreemptionSignals], int], again: str = " with -
     try:
         return work(signals)
     except Preempted as reason:
+        if (together := FailTogether.current()) is not None:
+            together.announce(reason)
         if not is_first_process():
             return 0  # what is left to do is rank 0's; a launcher takes another status for a failure
         end_workers()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from robustseg.benchmark.detection import Consistency
 from robustseg.benchmark.facts import data_facts, model_facts
 from robustseg.data import DataError, SegmentationDataModule
 from robustseg.data.base import Split
-from robustseg.detectors import Detector
+from robustseg.detectors import Detector, DetectorError
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.protocol import digest
 from robustseg.evaluation.views import View, view_settings
@@ -72,6 +72,7 @@ class Benchmark:
         check_images: Number of images to probe the model on for the trust flags; 0 leaves the probe out.
         scored: Models by name that the adversarial images are shown to instead of ``model``, which is attacked: records
             are then called ``<attack> on <name>``.
+        for_itself: Names of attacks whose images only the model of the name "" among these is shown.
         views: By name, what else looks at the images.
         num_pictures: How many of the best and of the worst images to show for an attack.
         detectors: Detectors to put in front of the model, by the name they are reported under.
@@ -99,6 +100,7 @@ class Benchmark:
     check_images: int = 8
     num_pictures: int = 3
     scored: Mapping[str, nn.Module] = field(default_factory=dict)
+    for_itself: Collection[str] = ()
     views: Mapping[str, View] = field(default_factory=dict)
     detectors: Mapping[str, Detector] = field(default_factory=dict)
     false_positive_rate: float = 0.05
@@ -149,6 +151,13 @@ class Benchmark:
             raise EvaluationError(f"{needed} {error}") from error
         if not images:
             raise EvaluationError(f"{needed} It has no images.")
+        for split, index in ((self.split, self.indices[0]), ("train", self.benign_indices[0])):
+            sample = self.data.dataset(split)[index]
+            for name, detector in self.detectors.items():
+                try:
+                    detector.check(*sample.image.shape[-2:])
+                except DetectorError as error:
+                    raise EvaluationError(f"robustness.detectors.{name}, image {sample.id}: {error}") from None
 
     @property
     def name(self) -> str:

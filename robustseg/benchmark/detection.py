@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from robustseg.attacks.guard import Model
 from robustseg.detectors import Detector
 from robustseg.evaluation.evaluator import Outcome
-from robustseg.evaluation.views import Look, View
+from robustseg.evaluation.views import View
 from robustseg.types import Batch
 
 
@@ -22,29 +22,16 @@ class Consistency(View):
     Args:
         detector: The detector.
         seed: Of the evaluation.
-        attacks: Names of the attacks to look at, "clean" among them; None for all.
     """
 
-    def __init__(self, detector: Detector, seed: int = 0, attacks: Collection[str] | None = None):
+    def __init__(self, detector: Detector, seed: int = 0):
         self.detector = detector
         self.seed = seed
-        self.attacks = attacks
 
-    def wants(self, attack: str) -> bool:  # noqa: D102
-        return self.attacks is None or attack in self.attacks
-
-    def begin(self, model: Model, batch: Batch, scored: Mapping[str, Model]) -> Look:  # noqa: D102
-        return _Score(self, model, batch)
+    def look(  # noqa: D102
+        self, model: Model, batch: Batch, scored: Mapping[str, Model], outcome: Outcome
+    ) -> Sequence[Tensor]:
+        return list(self.detector.scores(model, outcome.result.images_adv, batch.ids, seed=self.seed).view(-1, 1))
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return self.detector.describe()
-
-
-class _Score(Look):
-    def __init__(self, view: Consistency, model: Model, batch: Batch):
-        self._view, self._model, self._batch = view, model, batch
-
-    def finish(self, outcome: Outcome) -> Sequence[Tensor]:
-        images = outcome.result.images_adv
-        scores = self._view.detector.scores(self._model, images, self._batch.ids, seed=self._view.seed)
-        return list(scores.view(-1, 1))

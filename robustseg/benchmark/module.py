@@ -53,6 +53,7 @@ class EvaluationModule(pl.LightningModule):
             num_pictures=of.num_pictures,
             scored_on=of.scored_on,
             views=of.every_view,
+            for_itself=of.for_itself,
         )
 
     def test_dataloader(self) -> _Batches:

@@ -95,6 +95,14 @@ class Detector(ABC):
         """
 
     @abstractmethod
+    def check(self, height: int, width: int) -> None:
+        """Refuse sizes of images that cannot be scored, without a model.
+
+        Raises:
+            DetectorError: They are too small; it says what to set.
+        """
+
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """All settings, as plain JSON."""
 

@@ -35,14 +35,26 @@ class GaussianBlur:
         Raises:
             DetectorError: They are smaller than the kernel's reach.
         """
-        reach = max(1, round(4 * self.sigma))
-        if reach >= min(images.shape[-2:]):
-            raise DetectorError(
-                f"sigma = {self.sigma:g} reaches {reach} pixels far, and the images have {images.shape[-2]}×"
-                f"{images.shape[-1]}: set it to less than {min(images.shape[-2:]) / 4:g}."
-            )
-        blurred: Tensor = gaussian_blur(images, [2 * reach + 1] * 2, [self.sigma] * 2)
+        self.check(*images.shape[-2:])
+        blurred: Tensor = gaussian_blur(images, [2 * self._reach + 1] * 2, [self.sigma] * 2)
         return blurred
+
+    def check(self, height: int, width: int) -> None:
+        """Refuse images that are smaller than the kernel's reach.
+
+        Raises:
+            DetectorError: They are.
+        """
+        side = min(height, width)
+        if self._reach >= side:
+            raise DetectorError(
+                f"sigma = {self.sigma:g} reaches {self._reach} pixels far, and the images have {height}×{width}: set "
+                f"it to less than {side / 4:g}."
+            )
+
+    @property
+    def _reach(self) -> int:
+        return max(1, round(4 * self.sigma))
 
     def __repr__(self) -> str:
         return f"GaussianBlur(sigma={self.sigma:g})"
@@ -74,6 +86,9 @@ class ScaleConsistency(Detector):
         if ignored is not None:
             plain = plain.masked_fill(ignored, LEFT_OUT)
         return miou(confusion_matrix(blurred, plain, classes, LEFT_OUT)).unsqueeze(1)
+
+    def check(self, height: int, width: int) -> None:  # noqa: D102
+        self.blur.check(height, width)
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {"detector": type(self).__name__, "sigma": self.blur.sigma}

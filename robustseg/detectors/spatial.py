@@ -82,6 +82,9 @@ class SpatialConsistency(Detector):
         agreement = self.agreement(model, images, pairs, ignored)
         return agreement.view(len(images), self.k)
 
+    def check(self, height: int, width: int) -> None:  # noqa: D102
+        self.sampler.check(height, width)
+
     def agreement(self, model: Model, images: Tensor, pairs: Sequence[PatchPair], ignored: Tensor | None) -> Tensor:
         """Miou of each pair on its overlap.
 

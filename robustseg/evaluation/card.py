@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from robustseg.evaluation.checks import overall, trust_flags
 from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.record import FIGURES, FOOLED, summarise
-from robustseg.evaluation.records import record_name, refusal, refuse_others, unique_records
+from robustseg.evaluation.records import answers_to, refusal, refuse_others, unique_records
 from robustseg.evaluation.store import streams
 from robustseg.evaluation.views import View, seen_name, view_settings
 from robustseg.metrics import (
@@ -61,6 +61,7 @@ def read_measurements(
     num_classes: int,
     scored_on: Sequence[str] = ("",),
     views: Mapping[str, View] | None = None,
+    for_itself: Collection[str] = (),
 ) -> Measurements:
     """Read an evaluation's folder.
 
@@ -72,6 +73,7 @@ def read_measurements(
         num_classes: C.
         scored_on: Names of the models that answered, where that was not the attacked one.
         views: By name, whose notes are wanted as well.
+        for_itself: Attacks whose images only the attacked model was shown.
 
     Raises:
         IncompleteError: Something is missing; it says what.
@@ -81,7 +83,7 @@ def read_measurements(
     views = views or {}
     refuse_others(found, protocol, {**attacks, **view_settings(views)})
     places = {sample: row for row, sample in enumerate(samples)}
-    answers = {record_name(attack, target): attack for attack in (CLEAN, *attacks) for target in scored_on}
+    answers = {record: attack for attack in (CLEAN, *attacks) for record in answers_to(attack, scored_on, for_itself)}
     attack_of = answers | {
         seen_name(attack, name): attack
         for attack in (CLEAN, *attacks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,18 @@ REFUSED = "refused"
 def record_name(attack: str, target: str = "") -> str:
     """Name of the records of an attack, or "clean": its own, or ``<attack> on <target>`` where other models answer."""
     return f"{attack} on {target}" if target else attack
+
+
+def answers_to(attack: str, scored_on: Sequence[str], for_itself: Collection[str]) -> dict[str, str]:
+    """Models that are shown the images of an attack, by the name of the records.
+
+    Args:
+        attack: Its name, or "clean".
+        scored_on: Names of all models; the attacked one has none.
+        for_itself: Attacks whose images only the attacked model is shown.
+    """
+    models = [model for model in scored_on if not model or attack not in for_itself]
+    return {record_name(attack, model): model for model in models}
 
 
 def refusal_path(folder: Path, attack: str) -> Path:
@@ -60,6 +72,8 @@ def refuse_others(found: Iterable[Stream], protocol: str, settings: Mapping[str,
 
 def unique_records(found: Iterable[Stream]) -> Iterable[ImageRecord]:
     """The records of all streams, each (sample, attack) once.
+
+    What views noted is not compared.
 
     Two processes that were given the same samples measure them twice: the first record counts, since both are equal.
 

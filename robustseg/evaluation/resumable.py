@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from robustseg.evaluation.panels import Example
 from robustseg.evaluation.pictures import PictureKeeper
 from robustseg.evaluation.protocol import claim
 from robustseg.evaluation.record import FIGURES, image_figures
-from robustseg.evaluation.records import record_name, refusal_path, refuse_others, unique_records
+from robustseg.evaluation.records import answers_to, refusal_path, refuse_others, unique_records
 from robustseg.evaluation.results import write_json
 from robustseg.evaluation.store import ImageRecord, RecordWriter, streams
-from robustseg.evaluation.views import Look, View, seen_name, view_settings
+from robustseg.evaluation.views import Look, View, refuse_names_of_views, seen_name, view_settings
 from robustseg.metrics import confusion_matrix, pixel_acc
 from robustseg.types import IGNORE_INDEX, Batch
 
@@ -57,6 +57,7 @@ class ResumableEvaluator:
         scored_on: Names of the models that the adversarial images are shown to, where that is not the attacked one.
         views: By name, what else looks at the images; a view that is added later is asked about all of them, for which
             the attacks run again.
+        for_itself: Names of attacks whose images only the attacked model is shown, of those of ``scored_on``.
 
     Raises:
         EvaluationError: The folder holds an evaluation of something else, or an attack of the same name with other
@@ -77,15 +78,18 @@ class ResumableEvaluator:
         num_pictures: int = 3,
         scored_on: Sequence[str] = ("",),
         views: Mapping[str, View] | None = None,
+        for_itself: Collection[str] = (),
     ):
         if CLEAN in attacks:
             raise ValueError(f"an attack cannot be called {CLEAN!r}: that is the name of the scores without attack.")
+        refuse_names_of_views(attacks)
         self.folder = folder
         self.attacks = dict(attacks)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.seed = seed
         self.scored_on = list(scored_on)
+        self.for_itself = frozenset(for_itself)
         self.views = dict(views or {})
         settings = {name: attack.describe() for name, attack in self.attacks.items()} | view_settings(self.views)
         protocol = claim(folder, facts)
@@ -116,7 +120,7 @@ class ResumableEvaluator:
     def _missing(self, sample: str, attack: str) -> list[str]:
         if attack in self.refused:
             return []
-        names = [record_name(attack, target) for target in self.scored_on]
+        names = answers_to(attack, self.scored_on, self.for_itself)
         return [name for name in (*names, *self._views(attack)) if (sample, name) not in self._done]
 
     def _views(self, attack: str) -> dict[str, View]:
@@ -152,7 +156,7 @@ class ResumableEvaluator:
         self._clean = {}
         missing = {sample: set(self.missing(sample)) for sample in ids}
         for attack in (CLEAN, *self.attacks):
-            names = {record_name(attack, target): target for target in self.scored_on}
+            names = answers_to(attack, self.scored_on, self.for_itself)
             views = self._views(attack)
             rows = [row for row, sample in enumerate(ids) if not missing[sample].isdisjoint({*names, *views})]
             if not rows:
@@ -165,15 +169,17 @@ class ResumableEvaluator:
                 outcome = self._attack(attack, model, part, _each(named_step(on_step, attack), steps))
                 if outcome is None:
                     continue
-                records = [
-                    self._score(name, models[target], part, outcome, missing)
+                found = [
+                    record
                     for name, target in names.items()
                     if name in wanted
+                    for record in self._score(name, models[target], part, outcome, missing)
                 ]
-                records += [self._noted(name, look, part, outcome, missing) for name, look in looks.items()]
-            for found in records:
-                self._writer.append(found)
-                self._done |= {(record.sample, record.attack) for record in found}
+                for name, look in looks.items():
+                    found += self._noted(name, look, part, outcome, missing)
+            # As one: a process that is killed leaves all of it or nothing.
+            self._writer.append(found)
+            self._done |= {(record.sample, record.attack) for record in found}
 
     def _attack(self, name: str, model: Model, batch: Batch, on_step: OnStep | None) -> Outcome | None:
         """The adversarial images, or None where the attack cannot be run."""

@@ -130,6 +130,7 @@ def _measured(
         attacks=study.attacks_on(source),
         suite=study.name,
         scored=scored,
+        for_itself=study.for_itself(),
         views=study.views(source, benchmark, models),
         check_images=0,
         num_pictures=0,
@@ -140,7 +141,14 @@ def _measured(
     try:
         protocol = claim(folder, of.facts)
         measured = read_measurements(
-            folder, protocol, of.samples, of.attack_settings, of.model.num_classes, of.scored_on, of.views
+            folder,
+            protocol,
+            of.samples,
+            of.attack_settings,
+            of.model.num_classes,
+            of.scored_on,
+            of.views,
+            of.for_itself,
         )
     except IncompleteError as error:
         if of.shard.count == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -117,6 +117,10 @@ class Study(ABC):
             source: Name of the attacked model.
         """
         return self.attacks()
+
+    def for_itself(self) -> Collection[str]:
+        """Names of attacks whose images only the attacked model is shown, not the others."""
+        return ()
 
     def check_sources(self, sources: Mapping[str, Benchmark]) -> None:  # noqa: B027
         """Refuse models and images that the study's settings do not fit, before anything is measured.

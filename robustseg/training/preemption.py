@@ -17,8 +17,12 @@ REQUEUE = 85
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
-class Preempted(Exception):
-    """The run was told to go, by SIGTERM or SIGUSR1, and has kept what it can; the message says what."""
+class Preempted(BaseException):
+    """The run was told to go, by SIGTERM or SIGUSR1, and has kept what it can; the message says what.
+
+    Not an Exception, since it may be raised anywhere: what catches those to say that a model or a file is broken must
+    not take it for that.
+    """
 
 
 class PreemptionSignals:

@@ -30,6 +30,9 @@ class Distance(View):
         self.begun.append(list(batch.ids))
         return DistanceLook(self, batch)
 
+    def look(self, model, batch, scored, outcome):  # noqa: F811
+        raise NotImplementedError
+
     def describe(self):
         return {"view": "Distance", "number": self.number}
 

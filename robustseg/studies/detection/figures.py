@@ -12,22 +12,25 @@ from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.maps import Panel, map_plot
 from robustseg.evaluation.report.plots import Curve, curve_plot, heat_plot
-from robustseg.evaluation.report.wording import NOTHING, count
+from robustseg.evaluation.report.wording import NOTHING, count, setting
 from robustseg.evaluation.report.wording import percent as shown
 from robustseg.evaluation.views import seen_name
 from robustseg.studies.detection.plan import ADVERSARIES, SCALE, SPATIAL, Kind, Plan
 from robustseg.studies.detection.rows import curve_rows, detection_rows, strength_rows, transfer_rows
 from robustseg.studies.study import Measured, StudyResult, Table, percent
 
-CURVE, ENTROPY = "consistency curve", "entropy"
-"""Names of views."""
 _OWN: tuple[Kind, ...] = ("blurred", "patches")
 """The paper's adaptive attacks."""
 Rows = Sequence[Mapping[str, Any]]
 
 
 def detection_result(
-    name: str, plan: Plan, sources: Sequence[Measured], class_names: Sequence[str], highest_entropy: float
+    name: str,
+    plan: Plan,
+    sources: Sequence[Measured],
+    class_names: Sequence[str],
+    highest_entropy: float,
+    views: Mapping[str, Mapping[str, Any]],
 ) -> StudyResult:
     """All tables and plots.
 
@@ -37,11 +40,12 @@ def detection_result(
         sources: What was measured on each model.
         class_names: C names.
         highest_entropy: In nats, the lightest in the maps.
+        views: Settings of the detectors, and of what else looked at the images, for the record.
     """
     guarded = [source for source in sources if plan.is_detected_on(source.source)]
     rows = [row for source in guarded for row in detection_rows(plan, source)]
     strengths = [row for source in guarded for row in strength_rows(plan, source, class_names)]
-    curves = [row for source in guarded for row in curve_rows(plan, source, CURVE)]
+    curves = [row for source in guarded for row in curve_rows(plan, source)]
     transfer = transfer_rows(plan, sources) if len(sources[0].models) > 1 else []
     plots: list[Plot] = []
     for place, source in enumerate(guarded):
@@ -52,6 +56,8 @@ def detection_result(
         plots += _maps(f"{name}-{place}", where, plan, source, highest_entropy)
     plots += _transfer_plots(name, plan, transfer)
     tables = [*_auc_tables(plan, rows), _strength_table(strengths), *_transfer_tables(plan, transfer)]
+    settings = [[what, ", ".join(f"{k} = {setting(v)}" for k, v in each.items())] for what, each in views.items()]
+    tables.append(Table("What looked at the images", ["view", "settings"], settings, words=2))
     return StudyResult(
         "Detection of adversarial images by consistency",
         "AUC is the chance that an adversarial image is less consistent than a benign one: 100 % for a perfect "
@@ -62,7 +68,7 @@ def detection_result(
         rows,
         plots,
         tables,
-        extra={"attacks_did": strengths, "curves": curves, "transfer": transfer},
+        extra={"attacks_did": strengths, "curves": curves, "transfer": transfer, "views": views},
     )
 
 
@@ -158,7 +164,7 @@ def _curves(name: str, where: str, plan: Plan, curves: Rows) -> Iterator[Plot]:
 
 def _maps(name: str, where: str, plan: Plan, source: Measured, highest: float) -> Iterator[Plot]:
     """Self-entropy of the pixels of some images: Fig. 3."""
-    clean = source.found.values.get(seen_name(CLEAN, ENTROPY))
+    clean = source.found.values.get(seen_name(CLEAN, plan.entropy_view))
     if clean is None:
         return
     rows = []
@@ -169,7 +175,7 @@ def _maps(name: str, where: str, plan: Plan, source: Measured, highest: float) -
         assert image is not None  # that of a clean image comes with it
         panels = [Panel("image", image), Panel("benign", entropy)]
         for variant in plan.plain():
-            notes = source.found.values.get(seen_name(variant.record, ENTROPY))
+            notes = source.found.values.get(seen_name(variant.record, plan.entropy_view))
             if notes is not None:
                 panels.append(Panel(variant.combination, _map_and_image(notes[place])[0]))
         rows.append(panels)

@@ -59,6 +59,10 @@ class Plan:
     transferred: Sequence[str]
     """Combinations whose images are shown to all models."""
     curve_steps: Sequence[int]
+    curve_view: str
+    """Name of what watches the consistency at the steps of attacks."""
+    entropy_view: str
+    """Name of what notes the self-entropy of pixels."""
     detected_on: Sequence[str] | None
     """Names of the models that detectors are put in front of; None for all."""
 

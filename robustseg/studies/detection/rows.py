@@ -29,12 +29,18 @@ def consistency(found: Measurements, attack: str, detector: DetectorRow) -> Tens
     return torch.stack(found.values[name])[:, : detector.parts].nanmean(1)
 
 
+def aimed_at(found: Measurements, variant: Variant) -> Tensor:
+    """Which of the N images an attack was to change: not those without a pixel that is to show another class."""
+    return found.figures[variant.record][:, TARGET_SUCCESS].isfinite()
+
+
 def detection_rows(plan: Plan, source: Measured) -> list[dict[str, Any]]:
     """How well each detector tells the images of each attack on one model from benign ones.
 
     Returns:
         Rows of ``model``, ``combination``, ``adversary``, ``level`` (σ or K of the attack), ``detector``,
-        ``detector_level``, ``auc``, the mean scores ``benign`` and ``adversarial``, ``images`` and ``error``.
+        ``detector_level``, ``auc``, the mean scores ``benign`` and ``adversarial``, ``images`` and ``error``. Images
+        that an attack had nothing to do on take no part, neither as adversarial nor as benign ones.
     """
     rows = []
     for detector in plan.detectors:
@@ -44,6 +50,8 @@ def detection_rows(plan: Plan, source: Measured) -> list[dict[str, Any]]:
             if variant.kind not in detector.against:
                 continue
             scores = consistency(source.found, variant.record, detector)
+            aimed = None if scores is None else aimed_at(source.found, variant)
+            mine, theirs = (benign, scores) if aimed is None or scores is None else (benign[aimed], scores[aimed])
             rows.append(
                 {
                     "model": source.source,
@@ -52,10 +60,10 @@ def detection_rows(plan: Plan, source: Measured) -> list[dict[str, Any]]:
                     "level": variant.level,
                     "detector": detector.name,
                     "detector_level": detector.level,
-                    "auc": None if scores is None else auc(benign, scores),
-                    "benign": float(benign.mean()),
-                    "adversarial": None if scores is None else float(scores.mean()),
-                    "images": len(benign),
+                    "auc": None if theirs is None or not len(theirs) else auc(mine, theirs),
+                    "benign": number(mine.mean()),
+                    "adversarial": None if theirs is None else number(theirs.mean()),
+                    "images": len(mine),
                     "error": source.found.refused.get(variant.record),
                 }
             )
@@ -87,7 +95,7 @@ def strength_rows(plan: Plan, source: Measured, class_names: Sequence[str]) -> l
     return rows
 
 
-def curve_rows(plan: Plan, source: Measured, view: str) -> list[dict[str, Any]]:
+def curve_rows(plan: Plan, source: Measured) -> list[dict[str, Any]]:
     """Mean consistency at the steps of the attacks that spatial consistency is held against.
 
     Returns:
@@ -95,12 +103,13 @@ def curve_rows(plan: Plan, source: Measured, view: str) -> list[dict[str, Any]]:
     """
     rows = []
     for variant in plan.variants:
-        notes = source.found.values.get(seen_name(variant.record, view))
+        notes = source.found.values.get(seen_name(variant.record, plan.curve_view))
         if notes is None:
             continue
-        for step, value in zip(plan.curve_steps, torch.stack(notes).mean(0).tolist(), strict=True):
+        means = torch.stack(notes)[aimed_at(source.found, variant)].mean(0)
+        for step, value in zip(plan.curve_steps, means, strict=True):
             place = {"model": source.source, "combination": variant.combination, "adversary": variant.kind}
-            rows.append({**place, "level": variant.level, "step": step, "consistency": value})
+            rows.append({**place, "level": variant.level, "step": step, "consistency": number(value)})
     return rows
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from robustseg.attacks import Attack, AttackError, Targeted, TargetMap
 from robustseg.benchmark import Benchmark
 from robustseg.detectors import DetectorError, OnPatches, ScaleConsistency, SpatialConsistency, ThroughBlur
 from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.views import View
-from robustseg.studies.detection.figures import CURVE, ENTROPY, detection_result, highest_entropy
+from robustseg.studies.detection.figures import detection_result, highest_entropy
 from robustseg.studies.detection.plan import SCALE, SPATIAL, DetectorRow, Plan, Variant
 from robustseg.studies.detection.rows import blurred_view, target_view
 from robustseg.studies.detection.views import ConsistencyCurve, EntropyMaps, Parts, SuccessBehindBlur, TargetCounts
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import Answering, Measured, StudyAcrossModels, StudyResult, check_attacks
 from robustseg.studies.sweep import check_steps, refuse_repeats
-
-_PAIRS, _RANDOM_PAIRS = "pairs", "pairs of random size"
 
 
 class Detection(StudyAcrossModels):
@@ -41,7 +40,7 @@ class Detection(StudyAcrossModels):
         redrawn_k: The same for attacks that draw new patches at each step, which the paper has not.
         both: Also attack the image with and without blur at once, which the paper has not.
         curve_k: Pairs that are compared at the steps of an attack.
-        curve_steps: The steps; the first is 1. None leaves the curves out.
+        curve_steps: The steps; the first is 1. An empty list leaves the curves out.
         entropy_images: Number of images whose self-entropy is drawn, evenly spread over those that are scored.
         entropy_k: Votes of a pixel.
         transfer: Combinations whose images are shown to all models; null for all, [] for none.
@@ -95,8 +94,7 @@ class Detection(StudyAcrossModels):
             self.random_pairs = random_patch_size and SpatialConsistency(random_patch_size, self.k[-1], displacement)
             self.curve = SpatialConsistency(patch_size, curve_k, displacement)
             self.scale = {sigma: ScaleConsistency(sigma) for sigma in self.sigmas}
-            for count in self.k:
-                SpatialConsistency(patch_size, count, displacement)
+            SpatialConsistency(patch_size, self.k[0], displacement)
         except DetectorError as error:
             raise StudyError(str(error)) from None
         self.patch_size, self.target_maps = patch_size, dict(target_maps)
@@ -116,6 +114,8 @@ class Detection(StudyAcrossModels):
             list(self._detectors()),
             list(combinations) if transfer is None else transfer,
             check_steps(curve_steps, "curve_steps") if curve_steps else [],
+            f"curve of {_pairs_view(self.curve)} at {len(curve_steps)} steps to {max(curve_steps, default=0)}",
+            f"entropy of {patch_size} x{entropy_k} on {entropy_images}",
             detected_on,
         )
 
@@ -144,10 +144,11 @@ class Detection(StudyAcrossModels):
         for sigma in self.sigmas:
             yield DetectorRow(f"scale, σ = {sigma:g}", _blur_view(sigma), None, sigma, SCALE)
         for k in self.k:
-            yield DetectorRow(f"spatial, K = {k}", _PAIRS, k, k, SPATIAL)
+            yield DetectorRow(f"spatial, K = {k}", _pairs_view(self.pairs), k, k, SPATIAL)
         if self.random_pairs is not None:
             low, high = self.random_pairs.sampler.sizes
-            yield DetectorRow(f"spatial, K = {self.k[-1]}, {low}–{high} px", _RANDOM_PAIRS, None, self.k[-1], SPATIAL)
+            view = _pairs_view(self.random_pairs)
+            yield DetectorRow(f"spatial, K = {self.k[-1]}, {low}–{high} px", view, None, self.k[-1], SPATIAL)
 
     def attacks(self) -> dict[str, Attack]:  # noqa: D102
         return {variant.record: variant.attack for variant in self.plan.variants}
@@ -156,6 +157,10 @@ class Detection(StudyAcrossModels):
         if self.plan.is_detected_on(source):
             return self.attacks()
         return {variant.record: variant.attack for variant in self.plan.plain(self.plan.transferred)}
+
+    def for_itself(self) -> list[str]:  # noqa: D102
+        shown = [variant.record for variant in self.plan.plain(self.plan.transferred)]
+        return [variant.record for variant in self.plan.variants if variant.record not in shown]
 
     def views(self, source: str, of: Benchmark, models: Sequence[Answering]) -> dict[str, View]:  # noqa: D102
         found: dict[str, View] = {}
@@ -166,19 +171,21 @@ class Detection(StudyAcrossModels):
         if not self.plan.is_detected_on(source):
             return found
         seed, records = of.seed, self.plan.records
-        found[_PAIRS] = Parts(self.pairs, seed, [CLEAN, *records(*SPATIAL)])
-        if self.random_pairs is not None:
-            found[_RANDOM_PAIRS] = Parts(self.random_pairs, seed, [CLEAN, *records(*SPATIAL)])
+        for pairs in (self.pairs, self.random_pairs):
+            if pairs is not None:
+                found[_pairs_view(pairs)] = Parts(pairs, seed, [CLEAN, *records(*SPATIAL)])
         for sigma, detector in self.scale.items():
             found[_blur_view(sigma)] = Parts(detector, seed, [CLEAN, *records(*SCALE)])
             own = [v.record for v in self.plan.variants if v.kind in SCALE[1:] and v.level == sigma]
             found[blurred_view(sigma)] = SuccessBehindBlur(detector.blur, of.data.ignore_index, own)
         if self.plan.curve_steps:
-            found[CURVE] = ConsistencyCurve(self.curve, self.plan.curve_steps, seed, records(*SPATIAL))
+            found[self.plan.curve_view] = ConsistencyCurve(self.curve, self.plan.curve_steps, seed, records(*SPATIAL))
         count = min(self.entropy_images, len(of.samples))
         if count:
             chosen = [of.samples[(2 * n + 1) * len(of.samples) // (2 * count)] for n in range(count)]
-            found[ENTROPY] = EntropyMaps(chosen, self.patch_size, self.entropy_k, seed, [CLEAN, *records("plain")])
+            found[self.plan.entropy_view] = EntropyMaps(
+                chosen, self.patch_size, self.entropy_k, seed, [CLEAN, *records("plain")]
+            )
         return found
 
     def check_sources(self, sources: Mapping[str, Benchmark]) -> None:  # noqa: D102
@@ -193,11 +200,9 @@ class Detection(StudyAcrossModels):
         sample = of.data.dataset(of.split)[of.indices[0]]
         try:
             if self.plan.is_detected_on(source):
-                for pairs in (self.pairs, self.random_pairs, self.curve):
-                    if pairs is not None:
-                        pairs.sampler.check(*sample.image.shape[-2:])
-                for detector in self.scale.values():
-                    detector.blur(sample.image[None])
+                for detector in (self.pairs, self.random_pairs, self.curve, *self.scale.values()):
+                    if detector is not None:
+                        detector.check(*sample.image.shape[-2:])
             for name, target_map in self.target_maps.items():
                 wanted = target_map(sample.target[None], ignore_index=of.data.ignore_index)
                 highest = int(wanted.masked_fill(wanted == of.data.ignore_index, 0).max())
@@ -211,7 +216,16 @@ class Detection(StudyAcrossModels):
 
     def across(self, sources: Sequence[Measured], class_names: Sequence[str]) -> StudyResult:  # noqa: D102
         highest = highest_entropy(self.entropy_k, len(class_names))
-        return detection_result(self.name, self.plan, sources, class_names, highest)
+        return detection_result(self.name, self.plan, sources, class_names, highest, self._views_of_record())
+
+    def _views_of_record(self) -> dict[str, dict[str, Any]]:
+        """Settings of what looked at the images, whichever images these were."""
+        pairs = {_pairs_view(each): each.describe() for each in (self.pairs, self.random_pairs) if each is not None}
+        scale = {_blur_view(sigma): each.describe() for sigma, each in self.scale.items()}
+        curve = {self.plan.curve_view: {"steps": list(self.plan.curve_steps), **self.curve.describe()}}
+        votes = {"patch_size": self.patch_size, "k": self.entropy_k, "images": self.entropy_images}
+        entropy = {self.plan.entropy_view: votes} if self.entropy_images else {}
+        return pairs | scale | (curve if self.plan.curve_steps else {}) | entropy
 
 
 def _refuse_one_name(names: Sequence[str]) -> None:
@@ -226,6 +240,13 @@ def _check_chosen(key: str, chosen: Sequence[str] | None, combinations: Sequence
         raise StudyError(f"{key} names {unknown[0]!r}, but there are: {', '.join(combinations)}.")
     if chosen:
         refuse_repeats(key, chosen)
+
+
+def _pairs_view(detector: SpatialConsistency) -> str:
+    """With its settings, so that studies of other settings can stand in the same folder."""
+    settings = detector.describe()
+    size, displacement = (str(settings[key]).replace(", ", "-").strip("[]") for key in ("patch_size", "displacement"))
+    return f"pairs of {size} by {displacement} x{detector.k}"
 
 
 def _blur_view(sigma: float) -> str:

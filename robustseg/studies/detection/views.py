@@ -49,20 +49,13 @@ class Parts(_Chosen):
         self.detector = detector
         self.seed = seed
 
-    def begin(self, model: Model, batch: Batch, scored: Mapping[str, Model]) -> Look:  # noqa: D102
-        return _PartsLook(self, model, batch)
+    def look(  # noqa: D102
+        self, model: Model, batch: Batch, scored: Mapping[str, Model], outcome: Outcome
+    ) -> Sequence[Tensor]:
+        return list(self.detector.parts(model, outcome.result.images_adv, batch.ids, seed=self.seed))
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {"view": "Parts", **self.detector.describe()}
-
-
-class _PartsLook(Look):
-    def __init__(self, view: Parts, model: Model, batch: Batch):
-        self._view, self._model, self._batch = view, model, batch
-
-    def finish(self, outcome: Outcome) -> Sequence[Tensor]:
-        images = outcome.result.images_adv
-        return list(self._view.detector.parts(self._model, images, self._batch.ids, seed=self._view.seed))
 
 
 class ConsistencyCurve(_Chosen):
@@ -88,6 +81,11 @@ class ConsistencyCurve(_Chosen):
 
     def begin(self, model: Model, batch: Batch, scored: Mapping[str, Model]) -> Look:  # noqa: D102
         return _CurveLook(self, model, batch)
+
+    def look(  # noqa: D102
+        self, model: Model, batch: Batch, scored: Mapping[str, Model], outcome: Outcome
+    ) -> Sequence[Tensor]:
+        return self.begin(model, batch, scored).finish(outcome)
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {"view": "ConsistencyCurve", "steps": self.steps, **self.detector.describe()}
@@ -124,28 +122,21 @@ class SuccessBehindBlur(_Chosen):
         self.blur = blur
         self.ignore_index = ignore_index
 
-    def begin(self, model: Model, batch: Batch, scored: Mapping[str, Model]) -> Look:  # noqa: D102
-        return _BlurLook(self, model, batch)
+    def look(  # noqa: D102
+        self, model: Model, batch: Batch, scored: Mapping[str, Model], outcome: Outcome
+    ) -> Sequence[Tensor]:
+        shown = predict(model, self.blur(outcome.result.images_adv), batch.targets, self.ignore_index)
+        success = target_success(shown, wanted_of(outcome), batch.targets, self.ignore_index)
+        return list(success.view(-1, 1).cpu())
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {"view": "SuccessBehindBlur", "sigma": self.blur.sigma}
 
 
-class _BlurLook(Look):
-    def __init__(self, view: SuccessBehindBlur, model: Model, batch: Batch):
-        self._view, self._model, self._batch = view, model, batch
-
-    def finish(self, outcome: Outcome) -> Sequence[Tensor]:
-        view, targets = self._view, self._batch.targets
-        shown = predict(self._model, view.blur(outcome.result.images_adv), targets, view.ignore_index)
-        success = target_success(shown, wanted_of(outcome), targets, view.ignore_index)
-        return list(success.view(-1, 1).cpu())
-
-
 class EntropyMaps(_Chosen):
     """Notes the self-entropy of each pixel of some images, and of these the clean image itself.
 
-    A note is H, W, the H·W entropies and, for clean images, the 3·H·W values of the image; of other images nothing.
+    A note is H, W, the H·W entropies and, where no attack changed the image, its 3·H·W values; of other images nothing.
 
     Args:
         samples: Ids of the images.
@@ -162,30 +153,25 @@ class EntropyMaps(_Chosen):
         self.k = k
         self.seed = seed
 
-    def begin(self, model: Model, batch: Batch, scored: Mapping[str, Model]) -> Look:  # noqa: D102
-        return _EntropyLook(self, model, batch)
+    def look(  # noqa: D102
+        self, model: Model, batch: Batch, scored: Mapping[str, Model], outcome: Outcome
+    ) -> Sequence[Tensor]:
+        return [
+            self._note(model, sample, clean, image)
+            for sample, clean, image in zip(batch.ids, batch.images, outcome.result.images_adv, strict=True)
+        ]
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         settings = {"patch_size": self.patch_size, "k": self.k, "samples": sorted(self.samples)}
         return {"view": "EntropyMaps", **settings}
 
-
-class _EntropyLook(Look):
-    def __init__(self, view: EntropyMaps, model: Model, batch: Batch):
-        self._view, self._model, self._batch = view, model, batch
-
-    def finish(self, outcome: Outcome) -> Sequence[Tensor]:
-        return [self._note(row, outcome.result.images_adv[row]) for row in range(len(self._batch.ids))]
-
-    def _note(self, row: int, image: Tensor) -> Tensor:
-        view, sample = self._view, self._batch.ids[row]
-        if sample not in view.samples:
+    def _note(self, model: Model, sample: str, clean: Tensor, image: Tensor) -> Tensor:
+        if sample not in self.samples:
             return torch.zeros(0, dtype=torch.float64)
-        entropy = self_entropy(
-            self._model, image[None], [sample], patch_size=view.patch_size, k=view.k, seed=view.seed
-        )[0]
-        clean = torch.equal(image, self._batch.images[row])
-        parts = [torch.tensor(entropy.shape), entropy.flatten(), *([image.flatten()] if clean else [])]
+        settings = {"patch_size": self.patch_size, "k": self.k, "seed": self.seed}
+        entropy = self_entropy(model, image[None], [sample], **settings)[0]
+        unchanged = torch.equal(image, clean)
+        parts = [torch.tensor(entropy.shape), entropy.flatten(), *([image.flatten()] if unchanged else [])]
         return torch.cat([part.double().cpu() for part in parts])
 
 
@@ -208,23 +194,17 @@ class TargetCounts(_Chosen):
         self.num_classes = num_classes
         self.ignore_index = ignore_index
 
-    def begin(self, model: Model, batch: Batch, scored: Mapping[str, Model]) -> Look:  # noqa: D102
-        return _TargetLook(self, scored[self.key], batch)
+    def look(  # noqa: D102
+        self, model: Model, batch: Batch, scored: Mapping[str, Model], outcome: Outcome
+    ) -> Sequence[Tensor]:
+        targets, wanted = batch.targets, wanted_of(outcome)
+        shown = predict(scored[self.key], outcome.result.images_adv, targets, self.ignore_index)
+        told = wanted.masked_fill((targets == wanted) | (targets == self.ignore_index), self.ignore_index)
+        counts = class_counts(confusion_matrix(shown, told, self.num_classes, self.ignore_index))
+        return list(counts.flatten(1).double().cpu())
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {"view": "TargetCounts", "model": self.key}
-
-
-class _TargetLook(Look):
-    def __init__(self, view: TargetCounts, model: Model, batch: Batch):
-        self._view, self._model, self._batch = view, model, batch
-
-    def finish(self, outcome: Outcome) -> Sequence[Tensor]:
-        view, targets, wanted = self._view, self._batch.targets, wanted_of(outcome)
-        shown = predict(self._model, outcome.result.images_adv, targets, view.ignore_index)
-        told = wanted.masked_fill((targets == wanted) | (targets == view.ignore_index), view.ignore_index)
-        counts = class_counts(confusion_matrix(shown, told, view.num_classes, view.ignore_index))
-        return list(counts.flatten(1).double().cpu())
 
 
 def wanted_of(outcome: Outcome) -> Tensor:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from robustseg.attacks import Targeted
 from robustseg.detectors import OnPatches, ScaleConsistency, SpatialConsistency, ThroughBlur
 from robustseg.evaluation.report.wording import NOTHING
-from tests.benchmark.tiny import measured
-from tests.studies.detection.tiny import ATTACKS, CLASSES, DATA, MAPS, MODELS, answer_of, detection, transfer_of
+from tests.benchmark.tiny import measured, tiny_benchmark
+from tests.studies.detection.tiny import (
+    ATTACKS,
+    CLASSES,
+    DATA,
+    MAPS,
+    MODELS,
+    answer_of,
+    detection,
+    scenes,
+    study_of,
+    transfer_of,
+)
 from tests.studies.reference import attacked, images_of, scores
 
 DETECTORS = {
@@ -218,3 +230,24 @@ def test_plots_are_the_papers_figures(done):
     assert all(text in spatial for text in ("plain", "K 1", "new, K 2"))
     assert entropy.wide
     assert entropy.svg.count("<image") >= 2 * (2 + len(PLAIN))
+
+
+def test_images_that_an_attack_has_nothing_to_do_on_take_no_part(tmp_path):
+    """The first image is ignored as a whole, the second shows what is wanted."""
+    only = detection({"pgd": ATTACKS["pgd"]}, {"pure": PURE}, adaptive=[])
+    found = study_of(tmp_path / "all", only)
+    assert {row["images"] for row in found.rows} == {3}
+    data = scenes()
+    dataset = data.dataset("test")
+    read = dataset.read
+
+    def some(index):
+        image, target = read(index)
+        return image, target if index == 2 else np.full_like(target, 2 if index else 255)
+
+    dataset.read = some
+    of = tiny_benchmark(model=MODELS["a"], data=data, attacks={})
+    result = study_of(tmp_path / "some", only, of)
+    assert {row["images"] for row in result.rows} == {1}
+    assert all(row["auc"] in (0.0, 0.5, 1.0) for row in result.rows)
+    assert all(row["consistency"] is not None for row in result.extra["curves"])
