@@ -142,7 +142,7 @@ def _matrices(name: str, where: str, plan: Plan, rows: Rows) -> Iterator[Plot]:
 
 
 def _adversary(kind: Kind, level: float) -> str:
-    short = {"plain": "plain", "blurred": "σ", "both": "both, σ", "patches": "K", "redrawn": "new, K"}[kind]
+    short = {"plain": "plain", "blurred": "σ", "both": "both", "patches": "K", "redrawn": "new K"}[kind]
     return short if kind == "plain" else f"{short} {level:g}"
 
 
