@@ -55,7 +55,8 @@ def detection_result(
         plots += _curves(f"{name}-{place}", where, plan, mine[1])
         plots += _maps(f"{name}-{place}", where, plan, source, highest_entropy)
     plots += _transfer_plots(name, plan, transfer)
-    tables = [*_auc_tables(plan, rows), _strength_table(strengths), *_transfer_tables(plan, transfer)]
+    tables = [*_auc_tables(plan, rows), _strength_table(strengths)] if guarded else []
+    tables += _transfer_tables(plan, transfer)
     settings = [[what, ", ".join(f"{k} = {setting(v)}" for k, v in each.items())] for what, each in views.items()]
     tables.append(Table("What looked at the images", ["view", "settings"], settings, words=2))
     return StudyResult(
