@@ -151,13 +151,12 @@ class Benchmark:
             raise EvaluationError(f"{needed} {error}") from error
         if not images:
             raise EvaluationError(f"{needed} It has no images.")
-        for split, index in ((self.split, self.indices[0]), ("train", self.benign_indices[0])):
-            sample = self.data.dataset(split)[index]
-            for name, detector in self.detectors.items():
-                try:
-                    detector.check(*sample.image.shape[-2:])
-                except DetectorError as error:
-                    raise EvaluationError(f"robustness.detectors.{name}, image {sample.id}: {error}") from None
+        sample = self.data.dataset(self.split)[self.indices[0]]
+        for name, detector in self.detectors.items():
+            try:
+                detector.check(*sample.image.shape[-2:])
+            except DetectorError as error:
+                raise EvaluationError(f"robustness.detectors.{name}, image {sample.id}: {error}") from None
 
     @property
     def name(self) -> str:

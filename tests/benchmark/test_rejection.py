@@ -323,6 +323,19 @@ def test_without_a_training_split_nothing_is_started(tmp_path, empty, said):
     assert benchmark(data=data, detectors={}).samples
 
 
+@pytest.mark.parametrize(
+    ("detector", "message"),
+    [
+        (SpatialConsistency(33, 2, (2, 4)), r"detectors\.one, image .*: patch_size = 33 is larger than the images of"),
+        (ScaleConsistency(20.0), r"detectors\.one, image .*: sigma = 20 reaches 80 pixels far"),
+    ],
+)
+def test_images_that_a_detector_cannot_score_are_refused_at_once(tmp_path, detector, message):
+    with pytest.raises(EvaluationError, match=message):
+        evaluate(tmp_path / "out", detectors={"one": detector})
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_benign_image_that_cannot_be_read_is_one_message(tmp_path):
     data = tiny_data()
     dataset = data.dataset("train")

@@ -66,7 +66,7 @@ def test_comparisons_count_pairs_of_different_models(done):
         assert compared[key] == {"stronger": len(won), "pairs": 6}
     # both ways round, since with equal numbers either would do
     turned = TransferMatrix(ATTACKS, [("ds2", "fs2")])
-    (other,) = turned.matrix([*_sources(result, done[1])], DATA.class_names).extra["comparisons"]
+    (other,) = turned.across([*_sources(result, done[1])], DATA.class_names).extra["comparisons"]
     assert compared["miou"]["stronger"] + other["miou"]["stronger"] == 6
     losers = [f"{s} → {t}" for s, t in pairs if not cells["ds2", s, t]["miou"] < cells["fs2", s, t]["miou"]]
     assert all(pair in result.findings[0] for pair in losers)
