@@ -19,7 +19,16 @@ from robustseg.evaluation.rejection import rejection_scores
 from robustseg.evaluation.store import RECORDS
 from robustseg.metrics import class_counts, confusion_matrix
 from tests.benchmark.test_run import WithoutGradient, card_bytes, contents
-from tests.benchmark.tiny import IMAGES, card_of, measured, quiet_trainer, tiny_benchmark, tiny_data, toy_model
+from tests.benchmark.tiny import (
+    IMAGES,
+    card_of,
+    measured,
+    quiet_trainer,
+    tiny_benchmark,
+    tiny_data,
+    toy_model,
+    without_report,
+)
 
 ATTACKS = {"fgsm": FGSM(), "pgd2": PGD(steps=2)}
 BENIGN = 10
@@ -46,8 +55,7 @@ def detectors():
 @pytest.fixture(autouse=True)
 def lean(monkeypatch):
     """Without the report, which takes most of the time and is tested elsewhere."""
-    monkeypatch.setattr(run, "write_report", lambda card, path, pictures, **_: path.write_text(str(len(pictures))))
-    monkeypatch.setattr(module, "commit", lambda: None)
+    without_report(monkeypatch)
 
 
 def benchmark(**changes):
@@ -64,8 +72,7 @@ def whole(tmp_path_factory):
     """The folder of one process that measured everything."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "write_report", lambda card, path, pictures, **_: path.write_text(str(len(pictures))))
-        patch.setattr(module, "commit", lambda: None)
+        without_report(patch)
         evaluate(folder)
     return folder
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from robustseg.attacks import FGSM, PGD
-from robustseg.benchmark import Shard, merge, module, run, run_benchmark
+from robustseg.benchmark import Shard, merge, run, run_benchmark
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.pictures import PICTURES
 from robustseg.evaluation.store import RECORDS
@@ -25,6 +25,7 @@ from tests.benchmark.tiny import (
     tiny_benchmark,
     tiny_data,
     toy_model,
+    without_report,
 )
 
 COMPLETE = (1 + len(ATTACKS)) * IMAGES
@@ -33,8 +34,7 @@ COMPLETE = (1 + len(ATTACKS)) * IMAGES
 @pytest.fixture(autouse=True)
 def lean(monkeypatch):
     """Without the report, which takes most of the time and is tested elsewhere."""
-    monkeypatch.setattr(run, "write_report", lambda card, path, pictures, **_: path.write_text(str(len(pictures))))
-    monkeypatch.setattr(module, "commit", lambda: None)
+    without_report(monkeypatch)
 
 
 def evaluate(folder: Path, **changes):
@@ -46,8 +46,7 @@ def whole(tmp_path_factory):
     """The folder of one process that measured everything, and probed the model."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "write_report", lambda card, path, pictures, **_: path.write_text(str(len(pictures))))
-        patch.setattr(module, "commit", lambda: None)
+        without_report(patch)
         evaluate(folder, check_images=1)
     return folder
 

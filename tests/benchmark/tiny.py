@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 
 from robustseg.attacks import FGSM, PGD, Attack, CosPGD
-from robustseg.benchmark import Benchmark
+from robustseg.benchmark import Benchmark, module, run
 from robustseg.data import SyntheticScenes
 from robustseg.evaluation.store import read_records, streams
 from robustseg.models import SegmentationModel
@@ -71,3 +72,9 @@ def measured(folder: Path) -> Counter[tuple[str, str]]:
 def card_of(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     return content
+
+
+def without_report(patch: pytest.MonkeyPatch) -> None:
+    """Leave out the report, which takes most of the time and is tested elsewhere, and asking git for the commit."""
+    patch.setattr(run, "write_report", lambda card, path, pictures, **_: path.write_text(str(len(pictures))))
+    patch.setattr(module, "commit", lambda: None)
