@@ -80,11 +80,7 @@ class Detection(StudyAcrossModels):
         for values, key in ((sigmas, "sigmas"), (attacked_k, "attacked_k"), (redrawn_k, "redrawn_k")):
             if values:
                 refuse_repeats(key, values)
-        if entropy_images < 0:
-            raise StudyError(f"entropy_images = {entropy_images}: use 0 for none.")
-        for count, key, of in ((curve_k, "curve_k", "pair of patches"), (entropy_k, "entropy_k", "vote of each pixel")):
-            if count < 1:
-                raise StudyError(f"{key} = {count}: use at least one {of}.")
+        _check_counts(entropy_images, curve_k, entropy_k)
         self.k, self.sigmas, self.both = sorted(k), sorted(sigmas), both
         self.attacked_k = sorted(self.k if attacked_k is None else attacked_k)
         self.redrawn_k = sorted(redrawn_k)
@@ -98,8 +94,9 @@ class Detection(StudyAcrossModels):
         except DetectorError as error:
             raise StudyError(str(error)) from None
         self.patch_size, self.target_maps = patch_size, dict(target_maps)
-        combinations = {f"{a}_{t}": (a, t) for a in attacks for t in target_maps}
-        _refuse_one_name([f"{a}_{t}" for a in attacks for t in target_maps])
+        pairs = [(a, t) for a in attacks for t in target_maps]
+        _refuse_one_name([f"{a}_{t}" for a, t in pairs])
+        combinations = {f"{a}_{t}": (a, t) for a, t in pairs}
         _check_chosen("adaptive", adaptive, list(combinations))
         _check_chosen("transfer", transfer, list(combinations))
         self._adaptive = list(combinations) if adaptive is None else adaptive
@@ -226,6 +223,14 @@ class Detection(StudyAcrossModels):
         votes = {"patch_size": self.patch_size, "k": self.entropy_k, "images": self.entropy_images}
         entropy = {self.plan.entropy_view: votes} if self.entropy_images else {}
         return pairs | scale | (curve if self.plan.curve_steps else {}) | entropy
+
+
+def _check_counts(entropy_images: int, curve_k: int, entropy_k: int) -> None:
+    if entropy_images < 0:
+        raise StudyError(f"entropy_images = {entropy_images}: use 0 for none.")
+    for count, key, of in ((curve_k, "curve_k", "pair of patches"), (entropy_k, "entropy_k", "vote of each pixel")):
+        if count < 1:
+            raise StudyError(f"{key} = {count}: use at least one {of}.")
 
 
 def _refuse_one_name(names: Sequence[str]) -> None:
