@@ -24,13 +24,13 @@ from pytorch_lightning.plugins.io import AsyncCheckpointIO
 from torch import distributed
 
 from robustseg.attacks import SegPGD
-from robustseg.callbacks import ResumeCheckpoint
 from robustseg.data import SyntheticScenes
 from robustseg.models import Network, PSPNet
+from robustseg.resume.callback import ResumeCheckpoint
+from robustseg.resume.checkpoint_files import serialise
+from robustseg.resume.checkpoint_io import AtomicCheckpointIO
+from robustseg.resume.checkpoint_reading import unreadable
 from robustseg.training import RobustSegmentation
-from robustseg.training.checkpoint_files import serialise
-from robustseg.training.checkpoint_io import AtomicCheckpointIO
-from robustseg.training.checkpoint_reading import unreadable
 from robustseg.training.seeding import seed_step
 
 Clocks = tuple[float, float]

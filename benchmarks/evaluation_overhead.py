@@ -3,11 +3,11 @@
     python benchmarks/evaluation_overhead.py [--images 6 --size 180 240 --steps 20 --rounds 3]
     python benchmarks/evaluation_overhead.py --memory 8 64
 
-The evaluation is robustseg.benchmark's: Lightning's test loop, loading, records on disk, pictures of the extremes;
-without the probe of the model and the report, which do not depend on the number of images. The ratio is to the same
-attacks in a plain loop over the same batches, with one forward and the confusion matrices of each attack's images and
-of the clean ones. Both run in turns, and a ratio is formed within a round. On a CPU with one thread processor time is
-measured.
+The evaluation is robustseg.evaluation.benchmark's: Lightning's test loop, loading, records on disk, pictures of the
+extremes; without the probe of the model and the report, which do not depend on the number of images. The ratio is
+to the same attacks in a plain loop over the same batches, with one forward and the confusion matrices of each
+attack's images and of the clean ones. Both run in turns, and a ratio is formed within a round. On a
+CPU with one thread processor time is measured.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from robustseg.attacks import PGD, Attack, NoiseSource, SegPGD, attack_mode
-from robustseg.benchmark import Benchmark
-from robustseg.benchmark.run import measure
 from robustseg.data import SyntheticScenes, collate
+from robustseg.evaluation.benchmark import Benchmark
+from robustseg.evaluation.benchmark.run import measure
 from robustseg.metrics import confusion_matrix
 from robustseg.models import PSPNet, SegmentationModel
 

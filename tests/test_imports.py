@@ -5,30 +5,33 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "robustseg"
+from tests.helpers.paths import ROOT
+
+PACKAGE = ROOT / "robustseg"
 LAYERS = [
-    {"types"},
+    {"types", "files"},
     {"attacks", "models", "data", "metrics"},
     {"detectors", "evaluation"},
     {"training"},
-    {"callbacks"},
-    {"benchmark"},
-    {"runs", "commands"},
+    {"resume"},
+    {"callbacks", "evaluation.benchmark"},
     {"studies"},
-    {"safety"},
-    {"measured"},
-    {"parser"},
-    {"configured"},
+    {"config"},
+    {"api"},
     {"doctor"},
-    {"checkpoint_report"},
-    {"model_commands"},
     {"cli"},
 ]
-WITHOUT_LIGHTNING = {"types", "attacks", "models", "metrics", "detectors", "evaluation"}
+WITHOUT_LIGHTNING = {"types", "files", "attacks", "models", "metrics", "detectors", "evaluation"}
+
+
+def package_of(parts: tuple[str, ...]) -> str:
+    """The first folder, or evaluation.benchmark, which is a package of its own."""
+    return ".".join(parts[:2]) if parts[:2] == ("evaluation", "benchmark") else parts[0].removesuffix(".py")
 
 
 def level(name: str) -> int:
@@ -51,11 +54,11 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init_
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path):
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    own = package_of(path.relative_to(PACKAGE).parts)
     for name in imported(path):
-        parts = name.split(".")
-        if parts[0] == "robustseg" and len(parts) > 1 and parts[1] != own:
-            assert level(parts[1]) < level(own), f"{path} imports {name}"
+        parts = tuple(name.split("."))
+        if parts[0] == "robustseg" and len(parts) > 1 and package_of(parts[1:]) != own:
+            assert level(package_of(parts[1:])) < level(own), f"{path} imports {name}"
         if own in WITHOUT_LIGHTNING:
             assert parts[0] not in {"pytorch_lightning", "lightning"}, f"{path} imports {name}"
 
@@ -69,3 +72,31 @@ def test_no_lightning_is_loaded_by_what_is_usable_without_it():
 def test_albumentations_is_used_in_one_file():
     users = [path.name for path in PACKAGE.rglob("*.py") if any(n.startswith("albumentations") for n in imported(path))]
     assert users == ["transforms.py"]
+
+
+def test_the_top_of_the_package_is_folders():
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "files.py", "types.py"}
+
+
+def module_graph(folder: Path) -> dict[str, set[str]]:
+    """Modules of a package that each of its modules imports, wherever in it the import stands."""
+    parts = {path: path.relative_to(folder.parent).with_suffix("").parts for path in folder.rglob("*.py")}
+    names = {".".join(name[:-1] if name[-1] == "__init__" else name): path for path, name in parts.items()}
+    if not (folder / "__init__.py").exists():  # scripts, which import one another by their bare names
+        names = {name.rpartition(".")[2]: path for name, path in names.items()}
+    graph = {}
+    for name, path in names.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in names:
+                modules = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= modules & names.keys()
+                if modules - names.keys():
+                    found.add(node.module)
+        graph[name] = found - {name}
+    return graph
+
+
+@pytest.mark.parametrize("folder", [PACKAGE, PACKAGE.parent / "benchmarks"], ids=lambda path: path.name)
+def test_no_module_imports_itself_through_others(folder):
+    TopologicalSorter(module_graph(folder)).prepare()  # raises CycleError with the cycle

@@ -1,50 +1,44 @@
 """Adversarial attacks on segmentation models: pure torch, usable in any loop."""
 
-from robustseg.attacks.adam_step import AdamStep
-from robustseg.attacks.adaptive_step import AdaptiveStep
-from robustseg.attacks.alma import ALMAProx
 from robustseg.attacks.base import Attack, AttackResult, AttackStep
-from robustseg.attacks.carlini_wagner import CW
-from robustseg.attacks.dag import DAG
-from robustseg.attacks.deepfool import DeepFool
-from robustseg.attacks.ensemble import WorstOf
 from robustseg.attacks.guard import AttackError, AttackMode, NoGradientError, NonFiniteError, attack_mode
 from robustseg.attacks.iterative import IterativeAttack
-from robustseg.attacks.losses import (
-    AttackLoss,
-    CosPGDLoss,
-    CrossEntropy,
-    JensenShannon,
-    SegPGDLoss,
-    Tsallis,
-    correct_pixels,
-)
-from robustseg.attacks.losses_margin import HoudiniLoss, Margin
-from robustseg.attacks.losses_masked import (
+from robustseg.attacks.losses.base import AttackLoss, correct_pixels
+from robustseg.attacks.losses.margin import HoudiniLoss, Margin
+from robustseg.attacks.losses.masked import (
     BalancedMaskedCrossEntropy,
     LogitCosine,
     MaskedCrossEntropy,
     MaskedSpherical,
 )
-from robustseg.attacks.minimum_norm import MinimumNormAttack
-from robustseg.attacks.mlattack import MLAttack
+from robustseg.attacks.losses.pixelwise import CosPGDLoss, CrossEntropy, JensenShannon, SegPGDLoss, Tsallis
+from robustseg.attacks.minimum_norm.alma import ALMAProx
+from robustseg.attacks.minimum_norm.base import MinimumNormAttack
+from robustseg.attacks.minimum_norm.carlini_wagner import CW
+from robustseg.attacks.minimum_norm.dag import DAG
+from robustseg.attacks.minimum_norm.deepfool import DeepFool
+from robustseg.attacks.minimum_norm.primal_dual import PDGD, PDPGD
 from robustseg.attacks.noise import NoiseSource
-from robustseg.attacks.presets import BIM, DS, FGSM, MIFGSM, PGD, CosPGD, SegFGSM, SegPGD
-from robustseg.attacks.presets_segmentation import Houdini, PAdamCE, PAdamCos, TsallisPGD
-from robustseg.attacks.presets_transfer import DIFGSM, NIFGSM, TIFGSM, TransferAttack
-from robustseg.attacks.primal_dual import PDGD, PDPGD
+from robustseg.attacks.presets.ensemble import WorstOf
+from robustseg.attacks.presets.gradient import BIM, DS, FGSM, MIFGSM, PGD, CosPGD, SegFGSM, SegPGD
+from robustseg.attacks.presets.mlattack import MLAttack
+from robustseg.attacks.presets.segmentation import Houdini, PAdamCE, PAdamCos, TsallisPGD
+from robustseg.attacks.presets.square import Square
+from robustseg.attacks.presets.strong import APGD, SEA, StrongEnsemble
+from robustseg.attacks.presets.transfer import DIFGSM, NIFGSM, TIFGSM, TransferAttack
 from robustseg.attacks.sources import SourceEnsemble
-from robustseg.attacks.square import Square
-from robustseg.attacks.steps import MomentumStep, SignStep, StepRule
-from robustseg.attacks.strong import APGD, SEA, StrongEnsemble
-from robustseg.attacks.target_maps import PureClass, Remap, Strip, TargetMap, Text
-from robustseg.attacks.target_scenes import LabelImage, Scene
-from robustseg.attacks.targeted import Targeted
-from robustseg.attacks.threat import Region, ThreatModel
-from robustseg.attacks.transfer_steps import NesterovStep, TranslationInvariantStep
+from robustseg.attacks.steps.adam import AdamStep
+from robustseg.attacks.steps.adaptive import AdaptiveStep
+from robustseg.attacks.steps.base import StepRule
+from robustseg.attacks.steps.sign import MomentumStep, SignStep
+from robustseg.attacks.steps.transfer import NesterovStep, TranslationInvariantStep
+from robustseg.attacks.targets.maps import PureClass, Remap, Strip, TargetMap, Text
+from robustseg.attacks.targets.scenes import LabelImage, Scene
+from robustseg.attacks.targets.targeted import Targeted
+from robustseg.attacks.threat import AllowedSet, ThreatModel
 from robustseg.attacks.transforms import Chain, DynamicScale, InputDiversity, InputTransform
-from robustseg.attacks.universal import Universal, UniversalPerturbation, UniversalStep
-from robustseg.attacks.universal_delta import UniversalDelta
+from robustseg.attacks.universal.delta import UniversalDelta
+from robustseg.attacks.universal.fit import Universal, UniversalPerturbation, UniversalStep
 from robustseg.attacks.victim import Victim
 
 __all__ = [
@@ -65,6 +59,7 @@ __all__ = [
     "ALMAProx",
     "AdamStep",
     "AdaptiveStep",
+    "AllowedSet",
     "Attack",
     "AttackError",
     "AttackLoss",
@@ -99,7 +94,6 @@ __all__ = [
     "PAdamCE",
     "PAdamCos",
     "PureClass",
-    "Region",
     "Remap",
     "Scene",
     "SegFGSM",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustseg.attacks.gradients import NO_GRADIENT
 from robustseg.attacks.guard import AttackError, AttackMode, Model, NoGradientError, NonFiniteError, attack_mode
-from robustseg.attacks.losses import IGNORED, ClassPixels
+from robustseg.attacks.losses.base import IGNORED, ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import ThreatModel
 from robustseg.attacks.victim import Victim
@@ -33,7 +33,7 @@ class AttackStep(NamedTuple):
     """The model's answer that was differentiated, B×C×h×w: to the iterate, or to what the attack made of it by an
     input transform or by looking ahead."""
     targets: Tensor
-    """Targets at the logits' size, ignored pixels as :data:`~robustseg.attacks.losses.IGNORED`."""
+    """Targets at the logits' size, ignored pixels as :data:`~robustseg.attacks.losses.base.IGNORED`."""
     loss: Tensor
     """B values."""
     rows: Tensor
@@ -170,7 +170,8 @@ class Attack(ABC):
         Args:
             victim: The model, ready to be differentiated with respect to its input.
             images: B×3×H×W in [0, 1].
-            targets: B×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored; no image without a valid pixel.
+            targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored; no image is without a
+                valid pixel.
             noise: The only source of randomness.
             on_step: Called after each gradient, if given.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustseg.attacks.losses import IGNORED, correct_pixels
+from robustseg.attacks.losses.base import IGNORED, correct_pixels
 from robustseg.attacks.threat import per_image
 
 
@@ -16,7 +16,7 @@ class Best:
     :meth:`unfinished` waits for the device.
 
     Args:
-        targets: B×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored.
+        targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
         targeted: ``targets`` are what the attacker wants to see.
     """
 

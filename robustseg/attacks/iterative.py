@@ -13,10 +13,10 @@ from torch import Tensor
 from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
 from robustseg.attacks.best import Best
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
-from robustseg.attacks.losses import AttackLoss, ClassPixels
+from robustseg.attacks.losses.base import AttackLoss, ClassPixels
 from robustseg.attacks.noise import NoiseSource
-from robustseg.attacks.steps import StepRule, StepState, select_state
-from robustseg.attacks.threat import Region, ThreatModel
+from robustseg.attacks.steps.base import StepRule, StepState, select_state
+from robustseg.attacks.threat import AllowedSet, ThreatModel
 from robustseg.attacks.transforms import InputTransform
 from robustseg.attacks.victim import Victim
 from robustseg.types import IGNORE_INDEX
@@ -126,22 +126,22 @@ class IterativeAttack(Attack):
         for stage, (steps, (_, factor)) in enumerate(zip(self._stage_steps, self.stages, strict=True)):
             final = stage == len(self.stages) - 1
             threat = self.threat if factor == 1 else self.threat.scaled(factor)
-            region = threat.around(batch.images)
+            allowed = threat.around(batch.images)
             if stage:
                 # Shared draws of a stage must not depend on when the images of the stage before were finished.
                 batch = replace(batch, noise=batch.noise.fork(stage + len(self.stages) * restart))
-            start = region.sample(batch.noise) if self.random_start and stage == 0 else region.project(images_adv)
+            start = allowed.sample(batch.noise) if self.random_start and stage == 0 else allowed.project(images_adv)
             # Ranks of the iterates within this stage: those of a larger ball are no results.
             kept = best if final else (Best(batch.targets, self.targeted) if self.keep == "best" else None)
             rows = batch.rows if final else torch.arange(len(batch.rows), device=batch.rows.device)
             run = _Run(steps, before, restart, kept, rows, on_step)
-            images_adv, slope = self._run(batch, region, start, run)
+            images_adv, slope = self._run(batch, allowed, start, run)
             if kept is not None and not final:
                 images_adv = kept.images_adv
             slopes, before = slopes + slope, before + steps
         return images_adv, slopes
 
-    def _run(self, batch: _Working, region: Region, images_adv: Tensor, run: _Run) -> tuple[Tensor, Tensor]:
+    def _run(self, batch: _Working, allowed: AllowedSet, images_adv: Tensor, run: _Run) -> tuple[Tensor, Tensor]:
         """One run from one start, which shows all iterates to ``run.kept``.
 
         Returns:
@@ -149,18 +149,18 @@ class IterativeAttack(Attack):
             only if they all are.
         """
         images_adv = images_adv.clone()
-        state = self.step_rule.init(images_adv, region, run.steps)
+        state = self.step_rule.init(images_adv, allowed, run.steps)
         slope = torch.zeros((), device=images_adv.device)
         ranked = run.rows
         for step in range(run.steps):
             if run.kept is not None and self.keep == "best" and step and step % LEAVE_EVERY == 0:
                 going = run.kept.unfinished(ranked)
                 if len(going) < len(ranked):
-                    batch, region, ranked = batch.select(going), region.select(going), ranked[going]
+                    batch, allowed, ranked = batch.select(going), allowed.select(going), ranked[going]
                     images_adv, state = images_adv[going], select_state(state, going)
                 if not len(ranked):
                     return images_adv, slope
-            images_adv, slope = self._step(batch, region, images_adv, state, step, ranked, run, slope)
+            images_adv, slope = self._step(batch, allowed, images_adv, state, step, ranked, run, slope)
         if run.kept is not None:
             run.kept.offer(images_adv, logits_only(batch.victim, images_adv), ranked)
         return images_adv, slope
@@ -168,7 +168,7 @@ class IterativeAttack(Attack):
     def _step(
         self,
         batch: _Working,
-        region: Region,
+        allowed: AllowedSet,
         images_adv: Tensor,
         state: StepState,
         step: int,
@@ -177,7 +177,7 @@ class IterativeAttack(Attack):
         slope: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The next iterate and ``slope`` plus this gradient."""
-        ahead = self.step_rule.look_ahead(images_adv, state, region)
+        ahead = self.step_rule.look_ahead(images_adv, state, allowed)
         # A graph of its own for each step; the rule may have given the iterate itself.
         point = ahead.detach().requires_grad_()
         seen, seen_targets = point, batch.targets
@@ -212,8 +212,8 @@ class IterativeAttack(Attack):
                 )
             )
         del shown, loss
-        moved = self.step_rule.update(images_adv, grad, -watched if self.targeted else watched, state, region)
-        return region.project(moved), slope
+        moved = self.step_rule.update(images_adv, grad, -watched if self.targeted else watched, state, allowed)
+        return allowed.project(moved), slope
 
     def _objective(self, victim: Victim, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         """What a step follows, B values; for attacks that look at more of the forward than its logits."""

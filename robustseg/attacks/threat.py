@@ -50,9 +50,9 @@ class ThreatModel:
         eps = self.eps * Fraction(factor)
         return ThreatModel(str(min(eps, Fraction(1)) if self.norm != "l2" else eps), self.norm, self.bounds)
 
-    def around(self, images: Tensor) -> Region:
+    def around(self, images: Tensor) -> AllowedSet:
         """The allowed set around ``images`` (B×3×H×W), computed once per attack."""
-        return Region(self, images)
+        return AllowedSet(self, images)
 
     def direction(self, grad: Tensor) -> Tensor:
         """Steepest ascent direction of unit length: the sign (linf), or the gradient over its own norm (l2, rms)."""
@@ -68,7 +68,7 @@ class ThreatModel:
         return f"ThreatModel(eps={str(self.eps)!r}, norm={self.norm!r}, bounds={self.bounds})"
 
 
-class Region:
+class AllowedSet:
     """The images that a :class:`ThreatModel` allows around one batch.
 
     Args:
@@ -86,7 +86,7 @@ class Region:
             self._low = _round_towards(wide - self._eps, images).clamp_min_(lower)
             self._high = _round_towards(wide + self._eps, images).clamp_max_(upper)
 
-    def select(self, rows: Tensor) -> Region:
+    def select(self, rows: Tensor) -> AllowedSet:
         """The allowed set of some of the images."""
         part = copy.copy(self)
         part.images = self.images[rows]

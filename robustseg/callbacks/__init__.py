@@ -2,7 +2,6 @@
 
 from robustseg.callbacks.averaging import EMA
 from robustseg.callbacks.progress import AttackProgressBar, EpochLines
-from robustseg.callbacks.resume import ResumeCheckpoint
 from robustseg.callbacks.robustness import RobustnessEvaluation
 
-__all__ = ["EMA", "AttackProgressBar", "EpochLines", "ResumeCheckpoint", "RobustnessEvaluation"]
+__all__ = ["EMA", "AttackProgressBar", "EpochLines", "RobustnessEvaluation"]

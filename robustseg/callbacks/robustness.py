@@ -27,7 +27,8 @@ class RobustnessEvaluation(pl.Callback):
     At validation it logs ``val/<attack>/miou`` (also ``pixel_acc`` and ``image_miou``), and the clean scores of the
     same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over the data set: no
     autocast, one confusion matrix, every image once. All attacks on all images are the work of
-    :mod:`robustseg.benchmark`, for which ``suite``, ``test_num_images`` and the detectors are kept here as well.
+    :mod:`robustseg.evaluation.benchmark`, for which ``suite``, ``test_num_images`` and the detectors are kept here as
+    well.
 
     Args:
         attacks: Attacks by the name they are reported under.

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from robustseg.attacks import Attack, AttackError, MLAttack, Targeted
 from robustseg.attacks.base import OnStep
-from robustseg.attacks.losses import ClassPixels
+from robustseg.attacks.losses.base import ClassPixels
 from robustseg.attacks.noise import NoiseSource
-from robustseg.attacks.universal import Universal
+from robustseg.attacks.universal.fit import Universal
 from robustseg.attacks.victim import Victim
 from robustseg.detectors.canvas import BlurredVictim, PatchVictim, TwiceVictim
 from robustseg.detectors.errors import DetectorError

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robustseg.attacks.base import OnStep
 from robustseg.attacks.guard import AttackError, Model
-from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.victim import Victim
 from robustseg.detectors.patches import integer
@@ -156,7 +156,7 @@ class PatchVictim(CanvasVictim):
         k: Patches of an image.
         noise: Of the patches; its numbers come from the CPU.
         images: B×3×H×W, the clean images.
-        targets: B×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored.
+        targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
         redraw: Draw them for each forward.
 
     Raises:

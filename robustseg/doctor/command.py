@@ -22,7 +22,7 @@ from robustseg.doctor.resources import check_resources
 from robustseg.doctor.slurm import Launch, check_slurm, find_launch
 from robustseg.doctor.throughput import check_data, worker_counts
 from robustseg.doctor.versions import check_versions
-from robustseg.runs import RunError
+from robustseg.resume.runs import RunError
 
 SECTIONS = {
     "versions": "software, against what setup.cfg asks for",

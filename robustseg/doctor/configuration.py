@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from robustseg.configured import RobustSegCLI
+from robustseg.config.build import RobustSegCLI
+from robustseg.config.messages import Parser
 from robustseg.data import SegmentationDataModule
-from robustseg.parser import Parser
 
 _UNNAMED = {
     # Only its options are parsed: whatever a data configuration leaves open must not be asked for.

@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import robustseg
-from robustseg.benchmark.facts import commit
 from robustseg.doctor.findings import Finding, ok, problem
+from robustseg.evaluation.benchmark.facts import commit
 
 COMPROMISED = {"lightning": ("2.6.2", "2.6.3")}
 """Releases on PyPI that carried malicious code."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustseg.attacks import Attack, AttackResult, AttackStep, NoiseSource, Targeted, attack_mode
 from robustseg.attacks.base import check_logits
 from robustseg.attacks.guard import Model
-from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.losses.base import IGNORED
 from robustseg.evaluation.record import FOOLED, AttackRecord
 from robustseg.metrics import SegmentationScores
 from robustseg.types import IGNORE_INDEX

@@ -21,7 +21,7 @@ from robustseg.attacks import (
     correct_pixels,
 )
 from robustseg.attacks.guard import Model
-from robustseg.attacks.losses import IGNORED, cross_entropy
+from robustseg.attacks.losses.base import IGNORED, cross_entropy
 from robustseg.attacks.victim import Victim
 
 COLUMNS = ("valid", "wrong", "tloss", "floss")
@@ -36,7 +36,7 @@ def trace_columns(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: B×C×H×W.
-        targets: B×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored.
+        targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
 
     Returns:
         B×4 float64, columns :data:`COLUMNS`. A tie with the true logit counts as correct, as in the attacks.

@@ -2,7 +2,13 @@
 
 from robustseg.models.adapters import SMPNetwork, TorchvisionNetwork, TransformersNetwork
 from robustseg.models.backbone import Backbone
-from robustseg.models.checkpoint import RECORD_FORMAT, RECORD_KEY, WeightsInfo, load_segmentation_weights, read_record
+from robustseg.models.checkpoints.load import (
+    RECORD_FORMAT,
+    RECORD_KEY,
+    WeightsInfo,
+    load_segmentation_weights,
+    read_record,
+)
 from robustseg.models.dlaseg import DLASeg
 from robustseg.models.drn import DRN
 from robustseg.models.drnseg import DRNSeg

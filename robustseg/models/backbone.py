@@ -13,13 +13,13 @@ import torch
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
-from robustseg.models.classifiers import ClassifierWeights, classifier_weights
+from robustseg.models.checkpoints.classifiers import ClassifierWeights, classifier_weights
+from robustseg.models.checkpoints.compare import by_module, compare, not_finite, shorten
+from robustseg.models.checkpoints.read import read_state_dict, sha256
 from robustseg.models.conv_stem import replace_stem
 from robustseg.models.errors import ModelError
-from robustseg.models.mismatch import by_module, compare, not_finite, shorten
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, RAW_MEAN, RAW_STD
 from robustseg.models.starts import resized_positions, segmentation_hint, without_unused_projections
-from robustseg.models.weights import read_state_dict, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ class Backbone(nn.Module):
             (Chen et al., "DeepLab", TPAMI 2018, section 3.1). None: as the architecture has it.
         pretrained: Let timm download the weights.
         weights: Local file of a classifier's weights for this backbone, from timm, torchvision or a project of robust
-            ImageNet classifiers (:data:`robustseg.models.classifiers.LAYOUTS`); the classifier itself is left out, and
-            a normalisation that the file holds replaces timm's.
+            ImageNet classifiers (:data:`robustseg.models.checkpoints.classifiers.LAYOUTS`); the classifier itself is
+            left out, and a normalisation that the file holds replaces timm's.
         args: Further arguments of the timm architecture.
         levels: Number of feature levels.
         first_block_dilated: Dilate the first block of a dilated stage as the others, as hszhao/semseg does, where
@@ -217,8 +217,9 @@ def _check_built(name: str, output_stride: int | None, backbone: Backbone, args:
 def _load(backbone: Backbone, name: str, args: dict[str, Any], path: str | Path, raw_images: bool) -> None:
     """Load a classification network's weights into the feature extractor made from it.
 
-    Names of other projects become timm's (:mod:`robustseg.models.classifiers`), which in turn renames what it extracts
-    (``stages.0`` becomes ``stages_0``, ViTs get the prefix ``model.``), so keys are compared with dots and underscores
+    Names of other projects become timm's (:mod:`robustseg.models.checkpoints.classifiers`), which in turn renames
+    what it extracts (``stages.0`` becomes ``stages_0``, ViTs
+    get the prefix ``model.``), so keys are compared with dots and underscores
     made equal. Keys of the whole network that the features do not use, such as its classifier, may be present; any
     others may not. A normalisation in the file becomes the backbone's. The position embeddings of a ViT are resized.
 

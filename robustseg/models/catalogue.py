@@ -17,8 +17,8 @@ import torch
 import yaml
 from torch import nn
 
+from robustseg.models.checkpoints.recognise import LAYOUTS, Layout
 from robustseg.models.errors import ModelError
-from robustseg.models.foreign import LAYOUTS, Layout
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
 
 _INSTALLED = "share/robustseg/network"

@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from robustseg.models.checkpoints.read import read_state_dict, without_prefix
 from robustseg.models.errors import ModelError
 from robustseg.models.starts import load_start
-from robustseg.models.weights import read_state_dict, without_prefix
 
 CHANNELS = (16, 32, 64, 128, 256, 512, 512, 512)
 """Channels of layer1 to layer8; a bottleneck's output has four times as many."""

@@ -12,8 +12,8 @@ import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from robustseg.models.checkpoints.compare import compare, shorten
 from robustseg.models.errors import ModelError
-from robustseg.models.mismatch import compare, shorten
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import timm
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
+from robustseg.models.checkpoints.read import read_state_dict, without_prefix
 from robustseg.models.errors import ModelError
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD
 from robustseg.models.starts import load_start
-from robustseg.models.weights import read_state_dict, without_prefix
 
 DEPTHS: dict[str, tuple[int, ...]] = {
     "vgg11": (1, 1, 2, 2, 2),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from robustseg.attacks import DS, PGD, Attack, SegPGD
-from robustseg.attacks.losses import Schedule
+from robustseg.attacks.losses.pixelwise import Schedule
 from robustseg.attacks.threat import Norm
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report import Curve

@@ -10,9 +10,9 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import nn
 
-from robustseg.benchmark import Benchmark
-from robustseg.benchmark.facts import model_facts
-from robustseg.benchmark.run import about, measure
+from robustseg.evaluation.benchmark import Benchmark
+from robustseg.evaluation.benchmark.facts import model_facts
+from robustseg.evaluation.benchmark.run import about, measure
 from robustseg.evaluation.card import Measurements, read_measurements
 from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.protocol import claim, digest
@@ -51,7 +51,7 @@ def run_study(
     """Measure what is missing of a study, and write its files into ``folder`` once nothing is missing.
 
     Args:
-        trainer: As of :func:`~robustseg.benchmark.run_benchmark`.
+        trainer: As of :func:`~robustseg.evaluation.benchmark.run_benchmark`.
         benchmark: The model, the data and the shard; its attacks are left out.
         study: What to measure.
         folder: Of the model's evaluation, which may hold records already.

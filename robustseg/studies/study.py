@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from robustseg.attacks import Attack
-from robustseg.benchmark import Benchmark
+from robustseg.evaluation.benchmark import Benchmark
 from robustseg.evaluation.card import Measurements, scores
 from robustseg.evaluation.record import summarise
 from robustseg.evaluation.report.drawing import Plot
@@ -77,8 +77,8 @@ class Study(ABC):
     """An experiment on a trained model: one attack varied, or shown to several models.
 
     A study holds settings only; the model arrives with :meth:`answering`. Its attacks are measured by the machinery of
-    :mod:`robustseg.benchmark`, in the evaluation's own folder: what ``robustseg evaluate`` or another study measured
-    there under the same name with the same settings is not measured again.
+    :mod:`robustseg.evaluation.benchmark`, in the evaluation's own folder: what ``robustseg evaluate`` or another study
+    measured there under the same name with the same settings is not measured again.
 
     Args:
         name: Of the files, ``study_<name>.json`` and so on; by default the class's, in lower case. Two studies of one

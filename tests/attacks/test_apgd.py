@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robustseg.attacks import APGD, AdaptiveStep, AttackStep, ThreatModel
-from robustseg.attacks import adaptive_step as adaptive_module
-from robustseg.attacks.losses_masked import MaskedCrossEntropy
-from robustseg.attacks.strong import SHRINKING
+from robustseg.attacks.losses.masked import MaskedCrossEntropy
+from robustseg.attacks.presets.strong import SHRINKING
+from robustseg.attacks.steps import adaptive as adaptive_module
 
 from . import reference
 from .comparison import assert_allowed
@@ -92,11 +92,11 @@ def test_whole_run(norm: str, shrinking: bool, loss: bool, targeted: bool):
 def test_checkpoints(steps: int):
     """0.22·T, then intervals shrinking by 0.03·T down to 0.06·T."""
     images = torch.rand(1, 3, 2, 2)
-    region, rule = ThreatModel(0.1).around(images), AdaptiveStep()
-    state = rule.init(images, region, steps)
+    allowed, rule = ThreatModel(0.1).around(images), AdaptiveStep()
+    state = rule.init(images, allowed, steps)
     checked = []
     for t in range(steps):
-        rule.update(images, torch.ones_like(images), torch.zeros(1), state, region)
+        rule.update(images, torch.ones_like(images), torch.zeros(1), state, allowed)
         if t and state["since"] == 0:
             checked.append(t)
     assert checked == checkpoints(steps)
@@ -155,7 +155,7 @@ def test_defect_is_found(mutate: Callable, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("changed", [((0.3, 2.0), (0.7, 1.0)), ((0.3, 1.5), (0.3, 2.0), (0.4, 1.0)), ((1.0, 1.0),)])
 def test_other_stages_are_found(changed: tuple, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("robustseg.attacks.strong.SHRINKING", changed)
+    monkeypatch.setattr("robustseg.attacks.presets.strong.SHRINKING", changed)
     with pytest.raises(AssertionError):
         check_apgd("linf", shrinking=True)
 
@@ -200,7 +200,7 @@ def test_torchattacks(norm: str, monkeypatch: pytest.MonkeyPatch):
     ours: list[Tensor] = []
     attack = APGD(eps, steps, norm=norm)
     with monkeypatch.context() as patch:
-        patch.setattr("robustseg.attacks.threat.Region.sample", lambda self, noise: start)
+        patch.setattr("robustseg.attacks.threat.AllowedSet.sample", lambda self, noise: start)
         attack(model, images, targets, on_step=lambda step: ours.append(step.images_adv))
     assert len(ours) == steps
     # Later the sign of a gradient that is zero but for rounding differs; by then four checkpoints have passed.

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustseg.attacks import BIM, CW, AttackStep, carlini_wagner, coordinates
-from robustseg.attacks.minimum_norm import Nearest
+from robustseg.attacks import BIM, CW, AttackStep
+from robustseg.attacks.minimum_norm import carlini_wagner, coordinates
+from robustseg.attacks.minimum_norm.base import Nearest
 
 from . import reference_cw_deepfool as reference
 from .comparison import assert_allowed

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustseg.attacks import DAG, AttackError, AttackStep, dag
-from robustseg.attacks.losses import IGNORED
+from robustseg.attacks import DAG, AttackError, AttackStep
+from robustseg.attacks.losses.base import IGNORED
+from robustseg.attacks.minimum_norm import dag
 
 from .comparison import assert_allowed
 from .comparison_dag import SETTINGS, Recorded, batch, check_dag

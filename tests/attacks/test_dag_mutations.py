@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustseg.attacks import DAG, correct_pixels, dag
-from robustseg.attacks.losses import IGNORED
-from robustseg.attacks.threat import Region
+from robustseg.attacks import DAG, correct_pixels
+from robustseg.attacks.losses.base import IGNORED
+from robustseg.attacks.minimum_norm import dag
+from robustseg.attacks.threat import AllowedSet
 
 from .comparison_dag import check_dag
 from .models_for_tests import CLASSES
@@ -52,7 +53,7 @@ def all_pixels_are_active(patch: Patch) -> None:
 
 
 def skip_the_projection(patch: Patch) -> None:
-    patch.setattr(Region, "project", lambda self, images_adv: images_adv)
+    patch.setattr(AllowedSet, "project", lambda self, images_adv: images_adv)
 
 
 def forget_the_box(patch: Patch) -> None:

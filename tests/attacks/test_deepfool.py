@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustseg.attacks import AttackStep, DeepFool, deepfool
-from robustseg.attacks.minimum_norm import Nearest
+from robustseg.attacks import AttackStep, DeepFool
+from robustseg.attacks.minimum_norm import deepfool
+from robustseg.attacks.minimum_norm.base import Nearest
 
 from . import reference_cw_deepfool as reference
 from .comparison import assert_allowed

@@ -23,8 +23,8 @@ from robustseg.attacks import (
     SignStep,
     ThreatModel,
     Tsallis,
-    losses_margin,
 )
+from robustseg.attacks.losses import margin as losses_margin
 
 from . import reference_losses as literals
 from .models_for_tests import CLASSES, tiny_batch, tiny_net

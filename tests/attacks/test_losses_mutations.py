@@ -15,10 +15,10 @@ from robustseg.attacks import (
     JensenShannon,
     Margin,
     Tsallis,
-    losses,
-    losses_margin,
-    losses_masked,
 )
+from robustseg.attacks.losses import margin as losses_margin
+from robustseg.attacks.losses import masked as losses_masked
+from robustseg.attacks.losses import pixelwise as losses
 
 from . import test_losses
 from .comparison import check_attack

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustseg.attacks import PGD, AttackError, AttackStep, MLAttack, NoiseSource, WorstOf, features
-from robustseg.attacks.features import FeatureVictim, Taps
+from robustseg.attacks import PGD, AttackError, AttackStep, MLAttack, NoiseSource, WorstOf
+from robustseg.attacks.losses import features
+from robustseg.attacks.losses.features import FeatureVictim, Taps
 
 from . import reference
 from .comparison import BALLS, STEPS, _assert_close, assert_allowed

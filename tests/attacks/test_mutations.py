@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustseg.attacks import iterative, losses, noise, transforms
-from robustseg.attacks.losses import IGNORED, CosPGDLoss, CrossEntropy, SegPGDLoss
-from robustseg.attacks.steps import MomentumStep, SignStep
-from robustseg.attacks.threat import Region, ThreatModel
+from robustseg.attacks import iterative, noise, transforms
+from robustseg.attacks.losses import pixelwise as losses
+from robustseg.attacks.losses.base import IGNORED
+from robustseg.attacks.losses.pixelwise import CosPGDLoss, CrossEntropy, SegPGDLoss
+from robustseg.attacks.steps.sign import MomentumStep, SignStep
+from robustseg.attacks.threat import AllowedSet, ThreatModel
 from robustseg.attacks.transforms import DynamicScale
 
 from .comparison import check_attack
@@ -25,25 +27,25 @@ def flip_the_step(patch: Patch) -> None:
 
 
 def skip_the_projection(patch: Patch) -> None:
-    patch.setattr(Region, "project", lambda self, images_adv: images_adv)
+    patch.setattr(AllowedSet, "project", lambda self, images_adv: images_adv)
 
 
 def forget_the_box(patch: Patch) -> None:
-    def project(self: Region, images_adv: Tensor) -> Tensor:
+    def project(self: AllowedSet, images_adv: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(images_adv, self.images - self._eps), self.images + self._eps)
 
-    patch.setattr(Region, "project", project)
+    patch.setattr(AllowedSet, "project", project)
 
 
 def project_around_the_iterate(patch: Patch) -> None:
     """The ball moves along with the iterate."""
-    original = Region.project
+    original = AllowedSet.project
 
-    def project(self: Region, images_adv: Tensor) -> Tensor:
+    def project(self: AllowedSet, images_adv: Tensor) -> Tensor:
         projected = original(self, images_adv)
-        return original(Region(self.threat, projected), images_adv)
+        return original(AllowedSet(self.threat, projected), images_adv)
 
-    patch.setattr(Region, "project", project)
+    patch.setattr(AllowedSet, "project", project)
 
 
 def drop_the_ignore_mask(patch: Patch) -> None:
@@ -135,9 +137,11 @@ def l2_over_the_batch(patch: Patch) -> None:
 
 
 def momentum(patch: Patch, update: Callable[[Tensor, Tensor, float], Tensor]) -> None:
-    def step(self: MomentumStep, images_adv: Tensor, grad: Tensor, loss: Tensor, state: dict, region: Region) -> Tensor:
+    def step(
+        self: MomentumStep, images_adv: Tensor, grad: Tensor, loss: Tensor, state: dict, allowed: AllowedSet
+    ) -> Tensor:
         state["momentum"] = update(state["momentum"], grad, self.decay)
-        return SignStep.update(self, images_adv, state["momentum"], loss, state, region)
+        return SignStep.update(self, images_adv, state["momentum"], loss, state, allowed)
 
     patch.setattr(MomentumStep, "update", step)
 
@@ -163,11 +167,11 @@ def ignore_the_decay(patch: Patch) -> None:
 
 
 def always_from_the_image(patch: Patch) -> None:
-    patch.setattr(Region, "sample", lambda self, source: self.images.clone())
+    patch.setattr(AllowedSet, "sample", lambda self, source: self.images.clone())
 
 
 def start_outside_the_ball(patch: Patch) -> None:
-    patch.setattr(Region, "sample", lambda self, source: torch.rand_like(self.images))
+    patch.setattr(AllowedSet, "sample", lambda self, source: torch.rand_like(self.images))
 
 
 def one_step_less(patch: Patch) -> None:

@@ -49,9 +49,9 @@ def test_step_rule(norm: str, amsgrad: bool, monkeypatch: Patch):
     eps, alpha = BALLS[norm]
     generator = torch.Generator().manual_seed(2)
     images = torch.rand(2, 3, 4, 5, generator=generator, dtype=torch.float64)
-    region = ThreatModel(eps, norm).around(images)
+    allowed = ThreatModel(eps, norm).around(images)
     rule = AdamStep(alpha, amsgrad=amsgrad)
-    state = rule.init(images, region, 6)
+    state = rule.init(images, allowed, 6)
     memory = [[Coordinate() for _ in range(60)] for _ in range(2)]
     current = images.clone()
     # Squares that fall, so that AMSGrad's memory counts, in images of very different gradients.
@@ -59,7 +59,7 @@ def test_step_rule(norm: str, amsgrad: bool, monkeypatch: Patch):
         spread = size * torch.tensor([1e-7, 3.0], dtype=torch.float64).view(2, 1, 1, 1)
         grad = torch.randn(images.shape, generator=generator, dtype=torch.float64) * spread
         grad[:, :, 0] = 0
-        moved = rule.update(current, grad, torch.zeros(2), state, region)
+        moved = rule.update(current, grad, torch.zeros(2), state, allowed)
         for b in range(2):
             if not amsgrad:
                 for coordinate in memory[b]:
@@ -74,9 +74,9 @@ def test_step_rule(norm: str, amsgrad: bool, monkeypatch: Patch):
 @pytest.mark.parametrize("norm", BALLS)
 def test_no_gradient_means_no_step(norm: str):
     images = torch.full((2, 3, 2, 2), 0.5)
-    region = ThreatModel("1/4", norm).around(images)
+    allowed = ThreatModel("1/4", norm).around(images)
     rule = AdamStep("1/8")
-    moved = rule.update(images, torch.zeros_like(images), torch.zeros(2), rule.init(images, region, 1), region)
+    moved = rule.update(images, torch.zeros_like(images), torch.zeros(2), rule.init(images, allowed, 1), allowed)
     assert torch.equal(moved, images)
 
 
@@ -84,9 +84,9 @@ def test_no_gradient_means_no_step(norm: str):
 def test_squares_neither_overflow_nor_underflow_in_half_precision(scale: float):
     images = torch.full((1, 3, 8, 8), 0.5, dtype=torch.float16)
     grad = torch.full_like(images, scale)
-    region = ThreatModel("1/4").around(images)
+    allowed = ThreatModel("1/4").around(images)
     rule = AdamStep("1/8")
-    moved = rule.update(images, grad, torch.zeros(1), rule.init(images, region, 1), region)
+    moved = rule.update(images, grad, torch.zeros(1), rule.init(images, allowed, 1), allowed)
     assert moved.dtype == torch.float16
     torch.testing.assert_close(moved, images + 1 / 8, rtol=0, atol=1e-3)
 
@@ -215,9 +215,9 @@ def large_stabiliser(patch: Patch) -> None:
 def no_bias_correction(patch: Patch) -> None:
     original = AdamStep.update
 
-    def update(self, images_adv, grad, loss, state, region):
+    def update(self, images_adv, grad, loss, state, allowed):
         state["taken"] = 10**6
-        return original(self, images_adv, grad, loss, state, region)
+        return original(self, images_adv, grad, loss, state, allowed)
 
     patch.setattr(AdamStep, "update", update)
 
@@ -225,9 +225,9 @@ def no_bias_correction(patch: Patch) -> None:
 def forget_the_moments(patch: Patch) -> None:
     original = AdamStep.update
 
-    def update(self, images_adv, grad, loss, state, region):
-        state |= self.init(images_adv, region, 1)
-        return original(self, images_adv, grad, loss, state, region)
+    def update(self, images_adv, grad, loss, state, allowed):
+        state |= self.init(images_adv, allowed, 1)
+        return original(self, images_adv, grad, loss, state, allowed)
 
     patch.setattr(AdamStep, "update", update)
 
@@ -235,8 +235,8 @@ def forget_the_moments(patch: Patch) -> None:
 def moments_of_the_batch(patch: Patch) -> None:
     original = AdamStep.update
 
-    def update(self, images_adv, grad, loss, state, region):
-        return original(self, images_adv, grad.mean(0, keepdim=True).expand_as(grad), loss, state, region)
+    def update(self, images_adv, grad, loss, state, allowed):
+        return original(self, images_adv, grad.mean(0, keepdim=True).expand_as(grad), loss, state, allowed)
 
     patch.setattr(AdamStep, "update", update)
 

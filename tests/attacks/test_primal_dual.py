@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from robustseg.attacks import PDGD, PDPGD, ALMAProx, Attack, AttackStep, alma, constraints, descent, primal_dual
-from robustseg.attacks.constraints import kept_constraints, margin_ratios, margins
-from robustseg.attacks.proximal import prox_l2, prox_linf
+from robustseg.attacks import PDGD, PDPGD, ALMAProx, Attack, AttackStep
+from robustseg.attacks.minimum_norm import alma, constraints, descent, primal_dual
+from robustseg.attacks.minimum_norm.constraints import kept_constraints, margin_ratios, margins
+from robustseg.attacks.minimum_norm.proximal import prox_l2, prox_linf
 
 from . import reference_primal_dual as reference
 from .models_for_tests import CLASSES, tiny_batch, tiny_net

@@ -68,9 +68,9 @@ def test_step_rule(norm: str, decay: float | None):
     eps, alpha = BALLS[norm]
     generator = torch.Generator().manual_seed(2)
     images = torch.rand(2, 3, 4, 5, generator=generator, dtype=torch.float64)
-    region = ThreatModel(eps, norm).around(images)
+    allowed = ThreatModel(eps, norm).around(images)
     rule = SignStep(alpha) if decay is None else MomentumStep(alpha, decay)
-    state = rule.init(images, region, 3)
+    state = rule.init(images, allowed, 3)
     memory = [[0.0] * 60, [0.0] * 60]
     current = images.clone()
     for _ in range(3):
@@ -79,7 +79,7 @@ def test_step_rule(norm: str, decay: float | None):
             2, 1, 1, 1
         )
         grad[:, :, 0] = 0
-        moved = rule.update(current, grad, torch.zeros(2), state, region)
+        moved = rule.update(current, grad, torch.zeros(2), state, allowed)
         for b in range(2):
             uphill = grad[b].flatten().tolist()
             if decay is not None:
@@ -94,8 +94,8 @@ def test_step_rule(norm: str, decay: float | None):
 @pytest.mark.parametrize("norm", BALLS)
 def test_no_gradient_means_no_step(norm: str, rule: SignStep):
     images = torch.full((2, 3, 2, 2), 0.5)
-    region = ThreatModel("1/4", norm).around(images)
-    moved = rule.update(images, torch.zeros_like(images), torch.zeros(2), rule.init(images, region, 1), region)
+    allowed = ThreatModel("1/4", norm).around(images)
+    moved = rule.update(images, torch.zeros_like(images), torch.zeros(2), rule.init(images, allowed, 1), allowed)
     assert torch.equal(moved, images)
 
 
@@ -105,9 +105,9 @@ def test_momentum_neither_overflows_nor_underflows_in_half_precision(scale: floa
     generator = torch.Generator().manual_seed(8)
     images = torch.full((1, 3, 48, 48), 0.5, dtype=torch.float16)
     grad = (scale * torch.randn(images.shape, generator=generator)).half()
-    region = ThreatModel("1/4").around(images)
+    allowed = ThreatModel("1/4").around(images)
     rule = MomentumStep("1/8")
-    moved = rule.update(images, grad, torch.zeros(1), rule.init(images, region, 1), region)
+    moved = rule.update(images, grad, torch.zeros(1), rule.init(images, allowed, 1), allowed)
     assert moved.dtype == torch.float16
     assert torch.equal(moved, images + grad.sign() / 8)
 

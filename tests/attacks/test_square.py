@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustseg.attacks import AttackError, Square, correct_pixels, square
-from robustseg.attacks.losses import cross_entropy
+from robustseg.attacks import AttackError, Square, correct_pixels
+from robustseg.attacks.losses.base import cross_entropy
+from robustseg.attacks.presets import square
 
 from . import reference
 from .comparison import assert_allowed

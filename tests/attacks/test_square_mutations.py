@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustseg.attacks import Square, correct_pixels, square
-from robustseg.attacks.losses import cross_entropy
-from robustseg.attacks.threat import Region
+from robustseg.attacks import Square, correct_pixels
+from robustseg.attacks.losses.base import cross_entropy
+from robustseg.attacks.presets import square
+from robustseg.attacks.threat import AllowedSet
 
 from .comparison_square import EPS, check_square
 
@@ -71,10 +72,10 @@ def shift_the_schedule(patch: Patch) -> None:
 
 
 def forget_the_box(patch: Patch) -> None:
-    def project(self: Region, images_adv: Tensor) -> Tensor:
+    def project(self: AllowedSet, images_adv: Tensor) -> Tensor:
         return self.images + (1 if float(images_adv.max()) else -1) * self._eps
 
-    patch.setattr(Region, "project", project)
+    patch.setattr(AllowedSet, "project", project)
 
 
 def around_the_kept_image(patch: Patch) -> None:

@@ -23,11 +23,11 @@ from robustseg.attacks import (
     Targeted,
     TargetMap,
     Text,
-    target_maps,
-    target_scenes,
-    targeted,
 )
-from robustseg.attacks.label_files import text_mask
+from robustseg.attacks.targets import maps as target_maps
+from robustseg.attacks.targets import scenes as target_scenes
+from robustseg.attacks.targets import targeted
+from robustseg.attacks.targets.label_files import text_mask
 from robustseg.types import Sample
 
 from .models_for_tests import CLASSES, HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net

@@ -24,7 +24,7 @@ from robustseg.attacks import (
     ThreatModel,
     TranslationInvariantStep,
 )
-from robustseg.attacks.adaptive_step import AdaptiveStep
+from robustseg.attacks.steps.adaptive import AdaptiveStep
 
 from . import reference
 from . import reference_transfer as literal
@@ -118,13 +118,13 @@ def test_half_precision_gradients_are_smoothed_in_single_precision():
     # The tails of the kernel would underflow in float16.
     assert float((smoothed == 0).double().mean()) < 0.01
     images = torch.full_like(grad, 0.5)
-    region = ThreatModel("1/4").around(images)
+    allowed = ThreatModel("1/4").around(images)
     for inner in (SignStep("1/8"), MomentumStep("1/8"), NesterovStep("1/8")):
         rule = TranslationInvariantStep(inner)
-        state = rule.init(images, region, 2)
-        moved = rule.update(images, grad, torch.zeros(1), state, region)
+        state = rule.init(images, allowed, 2)
+        moved = rule.update(images, grad, torch.zeros(1), state, allowed)
         assert torch.equal(moved, images + smoothed.sign().half() / 8)
-        assert rule.look_ahead(moved, state, region).dtype == torch.float16
+        assert rule.look_ahead(moved, state, allowed).dtype == torch.float16
 
 
 class TwoClasses(nn.Module):
@@ -186,18 +186,18 @@ def test_adaptive_step_sees_smoothed_gradients():
 def test_look_ahead(norm: str):
     """A uniform gradient: divided by the mean of its absolute values it is its sign."""
     images = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float64)
-    region = ThreatModel(1, norm).around(images)
+    allowed = ThreatModel(1, norm).around(images)
     rule = NesterovStep("1/64", 0.5)
-    state = rule.init(images, region, 3)
-    assert torch.equal(rule.look_ahead(images, state, region), images)
+    state = rule.init(images, allowed, 3)
+    assert torch.equal(rule.look_ahead(images, state, allowed), images)
     grad = torch.ones_like(images)
     grad[0], grad[1, 1] = 1e-6, -1
-    rule.update(images, grad, torch.zeros(2), state, region)
-    ahead = rule.look_ahead(images, state, region) - images
+    rule.update(images, grad, torch.zeros(2), state, allowed)
+    ahead = rule.look_ahead(images, state, allowed) - images
     length = 1 / math.sqrt(48) if norm == "l2" else 1
     torch.testing.assert_close(ahead, grad.sign() * 0.5 / 64 * length, rtol=0, atol=1e-15)
-    rule.update(images, grad, torch.zeros(2), state, region)
-    ahead = rule.look_ahead(images, state, region) - images
+    rule.update(images, grad, torch.zeros(2), state, allowed)
+    ahead = rule.look_ahead(images, state, allowed) - images
     torch.testing.assert_close(ahead, grad.sign() * 0.75 / 64 * length, rtol=0, atol=1e-15)
 
 

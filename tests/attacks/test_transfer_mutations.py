@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustseg.attacks import (
+    AllowedSet,
     Chain,
     InputDiversity,
     NesterovStep,
     NoiseSource,
-    Region,
     SignStep,
     TranslationInvariantStep,
     iterative,
-    transfer_steps,
     transforms,
 )
+from robustseg.attacks.steps import transfer as transfer_steps
 
 from .comparison_transfer import check_best, check_case
 
@@ -29,39 +29,39 @@ def no_look_ahead(patch: Patch) -> None:
     patch.delattr(NesterovStep, "look_ahead")
 
 
-def ahead(patch: Patch, offset: Callable[[NesterovStep, Tensor, Region], Tensor]) -> None:
+def ahead(patch: Patch, offset: Callable[[NesterovStep, Tensor, AllowedSet], Tensor]) -> None:
     patch.setattr(
-        NesterovStep, "look_ahead", lambda self, x, state, region: x + offset(self, state["momentum"], region)
+        NesterovStep, "look_ahead", lambda self, x, state, allowed: x + offset(self, state["momentum"], allowed)
     )
 
 
 def look_ahead_by_the_l1_norm(patch: Patch) -> None:
-    ahead(patch, lambda rule, g, region: float(rule.step_size) * rule.decay * g)
+    ahead(patch, lambda rule, g, allowed: float(rule.step_size) * rule.decay * g)
 
 
 def look_back(patch: Patch) -> None:
     original = NesterovStep.look_ahead
-    patch.setattr(NesterovStep, "look_ahead", lambda self, x, state, region: 2 * x - original(self, x, state, region))
+    patch.setattr(NesterovStep, "look_ahead", lambda self, x, state, allowed: 2 * x - original(self, x, state, allowed))
 
 
 def look_ahead_without_decay(patch: Patch) -> None:
     original = NesterovStep.look_ahead
 
-    def look(self: NesterovStep, x: Tensor, state: dict, region: Region) -> Tensor:
-        return x + (original(self, x, state, region) - x) / self.decay
+    def look(self: NesterovStep, x: Tensor, state: dict, allowed: AllowedSet) -> Tensor:
+        return x + (original(self, x, state, allowed) - x) / self.decay
 
     patch.setattr(NesterovStep, "look_ahead", look)
 
 
 def look_ahead_over_the_batch(patch: Patch) -> None:
-    ahead(patch, lambda rule, g, region: float(rule.step_size) * rule.decay * g / g.abs().mean().clamp_min(1e-30))
+    ahead(patch, lambda rule, g, allowed: float(rule.step_size) * rule.decay * g / g.abs().mean().clamp_min(1e-30))
 
 
 def step_from_the_look_ahead(patch: Patch) -> None:
     original = NesterovStep.update
 
-    def update(self: NesterovStep, x: Tensor, grad: Tensor, loss: Tensor, state: dict, region: Region) -> Tensor:
-        return original(self, self.look_ahead(x, state, region), grad, loss, state, region)
+    def update(self: NesterovStep, x: Tensor, grad: Tensor, loss: Tensor, state: dict, allowed: AllowedSet) -> Tensor:
+        return original(self, self.look_ahead(x, state, allowed), grad, loss, state, allowed)
 
     patch.setattr(NesterovStep, "update", update)
 
@@ -103,9 +103,9 @@ def smooth_across_channels(patch: Patch) -> None:
 def smooth_after_the_momentum(patch: Patch) -> None:
     """Of what the inner rule remembers, instead of the gradient that it remembers."""
 
-    def update(self: TranslationInvariantStep, x: Tensor, grad: Tensor, loss: Tensor, state: dict, region: Region):
-        self.inner.update(x, grad, loss, state, region)
-        return SignStep.update(self.inner, x, self.smooth(state["momentum"]), loss, state, region)
+    def update(self: TranslationInvariantStep, x: Tensor, grad: Tensor, loss: Tensor, state: dict, allowed: AllowedSet):
+        self.inner.update(x, grad, loss, state, allowed)
+        return SignStep.update(self.inner, x, self.smooth(state["momentum"]), loss, state, allowed)
 
     patch.setattr(TranslationInvariantStep, "update", update)
 
@@ -207,8 +207,8 @@ def test_defect_is_found(mutate: Callable, name: str, norm: str, monkeypatch: Pa
 def test_answer_to_the_look_ahead_taken_for_the_iterates_is_found(name: str, monkeypatch: Patch):
     look_ahead, points = NesterovStep.look_ahead, []
 
-    def remember(self: NesterovStep, x: Tensor, state: dict, region: Region) -> Tensor:
-        points.append(look_ahead(self, x, state, region))
+    def remember(self: NesterovStep, x: Tensor, state: dict, allowed: AllowedSet) -> Tensor:
+        points.append(look_ahead(self, x, state, allowed))
         return points[-1]
 
     with monkeypatch.context() as patch:

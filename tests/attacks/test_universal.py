@@ -24,9 +24,9 @@ from robustseg.attacks import (
     UniversalDelta,
     UniversalPerturbation,
     UniversalStep,
-    universal,
-    universal_delta,
 )
+from robustseg.attacks.universal import delta as universal_delta
+from robustseg.attacks.universal import fit as universal
 from robustseg.types import Batch
 
 from . import reference

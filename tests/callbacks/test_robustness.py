@@ -107,7 +107,7 @@ def test_the_evaluation_leaves_the_training_as_it_is(tmp_path, scenes):
 
 
 def test_a_test_is_not_attacked_by_the_callback(tmp_path, scenes):
-    """Tests are the work of robustseg.benchmark."""
+    """Tests are the work of robustseg.evaluation.benchmark."""
     attack = Counting(steps=1)
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.paths import ROOT
+
 
 @pytest.fixture
 def camvid_root() -> Path:
     """The real CamVid, where this machine has it."""
-    root = Path(os.environ.get("ROBUSTSEG_CAMVID", Path(__file__).resolve().parents[2] / "data" / "camvid"))
+    root = Path(os.environ.get("ROBUSTSEG_CAMVID", ROOT / "data" / "camvid"))
     if not (root / "train").is_dir():
         pytest.skip(f"no CamVid in {root}: set ROBUSTSEG_CAMVID to the folder that holds train and trainannot")
     return root

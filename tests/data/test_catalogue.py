@@ -1,16 +1,13 @@
 """The list of data sets and its command."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
 import robustseg.data
-from robustseg.cli import main
+from robustseg.cli.main import main
 from robustseg.data import DataError, FileDataModule, SegmentationDataModule
 from robustseg.data.catalogue import datasets, describe, find_dataset
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
 
 
 def test_every_data_module_is_in_it():

@@ -23,7 +23,7 @@ from robustseg.data import CamVid, DataError, SyntheticScenes, collate, disk_cac
 from robustseg.data.disk_cache import DiskCache
 from robustseg.data.loading import end_workers
 from robustseg.data.order import Fetch
-from robustseg.training.continuation import deciding_settings
+from robustseg.resume.continuation import deciding_settings
 
 from .conftest import pattern, write_image
 

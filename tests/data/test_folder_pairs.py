@@ -1,15 +1,14 @@
 """Pairs of images and masks with a table of classes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from robustseg.data import DataError, FolderPairs
+from tests.helpers.paths import ROOT
 
 from . import trees
 
-EXAMPLE = Path(__file__).parents[2] / "configs" / "classes" / "example.yaml"
+EXAMPLE = ROOT / "configs" / "classes" / "example.yaml"
 
 
 def pairs(root, **settings):

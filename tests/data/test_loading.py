@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import pickle
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from robustseg.data import (
     collate,
 )
 from robustseg.types import Batch, Sample
+from tests.helpers.paths import ROOT
 
 
 class Numbers(SegmentationDataset):
@@ -279,7 +279,7 @@ def test_fewer_training_images_than_a_batch():
 def test_configuration_by_bare_class_name():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(SegmentationDataModule, "data")
-    configs = Path(__file__).resolve().parents[2] / "configs" / "data"
+    configs = ROOT / "configs" / "data"
     parser.add_argument("--config", action="config")
     for name, kind in (("synthetic", SyntheticScenes), ("camvid", CamVid)):
         built = parser.instantiate(parser.parse_args(["--config", str(configs / f"{name}.yaml")])).data

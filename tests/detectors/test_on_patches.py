@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from robustseg.attacks import BIM, DAG, FGSM, NoiseSource
 from robustseg.attacks.base import AttackStep
-from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.victim import Victim
 from robustseg.detectors import OnPatches, SpatialConsistency
 from robustseg.detectors.canvas import CanvasVictim, PatchVictim

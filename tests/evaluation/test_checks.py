@@ -24,7 +24,7 @@ from robustseg.attacks import (
     ThreatModel,
     WorstOf,
 )
-from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.losses.base import IGNORED
 from robustseg.data.synthetic import SceneDataset
 from robustseg.evaluation.checks import convergence, overall, probe_model, strength, trust_flags
 from robustseg.evaluation.checks.answers import probe_answers

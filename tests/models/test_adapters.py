@@ -24,7 +24,7 @@ from robustseg.models import (
 from robustseg.models.adapters.library import import_library
 from robustseg.models.adapters.smp import from_preprocessing
 from robustseg.models.adapters.transformers import MODEL_TYPES, from_preprocessor
-from tests.models.foreign.parity import assert_same, normalised, parameters, randomise_, resized
+from tests.models.checkpoints.parity import assert_same, normalised, parameters, randomise_, resized
 
 smp = pytest.importorskip("segmentation_models_pytorch", reason="segmentation_models_pytorch is in the dev extra")
 transformers = pytest.importorskip("transformers", reason="transformers is in the dev extra")

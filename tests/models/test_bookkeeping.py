@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from robustseg.models import ModelError
-from robustseg.models.weights import read_state_dict
+from robustseg.models.checkpoints.read import read_state_dict
 
 TENSORS = {"head.weight": torch.ones(2)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +10,9 @@ import torch
 from robustseg.models import FCN, IMAGENET_MEAN, IMAGENET_STD, ModelError, Network
 from robustseg.models import catalogue as module
 from robustseg.models.catalogue import catalogue, classes, config_name, describe_normalisation, facts, find_variant
-from robustseg.models.foreign import LAYOUTS
+from robustseg.models.checkpoints.recognise import LAYOUTS
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs/network").glob("*.yaml"))
 
 

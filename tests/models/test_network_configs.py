@@ -1,13 +1,12 @@
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
 from jsonargparse import ArgumentParser
 
 from robustseg.models import Network, SegmentationModel
+from tests.helpers.paths import ROOT
 
-FOLDER = Path(__file__).parents[2] / "configs" / "network"
+FOLDER = ROOT / "configs" / "network"
 FILES = sorted(FOLDER.glob("*.yaml"))
 
 

@@ -24,9 +24,10 @@ from pathlib import Path
 # a child must not inherit threads that have computed
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import robustseg.cli  # noqa: F401  imported here, so that a forked child need not
-from robustseg.training import atomic_file
-from tests.resume.runs import ROOT, command, fingerprint, fork, kill, newest, state, train, unlike, wait
+import robustseg.cli.main  # noqa: F401  imported here, so that a forked child need not
+from robustseg import files
+from tests.helpers.paths import ROOT
+from tests.resume.runs import command, fingerprint, fork, kill, newest, state, train, unlike, wait
 
 WRITES = 8
 """Checkpoints that a run writes, at least."""
@@ -100,9 +101,9 @@ def _newest_step(folder: Path) -> int:
 
 def die_at_byte(number: int) -> None:
     """Let this process die in the middle of writing a checkpoint."""
-    written, write = 0, atomic_file.TemporaryFile.write
+    written, write = 0, files.TemporaryFile.write
 
-    def counted(file: atomic_file.TemporaryFile, block: bytes | memoryview) -> int:
+    def counted(file: files.TemporaryFile, block: bytes | memoryview) -> int:
         nonlocal written
         if written + len(block) > number:
             write(file, memoryview(block)[: number - written])
@@ -110,7 +111,7 @@ def die_at_byte(number: int) -> None:
         written += len(block)
         return write(file, block)
 
-    atomic_file.TemporaryFile.write = counted  # type: ignore[method-assign]
+    files.TemporaryFile.write = counted  # type: ignore[method-assign]
 
 
 def main() -> int:

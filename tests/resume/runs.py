@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "tests" / "conf" / "resume.yaml"
+from tests.helpers.paths import CONF
+
+CONFIG = CONF / "resume.yaml"
 
 
 def command(folder: Path, *options: str) -> list[str]:
@@ -120,7 +121,7 @@ def wait(child: int, seconds: float | None = None) -> int | None:
 
 def train(arguments: Sequence[str]) -> int:
     """The command, in this process."""
-    from robustseg.cli import main
+    from robustseg.cli.main import main
 
     torch.set_num_threads(1)
     return main(list(arguments))

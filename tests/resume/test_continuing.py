@@ -13,10 +13,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from robustseg.callbacks import ResumeCheckpoint
-from robustseg.cli import main
+from robustseg.cli.main import main
+from robustseg.resume.callback import ResumeCheckpoint
+from robustseg.resume.preemption import REQUEUE
 from robustseg.training import RobustSegmentation
-from robustseg.training.preemption import REQUEUE
 from tests.resume.runs import command, newest, state, unlike
 
 SHORT = ("--data.num_workers", "0", "--trainer.max_epochs", "2", "--trainer.limit_train_batches", "4")
@@ -156,7 +156,7 @@ def test_a_signal_in_a_validation_ends_it_without_a_checkpoint(whole, tmp_path, 
 
 
 def test_a_signal_in_the_evaluation_at_the_end_leaves_at_once(tmp_path, monkeypatch, capsys):
-    from robustseg.benchmark.module import EvaluationModule
+    from robustseg.evaluation.benchmark.module import EvaluationModule
 
     step, calls = EvaluationModule.test_step, []
 
@@ -290,7 +290,7 @@ def test_a_signal_in_a_validation_ends_a_process_with_data_workers(tmp_path):
     """Workers leave signals to the process that trains: at its end nobody may wait for them to hear of one."""
     start = (
         "import os, signal, sys;"
-        "from robustseg.cli import main; from robustseg.training import RobustSegmentation as M;"
+        "from robustseg.cli.main import main; from robustseg.training import RobustSegmentation as M;"
         "M.on_validation_epoch_end = lambda self: None;"
         "M.on_validation_epoch_start = lambda self: os.kill(os.getpid(), signal.SIGUSR1);"
         "sys.exit(main(sys.argv[1:]))"

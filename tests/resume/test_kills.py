@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.resume.runs import ROOT
+from tests.helpers.paths import ROOT
 
 
 @pytest.mark.timeout(900)  # processes that import torch, on a busy machine

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
+
 FILES = ROOT / "configs" / "slurm"
 # Each task prints its start and its options, and then does what the last option says; in the last start all is well.
 STAND_IN = """#!{python} -S

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.paths import ROOT
 from tests.slurm.cluster import members, missing
-
-ROOT = Path(__file__).parents[2]
 
 
 def script(folder: Path, *lines: str) -> Path:

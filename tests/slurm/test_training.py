@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.paths import ROOT
 from tests.resume.runs import CONFIG, state, unlike
 from tests.slurm.cluster import Cluster, members, missing
 
-ROOT = Path(__file__).parents[2]
 FILES = ROOT / "configs" / "slurm"
 STEPS = 20
 PATIENCE = 400

@@ -9,12 +9,11 @@ import pytest
 import torch
 import yaml
 
-from robustseg.cli import RobustSegCLI, main
+from robustseg.cli.main import RobustSegCLI, main
+from robustseg.cli.studies import check_same_data
 from robustseg.data import SyntheticScenes
 from robustseg.studies import StudyError
-from robustseg.studies.commands import check_same_data
-
-CONF = Path(__file__).parents[1] / "conf"
+from tests.helpers.paths import CONF
 
 
 @pytest.fixture(scope="module")

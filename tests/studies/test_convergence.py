@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from robustseg.attacks import APGD, CW, DS, MIFGSM, NIFGSM, PGD, TIFGSM, SegPGD
-from robustseg.benchmark import Shard
+from robustseg.evaluation.benchmark import Shard
 from robustseg.evaluation.store import read_records, streams
 from robustseg.evaluation.trace import Traced
 from robustseg.studies import Answering, Convergence, StudyError, run_study
-from tests.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data, toy_model
+from tests.evaluation.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data, toy_model
 from tests.studies.reference import attacked, full_size, images_of, losses
 
 DATA = tiny_data(test_length=4)

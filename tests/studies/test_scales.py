@@ -12,7 +12,7 @@ from robustseg.attacks import BIM
 from robustseg.evaluation.report.plots import heat_plot
 from robustseg.studies import MultiScaleEvaluation, StudyError, run_study
 from robustseg.studies.output import combined_svg
-from tests.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data
+from tests.evaluation.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data
 from tests.studies.reference import attacked, full_size, scores
 
 DATA = tiny_data(test_length=4)

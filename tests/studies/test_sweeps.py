@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from robustseg.attacks import APGD, BIM, DS, FGSM, MIFGSM, PGD, TIFGSM, CosPGD, SegPGD, Square
-from robustseg.benchmark import Shard, run_benchmark
 from robustseg.evaluation import EvaluationError
+from robustseg.evaluation.benchmark import Shard, run_benchmark
 from robustseg.studies import (
     Answering,
     DynamicScaleAblation,
@@ -22,7 +22,7 @@ from robustseg.studies import (
     run_study,
 )
 from robustseg.studies.vary import with_eps, with_steps
-from tests.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data, toy_model
+from tests.evaluation.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data, toy_model
 from tests.studies.reference import attacked, full_size, scores
 
 ONLY_FOUR = {"data": tiny_data(test_length=4)}

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from robustseg.attacks import BIM, DS, PGD
-from robustseg.benchmark import Shard, run_benchmark
 from robustseg.evaluation import EvaluationError
+from robustseg.evaluation.benchmark import Shard, run_benchmark
 from robustseg.studies import StudyError, TransferMatrix, run_transfer
-from tests.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data, toy_model
+from tests.evaluation.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data, toy_model
 from tests.studies.reference import attacked, full_size, scores
 
 ATTACKS = {"fs2": BIM(steps=2), "ds2": DS(steps=2)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
 
 
 def run(folder: Path, ranks: int) -> dict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -17,10 +16,9 @@ from robustseg.attacks import PGD, Attack
 from robustseg.training import RobustSegmentation, TrainingError
 from robustseg.training.strategy import check_strategy
 from robustseg.types import Batch
+from tests.helpers.paths import ROOT
 from tests.training.ddp_worker import OneBatch, Recorder, merged
 from tests.training.nets import ToyNetwork, toy_batch
-
-ROOT = Path(__file__).parents[2]
 
 
 def trainer(**arguments):

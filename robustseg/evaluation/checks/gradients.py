@@ -8,7 +8,8 @@ from torch import Tensor
 
 from robustseg.attacks.base import check_logits
 from robustseg.attacks.gradients import input_gradient
-from robustseg.attacks.losses import IGNORED, CrossEntropy
+from robustseg.attacks.losses.base import IGNORED
+from robustseg.attacks.losses.pixelwise import CrossEntropy
 from robustseg.evaluation.checks.subject import Evidence, Subject, number, signs, spread
 
 LEVEL = 1 / 255
@@ -65,7 +66,7 @@ def saturated_share(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: B×C×H×W.
-        targets: B×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored.
+        targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
     """
     probabilities = logits.float().softmax(1)
     true = targets.clamp_min(0).unsqueeze(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustseg.attacks import Attack, ThreatModel, attack_mode
 from robustseg.attacks.base import check_batch
 from robustseg.attacks.guard import Model
-from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.threat import Norm
 from robustseg.evaluation.checks.answers import probe_answers, probe_inputs
 from robustseg.evaluation.checks.convergence import gradients_of, in_threat, probe_convergence

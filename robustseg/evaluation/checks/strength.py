@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import FGSM, PGD, Attack, CosPGD, NoiseSource, Square, ThreatModel
-from robustseg.attacks.losses import IGNORED
+from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.threat import per_image
 from robustseg.evaluation.checks.subject import Evidence, Subject, number, signs
 from robustseg.metrics import pixel_acc_from_counts
@@ -124,22 +124,22 @@ def probe_order(subject: Subject, white: WhiteBox) -> Evidence:
 
 def _uniform_noise(subject: Subject) -> Tensor:
     """The worst of several draws from the ball for each image."""
-    region = subject.threat.around(subject.images)
+    allowed = subject.threat.around(subject.images)
     draws = []
     for draw in range(NOISE_DRAWS):
         noise = NoiseSource.for_samples((subject.seed, draw), subject.ids, subject.images.device)
-        draws.append(subject.accuracies(region.finish(region.sample(noise))))
+        draws.append(subject.accuracies(allowed.finish(allowed.sample(noise))))
     return torch.stack(draws).amin(0)
 
 
 def _sign_noise(subject: Subject) -> Tensor:
     """The worst of several random corners of the ball for each image (but for linf, random signs of full length)."""
-    region, eps = subject.threat.around(subject.images), float(subject.threat.eps)
+    allowed, eps = subject.threat.around(subject.images), float(subject.threat.eps)
     draws = []
     for sign in signs(subject.images, subject.seed, NOISE_DRAWS):
         length = sign.flatten(1).norm(dim=1) if subject.threat.norm == "l2" else torch.ones(len(sign))
         step = eps * sign / per_image(length.to(sign), sign)
-        draws.append(subject.accuracies(region.finish(region.project(subject.images + step))))
+        draws.append(subject.accuracies(allowed.finish(allowed.project(subject.images + step))))
     return torch.stack(draws).amin(0)
 
 

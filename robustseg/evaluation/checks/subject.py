@@ -12,7 +12,7 @@ from torch import Tensor
 from robustseg.attacks import Attack, AttackError, NoiseSource, ThreatModel
 from robustseg.attacks.base import check_logits
 from robustseg.attacks.guard import Model
-from robustseg.attacks.losses import IGNORED, cross_entropy
+from robustseg.attacks.losses.base import IGNORED, cross_entropy
 from robustseg.metrics import class_counts, confusion_matrix, pixel_acc_from_counts
 
 Evidence = dict[str, Any]
@@ -29,7 +29,7 @@ class Subject:
         model: Prepared by :func:`~robustseg.attacks.attack_mode`.
         ids: N sample ids.
         images: N×3×H×W in [0, 1].
-        targets: N×H×W, :data:`~robustseg.attacks.losses.IGNORED` where ignored.
+        targets: N×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
         threat: What the adversary of the evaluation may do.
         num_classes: C.
         seed: Seed of the evaluation.

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from robustseg.models.checkpoints.compare import by_module
 from robustseg.models.errors import ModelError
 from robustseg.models.heads import PooledBatchNorm2d
-from robustseg.models.mismatch import by_module
 from robustseg.models.network import Network
 
 logger = logging.getLogger(__name__)

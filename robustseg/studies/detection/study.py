@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustseg.attacks import Attack, AttackError, Targeted, TargetMap
-from robustseg.benchmark import Benchmark
 from robustseg.detectors import DetectorError, OnPatches, ScaleConsistency, SpatialConsistency, ThroughBlur
+from robustseg.evaluation.benchmark import Benchmark
 from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.views import View
 from robustseg.studies.detection.figures import detection_result, highest_entropy

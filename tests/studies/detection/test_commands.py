@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from robustseg.cli import main
+from robustseg.cli.main import main
 from tests.studies.test_commands import arguments, runs, study_file  # noqa: F401
 
 DAG = {"class_path": "DAG", "init_args": {"step_size": "4/255", "steps": 2, "targeted": True}}

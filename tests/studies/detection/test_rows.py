@@ -11,7 +11,7 @@ import pytest
 from robustseg.attacks import Targeted
 from robustseg.detectors import OnPatches, ScaleConsistency, SpatialConsistency, ThroughBlur
 from robustseg.evaluation.report.wording import NOTHING
-from tests.benchmark.tiny import measured, tiny_benchmark
+from tests.evaluation.benchmark.tiny import measured, tiny_benchmark
 from tests.studies.detection.tiny import (
     ATTACKS,
     CLASSES,

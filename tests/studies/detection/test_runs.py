@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 import pytest
 
 from robustseg.attacks.base import Attack
-from robustseg.benchmark import Shard
 from robustseg.evaluation import EvaluationError
+from robustseg.evaluation.benchmark import Shard
 from robustseg.evaluation.report.markdown import escape
 from robustseg.models import SegmentationModel
 from robustseg.studies import run_transfer
-from tests.benchmark.tiny import measured, quiet_trainer
+from tests.evaluation.benchmark.tiny import measured, quiet_trainer
 from tests.studies.detection.tiny import ATTACKS, CLASSES, MAPS, MODELS, benchmark, detection, study_of, transfer_of
 from tests.training.nets import ToyNetwork
 

@@ -9,7 +9,7 @@ import torch
 from robustseg.attacks import DAG, PGD, PureClass, Strip
 from robustseg.data import SyntheticScenes, collate
 from robustseg.studies import Detection, run_study, run_transfer
-from tests.benchmark.tiny import quiet_trainer, tiny_benchmark, tiny_data, toy_model
+from tests.evaluation.benchmark.tiny import quiet_trainer, tiny_benchmark, tiny_data, toy_model
 
 CLASSES = 7
 DAG_STEPS = 12

@@ -1,0 +1,1 @@
+"""Attack losses: one value per image, increased by an untargeted attack."""

@@ -1,0 +1,171 @@
+"""What the minimum-norm attacks share: when an image counts as fooled, and the nearest images that are."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks.base import Attack, OnStep
+from robustseg.attacks.losses.base import IGNORED, correct_pixels
+from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.threat import Norm, ThreatModel, per_image
+from robustseg.attacks.victim import Victim
+from robustseg.types import IGNORE_INDEX
+
+
+class MinimumNormAttack(Attack):
+    """Looks for the smallest perturbation that fools a given share of an image's valid pixels.
+
+    Without ``eps`` the perturbation may have any size; an image that could not be fooled comes back as the iterate
+    that fooled most of it. With ``eps`` the result is projected into the ball.
+
+    Args:
+        norm: What is small, and the norm of the ball.
+        success: Share of the valid pixels that must be misclassified (must show the target, if targeted).
+        eps: Radius of the ball, or None.
+        targeted: ``targets`` are what the attacker wants to see.
+        ignore_index: Label of pixels that take no part.
+        seed: Seed of the noise where the call gives no generator.
+
+    Raises:
+        ValueError: A norm that the attack is not made for, ``success`` outside of (0, 1], or a wrong ``eps``.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    """Norms that the attack is made for."""
+
+    def __init__(
+        self,
+        norm: Norm,
+        success: float = 0.99,
+        eps: float | str | None = None,
+        targeted: bool = False,
+        ignore_index: int = IGNORE_INDEX,
+        seed: int = 0,
+    ):
+        super().__init__(targeted=targeted, ignore_index=ignore_index, seed=seed)
+        if norm not in self.norms:
+            raise ValueError(f"norm = {norm!r}: {type(self).__name__} is made for {' and '.join(self.norms)}.")
+        if not 0 < success <= 1:
+            raise ValueError(f"success = {success} is outside of (0, 1]: 0.99 asks for 99 % of the valid pixels.")
+        self.norm: Norm = norm
+        self.success = success
+        self.threat = None if eps is None else ThreatModel(eps, norm)
+
+    def perturb(  # noqa: D102
+        self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
+    ) -> Tensor:
+        if self.threat is not None and self.threat.eps == 0:
+            return images
+        nearest = Nearest(images, targets, self.norm, self.success, self.targeted)
+        self.search(victim, images, targets, noise, on_step, nearest)
+        if self.threat is None:
+            return nearest.images_adv
+        allowed = self.threat.around(images)
+        return allowed.finish(allowed.project(nearest.images_adv))
+
+    @abstractmethod
+    def search(
+        self,
+        victim: Victim,
+        images: Tensor,
+        targets: Tensor,
+        noise: NoiseSource,
+        on_step: OnStep | None,
+        nearest: Nearest,
+    ) -> None:
+        """Show iterates, in [0, 1] and the dtype of ``images``, to ``nearest``, which keeps the result.
+
+        Arguments as for :meth:`~robustseg.attacks.Attack.perturb`. The clean images are to be offered first.
+        """
+
+    def describe(self) -> dict[str, Any]:  # noqa: D102
+        return {
+            "attack": type(self).__name__,
+            "eps": None if self.threat is None else str(self.threat.eps),
+            "norm": self.norm,
+            "success": self.success,
+            "targeted": self.targeted,
+            "seed": self.seed,
+        }
+
+
+class Nearest:
+    """For each image the nearest iterate that is fooled, or the one that is fooled most while none is enough.
+
+    Nothing here waits for the device.
+
+    Args:
+        images: B×3×H×W, the clean images.
+        targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
+        norm: How distance is measured.
+        success: Share of the valid pixels that must be fooled.
+        targeted: ``targets`` are what the attacker wants to see.
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor, norm: Norm, success: float, targeted: bool):
+        self._images = images
+        self._targets = targets
+        self._norm = norm
+        self._targeted = targeted
+        valid = (targets != IGNORED).flatten(1).sum(1)
+        self._valid = valid
+        # As a count: 0.99 of 100 pixels are 99 of them, whatever 0.99 · 100 is in binary.
+        self._enough = torch.ceil(valid.double() * success - 1e-6).long()
+        self.images_adv = images.clone()
+        """B×3×H×W, the result so far."""
+        self.distance = torch.full((len(images),), float("inf"), device=images.device, dtype=torch.float64)
+        """B values: distance of the nearest fooled iterate, infinite while there is none."""
+        self._most = torch.full_like(valid, -1)
+
+    def offer(self, images_adv: Tensor, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Compare one iterate per image with what is kept.
+
+        Args:
+            images_adv: The iterates within [0, 1], of the images at ``rows``.
+            logits: The model's answer to them.
+            rows: Which images these are, ascending; all by default.
+
+        Returns:
+            B bool: where the iterate is fooled enough.
+        """
+        return self.offer_hits(images_adv, correct_pixels(logits, _part(self._targets, rows)), rows)
+
+    def offer_hits(self, images_adv: Tensor, hits: Tensor, rows: Tensor | None = None) -> Tensor:
+        """As :meth:`offer`, with the attack's own judgement of the pixels.
+
+        Args:
+            images_adv: As for :meth:`offer`.
+            hits: B×H×W bool: pixels that show their target, False where ignored.
+            rows: As for :meth:`offer`.
+        """
+        count = hits.flatten(1).sum(1)
+        fooled = count if self._targeted else _part(self._valid, rows) - count
+        enough = fooled >= _part(self._enough, rows)
+        before, most = _part(self.distance, rows), _part(self._most, rows)
+        distance = lengths(images_adv.detach().double() - _part(self._images, rows).double(), self._norm)
+        nearer = enough & (distance < before)
+        # While nothing is enough, the most fooled iterate is the best that there is.
+        more = ~enough & before.isinf() & (fooled > most)
+        kept = torch.where(per_image(nearer | more, images_adv), images_adv.detach(), _part(self.images_adv, rows))
+        self.distance = _put(self.distance, torch.where(nearer, distance, before), rows)
+        self._most = _put(self._most, torch.maximum(most, fooled), rows)
+        self.images_adv = _put(self.images_adv, kept, rows)
+        return enough
+
+
+def _part(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None or len(rows) == len(values) else values[rows]
+
+
+def _put(values: Tensor, part: Tensor, rows: Tensor | None) -> Tensor:
+    return part if rows is None or len(rows) == len(values) else values.index_copy(0, rows, part)
+
+
+def lengths(delta: Tensor, norm: Norm) -> Tensor:
+    """Size of each image's perturbation: B values."""
+    flat = delta.flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)

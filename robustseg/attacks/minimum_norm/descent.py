@@ -1,0 +1,157 @@
+"""The loop of the minimum-norm attacks that take one gradient per step from the clean image on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks.base import AttackStep, OnStep, check_logits
+from robustseg.attacks.gradients import input_gradient, logits_only, refuse_non_finite
+from robustseg.attacks.losses.base import IGNORED
+from robustseg.attacks.minimum_norm.base import MinimumNormAttack, Nearest
+from robustseg.attacks.minimum_norm.constraints import DropLargest, check_drop_largest, kept_constraints
+from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.threat import Norm, per_image
+from robustseg.attacks.victim import Victim
+from robustseg.types import IGNORE_INDEX, parse_fraction
+
+
+class Search(ABC):
+    """What an attack remembers of one batch between its steps; everything in it is per image."""
+
+    gain: Tensor
+    """B values of the order of the largest weight of a pixel in the loss. The model differentiates the loss divided
+    by it, so that weights of 1e-6 or of 1e6 neither vanish nor overflow in half precision."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, enough: Tensor, step: int) -> Tensor:
+        """What the next move decreases, B values with a graph to ``logits``; sets :attr:`gain`.
+
+        Args:
+            logits: B×C×H×W, the model's answer to the iterate.
+            enough: B bool, where the iterate is fooled enough.
+            step: 0..steps−1.
+        """
+
+    @abstractmethod
+    def move(self, delta: Tensor, grad: Tensor, step: int) -> Tensor:
+        """The next perturbation, with which the images stay in [0, 1].
+
+        Args:
+            delta: B×3×H×W, float32 at least.
+            grad: Gradient of the loss, of the same shape and dtype.
+            step: 0..steps−1.
+        """
+
+
+class DescentAttack(MinimumNormAttack):
+    """A minimum-norm attack with one gradient per step; what a step does is left to :meth:`begin`.
+
+    Costs ``steps`` forwards and input gradients, and one more forward that shows the last iterate to the result;
+    public code spends the last gradient on an iterate that it never looks at. Nothing is random. The perturbation is
+    kept in float32 at least; the model and the result have the dtype of the images.
+
+    Args:
+        norm: What is small, and the norm of the ball.
+        steps: T ≥ 1.
+        step_size: Length of the first steps, in units of the [0, 1] pixel range.
+        drop_largest: Constraints that need not be fulfilled, see
+            :func:`~robustseg.attacks.minimum_norm.constraints.kept_constraints`.
+        success: Share of the valid pixels that must be misclassified (must show the target, if targeted).
+        eps: Radius of the ball, or None.
+        targeted: ``targets`` are what the attacker wants to see.
+        ignore_index: Label of pixels that take no part.
+
+    Raises:
+        ValueError: As for :class:`~robustseg.attacks.MinimumNormAttack`; ``steps`` below 1, ``step_size`` not
+            positive, unknown ``drop_largest``.
+    """
+
+    def __init__(
+        self,
+        norm: Norm,
+        steps: int,
+        step_size: float | str,
+        drop_largest: DropLargest,
+        success: float = 0.99,
+        eps: float | str | None = None,
+        targeted: bool = False,
+        ignore_index: int = IGNORE_INDEX,
+    ):
+        super().__init__(norm, success=success, eps=eps, targeted=targeted, ignore_index=ignore_index)
+        if steps < 1:
+            raise ValueError(f"steps = {steps}: an attack takes at least one step.")
+        self.step_size = parse_fraction(step_size, "step_size")
+        if self.step_size <= 0:
+            raise ValueError(f"step_size = {step_size} moves nothing: it must be positive, 0.001 for example.")
+        check_drop_largest(drop_largest)
+        self.steps = steps
+        self.drop_largest: DropLargest = drop_largest
+
+    @abstractmethod
+    def begin(self, clean: Tensor, targets: Tensor) -> Search:
+        """A new search.
+
+        Args:
+            clean: B×3×H×W, the images in float32 at least.
+            targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
+        """
+
+    def search(  # noqa: D102
+        self,
+        victim: Victim,
+        images: Tensor,
+        targets: Tensor,
+        noise: NoiseSource,
+        on_step: OnStep | None,
+        nearest: Nearest,
+    ) -> None:
+        clean = images.to(torch.promote_types(images.dtype, torch.float32))
+        search = self.begin(clean, targets)
+        delta = torch.zeros_like(clean)
+        slopes = torch.zeros((), device=images.device)
+        rows = torch.arange(len(images), device=images.device)
+        for step in range(self.steps):
+            point = _perturbed(clean, delta, images).requires_grad_()
+            logits = victim(point)
+            if step == 0:
+                check_logits(logits, point, targets)
+            enough = nearest.offer(point.detach(), logits.detach())
+            loss = search.loss(logits, enough, step)
+            shown = logits.detach() if on_step is not None else None
+            del logits
+            grad = input_gradient((loss / search.gain).sum(), point).to(clean.dtype)
+            grad = grad * per_image(search.gain, grad).to(grad.dtype)
+            slopes = slopes + grad.sum(dtype=torch.float32)
+            if on_step is not None and shown is not None:
+                seen = point.detach()
+                on_step(AttackStep(step + 1, self.steps, 0, seen, shown, targets, loss.detach(), rows))
+            del shown, loss
+            delta = search.move(delta, grad, step)
+        refuse_non_finite(slopes)
+        last = _perturbed(clean, delta, images)
+        nearest.offer(last, logits_only(victim, last))
+
+    def kept(self, constraints: Tensor, targets: Tensor, step: int) -> Tensor:
+        """Where a constraint counts at ``step``, B×H×W bool."""
+        valid = targets != IGNORED
+        # As a count: 0.01 of 100 pixels is one of them, whatever (1 − 0.99) · 100 is in binary.
+        spare = (valid.flatten(1).sum(1) * (1 - self.success) + 1e-6).long()
+        progress = step / max(1, self.steps - 1)
+        return kept_constraints(constraints.detach(), valid, spare, self.drop_largest, progress, 1 - self.success)
+
+    def describe(self) -> dict[str, Any]:  # noqa: D102
+        return {
+            **super().describe(),
+            "steps": self.steps,
+            "step_size": str(self.step_size),
+            "drop_largest": self.drop_largest,
+        }
+
+
+def _perturbed(clean: Tensor, delta: Tensor, images: Tensor) -> Tensor:
+    """Valid images of the dtype of ``images``; the sum may leave the box by its rounding."""
+    return (clean + delta).clamp(0, 1).to(images.dtype)

@@ -1,0 +1,102 @@
+"""The worst of several attacks, image by image."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks.base import Attack, OnStep, check_logits, shift_rows
+from robustseg.attacks.best import Best
+from robustseg.attacks.losses.base import ClassPixels
+from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.victim import Victim
+
+
+class WorstOf(Attack):
+    """Runs several attacks, of which each image keeps the one that leaves fewest correct pixels (most pixels that show
+    the target, if targeted); the clean image counts as well, and of equals the first.
+
+    A member's noise depends on its own seed and not on the members before it: with the default seeds it finds what it
+    would find alone, so that the result is never weaker than any member (ties of logits count as correct here, as in
+    all attacks). Images without a correct pixel left are not
+    shown to the members that follow, which changes no result. Costs one forward for the clean image and one per member
+    besides what the members cost.
+
+    Args:
+        attacks: The members, with the same ε and norm, all targeted or none.
+        seed: Seed of the noise where the call gives no generator.
+
+    Raises:
+        ValueError: No member, an unbounded one, or members whose threat, aim or ignore index differ.
+    """
+
+    def __init__(self, attacks: Sequence[Attack], seed: int = 0):
+        if not attacks:
+            raise ValueError("attacks = []: the worst of no attacks is not defined.")
+        for member in attacks:
+            if not isinstance(member, Attack):
+                raise ValueError(f"attacks = [… {member!r} …]: every member is an attack object, PGD() for example.")
+        self.attacks = tuple(attacks)
+        first = self.attacks[0]
+        threats = {(member.threat.eps, member.threat.norm) if member.threat else None for member in self.attacks}
+        if len(threats) != 1 or None in threats:
+            given = ", ".join(f"{type(m).__name__} {m.threat}" for m in self.attacks)
+            raise ValueError(
+                f"attacks have different threat models, or none ({given}): give all the same eps and norm."
+            )
+        for name in ("targeted", "ignore_index"):
+            values = [getattr(member, name) for member in self.attacks]
+            if len(set(values)) > 1:
+                raise ValueError(f"attacks differ in {name} ({', '.join(map(str, values))}): give all the same.")
+        super().__init__(targeted=first.targeted, ignore_index=first.ignore_index, seed=seed)
+        self.threat = first.threat
+
+    def perturb(  # noqa: D102
+        self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
+    ) -> Tensor:
+        if self.threat is not None and self.threat.eps == 0:
+            return images
+        best = Best(targets, self.targeted)
+        rows = torch.arange(len(images), device=images.device)
+        self._offer(best, victim, images, targets, rows)
+        for member in self.attacks:
+            rows = rows[best.unfinished(rows)]
+            if not len(rows):
+                break
+            part = victim.select(rows)
+            images_adv = member.perturb(
+                part,
+                images[rows],
+                targets[rows],
+                noise.fork(member.seed).select(rows, len(images)),
+                None if on_step is None else shift_rows(on_step, rows),
+            )
+            self._offer(best, part, images_adv.detach(), targets[rows], rows)
+        return best.images_adv
+
+    @staticmethod
+    def _offer(best: Best, victim: Victim, images_adv: Tensor, targets: Tensor, rows: Tensor) -> None:
+        with torch.no_grad():
+            logits = check_logits(victim(images_adv), images_adv, targets, differentiable=False)
+        best.offer(images_adv, logits, rows)
+
+    def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
+        other = copy.copy(self)
+        other.attacks = tuple(member.for_data(class_pixels) for member in self.attacks)
+        return other
+
+    def describe(self) -> dict[str, Any]:  # noqa: D102
+        described: dict[str, Any] = {
+            "attack": type(self).__name__,
+            "eps": None if self.threat is None else str(self.threat.eps),
+            "norm": None if self.threat is None else self.threat.norm,
+            "targeted": self.targeted,
+            "seed": self.seed,
+        }
+        for number, member in enumerate(self.attacks, start=1):
+            described |= {f"{number}.{name}": value for name, value in member.describe().items()}
+        return described

@@ -1,0 +1,1 @@
+"""Step rules: from a gradient to the next iterate."""

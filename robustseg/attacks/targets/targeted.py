@@ -1,0 +1,106 @@
+"""Targeted attacks that bring their own target: selectable like any attack, called with the true targets."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor
+
+from robustseg.attacks.base import Attack, OnStep, check_logits
+from robustseg.attacks.guard import AttackError
+from robustseg.attacks.losses.base import IGNORED, ClassPixels
+from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.targets.maps import TargetMap
+from robustseg.attacks.victim import Victim
+
+
+class Targeted(Attack):
+    """Runs a targeted attack towards a target map, so that whoever calls it gives the true targets.
+
+    The map is made once per call from each image's own targets (the sample ids are not known here, see
+    :class:`~robustseg.attacks.Scene`). An image whose map wants nothing comes back unchanged. Threat, ignore index and
+    seed are those of the inner attack; ``targeted`` is False, since the call's targets are the true ones.
+
+    Args:
+        attack: The attack, with ``targeted: true``.
+        target_map: What it is to make the model show.
+
+    Raises:
+        ValueError: ``attack`` is not targeted.
+    """
+
+    def __init__(self, attack: Attack, target_map: TargetMap):
+        if not isinstance(attack, Attack) or not isinstance(target_map, TargetMap):
+            raise ValueError(f"attack = {attack!r} or target_map = {target_map!r} is no object of that kind.")
+        if not attack.targeted:
+            raise ValueError(
+                f"attack = {type(attack).__name__} is not targeted: give it targeted: true, so that it aims at the map."
+            )
+        super().__init__(targeted=False, ignore_index=attack.ignore_index, seed=attack.seed)
+        self.attack = attack
+        self.target_map = target_map
+        self.threat = attack.threat
+
+    def perturb(  # noqa: D102
+        self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
+    ) -> Tensor:
+        wanted = self.wanted(targets, IGNORED)
+        victim = _Checked(victim, targets, wanted, self.target_map)
+        aimed = (wanted != IGNORED).flatten(1).any(1)
+        if bool(aimed.all()):
+            return self.attack.perturb(victim, images, wanted, noise, on_step)
+        return self.attack._perturb_some(aimed.nonzero()[:, 0], victim, images, wanted, noise, on_step)
+
+    def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
+        other = copy.copy(self)
+        other.attack = self.attack.for_data(class_pixels)
+        return other
+
+    def wanted(self, targets: Tensor, ignore_index: int | None = None) -> Tensor:
+        """The target map of a batch, B×H×W.
+
+        Args:
+            targets: B×H×W true class ids, or the ignore index.
+            ignore_index: Label of pixels that take no part; the attack's by default.
+        """
+        return self.target_map(targets, ignore_index=self.ignore_index if ignore_index is None else ignore_index)
+
+    def describe(self) -> dict[str, Any]:  # noqa: D102
+        return {
+            "attack": type(self).__name__,
+            "eps": None if self.threat is None else str(self.threat.eps),
+            "norm": None if self.threat is None else self.threat.norm,
+            "targeted": self.targeted,
+            "target_map": repr(self.target_map),
+            **{f"inner.{name}": value for name, value in self.attack.describe().items()},
+        }
+
+
+class _Checked(Victim):
+    """A victim whose first answer is held against the true targets: the map may hide labels that are no classes."""
+
+    def __init__(self, victim: Victim, targets: Tensor, wanted: Tensor, target_map: TargetMap):
+        super().__init__(victim.model, 0)
+        self.share(victim)
+        self._targets: Tensor | None = targets
+        self._wanted = wanted
+        self._target_map = target_map
+
+    def __call__(self, images: Tensor) -> Tensor:
+        logits = super().__call__(images)
+        if self._targets is not None:
+            check_logits(logits, images, self._targets, differentiable=images.requires_grad)
+            highest = int(self._wanted.max())
+            if highest >= logits.shape[1]:
+                raise AttackError(
+                    f"{self._target_map} wants class {highest} but the model has {logits.shape[1]} classes: give the "
+                    "map a class of the model."
+                )
+            self._targets = None
+        return logits
+
+    def select(self, rows: Tensor) -> _Checked:
+        part = _Checked(super().select(rows), self._wanted[rows], self._wanted[rows], self._target_map)
+        part._targets = None if self._targets is None else self._targets[rows]
+        return part

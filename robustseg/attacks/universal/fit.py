@@ -1,0 +1,285 @@
+"""One perturbation for a whole data set: fitting it, and applying what was fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustseg.attacks.base import Attack, OnStep, check_batch, check_logits
+from robustseg.attacks.gradients import input_gradient, refuse_non_finite
+from robustseg.attacks.guard import AttackError, Model, attack_mode
+from robustseg.attacks.losses.base import IGNORED, AttackLoss
+from robustseg.attacks.losses.pixelwise import CrossEntropy
+from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.steps.sign import SignStep
+from robustseg.attacks.targets.maps import TargetMap
+from robustseg.attacks.threat import ThreatModel
+from robustseg.attacks.universal.delta import UniversalDelta, ball, check_fit, folded, tiled, unit_free_threat
+from robustseg.attacks.victim import Victim
+from robustseg.types import IGNORE_INDEX
+
+
+class UniversalStep(NamedTuple):
+    """What a fit shows after each batch; tensors are detached, and reading them may wait for the device."""
+
+    epoch: int
+    """1..epochs."""
+    epochs: int
+    batch: int
+    """1.. within the epoch."""
+    images: int
+    """Images of this epoch so far that have a valid pixel."""
+    loss: Tensor
+    """Mean over the valid pixels of each image of the batch that has one."""
+    delta: Tensor
+    """3×h×w, the perturbation that was differentiated."""
+
+
+OnUniversalStep = Callable[[UniversalStep], None]
+
+
+class UniversalPerturbation:
+    """Fits one L∞ perturbation to all images of a data set (Metzen et al., ICCV 2017, "Universal Adversarial
+    Perturbations Against Semantic Image Segmentation").
+
+    Each epoch goes over all images and then takes one step δ ← clip_ε(δ + α·sign(ḡ)), where ḡ is the mean over the
+    images of the gradient of each image's mean loss over its valid pixels, at δ; a targeted fit descends. So neither
+    the batch size nor the order of the images matters, but for rounding. The model is shown images clipped to [0, 1];
+    the gradient is that of its input, so that a clipped value has one as well. Static targets are a target map that is
+    the same for all images, such as :class:`~robustseg.attacks.LabelImage`. Metzen et al. weight pixels and leave out
+    those that show the target with confidence; that is not done here. The defaults are our choice.
+
+    Args:
+        eps: Radius, in units of the [0, 1] pixel range.
+        step_size: α, in the same units.
+        epochs: Passes over the data, each of which ends in one step.
+        loss: What is increased, or decreased if targeted; its schedule, if it has one, runs over the epochs.
+        tile_size: (h, w) of a perturbation that is repeated over the images, whose sizes may then differ; by default
+            it has the size of the images.
+        targeted: ``targets``, or what ``target_map`` makes of them, are what the attacker wants to see.
+        target_map: Makes the wanted targets from the true ones.
+        random_start: Start from U(−ε, ε) instead of from zero.
+        ignore_index: Label of pixels that take no part.
+        seed: Seed of the random start.
+
+    Raises:
+        ValueError: ``eps``, ``step_size`` or ``tile_size`` out of range, ``epochs`` below 1, or a target map without
+            ``targeted``.
+    """
+
+    def __init__(
+        self,
+        eps: float | str = "10/255",
+        step_size: float | str = "1/255",
+        epochs: int = 60,
+        loss: AttackLoss | None = None,
+        tile_size: tuple[int, int] | None = None,
+        targeted: bool = False,
+        target_map: TargetMap | None = None,
+        random_start: bool = False,
+        ignore_index: int = IGNORE_INDEX,
+        seed: int = 0,
+    ):
+        self.threat: ThreatModel = unit_free_threat(eps)
+        self.step_size = SignStep(step_size).step_size
+        if epochs < 1:
+            raise ValueError(f"epochs = {epochs}: a fit takes at least one pass over the data.")
+        if tile_size is not None and (len(tile_size) != 2 or min(tile_size) < 1):
+            raise ValueError(f"tile_size = {tile_size}: give height and width in pixels.")
+        if target_map is not None and not targeted:
+            raise ValueError("targeted = False with a target map: set targeted to true, so that the fit aims at it.")
+        self.epochs = epochs
+        self.loss = loss or CrossEntropy()
+        self.tile_size = tile_size
+        self.targeted = targeted
+        self.target_map = target_map
+        self.random_start = random_start
+        self.ignore_index = ignore_index
+        self.seed = seed
+
+    def fit(
+        self,
+        model: Model,
+        batches: Iterable[Sequence[Any]],
+        start: UniversalDelta | None = None,
+        on_step: OnUniversalStep | None = None,
+        device: torch.device | str | None = None,
+    ) -> UniversalDelta:
+        """Fit the perturbation; nothing of the model or the global random state is changed.
+
+        Args:
+            model: Maps B×3×H×W images in [0, 1] to B×C×H×W logits; normalisation happens inside. Attacked in eval
+                mode.
+            batches: Gives (images, targets, …) anew each time it is iterated, such as a DataLoader or a list. Shuffling
+                and augmentation make epochs differ.
+            start: Continue from this one: two fits of n epochs are one of 2n (for a loss without a schedule).
+            on_step: Called after each batch.
+            device: Where the model is; by default the images stay where they are.
+
+        Raises:
+            AttackError: Batches that do not fit together or cannot be iterated again, a model that cannot be
+                differentiated.
+            ValueError: ``start`` is larger than ε or not of the size that is asked for.
+        """
+        with attack_mode(model) as attacked:
+            delta: Tensor | None = None
+            if start is not None:
+                self._check_start(start)
+                delta = start.delta.detach().clone()
+            for epoch in range(self.epochs):
+                delta, slope = self._epoch(attacked, batches, delta, epoch, on_step, device)
+                refuse_non_finite(slope.abs().sum())
+                moved = delta + (-1 if self.targeted else 1) * float(self.step_size) * slope.sign()
+                delta = ball(self.threat, delta[None]).project(moved[None])[0]
+        assert delta is not None
+        return UniversalDelta(
+            delta.cpu(),
+            self.threat,
+            str(self.step_size),
+            self.epochs + (0 if start is None else start.epochs),
+            repr(self.loss),
+            self.targeted,
+            None if self.target_map is None else repr(self.target_map),
+            self.seed,
+        )
+
+    def _epoch(
+        self,
+        model: Model,
+        batches: Iterable[Sequence[Any]],
+        delta: Tensor | None,
+        epoch: int,
+        on_step: OnUniversalStep | None,
+        device: torch.device | str | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The perturbation, made at the first batch if there is none yet, and the mean gradient at it."""
+        slope: Tensor | None = None
+        count = 0
+        for number, (images, targets, *_) in enumerate(batches, start=1):
+            images, targets = self._prepare(images.to(device), targets.to(device))
+            delta = self._start(images) if delta is None else _at_least_as_wide(delta, images)
+            slope = torch.zeros_like(delta) if slope is None else slope
+            check_fit(delta, images, self.tile_size is not None)
+            valid = (targets != IGNORED).flatten(1).any(1)
+            if not bool(valid.any()):
+                continue
+            images, targets = images[valid], targets[valid]
+            loss, grad = self._gradient(model, images, targets, delta, epoch)
+            slope, count = slope + grad, count + len(images)
+            if on_step is not None:
+                on_step(UniversalStep(epoch + 1, self.epochs, number, count, loss, delta))
+        if delta is None or slope is None or not count:
+            raise AttackError(
+                f"the batches gave no image with a valid pixel in epoch {epoch + 1}: give something that can be "
+                "iterated once per epoch, such as a DataLoader or a list, not an iterator that is used up."
+            )
+        return delta, slope / count
+
+    def _prepare(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        images, targets = images.detach().clone(), targets.detach().clone()
+        if not targets.is_floating_point():
+            targets = targets.long()
+        check_batch(images, targets, self.ignore_index)
+        targets = targets.masked_fill(targets == self.ignore_index, IGNORED)
+        return images, targets if self.target_map is None else self.target_map(targets, ignore_index=IGNORED)
+
+    def _start(self, images: Tensor) -> Tensor:
+        height, width = self.tile_size or images.shape[-2:]
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        zero = torch.zeros(1, images.shape[1], height, width, dtype=dtype, device=images.device)
+        if not self.random_start:
+            return zero[0]
+        # Drawn on the CPU: the same numbers on any device.
+        noise = NoiseSource.from_generator(torch.Generator().manual_seed(self.seed), torch.device("cpu"))
+        return ball(self.threat, zero.cpu()).sample(noise)[0].to(images.device)
+
+    def _gradient(
+        self, model: Model, images: Tensor, targets: Tensor, delta: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss over the valid pixels of each image (B values), and the gradient of their sum at ``delta``."""
+        seen = _perturbed(images, delta).requires_grad_()
+        logits = model(seen)
+        if epoch == 0:
+            check_logits(logits, seen, targets)
+        loss = self.loss(logits, targets, epoch / self.epochs, self.targeted)
+        pixels = (targets != IGNORED).flatten(1).sum(1)
+        # Gradients of a mean over the pixels would underflow in a half-precision model.
+        most = pixels.max()
+        grad = input_gradient((loss * (most / pixels)).sum(), seen)
+        return loss.detach() / pixels, folded(grad.to(delta.dtype).sum(0), *delta.shape[-2:]) / most
+
+    def _check_start(self, start: UniversalDelta) -> None:
+        largest = float(start.delta.double().abs().max())
+        if largest > float(self.threat.eps):
+            raise ValueError(f"start reaches {largest:.6g}, beyond eps = {self.threat.eps}: continue with its own eps.")
+        if self.tile_size is not None and tuple(start.delta.shape[-2:]) != tuple(self.tile_size):
+            raise ValueError(
+                f"tile_size = {self.tile_size}, but start has {tuple(start.delta.shape[-2:])}: continue with its size."
+            )
+
+
+def _perturbed(images: Tensor, delta: Tensor) -> Tensor:
+    """What the model is shown; the sum is made in the dtype of ``delta``."""
+    return (images.to(delta.dtype) + tiled(delta, *images.shape[-2:])).clamp(0, 1).to(images.dtype)
+
+
+def _at_least_as_wide(delta: Tensor, images: Tensor) -> Tensor:
+    return delta.to(images.device, torch.promote_types(delta.dtype, images.dtype))
+
+
+class Universal(Attack):
+    """Adds one perturbation, fitted beforehand, to every image, and clips to [0, 1]; asks the model nothing.
+
+    Args:
+        path: File written by :class:`~robustseg.attacks.UniversalDelta`.
+        eps: Radius to apply it in, at most its own, to which it is then clipped; by default its own.
+        tile: Repeat it from the upper left corner over images of another size, as one that was fitted with
+            ``tile_size`` is meant to be.
+        ignore_index: Label of pixels that take no part.
+
+    Raises:
+        ValueError: The file holds no such perturbation, or ``eps`` is larger than its own.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        eps: float | str | None = None,
+        tile: bool = False,
+        ignore_index: int = IGNORE_INDEX,
+    ):
+        self.universal = UniversalDelta.load(path)
+        own = self.universal.threat.eps
+        self.threat: ThreatModel = ThreatModel(str(own) if eps is None else eps, "linf")
+        if self.threat.eps > own:
+            raise ValueError(f"eps = {eps} is larger than the {own} of {path}: fit a perturbation for it.")
+        super().__init__(targeted=False, ignore_index=ignore_index, seed=self.universal.seed)
+        self.path = str(path)
+        self.tile = tile
+
+    def perturb(  # noqa: D102
+        self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
+    ) -> Tensor:
+        delta = self.universal.over(images, self.tile)
+        # The allowed set rounds towards the image; the sum itself is made in float32 at least.
+        moved = images.to(delta.dtype) + delta
+        return self.threat.around(images).project(moved.to(images.dtype))
+
+    def describe(self) -> dict[str, Any]:  # noqa: D102
+        return {
+            "attack": type(self).__name__,
+            "eps": str(self.threat.eps),
+            "norm": self.threat.norm,
+            "targeted": self.targeted,
+            "path": self.path,
+            "tile": self.tile,
+            "fitted": ", ".join(
+                f"{name}={getattr(self.universal, name)}"
+                for name in ("step_size", "epochs", "loss", "targeted", "target_map", "seed")
+            )
+            + f", eps={self.universal.threat.eps}",
+        }

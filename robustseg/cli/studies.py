@@ -1,0 +1,197 @@
+"""``robustseg study`` and ``robustseg transfer``: from arguments to measured studies."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pytorch_lightning as pl
+
+from robustseg.data import SegmentationDataModule
+from robustseg.evaluation.benchmark import Benchmark
+from robustseg.resume.runs import CHECKPOINTS, LAST, run_folder
+from robustseg.studies.errors import StudyError
+from robustseg.studies.run import run_study, run_transfer, target
+from robustseg.studies.study import Answering, Study, StudyAcrossModels
+
+
+class Evaluation(Protocol):
+    """What the commands need of a parsed command line."""
+
+    config: Any
+    config_init: Any
+    datamodule: Any
+    trainer: pl.Trainer
+    checkpoint: str | None
+
+    def loaded_benchmark(self, check_images: int = 8) -> Benchmark:
+        """The model with its checkpoint's weights, and what to score it on."""
+
+
+Build = Callable[..., Evaluation]
+"""``build(args, study=…)``: parses and builds an evaluation, with or without the key ``study``."""
+
+
+class ModelFiles(NamedTuple):
+    """Where a trained model is."""
+
+    name: str
+    config: Path
+    checkpoint: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        """Those that evaluate it."""
+        return ["--config", str(self.config), "--ckpt_path", str(self.checkpoint)]
+
+
+def study_command(args: Sequence[str], build: Build) -> int:
+    """Measure one study of one model.
+
+    Args:
+        args: Those of ``robustseg evaluate``, a configuration with ``study``, and ``--targets``.
+        build: Makes an evaluation of arguments.
+
+    Raises:
+        StudyError: The study or a target cannot be used.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--targets", nargs="*", default=[])
+    options, rest = parser.parse_known_args(args)
+    cli = build(rest, study=True)
+    places = parse_models(options.targets, "--targets")
+    benchmark = cli.loaded_benchmark(check_images=0)
+    targets = [_target(cli.datamodule, place, build) for place in places]
+    assert cli.checkpoint is not None
+    folder = Path(cli.config.output) if cli.config.output else run_folder(cli.checkpoint) / benchmark.name
+    study: Study = cli.config_init.study
+    run_study(cli.trainer, benchmark, study, folder, "the attacked model", targets)
+    return 0
+
+
+def transfer_command(args: Sequence[str], build: Build) -> int:
+    """Attack several models, and show the adversarial images of each to all of them.
+
+    Args:
+        args: ``--models NAME=RUN …``, ``--output``, a configuration with ``study``, and options that then hold for the
+            evaluation of every model.
+        build: Makes an evaluation of arguments.
+
+    Raises:
+        StudyError: There are less than two models, or they do not fit together.
+    """
+    parser = argparse.ArgumentParser("robustseg transfer", add_help=False, allow_abbrev=False)
+    parser.add_argument("--models", nargs="*", default=[])
+    parser.add_argument("--output")
+    options, rest = parser.parse_known_args(args)
+    places = parse_models(options.models, "--models")
+    if len(places) < 2:
+        raise StudyError(
+            f"--models names {len(places)} model(s): transfer takes at least two, each as NAME=RUN_FOLDER or "
+            "NAME=CONFIG:CHECKPOINT."
+        )
+    if options.output is None:
+        raise StudyError("transfer needs --output: the folder of the results, which is continued if it is there.")
+    first = build([*places[0].arguments, *rest], study=True)
+    study = first.config_init.study
+    if not isinstance(study, StudyAcrossModels):
+        raise StudyError(f"study: {type(study).__name__} attacks one model: use robustseg study for it.")
+    benchmarks = {places[0].name: first.loaded_benchmark(check_images=0)}
+    seed = str(benchmarks[places[0].name].seed)
+    for place in places[1:]:
+        cli = build([*place.arguments, "--seed_everything", seed, *rest], study=True)
+        check_same_data(first.datamodule, cli.datamodule, place.name)
+        # Read, and hashed, once.
+        cli.datamodule = first.datamodule
+        benchmarks[place.name] = cli.loaded_benchmark(check_images=0)
+        _check_same_samples(benchmarks[places[0].name], benchmarks[place.name], place.name)
+    run_transfer(first.trainer, benchmarks, study, Path(options.output))
+    return 0
+
+
+def _check_same_samples(first: Benchmark, other: Benchmark, name: str) -> None:
+    """Refuse rows of a table that are of different images."""
+    if first.samples != other.samples:
+        raise StudyError(
+            f"--models {name} would be scored on {len(other.samples)} images and the first model on "
+            f"{len(first.samples)}: their configurations differ in robustness.test_num_images; give it on the "
+            "command line for all, --robustness.test_num_images null for the whole split."
+        )
+
+
+def _target(data: SegmentationDataModule, place: ModelFiles, build: Build) -> Answering:
+    cli = build(place.arguments, study=False)
+    check_same_data(data, cli.datamodule, place.name)
+    cli.datamodule = data
+    benchmark = cli.loaded_benchmark(check_images=0)
+    return target(place.name, benchmark.model, benchmark.settings, benchmark.checkpoint or {})
+
+
+def parse_models(texts: Sequence[str], option: str) -> list[ModelFiles]:
+    """Models from ``NAME=RUN_FOLDER``, ``NAME=RUN_FOLDER:CHECKPOINT`` or ``NAME=CONFIG:CHECKPOINT``.
+
+    Args:
+        texts: One for each model; a run's checkpoint is by default its last one.
+        option: Where they were given, for the message.
+
+    Raises:
+        StudyError: Not of that form, a file that is not there, or a name that is given twice.
+    """
+    places: list[ModelFiles] = []
+    for text in texts:
+        place = _parse_model(text, option)
+        if place.name in [other.name for other in places]:
+            raise StudyError(f"{option}: two models are called {place.name!r}: rename one of them.")
+        places.append(place)
+    return places
+
+
+def _parse_model(text: str, option: str) -> ModelFiles:
+    name, equals, where = text.partition("=")
+    if not equals or not where or not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise StudyError(
+            f"{option} {text}: write NAME=RUN_FOLDER or NAME=CONFIG:CHECKPOINT, the name of letters, digits, hyphens, "
+            "dots and underscores."
+        )
+    run, config, checkpoint = Path(where), Path(where), None
+    if not run.exists() and ":" in where:
+        front, _, back = where.rpartition(":")
+        run, config, checkpoint = Path(front), Path(front), Path(back)
+    if run.is_dir():
+        config = run / "config.yaml"
+        checkpoint = checkpoint or run / CHECKPOINTS / LAST
+    if checkpoint is None:
+        what = "a file without a checkpoint" if run.exists() else "not there"
+        raise StudyError(f"{option} {text}: {run} is {what}: name a run's folder, or CONFIG:CHECKPOINT.")
+    for path in (config, checkpoint):
+        if not path.is_file():
+            raise StudyError(f"{option} {text}: there is no {path}: name the folder of a finished run.")
+    return ModelFiles(name, config, checkpoint)
+
+
+def check_same_data(first: SegmentationDataModule, other: SegmentationDataModule, name: str) -> None:
+    """Refuse a model that was made for other images than those it is to be scored on.
+
+    Raises:
+        StudyError: Its classes or its image size differ.
+    """
+    if other.class_names != first.class_names:
+        differing = [f"{a} / {b}" for a, b in zip(first.class_names, other.class_names, strict=False) if a != b]
+        shown = f", such as {differing[0]}" if differing else ""
+        raise StudyError(
+            f"model {name} has other classes than the first one ({len(other.class_names)} and "
+            f"{len(first.class_names)}{shown}): compare models of the same classes in the same order."
+        )
+    if (other.image_size, other.ignore_index) != (first.image_size, first.ignore_index):
+        raise StudyError(
+            f"model {name} gets images of size {_size(other)} and ignores {other.ignore_index}, the first one "
+            f"{_size(first)} and {first.ignore_index}: adversarial images are shown as they are; evaluate all models "
+            "at one size, --data.init_args.image_size sets it."
+        )
+
+
+def _size(data: SegmentationDataModule) -> str:
+    return "the files'" if data.image_size is None else "×".join(map(str, data.image_size))

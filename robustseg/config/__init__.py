@@ -1,0 +1,1 @@
+"""Configurations: from YAML and command lines to objects."""

@@ -1,0 +1,111 @@
+"""From a model that is configured, and its checkpoint, to what is to be measured of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from robustseg.callbacks import RobustnessEvaluation
+from robustseg.data import SegmentationDataModule
+from robustseg.evaluation.benchmark import Benchmark, Shard
+from robustseg.models import SlidingWindow
+from robustseg.models.checkpoints.load import WeightsInfo
+from robustseg.resume.runs import RunError
+from robustseg.training import RobustSegmentation
+
+_NOT_SETTINGS = ("num_classes", "pretrained", "weights")
+"""Arguments of a network that say nothing once its weights are loaded."""
+
+EVALUATE_OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
+    (
+        "--output",
+        str | None,
+        None,
+        "Folder of the results. An evaluation that is there is continued. By default RUN/evaluation_<digest>, which is "
+        "the same folder as long as checkpoint, model, data and seed are.",
+    ),
+    ("--shard", str, "1/1", "Measure part i of n, written i/n; the last of n processes to finish writes the results."),
+    ("--ids", str | None, None, "File with the id of one sample per line: score these only."),
+    ("--check_images", int, 8, "Images to probe the model on for the trust flags; 0 leaves the probe out."),
+)
+
+
+def benchmark_of(
+    module: RobustSegmentation,
+    data: SegmentationDataModule,
+    robustness: RobustnessEvaluation,
+    network: Mapping[str, Any],
+    weights: WeightsInfo | None,
+    shard: Shard,
+    check_images: int,
+    only: Sequence[str] | None,
+) -> Benchmark:
+    """A model under its suite.
+
+    Args:
+        module: Holds the model.
+        data: Whose test split is scored.
+        robustness: The suite.
+        network: Section of the configuration that the network was built from.
+        weights: File that the model's weights came from.
+        shard: The part to measure.
+        check_images: Number of images to probe the model on.
+        only: Ids of samples to score; None: all, or ``robustness.test_num_images`` of them.
+    """
+    split = data.test_split()
+    if only is None and robustness.test_num_images is not None:
+        ids = data.sample_ids(split)
+        count = min(robustness.test_num_images, len(ids))
+        only = None if count == len(ids) else [ids[(2 * k + 1) * len(ids) // (2 * count)] for k in range(count)]
+    settings = {key: value for key, value in (network.get("init_args") or {}).items() if key not in _NOT_SETTINGS}
+    record = weights.get("record") if weights is not None else None
+    if weights is not None and record is not None and record.get("averaged"):
+        weights["averaged"] = True
+    attack = module.attack
+    return Benchmark(
+        module.model,
+        data,
+        robustness.attacks,
+        weights,
+        json.loads(json.dumps(settings, default=str)),
+        record["trained_with"] if record is not None else None if attack is None else attack.describe(),
+        _reference_miou(record, data, split, module.model.window),
+        robustness.suite,
+        module.seed,
+        only,
+        shard,
+        check_images,
+        detectors=robustness.detectors,
+        false_positive_rate=robustness.false_positive_rate,
+        threshold_images=robustness.threshold_images,
+    )
+
+
+def _reference_miou(
+    record: Mapping[str, Any] | None, data: SegmentationDataModule, split: str, window: SlidingWindow | None
+) -> float | None:
+    """The clean miou that a checkpoint's record has for the same split, size of images and window."""
+    if record is None or record["val"] is None or record["data"] is None:
+        return None
+    here = {
+        "name": type(data).__name__,
+        "split": split,
+        "image_size": None if data.image_size is None else list(data.image_size),
+        "window": None if window is None else window.describe(),
+    }
+    miou: float | None = record["val"]["miou"] if record["data"] == here else None
+    return miou
+
+
+def read_ids(path: Path) -> list[str]:
+    """Ids of samples, one per line.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"--ids {path}: cannot be read ({error}); give a text file with one id per line.") from error

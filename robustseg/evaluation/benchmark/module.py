@@ -1,0 +1,106 @@
+"""The evaluation as a Lightning test, which brings devices, ranks and the progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from robustseg.data import collate
+from robustseg.evaluation import ResumableEvaluator
+from robustseg.evaluation.benchmark.facts import commit, versions
+from robustseg.evaluation.benchmark.plan import Benchmark
+from robustseg.evaluation.evaluator import OnAttackStep
+from robustseg.types import Batch, Sample
+
+
+class EvaluationModule(pl.LightningModule):
+    """Measures what is missing of a benchmark; each rank its part of the shard.
+
+    Args:
+        benchmark: What to evaluate.
+        folder: Of the evaluation.
+    """
+
+    def __init__(self, benchmark: Benchmark, folder: Path):
+        super().__init__()
+        self.model = benchmark.model
+        # Registered under places, since names may hold dots, so that Lightning moves them to the device.
+        self.scored = nn.ModuleList(benchmark.scored.values())
+        self.benchmark = benchmark
+        self.folder = folder
+        self._evaluator: ResumableEvaluator | None = None
+        # A rank whose part was complete before has nothing to load while others go on.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def setup(self, stage: str) -> None:
+        """Open the folder; it is refused before anything is measured if it is another evaluation's."""
+        of = self.benchmark
+        rank = f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        self._evaluator = ResumableEvaluator(
+            self.folder,
+            of.facts,
+            of.attacks,
+            self.model.num_classes,
+            of.data.ignore_index,
+            of.seed,
+            writer=f"shard{of.shard.number}of{of.shard.count}{rank}",
+            about={"versions": versions(), "commit": commit()},
+            num_pictures=of.num_pictures,
+            scored_on=of.scored_on,
+            views=of.every_view,
+            for_itself=of.for_itself,
+        )
+
+    def test_dataloader(self) -> _Batches:
+        """The batches of this rank in which something is missing, each image on one rank only."""
+        assert self._evaluator is not None
+        dataset = self.benchmark.data.dataset(self.benchmark.split)
+        # By their place in the shard, not among what is missing: that changes while other ranks start.
+        mine = self.benchmark.batches()[self.trainer.global_rank :: self.trainer.world_size]
+        missing = self._evaluator.missing
+        loader = DataLoader(
+            dataset,
+            batch_sampler=[batch for batch in mine if any(missing(dataset.sample_id(index)) for index in batch)],
+            num_workers=self.benchmark.data.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+        )
+        return _Batches(loader)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Attack this batch."""
+        assert self._evaluator is not None
+        scored = dict(zip(self.benchmark.scored, self.scored, strict=True)) or None
+        self._evaluator.update(self.model, batch.ids, batch.images, batch.targets, self._observer(), scored)
+
+    def on_test_end(self) -> None:
+        """Close the file of records."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file of records, also after an error."""
+        if self._evaluator is not None:
+            self._evaluator.close()
+
+    def _observer(self) -> OnAttackStep | None:
+        """What shows an attack's progress: a progress bar that has an ``attack_step``."""
+        observer: OnAttackStep | None = getattr(self.trainer.progress_bar_callback, "attack_step", None)
+        return observer
+
+
+class _Batches:
+    """A loader that Lightning takes as it is: it would give a DataLoader another sampler on several ranks."""
+
+    def __init__(self, loader: DataLoader[Sample]):
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)
+
+    def __len__(self) -> int:
+        return len(self._loader)

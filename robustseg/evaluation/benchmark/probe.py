@@ -1,0 +1,89 @@
+"""The probe of the model that an evaluation's trust flags need, made once and kept in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustseg.data import collate
+from robustseg.evaluation import EvaluationError
+from robustseg.evaluation.benchmark.plan import Benchmark
+from robustseg.evaluation.card import Measurements
+from robustseg.evaluation.checks import probe_model
+from robustseg.evaluation.results import write_json
+from robustseg.types import Sample
+
+
+def checks_of(
+    benchmark: Benchmark, measured: Measurements, folder: Path, device: torch.device
+) -> dict[str, Any] | None:
+    """What the probe of the model found, from the folder if it was made before; None where none is asked for.
+
+    Args:
+        benchmark: That is complete.
+        measured: Its records: what the suite did to the probed images is what its further attacks are compared with.
+        folder: Of the evaluation.
+        device: To probe the model on.
+
+    Raises:
+        EvaluationError: The evidence cannot be written.
+    """
+    of = benchmark
+    if not of.check_images:
+        return None
+    path = of.checks_file(folder)
+    found = _read(path)
+    if found is not None:
+        return found
+    dataset = of.data.dataset(of.split)
+    samples = _alike([dataset[index] for index in of.probe_indices], of.data.ignore_index)
+    if not samples:
+        return None
+    batch = collate(samples)
+    rows = [measured.samples.index(sample) for sample in batch.ids]
+    # ε = 0 is a row to check an evaluation with, not a threat to probe the model under.
+    threats = [attack.threat for attack in of.attacks.values()]
+    bounded = [threat for threat in threats if threat is not None and threat.eps > 0]
+    probed = probe_model(
+        of.model.to(device),
+        batch.ids,
+        batch.images.to(device),
+        batch.targets.to(device),
+        eps=str(bounded[0].eps) if bounded else "8/255",
+        norm=bounded[0].norm if bounded else "linf",
+        num_classes=of.model.num_classes,
+        ignore_index=of.data.ignore_index,
+        seed=of.seed,
+        attacks=of.attacks,
+        reference_miou=of.reference_miou,
+        suite={name: measured.counts[name][rows] for name in of.attacks if name in measured.counts},
+        batch_size=of.data.val_batch_size,
+    )
+    try:
+        write_json(probed, path)
+    except OSError as error:
+        raise EvaluationError(
+            f"{path}: cannot be written ({error.strerror or error}): all records are kept; make room and run the same "
+            "command again."
+        ) from error
+    # As it is read from the file: an evaluation that is continued gives the same bytes.
+    return _read(path)
+
+
+def _alike(samples: Sequence[Sample], ignore_index: int) -> list[Sample]:
+    """The samples with valid pixels that share the commonest size: a probe shows its images in one batch."""
+    valid = [sample for sample in samples if bool((sample.target != ignore_index).any())]
+    sizes = [tuple(sample.target.shape) for sample in valid]
+    return [sample for sample, size in zip(valid, sizes, strict=True) if size == max(sizes, key=sizes.count)]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,254 @@
+"""From a benchmark to its result card, report and tables."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
+
+from robustseg.evaluation import (
+    CLEAN,
+    EvaluationError,
+    distances_table,
+    draw_panel,
+    flags_table,
+    rejection_table,
+    scores_table,
+    write_json,
+)
+from robustseg.evaluation.benchmark.module import EvaluationModule
+from robustseg.evaluation.benchmark.plan import Benchmark
+from robustseg.evaluation.benchmark.probe import checks_of
+from robustseg.evaluation.benchmark.thresholds import BENIGN, detectors_of
+from robustseg.evaluation.card import CARD, Measurements, build_card, read_measurements
+from robustseg.evaluation.errors import IncompleteError
+from robustseg.evaluation.panels import Palette
+from robustseg.evaluation.pictures import PICTURES, PictureKeeper
+from robustseg.evaluation.protocol import claim, differences, digest, read
+from robustseg.evaluation.records import REFUSED, refuse_others
+from robustseg.evaluation.report import PanelPicture, write_markdown, write_report
+from robustseg.evaluation.store import RECORDS, read_records, streams
+from robustseg.metrics import pixel_acc_from_counts
+from robustseg.resume.patience import wait_for_all_ranks
+
+REPORT = "report.html"
+_LOGGED = ("miou", "pixel_acc", "image_miou")
+MARKDOWN = "card.md"
+
+
+def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> dict[str, Any] | None:
+    """Measure what is missing of this process's shard, and write the results once nothing is missing.
+
+    Args:
+        trainer: Brings devices, ranks, progress and loggers. Without autocast, whatever its precision; one that
+            converts the weights (``bf16-true``) makes it an evaluation in that precision.
+        benchmark: What to evaluate.
+        folder: Of the evaluation: ``records/``, ``card.json``, ``card.md``, ``report.html``.
+
+    Returns:
+        The card; None on ranks but the first, and while other shards are missing.
+
+    Raises:
+        EvaluationError: The folder is another evaluation's or cannot be written.
+        AttackError: An attack cannot go on.
+    """
+    measure(trainer, benchmark, folder)
+    if not trainer.is_global_zero:
+        return None
+    try:
+        card, measured = make_card(benchmark, folder, trainer.strategy.root_device)
+    except IncompleteError as error:
+        if benchmark.shard.count == 1:
+            raise
+        print(f"shard {benchmark.shard} is done. {error}")
+        return None
+    pictures = panels(card, measured, benchmark, folder)
+    try:
+        publish(card, pictures, folder, benchmark.data.palette)
+        log_results(trainer, card, pictures)
+    except OSError as error:
+        raise EvaluationError(
+            f"{folder}: cannot write the results ({error.strerror or error}): all records are kept; make room and run "
+            "the same command again."
+        ) from error
+    return card
+
+
+def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
+    """Measure what is missing of this process's shard; arguments and errors as of :func:`run_benchmark`."""
+    # Before the trainer does anything: its loggers write into folders that may be refused.
+    refuse_others(streams(folder), claim(folder, benchmark.facts), benchmark.record_settings)
+    module = EvaluationModule(benchmark, folder)
+    # A training run's limit would leave images out.
+    limit, trainer.limit_test_batches = trainer.limit_test_batches, 1.0
+    try:
+        with warnings.catch_warnings():
+            # An evaluation that was complete already has nothing to load.
+            warnings.filterwarnings("ignore", message=".*Total length of `.*` across ranks is zero.*")
+            trainer.test(module, verbose=False)
+    finally:
+        module.close()
+        trainer.limit_test_batches = limit
+    wait_for_all_ranks()
+
+
+def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple[dict[str, Any], Measurements]:
+    """The card of a complete evaluation, and what it is made of.
+
+    The model is probed on ``device``, and thresholds of detectors are fitted, if they never were.
+
+    Raises:
+        EvaluationError: Something is missing, or cannot be written.
+    """
+    of = benchmark
+    settings = of.attack_settings
+    measured = read_measurements(
+        folder, claim(folder, of.facts), of.samples, settings, of.model.num_classes, views=of.detector_views
+    )
+    card = build_card(about(of, measured), measured, settings, checks_of(of, measured, folder, device))
+    if of.detectors:
+        card["detectors"] = detectors_of(of, measured, folder, device)
+    return card, measured
+
+
+def about(benchmark: Benchmark, measured: Measurements) -> dict[str, Any]:
+    """What was evaluated and with what, the part of a card that holds no figures."""
+    of = benchmark
+    return {
+        "model": {**of.facts["model"], "trained_with": of.trained_with},
+        "data": {**of.facts["data"], "images": len(of.samples)},
+        "protocol": {"suite": of.suite, "precision": of.facts["precision"], "seed": of.seed},
+        "versions": _agreed([about["versions"] for about in measured.about]),
+        "commit": _agreed([about["commit"] for about in measured.about]),
+    }
+
+
+def panels(card: Mapping[str, Any], measured: Measurements, benchmark: Benchmark, folder: Path) -> list[PanelPicture]:
+    """Pictures of the images that the strongest attack changed most, and least."""
+    keeper = PictureKeeper(folder, benchmark.num_pictures)
+    ran = {name: row["pixel_acc"] for name, row in card["attacks"].items() if row.get("pixel_acc") is not None}
+    if not ran:
+        return []
+    strongest = min(ran, key=ran.__getitem__)
+    clean, robust = (pixel_acc_from_counts(measured.counts[name]) for name in (CLEAN, strongest))
+    # Without valid pixels there is nothing to show.
+    ranked = sorted(
+        (float(robust[row]), sample, row) for row, sample in enumerate(measured.samples) if robust[row] >= 0
+    )
+    half = min(benchmark.num_pictures, len(ranked) // 2)
+    kinds: dict[Literal["worst", "best"], Any] = {"worst": ranked[:half], "best": ranked[::-1][:half]}
+    drawn = []
+    for kind, chosen in kinds.items():
+        for acc, sample, row in chosen:
+            example = keeper.load(strongest, sample)
+            if example is not None:
+                panel = draw_panel([example], benchmark.data.palette, benchmark.data.ignore_index)
+                drawn.append(PanelPicture(kind, sample, strongest, float(clean[row]), acc, panel))
+    return drawn
+
+
+def publish(card: dict[str, Any], pictures: Sequence[PanelPicture], folder: Path, palette: Palette = ()) -> None:
+    """Write the card, the report and the Markdown, and print the tables."""
+    write_json(card, folder / CARD)
+    write_report(card, folder / REPORT, pictures, palette=palette)
+    write_markdown(card, folder / MARKDOWN)
+    # A log file has no width: what a wide terminal shows.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(scores_table(card))
+    distances = distances_table(card)
+    if distances is not None:
+        console.print(distances)
+    rejection = rejection_table(card)
+    if rejection is not None:
+        console.print(rejection)
+    console.print(flags_table(card))
+    console.print(f"written to {folder / REPORT}, {MARKDOWN} and {CARD}", soft_wrap=True)
+
+
+def log_results(trainer: pl.Trainer, card: Mapping[str, Any], pictures: Sequence[PanelPicture]) -> None:
+    """Figures and pictures for the trainer's TensorBoard, as ``test/<attack>/miou`` and so on.
+
+    Of detectors ``test/<attack>/<detector>/rejected`` and ``/auc``.
+    """
+    for logger in trainer.loggers:
+        for name, row in {CLEAN: card["clean"], **card["attacks"]}.items():
+            figures = {f"test/{name}/{key}": row[key] for key in _LOGGED if row.get(key) is not None}
+            logger.log_metrics(figures, trainer.global_step)
+        for detector, found in card.get("detectors", {}).items():
+            for name, row in {CLEAN: found["clean"], **found["attacks"]}.items():
+                shares = {key: row[key] for key in ("rejected", "auc") if row.get(key) is not None}
+                figures = {f"test/{name}/{detector}/{key}": share for key, share in shares.items()}
+                logger.log_metrics(figures, trainer.global_step)
+        if isinstance(logger, TensorBoardLogger):
+            for rank, picture in enumerate(pictures):
+                panel = np.asarray(picture.picture)
+                tag = f"test/{picture.attack}/{picture.kind}"
+                logger.experiment.add_image(tag, panel, trainer.global_step + rank, dataformats="HWC")
+
+
+def merge(output: Path, folders: Sequence[Path]) -> None:
+    """Bring the shards of one evaluation, measured in folders of their own, together; the folders stay as they are.
+
+    ``robustseg evaluate`` with ``output`` then finds everything measured and writes the results.
+
+    Raises:
+        EvaluationError: A folder is of another evaluation, two of them measured the same sample, or ``output`` cannot
+            be used. Nothing was written then.
+    """
+    facts = read(folders[0])
+    owner: dict[tuple[str, str], Path] = {}
+    settings: dict[str, Any] = {}
+    for folder in folders:
+        if changes := differences(facts, read(folder)):
+            raise EvaluationError(
+                f"{folder} holds another evaluation than {folders[0]} ({'; '.join(changes)}): merge the shards of one "
+                "evaluation only. Nothing was written."
+            )
+        found = streams(folder)
+        refuse_others(found, digest(facts), settings)
+        for stream in found:
+            settings |= stream.about["attacks"]
+        mine = {(record.sample, record.attack) for stream in found for record in read_records(stream)}
+        if common := sorted(key for key in mine if key in owner):
+            sample, attack = common[0]
+            raise EvaluationError(
+                f"{folder} and {owner[common[0]]} overlap: {len(common)} results are in both, such as sample {sample} "
+                f"under {attack}. Give each process a shard of its own, --shard 1/{len(folders)} to "
+                f"{len(folders)}/{len(folders)}, and leave one of the two out. Nothing was written."
+            )
+        owner |= dict.fromkeys(mine, folder)
+    if (output / RECORDS).exists():
+        raise EvaluationError(f"{output} holds records already: merge into a new folder. Nothing was written.")
+    claim(output, facts)
+    for number, folder in enumerate(folders, 1):
+        for path in (p for part in (RECORDS, PICTURES, REFUSED) for p in sorted((folder / part).glob("[!.]*"))):
+            name = f"merged{number}-{path.name}" if path.parent.name == RECORDS else path.name
+            _copy(path, output / path.parent.name / name)
+        for path in (p for kind in ("checks-*.json", BENIGN) for p in sorted(folder.glob(kind))):
+            _copy(path, output / path.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise EvaluationError(
+            f"{target}: cannot be written ({error.strerror or error}): make room, remove {target.parent.parent} and "
+            "merge again; the shards are as they were."
+        ) from error
+
+
+def _agreed(values: Sequence[Any]) -> Any:
+    """What all writers agree on, or all that they said."""
+    different = [value for index, value in enumerate(values) if value not in values[:index]]
+    return different[0] if len(different) == 1 else different

@@ -1,0 +1,161 @@
+"""Detectors in front of the model: thresholds on benign training images, and what becomes of the scores."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from torch import Tensor
+
+from robustseg.data import DataError, collate
+from robustseg.data.dataset import SegmentationDataset
+from robustseg.detectors import Detector, DetectorError, Threshold, auc
+from robustseg.evaluation import CLEAN, EvaluationError, full_precision, write_json
+from robustseg.evaluation.benchmark.plan import Benchmark
+from robustseg.evaluation.card import Measurements
+from robustseg.evaluation.protocol import digest
+from robustseg.evaluation.rejection import has_valid_pixels, rejection_scores
+from robustseg.evaluation.views import seen_name
+from robustseg.types import Sample
+
+BENIGN = "benign-*.json"
+"""Files with the scores of benign images."""
+
+
+def detectors_of(
+    benchmark: Benchmark, measured: Measurements, folder: Path, device: torch.device
+) -> dict[str, dict[str, Any]]:
+    """The part of a card about detectors, by their names; empty without any.
+
+    Args:
+        benchmark: That is complete.
+        measured: Its records, with those of the detectors.
+        folder: Of the evaluation. Thresholds are fitted if what they need is not there, and written to
+            ``threshold_<name>.json``, which :meth:`~robustseg.detectors.Threshold.load` reads.
+        device: To score benign images on.
+
+    Raises:
+        EvaluationError: A threshold cannot be fitted or written.
+    """
+    found = {}
+    for name, detector in benchmark.detectors.items():
+        threshold = _threshold(benchmark, name, detector, folder, device)
+        found[name] = {
+            "settings": detector.describe(),
+            "threshold": {
+                "value": threshold.value,
+                "false_positive_rate": threshold.false_positive_rate,
+                "images": threshold.images,
+            },
+            "clean": _row(measured, CLEAN, name, threshold),
+            "attacks": {attack: _row(measured, attack, name, threshold) for attack in benchmark.attacks},
+        }
+    return found
+
+
+def _row(measured: Measurements, attack: str, detector: str, threshold: Threshold) -> dict[str, Any]:
+    seen = seen_name(attack, detector)
+    reason = measured.refused.get(attack) or measured.refused.get(seen)
+    if reason is not None:
+        return {"error": reason}
+    counts, scores = measured.counts[attack], torch.cat(measured.values[seen])
+    row = {"error": None, **rejection_scores(counts, threshold.detects(scores), adversarial=attack != CLEAN)}
+    if attack == CLEAN:
+        return row
+    benign = torch.cat(measured.values[seen_name(CLEAN, detector)])
+    scored = has_valid_pixels(counts)
+    return {**row, "auc": auc(benign[scored], scores[scored]) if bool(scored.any()) else None}
+
+
+def _threshold(benchmark: Benchmark, name: str, detector: Detector, folder: Path, device: torch.device) -> Threshold:
+    try:
+        scores = _benign_scores(benchmark, name, detector, folder, device)
+        threshold = Threshold.fit(detector, scores, benchmark.false_positive_rate)
+    except (DataError, DetectorError) as error:
+        raise EvaluationError(
+            f"robustness.detectors.{name}: no threshold on benign images of the training split: {error} All records "
+            "are kept: run the same command again when that is mended, with other robustness.threshold_images, or "
+            "without this detector."
+        ) from error
+    path = folder / f"threshold_{quote(name, safe='')}.json"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        threshold.save(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _not_written(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return threshold
+
+
+def _benign_scores(benchmark: Benchmark, name: str, detector: Detector, folder: Path, device: torch.device) -> Tensor:
+    """Scores of the benign images: from the folder if these very images were scored before.
+
+    They are written batch by batch. A threshold follows from them at once, for whatever rate.
+    """
+    of = benchmark
+    about = {"detector": detector.describe(), "seed": of.seed}
+    path = folder / BENIGN.replace("*", digest(about)[:8])
+    known = _read(path, about)
+    dataset, indices, scores = _as_deployed(of.data.dataset("train")), of.benign_indices, []
+    told = False
+    for start in range(0, len(indices), of.data.val_batch_size):
+        # The same batches in an evaluation that is continued: rounding in a model may depend on them.
+        samples = [dataset[index] for index in indices[start : start + of.data.val_batch_size]]
+        prints = [_print(sample) for sample in samples]
+        if any(key not in known for key in prints):
+            if not told:
+                print(f"{name}: scoring up to {len(indices)} benign training images for its threshold", flush=True)
+                told = True
+            batch = collate(samples)
+            with full_precision():
+                found = detector.scores(of.model.to(device), batch.images.to(device), batch.ids, seed=of.seed)
+            known |= dict(zip(prints, found.tolist(), strict=True))
+            try:
+                write_json({**about, "scores": known}, path)
+            except OSError as error:
+                raise _not_written(path, error) from error
+        scores += [known[key] for key in prints]
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+def _as_deployed(dataset: SegmentationDataset) -> SegmentationDataset:
+    """The training images as validation images are: resized, not augmented and not cropped."""
+    plain = copy.copy(dataset)
+    plain.augment = None
+    return plain
+
+
+def _print(sample: Sample) -> str:
+    """Id and pixels: a score of an image that has changed since is not taken for its own."""
+    pixels = hashlib.sha256(sample.image.numpy().tobytes()).hexdigest()[:16]
+    return f"{sample.id} {list(sample.image.shape)} {pixels}"
+
+
+def _read(path: Path, about: Mapping[str, Any]) -> dict[str, float]:
+    """The scores in a file; none if it is missing, damaged, or of something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        scores = found.pop("scores")
+        known = {str(key): float(score) for key, score in scores.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+    # As JSON has it: tuples are lists there.
+    same = found == json.loads(json.dumps(about))
+    return known if same and all(math.isfinite(score) for score in known.values()) else {}
+
+
+def _not_written(path: Path, error: OSError) -> EvaluationError:
+    return EvaluationError(
+        f"{path}: cannot be written ({error.strerror or error}): all records are kept; make room and run the same "
+        "command again."
+    )

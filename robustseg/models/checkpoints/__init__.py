@@ -1,0 +1,1 @@
+"""Checkpoints of this and of other projects: read, recognise, rename, compare, load."""

@@ -1,0 +1,154 @@
+"""What a file is whose tensors do not fit a model, as far as their names tell, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from robustseg.models.adapters.torchvision import TorchvisionNetwork
+from robustseg.models.backbone import Backbone
+from robustseg.models.checkpoints.classifiers import classifier_weights
+from robustseg.models.checkpoints.compare import Mismatch, compare
+from robustseg.models.checkpoints.layouts.layout import Layout, State, resnet_depth
+from robustseg.models.checkpoints.read import PREFIXES
+from robustseg.models.checkpoints.rename import fit_to, recognise
+from robustseg.models.errors import ModelError
+from robustseg.models.model import SegmentationModel
+
+_AUX = r"network\.(?:module\.)?(aux_head|aux_classifier|auxiliary_head)\."
+_STAGE = r"(.*?(?:layer\d+|stages[._]\d+\.blocks|stages[._]\d+|blocks?|layers))\.(\d+)\."
+_SCORES = r"(?:fc|head|head\.fc|classifier|classifier\.6|last_linear)\.weight\Z"
+"""The last layer of classifiers of whole images."""
+_DEEPEST = 3
+"""Of how many names a prefix may consist that is unknown."""
+
+
+def explain(
+    model: SegmentationModel, state: Mapping[str, Tensor], found: State, layouts: Sequence[Layout]
+) -> str | None:
+    """Say why a file does not fit, and the remedy.
+
+    Args:
+        model: The network that is configured.
+        state: As read from the file.
+        found: The same by the model's names, as far as that is possible.
+        layouts: Those that are known.
+
+    Returns:
+        One clause; None where the names do not tell.
+    """
+    mismatch = compare(model.state_dict(), found)
+    if not mismatch.missing and not mismatch.unexpected:
+        return None
+    # the counters are the model's own where the file has none
+    found = {key: value for key, value in found.items() if not key.endswith("num_batches_tracked")}
+    return (
+        _of_torchvision(model, state, layouts)
+        or _of_other_depth(model, state, found, layouts)
+        or _without_aux(mismatch)
+        or _prefixed(model, state, layouts)
+        or _of_a_classifier(model, state)
+    )
+
+
+def _of_torchvision(model: SegmentationModel, state: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str | None:
+    known = recognise(state, layouts) if isinstance(model.network, TorchvisionNetwork) else None
+    if known is None or not known[0].name.startswith("torchvision"):
+        return None
+    wanted = f"{known[0].network.__name__.lower()}_resnet{resnet_depth(known[1])}"
+    own = getattr(model.network, "name", None)
+    return None if wanted == own else f"the weights are those of torchvision's {wanted}, not {own}: set name: {wanted}"
+
+
+def _of_other_depth(
+    model: SegmentationModel, state: Mapping[str, Tensor], found: State, layouts: Sequence[Layout]
+) -> str | None:
+    expected, theirs = _blocks(model.state_dict()), _blocks(found)
+    differing = [stage for stage, count in expected.items() if theirs.get(stage, count) != count]
+    own_depth, depth = resnet_depth(model.state_dict()), resnet_depth(found)
+    if not differing and (depth is None or own_depth is None or depth == own_depth):
+        return None
+    parts = []
+    if differing:
+        stage = max(differing, key=lambda each: abs(theirs[each] - expected[each]))
+        parts.append(f"{theirs[stage]} blocks in {stage} where {expected[stage]} are expected")
+    if depth is not None:
+        over = f", and the network is over a ResNet-{own_depth}" if own_depth is not None else ""
+        parts.append(f"a ResNet-{depth}{over}")
+    known = recognise(state, layouts)
+    same = known is not None and depth is not None and isinstance(model.network, known[0].network)
+    remedy = f"use configs/network/{known[0].config_of(known[1])}" if known and same else "take the backbone of its run"
+    return f"{': '.join(parts)}; {remedy}"
+
+
+def _blocks(keys: Iterable[str]) -> dict[str, int]:
+    numbers: dict[str, set[str]] = defaultdict(set)
+    for key in keys:
+        if match := re.match(_STAGE, key):
+            numbers[match[1]].add(match[2])
+    return {stage: len(found) for stage, found in numbers.items()}
+
+
+def _without_aux(mismatch: Mismatch) -> str | None:
+    for keys, others, has, setting in (
+        (mismatch.missing, mismatch.unexpected, "no auxiliary head, and the network has one", "false"),
+        (mismatch.unexpected, mismatch.missing, "an auxiliary head, and the network has none", "true"),
+    ):
+        heads = {match[1] if (match := re.match(_AUX, key)) else None for key in keys}
+        if keys and not others and None not in heads:
+            ours = heads == {"auxiliary_head"}  # transformers
+            name = f"args: {{use_auxiliary_head: {setting}}}" if ours else f"aux_head: {setting}"
+            return f"{mismatch}: it has {has}: set {name} in model.network.init_args"
+    return None
+
+
+def _prefixed(model: SegmentationModel, state: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str | None:
+    """Name the prefixes behind which a file has one or more networks that fit."""
+    fitting: list[str] = []
+    for depth in range(1, _DEEPEST + 1):
+        prefixes = dict.fromkeys(".".join(key.split(".")[:depth]) + "." for key in state if key.count(".") >= depth)
+        for prefix in list(prefixes)[:20]:
+            known = all(f"{part}." in PREFIXES for part in prefix.split(".")[:-1])
+            if known or prefix.startswith(tuple(fitting)):
+                continue
+            inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            if len(inner) < len(state) and 2 * len(inner) < len(model.network.state_dict()):
+                continue
+            try:
+                found = fit_to(model, inner, layouts)[0]
+            except ModelError:
+                continue
+            if not compare(model.state_dict(), found):
+                fitting.append(prefix)
+    if not fitting:
+        return None
+    several = f"{len(fitting)} networks" if len(fitting) > 1 else "the network"
+    return (
+        f"it holds {several} under {' and '.join(fitting)}: save the tensors of one alone, as "
+        f"{{key.removeprefix('{fitting[0]}'): value for key, value in state.items() if key.startswith('{fitting[0]}')}}"
+    )
+
+
+def _of_a_classifier(model: SegmentationModel, state: Mapping[str, Tensor]) -> str | None:
+    try:
+        inner = classifier_weights(state).state
+    except ModelError:
+        return None
+    scores = [value for key, value in inner.items() if re.match(_SCORES, key) and value.dim() == 2]
+    first = next((value for value in inner.values() if value.dim() == 4), None)  # the convolution that sees images
+    if len(scores) != 1 or first is None or first.shape[1] != 3 or any(_is_head(key) for key in inner):
+        return None
+    starts = isinstance(getattr(model.network, "backbone", None), Backbone)
+    remedy = (
+        "give it as model.network.init_args.weights, from which the backbone starts a training"
+        if starts
+        else "take the checkpoint of a segmentation network"
+    )
+    return f"it is a classifier of {len(scores[0])} classes of whole images, not of pixels: {remedy}"
+
+
+def _is_head(key: str) -> bool:
+    return re.match(r"(?:decode_head|decoder|aux|network\.)", key) is not None

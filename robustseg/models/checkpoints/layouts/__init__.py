@@ -1,0 +1,1 @@
+"""Layouts of other projects' state dicts, one project a file."""

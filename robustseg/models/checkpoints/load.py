@@ -1,0 +1,220 @@
+"""Loading trained weights into a model that was built from local configuration."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+from robustseg.models.checkpoints.compare import Mismatch, by_module, compare, not_finite
+from robustseg.models.checkpoints.read import read_plain, read_weights, sha256
+from robustseg.models.checkpoints.recognise import ForeignError, check_config, explain, fit_names
+from robustseg.models.errors import ModelError
+from robustseg.models.model import SegmentationModel
+
+logger = logging.getLogger(__name__)
+
+RECORD_KEY = "robustseg"
+"""Entry of a Lightning checkpoint under which training keeps its record."""
+RECORD_FORMAT = 1
+"""Changes when the meaning of the record does."""
+_MAY_DIFFER = ("output_stride", "rates", "learned_upsampling")
+"""Settings that are changed on purpose: DeepLab is trained at stride 16 and evaluated at 8."""
+_REMEDY = "check model.network against its training run, or see all of it with robustseg inspect."
+
+
+class _File(TypedDict):
+    path: str
+    sha256: str
+
+
+class WeightsInfo(_File, total=False):
+    """Where weights came from, for the report of an evaluation."""
+
+    averaged: bool
+    """Whether they are a running average (EMA) of those that were trained."""
+    layout: str
+    """Project and network whose names the file's tensors have, where that is another one."""
+    record: dict[str, Any]
+    """What the file says about itself, where it does; see :func:`read_record`."""
+
+
+def load_segmentation_weights(model: SegmentationModel, path: str | Path, without: Sequence[str] = ()) -> WeightsInfo:
+    """Load a checkpoint, of this package or of a project that is known, strictly, reading nothing but its tensors.
+
+    The file never says which classes to build: whatever else it holds is ignored, and nothing in it is executed.
+    The normalisation (``mean``, ``std``) is part of the weights and replaces the model's; files of other projects do
+    not hold it: theirs is the project's, as far as :mod:`robustseg.models.checkpoints.recognise` knows it, and else
+    the model's.
+
+    Args:
+        model: Receives the weights; left as it is when anything does not fit.
+        path: ``.ckpt``, ``.pt``, ``.pth`` or ``.safetensors``; wrappings and prefixes of training scripts are removed
+            (:mod:`robustseg.models.checkpoints.read`).
+        without: Modules of the network that keep the weights they have, such as ``head.classifier.2``.
+
+    Returns:
+        The file's path and SHA-256 (hexadecimal), the layout of its tensors where that is another project's, and its
+        record where it has one.
+
+    Raises:
+        ModelError: The file is missing or unreadable, was trained with another number of classes, belongs to another
+            network, or differs from the model in the names, shapes or kinds of its tensors.
+    """
+    digest = sha256(path)
+    try:
+        read = read_weights(path)
+        found, layout = fit_names(model, read.state, path)
+        if layout is not None:
+            check_config(layout, read.config, model.network)
+    except ForeignError as error:
+        raise ModelError(f"{path}: {error}") from error
+    expected = model.state_dict()
+    found |= {key: expected[key] for key in _kept_keys(model, without)}
+    mismatch = compare(expected, found)
+    if mismatch:
+        _refuse_other_classes(model, path, expected, found, mismatch)
+        logger.info("%s does not fit the network.\n%s", path, mismatch.report())
+        named = f" (read as {layout.name})" if layout else ""
+        reason = explain(model, read.state, found)
+        remedy = f"{reason} (robustseg inspect shows all of it)." if reason else f"{mismatch}; {_REMEDY}"
+        raise ModelError(f"{path}{named} does not fit the network: {remedy}")
+    if broken := not_finite(found):
+        raise ModelError(
+            f"{path} holds values that are not finite ({by_module(broken)}), as a training that diverged leaves them: "
+            f"take an earlier checkpoint."
+        )
+    record = _record_in(read.content)
+    if layout is None:
+        _refuse_other_settings(model, record, path)
+    model.load_state_dict(found, strict=True)
+    info = WeightsInfo(path=str(path), sha256=digest)
+    if read.averaged:
+        info["averaged"] = True
+    if record is not None:
+        info["record"] = record
+    return info | {"layout": layout.name} if layout else info
+
+
+def _refuse_other_settings(model: SegmentationModel, record: dict[str, Any] | None, path: str | Path) -> None:
+    """Raise where a checkpoint of this package says that its network computed something else with these tensors."""
+    trained = (record or {}).get("network")
+    if not isinstance(trained, dict) or trained.get("class") != type(model.network).__name__:
+        return
+    own, theirs = getattr(model.network, "settings", {}), trained.get("settings")
+    if not isinstance(theirs, dict):
+        return
+    differing = [name for name, value in own.items() if name in theirs and theirs[name] != value]
+    wrong = [name for name in differing if name not in _MAY_DIFFER]
+    named = wrong or differing
+    trained_with = ", ".join(f"{name}: {json.dumps(theirs[name])}" for name in named)
+    here = ", ".join(json.dumps(own[name]) for name in named)
+    if wrong:
+        raise ModelError(
+            f"{path} was trained with {trained_with}, and the network here has {here}: set model.network.init_args as "
+            f"they were, or take the configuration of that run; the shapes of the tensors do not show it."
+        )
+    if differing:
+        logger.warning("%s was trained with %s, and the network here has %s", path, trained_with, here)
+
+
+def _kept_keys(model: SegmentationModel, without: Sequence[str]) -> set[str]:
+    """Keys of the modules that are not loaded."""
+    own = model.state_dict().keys()
+    kept: set[str] = set()
+    for name in without:
+        prefix = f"network.{name.removeprefix('network.')}"
+        under = {key for key in own if key == prefix or key.startswith(f"{prefix}.")}
+        if not under:
+            known = ", ".join(dict.fromkeys(key.split(".")[1] for key in own if key.startswith("network.")))
+            raise ModelError(f"init_without: the network has no module {name!r}; its modules begin with {known}.")
+        kept |= under
+    return kept
+
+
+def read_record(path: str | Path) -> dict[str, Any] | None:
+    """Read what a checkpoint says about itself, executing nothing in it.
+
+    Args:
+        path: A checkpoint, from this package or elsewhere.
+
+    Returns:
+        ``val`` with the clean ``miou`` and ``pixel_acc`` (in [0, 1], or None), the number of ``images`` and the
+        trainer's ``precision``, or None where exactly these weights were not validated; ``data`` with ``name``,
+        ``split``, ``image_size`` and ``window`` of that validation, or None likewise; ``epoch``, ``global_step``, and
+        ``trained_with``, the description of the attacker in the loop or None for standard training. All of it is plain
+        and finite, as JSON is. None for a file without a record that is understood: an older checkpoint, foreign or
+        damaged files.
+
+    Raises:
+        ModelError: The file does not exist.
+    """
+    if not Path(path).is_file():
+        raise ModelError(f"weights file {path} does not exist: give a checkpoint.")
+    try:
+        return _record_in(read_plain(path))
+    except ModelError:
+        return None
+
+
+def _record_in(content: object) -> dict[str, Any] | None:
+    """The record among all that a file holds; None where there is none that is understood."""
+    record = content.get(RECORD_KEY) if isinstance(content, dict) else None
+    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT or not _is_plain(record):
+        return None
+    complete = {"val", "data", "epoch", "global_step", "trained_with"} <= record.keys()
+    return record if complete and _is_validation(record["val"]) else None
+
+
+def _is_validation(value: object) -> bool:
+    """Whether a record's ``val`` is None or has the figures."""
+    if not isinstance(value, dict):
+        return value is None
+    figures = [value.get(name, "missing") for name in ("miou", "pixel_acc")]
+    return all(figure is None or (isinstance(figure, float) and 0 <= figure <= 1) for figure in figures)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON can hold ``value`` as it is."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(entry) for name, entry in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _refuse_other_classes(
+    model: SegmentationModel,
+    path: str | Path,
+    expected: dict[str, Tensor],
+    found: dict[str, Tensor],
+    mismatch: Mismatch,
+) -> None:
+    """Raise the one message for a differing class count, where that is all that differs."""
+    if mismatch.missing or mismatch.unexpected:
+        return
+    pairs = [(expected[key].shape, found[key].shape) for key in mismatch.wrong]
+    # Along whichever axes they are: those of the tokens of a transformer, both of a transposed convolution.
+    same_rank = all(len(own) == len(other) for own, other in pairs)
+    counts = {
+        (mine, theirs) for own, other in pairs for mine, theirs in zip(own, other, strict=False) if mine != theirs
+    }
+    weights = any(len(own) > 1 for own, _ in pairs)  # and not a stray bias alone
+    if same_rank and weights and len(counts) == 1 and next(iter(counts))[0] == model.num_classes:
+        modules = dict.fromkeys(_module_of(key) for key in mismatch.wrong)
+        raise ModelError(
+            f"{path} was trained with {counts.pop()[1]} classes, the model has {model.num_classes}: use the data set "
+            f"it was trained on, or give the network its num_classes. To train from all of it but its classifiers: "
+            f"model.init_weights with model.init_without: [{', '.join(modules)}]."
+        )
+
+
+def _module_of(key: str) -> str:
+    """What ``init_without`` calls the place of a tensor: its module, or itself where it is no weight of one."""
+    module, _, name = key.removeprefix("network.").rpartition(".")
+    return module if name in ("weight", "bias") else f"{module}.{name}"

@@ -1,0 +1,268 @@
+"""Reading tensors from files that may come from strangers."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from robustseg.models.checkpoints.compare import shorten
+from robustseg.models.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+AVERAGES = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "model_state_dict_ema", "ema_model_state_dict"),
+    *("params_ema", "ema", "teacher"),
+)
+"""Entries under which training scripts keep a running average of the weights."""
+WRAPPINGS = (
+    *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params", "student"),
+    *AVERAGES,
+)
+"""Entries under which training scripts keep the state dict, in the order in which they are looked for."""
+MOST_WRAPPINGS = 4
+"""How many may be within one another: in a file that was tampered with, an entry may hold itself."""
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")
+"""What DataParallel, Lightning, torch.compile and training scripts put before the names of a network's tensors."""
+ATTRIBUTES = ("model.", "net.", "network.")
+"""Those of the :data:`PREFIXES` that are a training module's name for its network, beside which it may have others."""
+AVERAGING_COUNTER = "n_averaged"
+"""What torch.optim.swa_utils.AveragedModel keeps beside ``module.``."""
+FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "last.ckpt")
+"""Files of weights in the folders that libraries and training write, the more likely ones first."""
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+BOOKKEEPING = (
+    *("argparse.Namespace", "types.SimpleNamespace", "easydict.EasyDict", "yacs.config.CfgNode"),
+    *("mmengine.logging.history_buffer.HistoryBuffer", "mmengine.config.config.ConfigDict"),
+    "builtins.getattr",  # how mmengine's HistoryBuffer refers to its methods
+    *("mmcv.utils.config.ConfigDict", "omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "numpy.ndarray"),
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    *("numpy.dtypes.Float64DType", "numpy.dtypes.Int64DType", "pathlib.PosixPath", "pathlib.WindowsPath"),
+)
+"""Objects that training scripts keep beside the weights; each is replaced by a stand-in that does nothing."""
+
+
+class _StandIn:
+    """Takes whatever a pickle hands to an object, and forgets it."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
+
+    def append(self, value: object) -> None:
+        """Forget an element of a list."""
+
+
+class Weights(NamedTuple):
+    """The tensors of a file."""
+
+    state: dict[str, Tensor]
+    """Name to CPU tensor."""
+    averaged: bool
+    """Whether the file says that they are a running average (EMA, SWA) of those that were trained."""
+    content: object
+    """All that the file holds, the tensors among it."""
+
+    @property
+    def config(self) -> str | None:
+        """The configuration that mmengine and mmcv keep beside the tensors, as text."""
+        meta = self.content.get("meta") if isinstance(self.content, dict) else None
+        texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, dict) else []
+        return next((text for text in texts if isinstance(text, str)), None)
+
+
+def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
+    """Read the tensors of a file without executing anything in it.
+
+    Args:
+        path: ``.safetensors``, or a ``.pt``, ``.pth`` or ``.ckpt`` file that holds a state dict, alone or in one of
+            the :data:`WRAPPINGS`, such as ``state_dict`` (Lightning, timm, mmengine) or ``model`` (torchvision, DeiT).
+        key: The setting that names the file, for messages.
+
+    Returns:
+        Name to CPU tensor.
+
+    Raises:
+        ModelError: The file is missing, unreadable, holds other objects than tensors, or is not a state dict.
+    """
+    return read_weights(path, key).state
+
+
+def read_weights(path: str | Path, key: str | None = None) -> Weights:
+    """Read the tensors of a file, and what is beside them; see :func:`read_state_dict`."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"weights file {path} {_no_file(path, key or '--ckpt_path or model.init_weights')}.")
+    whole = content = read_plain(path)
+    averaged = False
+    for _ in range(MOST_WRAPPINGS):
+        if not isinstance(content, dict) or not (wrapping := wrapping_of(content)):
+            break
+        others = [key for key in content if key != wrapping and is_state_dict(content[key])]
+        if others:
+            logger.warning("%s: loaded %s, and not %s, which it holds beside it", path, wrapping, shorten(others))
+        content = content[wrapping]
+        averaged = averaged or wrapping in AVERAGES
+    if not isinstance(content, dict) or not content:
+        kind = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise ModelError(f"{path} is not a state dict: it holds {kind}.")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ModelError(f"{path} is not a state dict: {_no_entry(name, value)}.")
+    averaged = averaged or any(name.rpartition(".")[2] == AVERAGING_COUNTER for name in content)
+    return Weights(dict(content), averaged, whole)
+
+
+def _no_file(path: Path, key: str) -> str:
+    if not path.is_dir():
+        return f"does not exist: check {key}"
+    inside = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    preferred = [name for name in FILE_NAMES if name in inside] or inside
+    if len(preferred) == 1 or preferred != inside:
+        return f"is a folder: set {key} to the file in it, {path / preferred[0]}"
+    return f"is a folder: set {key} to a file in it{f', one of {shorten(inside)}' if inside else ''}"
+
+
+def _no_entry(name: object, value: object) -> str:
+    if not isinstance(name, str):
+        return (
+            f"its entry {name!r} has a {type(name).__name__} for a name: save model.state_dict(), whose names are text"
+        )
+    if isinstance(value, _StandIn):
+        return (
+            f"its entry {name!r} is no tensor but another object, as a numpy array is: save torch.from_numpy(...) of "
+            f"each"
+        )
+    return f"its entry {name!r} is a {type(value).__name__}, not a tensor"
+
+
+def wrapping_of(content: Mapping[object, object]) -> str | None:
+    """Which of the :data:`WRAPPINGS` holds the state dict of a file; None where there is none.
+
+    One that holds tensors comes before one that does not: some files have a network's settings under ``model``, and
+    its weights under another name.
+    """
+    wrappings = [key for key in WRAPPINGS if isinstance(content.get(key), dict)]
+    return next((key for key in wrappings if _holds_tensors(content[key])), wrappings[0] if wrappings else None)
+
+
+def _holds_tensors(value: object, depth: int = MOST_WRAPPINGS) -> bool:
+    if not isinstance(value, dict) or depth == 0:
+        return False
+    return any(isinstance(entry, Tensor) for entry in value.values()) or any(
+        _holds_tensors(value.get(key), depth - 1) for key in WRAPPINGS
+    )
+
+
+def is_state_dict(value: object) -> bool:
+    """Whether this is a dict of tensors by name, such as the running average that timm keeps as ``state_dict_ema``."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
+    )
+
+
+def read_plain(path: str | Path) -> object:
+    """Read tensors and plain values from a file, executing nothing in it.
+
+    Raises:
+        ModelError: The file is unreadable or asks for other objects.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path, device="cpu")
+        stand_ins: list[Any] = [(_StandIn, name) for name in BOOKKEEPING]
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # the readers raise a dozen types on damaged files, from EOFError to KeyError
+        raise ModelError(f"{path} cannot be loaded: {_reason(path, error)}.") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if other := _not_weights(path):
+        return other
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if refused:
+        return (
+            f"it asks for the Python object {refused[1]}, and only tensors and plain values are unpickled; if it is a "
+            f"whole network, or holds one, save model.state_dict() with torch.save where its code is; if you trust "
+            f"it, torch.load(..., weights_only=False) reads it there"
+        )
+    return f"truncated or not a file of tensors ({type(error).__name__}): download or copy it again"
+
+
+def _not_weights(path: Path) -> str | None:
+    """What a file is that was saved in place of weights; None where it is not one of the known kinds."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if not start:
+        return "it is empty: download or copy it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself: fetch that with git lfs pull"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, such as the one that asks to log in or to confirm a download: download it again"
+    return None
+
+
+def sha256(path: str | Path) -> str:
+    """The file's SHA-256, hexadecimal; that of nothing where it does not exist."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    if path.is_file():  # read_state_dict has the message for a missing file
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+class Inner(NamedTuple):
+    """A state dict without some of the prefixes of its names."""
+
+    state: dict[str, Tensor]
+    prefixes: tuple[str, ...]
+    """Those that came off, from outside."""
+    beside: tuple[str, ...]
+    """Names that are left out, since they had not all of the prefixes."""
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> Iterator[Inner]:
+    """The state dict as it is, and without each of the :data:`PREFIXES` that all names have, and without several.
+
+    Beside the :data:`ATTRIBUTES` there may be others, which are left out: a Lightning module's criterion, or the
+    normalisation that a wrapper keeps beside its network. A ``network.`` beside ``mean`` and ``std`` is that of a
+    model of this package, of which nothing is left out.
+    """
+    yield from _unwrapped(Inner(dict(state), (), ()))
+
+
+def _unwrapped(outer: Inner) -> Iterator[Inner]:
+    yield outer
+    for prefix in PREFIXES:
+        inner = {key.removeprefix(prefix): value for key, value in outer.state.items() if key.startswith(prefix)}
+        beside = [key for key in outer.state if not key.startswith(prefix)]
+        known = [key for key in beside if prefix == "module." and key == AVERAGING_COUNTER]
+        own = prefix == "network." and {"mean", "std"} & set(beside)
+        if inner and (beside == known or (prefix in ATTRIBUTES and not own)):
+            left_out = [f"{''.join(outer.prefixes)}{key}" for key in beside if key not in known]
+            yield from _unwrapped(Inner(inner, (*outer.prefixes, prefix), (*outer.beside, *left_out)))
+
+
+def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries under ``prefix`` with it removed; all entries as they are where none has it."""
+    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return inner or dict(state)

@@ -1,0 +1,1 @@
+"""Resuming: run folders, checkpoint files, continuation, signals and the callback that saves."""

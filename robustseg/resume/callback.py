@@ -1,0 +1,295 @@
+"""Checkpoints from which a run goes on as if nothing had happened, and leaving when a scheduler says so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from torch import distributed
+
+from robustseg.data import SegmentationDataModule
+from robustseg.resume.checkpoint_files import checkpoint_name
+from robustseg.resume.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
+from robustseg.resume.continuation import (
+    RUN_KEY,
+    Resume,
+    check_continuation,
+    close_epoch,
+    rescale_batches,
+    run_facts,
+    run_record,
+)
+from robustseg.resume.preemption import Preempted, PreemptionSignals
+from robustseg.types import Batch
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a run that holds them."""
+
+_SHARE = 0.01
+"""Of the time that checkpoints at the ends of epochs may take."""
+
+
+class ResumeCheckpoint(Checkpoint):
+    """Writes checkpoints to continue from: ``step_<n>.ckpt`` of a run, and a link ``last.ckpt`` to the newest.
+
+    They are written between two updates, where nothing but weights, optimiser, schedule, callbacks and loop counters
+    decides what comes: random numbers and the order of the data are functions of the seed and of where training
+    stands (:class:`~robustseg.data.SampleOrder`, :func:`~robustseg.training.seeding.seed_step`). A run that was killed
+    anywhere and continued ends in the same bits as one that was not. What a module logs with ``on_epoch=True`` in
+    training is not kept within an epoch.
+
+    On SIGTERM or SIGUSR1 on any rank, all ranks write a checkpoint after the same step and raise
+    :class:`~robustseg.resume.preemption.Preempted`. A signal during validation ends it without a checkpoint: the
+    newest one leads to the same validation.
+
+    Args:
+        every_n_steps: Updates between checkpoints; None: not by steps.
+        every_n_minutes: Minutes between checkpoints, by any rank's clock; None: not by time.
+        every_n_epochs: Epochs between checkpoints at the end of one, after its validation; 0 for only the last one.
+            Left out while writing would take more than 1 % of the time, as with epochs of seconds.
+        keep: Number of checkpoints to keep; 2 or more, so that a damaged newest one costs a little time only.
+        asynchronous: Write in the background, from a copy of the state in the main memory.
+        resume: How much may differ from the run that wrote the checkpoint, see
+            :func:`~robustseg.resume.continuation.check_continuation`.
+        settings: What has to be the same as well: plain values, nested; the command line puts the configuration here.
+        signals: Who notes the signals; by default it does so itself, while training lasts.
+        run_folder: Where the run is kept; by default in the logger's folder.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = 15.0,
+        every_n_epochs: int = 1,
+        keep: int = 2,
+        asynchronous: bool = False,
+        resume: Resume = "exact",
+        settings: Mapping[str, Any] | None = None,
+        signals: PreemptionSignals | None = None,
+        run_folder: str | Path | None = None,
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"every_n_steps = {every_n_steps} must be at least 1, or null.")
+        if every_n_minutes is not None and every_n_minutes <= 0:
+            raise ValueError(f"every_n_minutes = {every_n_minutes} must be positive, or null.")
+        if every_n_epochs < 0:
+            raise ValueError(f"every_n_epochs = {every_n_epochs} is negative: use 0 for only the last one.")
+        if keep < 2:
+            raise ValueError(f"keep = {keep}: use 2 or more, so that there is another one when the newest is damaged.")
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self.every_n_epochs = every_n_epochs
+        self.keep = keep
+        self.asynchronous = asynchronous
+        self.resume: Resume = resume
+        self.settings = settings
+        self._own_signals = PreemptionSignals()
+        self.signals = signals or self._own_signals
+        self.run_folder = run_folder
+        self.folder: Path | None = None
+        self._facts: dict[str, Any] = {}
+        self._due = False
+        self._saved_step = -1
+        self._new_epoch = self._finished = False
+        self._written = time.monotonic()
+        self._took = 0.0
+        self._group: Any = None
+
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint written last by this process's run; None before the first."""
+        return None if self._saved_step < 0 or self.folder is None else self.folder / checkpoint_name(self._saved_step)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Put the atomic checkpoint files in the place of Lightning's, and learn where the run is kept."""
+        if stage != "fit":
+            return
+        self.signals.install()
+        kind = BackgroundCheckpointIO if self.asynchronous else AtomicCheckpointIO
+        trainer.strategy.checkpoint_io = kind(keep=self.keep)
+        # of rank 0, and asked for on all: Lightning broadcasts it
+        home = trainer.log_dir if self.run_folder is None else trainer.strategy.broadcast(str(self.run_folder))
+        self.folder = Path(home or trainer.default_root_dir) / CHECKPOINTS
+        data: Any = getattr(trainer, "datamodule", None)
+        if isinstance(data, SegmentationDataModule):
+            self._facts = run_facts(trainer, data)
+        if trainer.world_size > 1 and distributed.is_initialized():
+            # on the CPU: what is agreed upon must not wait for a GPU
+            self._group = distributed.new_group(backend="gloo")
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse what this run cannot continue; count its batches in this run's."""
+        if trainer.state.fn != "fit" or not self._facts:
+            return
+        for note in check_continuation(checkpoint, self._facts, self.settings, self.resume):
+            _say(trainer, note)
+        position = rescale_batches(checkpoint, self._facts)
+        data: Any = getattr(trainer, "datamodule", None)
+        if position is not None and (start := data.state_of(checkpoint))["position"]:
+            data.load_state_dict({**start, "position": position})
+        self._finished = bool(checkpoint[RUN_KEY].get("finished")) and self.resume != "changed"
+        assert self.folder is not None
+        for state in checkpoint["callbacks"].values():
+            _follow(state, self.folder)
+        self._saved_step = int(checkpoint["global_step"])
+        self._new_epoch = trainer.fit_loop._iteration_based_training() and close_epoch(checkpoint)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what a continuation is checked against."""
+        checkpoint[RUN_KEY] = {**run_record(self._facts, self.settings), "finished": self._finished}
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals back: Lightning takes SIGTERM shortly before."""
+        self.signals.install()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals back, and see that all ranks go on from the same step."""
+        self.signals.install()
+        self._written = time.monotonic()
+        if self._finished:
+            trainer.should_stop = True  # as early stopping had it
+        if self._new_epoch:
+            trainer.fit_loop.epoch_loop.restarting = False
+        step = torch.tensor([trainer.global_step, -trainer.global_step])
+        highest, lowest = self._agree(step).tolist()
+        if highest != -lowest:
+            raise RuntimeError(
+                f"the processes go on from different steps ({-lowest} to {highest}): the file system shows them "
+                "different checkpoints; give --ckpt_path the path of one."
+            )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Write a checkpoint when it is due or a signal has come, on all ranks after the same step."""
+        loop = trainer.fit_loop
+        updated = not loop._should_accumulate()
+        if updated and self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
+            self._due = True
+        # What follows an epoch's last batch, a validation above all, would be left out by a continuation from here.
+        if not updated or loop.epoch_loop._is_training_done or _validates(trainer):
+            return
+        minutes = (time.monotonic() - self._written) / 60
+        due = self._due or (self.every_n_minutes is not None and minutes >= self.every_n_minutes)
+        leave, due = self._wanted(due)
+        if leave or due:
+            self._save(trainer)
+        if leave:
+            # Lightning hands the step's figures to the loggers after this hook.
+            trainer._logger_connector.update_train_step_metrics()
+            self._leave(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Leave a validation at once: it is repeated from the newest checkpoint."""
+        if trainer.state.fn == "fit" and self.signals.received is not None:
+            self._leave(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the checkpoint of the end of an epoch."""
+        loop: Any = trainer.fit_loop
+        epochs = loop.epoch_progress.current.processed
+        last = trainer.should_stop or epochs == loop.max_epochs or trainer.global_step == loop.max_steps
+        every = self.every_n_epochs and epochs % self.every_n_epochs == 0 and self._is_worthwhile()
+        leave, due = self._wanted(bool(last or every or self._due))
+        self._finished = bool(trainer.should_stop and loop._can_stop_early)
+        if leave or due:
+            self._save(trainer)
+        if leave and not last:
+            self._leave(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Wait for what is being written in the background."""
+        io = trainer.strategy.checkpoint_io
+        if isinstance(io, AtomicCheckpointIO):
+            io.wait()
+        if self.signals is self._own_signals:
+            self.signals.restore()
+        else:
+            self.signals.install()
+
+    def _is_worthwhile(self) -> bool:
+        """Whether the last checkpoint is so long ago that the next one is a small share of the time."""
+        return time.monotonic() - self._written >= self._took / _SHARE
+
+    def _wanted(self, due: bool) -> tuple[bool, bool]:
+        """Whether any rank has to leave, and whether for any a checkpoint is due."""
+        leave, due_anywhere = self._agree(torch.tensor([self.signals.received is not None, due]).long()).tolist()
+        return bool(leave), bool(due_anywhere)
+
+    def _agree(self, values: torch.Tensor) -> torch.Tensor:
+        """The largest of each value over the ranks."""
+        if self._group is not None:
+            distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self._group)
+        return values
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self._due = False
+        if self._saved_step == trainer.global_step or getattr(trainer, "fast_dev_run", False):
+            return
+        assert self.folder is not None
+        start = time.monotonic()
+        for logger in trainer.loggers:
+            # figures that a kill would take would not be logged again
+            logger.save()
+        trainer.save_checkpoint(self.folder / checkpoint_name(trainer.global_step), weights_only=False)
+        self._saved_step = trainer.global_step
+        self._written = time.monotonic()
+        self._took = self._written - start
+
+    def _leave(self, trainer: pl.Trainer) -> None:
+        io = trainer.strategy.checkpoint_io
+        if isinstance(io, AtomicCheckpointIO):
+            io.wait()
+        received = self.signals.received
+        # on the other ranks a signal need not have arrived
+        name = "a signal on another process" if received is None else received.name
+        raise Preempted(f"{name} at step {trainer.global_step}; continues from {self.newest or 'the start'}")
+
+
+def _validates(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows this batch."""
+    loop: Any = trainer.fit_loop
+    return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+
+
+def _follow(state: Any, folder: Path) -> None:
+    """Let a ModelCheckpoint find its best checkpoints in the folder that the run has been moved to.
+
+    Lightning forgets which they are, and so keeps worse ones, where the folder has another name than before.
+
+    Args:
+        state: Of a callback, changed in place if it is that of a ModelCheckpoint.
+        folder: Where checkpoints are now.
+    """
+    if not isinstance(state, dict) or not isinstance(state.get("best_k_models"), dict):
+        return
+    before = str(state.get("dirpath"))
+    if not state["best_k_models"] or not all((folder / Path(path).name).is_file() for path in state["best_k_models"]):
+        return
+
+    def moved(path: str) -> str:
+        return str(folder / Path(path).name) if path and str(Path(path).parent) == before else path
+
+    state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
+    for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[key] = moved(str(state.get(key) or ""))
+    state["dirpath"] = str(folder)
+
+
+def _say(trainer: pl.Trainer, line: str) -> None:
+    if trainer.is_global_zero:
+        print(f"robustseg: {line}", flush=True)

@@ -1,0 +1,277 @@
+"""Checkpoints on disk: written as a whole or not at all, each with its checksum, the newest ones kept.
+
+A folder holds ``step_00000123.ckpt`` files, beside each its SHA-256 in the format of the program ``sha256sum``, and
+``last.ckpt``, a link to the newest. Whenever the process that writes is killed, what was there before is still whole,
+and a file that has its final name is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustseg.files import TemporaryFile, remove_left_over, sync_folder
+from robustseg.resume.checkpoint_reading import CheckpointError, damage, sidecar, unreadable
+
+__all__ = [
+    "CheckpointError",
+    "checkpoint_name",
+    "checkpoints",
+    "damage",
+    "keep_newest",
+    "link_last",
+    "newest_usable",
+    "write_checkpoint",
+]
+
+LAST = "last.ckpt"
+_NAME = re.compile(r"step_([0-9]+)\.ckpt")
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free room there"),
+    errno.EFBIG: "raise the largest file size allowed (ulimit -f)",
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make the folder writable"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "put the folder back"),
+}
+
+
+def checkpoint_name(step: int) -> str:
+    """File name of the checkpoint after ``step`` optimiser steps.
+
+    Raises:
+        ValueError: ``step`` is negative.
+    """
+    if step < 0:
+        raise ValueError(f"step = {step} is negative: it counts optimiser steps.")
+    return f"step_{step:08d}.ckpt"
+
+
+def is_step_checkpoint(path: Path) -> bool:
+    """Whether a file has a name of :func:`checkpoint_name`."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder that checkpoints are to be written to, and those above it, where they are not there.
+
+    Raises:
+        CheckpointError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be made ({error.strerror or error}): {_remedy(error)}, or give another "
+            "trainer.default_root_dir."
+        ) from error
+
+
+def write_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint with its checksum, so that ``path`` is complete whenever it is there.
+
+    Left-over temporary files of killed writers in the same folder are removed first.
+
+    Args:
+        content: Tensors and plain values; anything else could not be read again and is refused now rather than then.
+        path: The file, in a folder that exists; replaced if it is there.
+
+    Raises:
+        CheckpointError: It cannot be written (a full disk, a quota, a read-only file system …); ``path`` is as before.
+    """
+    write_file(lambda file: serialise(content, file), path)
+
+
+def write_file(fill: Callable[[TemporaryFile], object], path: Path) -> None:
+    """Like :func:`write_checkpoint`, with the file's content from ``fill``, which writes it to its argument.
+
+    Raises:
+        CheckpointError: As there.
+    """
+    remove_left_over(path.parent)
+    try:
+        with TemporaryFile(path) as file, TemporaryFile(sidecar(path)) as checksum:
+            try:
+                fill(file)
+            except Exception:
+                if file.failure is not None:
+                    raise file.failure from None
+                raise
+            checksum.write(f"{file.sync()}  {path.name}\n".encode())
+            checksum.sync()
+            if (reason := unreadable(file.path)) is not None:
+                raise CheckpointError(
+                    f"{path.name} would not be readable again: it {reason}. Keep everything else out of "
+                    "hyper-parameters and of what state_dict() and on_save_checkpoint() return. Nothing was written."
+                )
+            _rename(file.path, checksum.path, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def serialise(content: dict[str, Any], file: Any) -> None:
+    """``torch.save``, with one error for what cannot be saved.
+
+    Raises:
+        CheckpointError: There is an object in ``content`` that cannot be pickled.
+        OSError: As raised by ``file``.
+    """
+    try:
+        torch.save(content, file)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"the state cannot be saved ({error}): keep everything but tensors and plain values out of "
+            "hyper-parameters and of what state_dict() and on_save_checkpoint() return."
+        ) from error
+
+
+def _rename(file: Path, checksum: Path, path: Path) -> None:
+    """Give a checkpoint and its checksum their names, so that no checksum ever stands beside another's file."""
+    if os.path.lexists(path):
+        # The old file's checksum goes first: without one, the old file is as good, and so is the new one.
+        sidecar(path).unlink(missing_ok=True)
+        sync_folder(path.parent)
+        os.replace(file, path)
+        sync_folder(path.parent)
+        os.replace(checksum, sidecar(path))
+    else:
+        os.replace(checksum, sidecar(path))
+        os.replace(file, path)
+    sync_folder(path.parent)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The ``step_*.ckpt`` files of a folder, the largest step first; links and temporary files are passed over.
+
+    Raises:
+        CheckpointError: The folder cannot be read. One that does not exist holds none.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            files = [Path(entry.path) for entry in entries if entry.is_file(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be read ({error.strerror or error}): give the folder of a run's checkpoints."
+        ) from error
+    found = [(int(match[1]), path) for path in files if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_usable(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a folder that is not damaged.
+
+    Returns:
+        The file, or None if there is none, and for each newer one that was passed over a line that says what is wrong
+        with it, the newest first.
+
+    Raises:
+        CheckpointError: The folder cannot be read.
+    """
+    passed_over: list[str] = []
+    for path in checkpoints(folder):
+        if (reason := damage(path)) is None:
+            return path, passed_over
+        passed_over.append(f"{path} {reason}")
+    return None, passed_over
+
+
+def keep_newest(folder: Path, count: int, verified: Path | None = None) -> None:
+    """Remove all but the ``count`` newest checkpoints of a folder, with their checksums, and checksums without a file.
+
+    The newest one that is not damaged stays, whatever its place in the order.
+
+    Args:
+        folder: With ``step_*.ckpt`` files.
+        count: How many to keep, damaged ones included.
+        verified: One that is known to be whole, to save looking for one; it stays.
+
+    Raises:
+        ValueError: ``count`` is less than one.
+        CheckpointError: A file cannot be removed.
+    """
+    if count < 1:
+        raise ValueError(f"count = {count}: keep at least one checkpoint.")
+    older = checkpoints(folder)[count:]
+    try:
+        if older:
+            spared = verified or newest_usable(folder)[0]
+            for path in older:
+                if spared is None or path.name != spared.name:
+                    remove(path)
+        for path in list(folder.glob("step_*.ckpt.sha256")):
+            if not path.with_suffix("").exists():
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or folder} cannot be removed ({error.strerror or error}), to keep only the newest "
+            f"{count}: {_remedy(error)}, then run the same command with --ckpt_path last."
+        ) from error
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint and its checksum.
+
+    The checkpoint goes first: a checksum that is left alone misleads nobody, while a checkpoint without one, or
+    beside that of an older file of the same name, is worth less than it was.
+
+    Raises:
+        OSError: One of them cannot be removed.
+    """
+    path.unlink(missing_ok=True)
+    sidecar(path).unlink(missing_ok=True)
+
+
+def link_last(path: Path) -> None:
+    """Let ``last.ckpt`` in the folder of ``path`` be a relative symbolic link to it, at once and without a gap.
+
+    Where there are no symbolic links it becomes a hard link, or a copy.
+
+    Raises:
+        CheckpointError: None of these can be written.
+    """
+    last, link = path.with_name(LAST), path.with_name(f".{LAST}.tmp")
+    try:
+        link.unlink(missing_ok=True)
+        _link(path, link)
+        # Two links to one file are the same to os.replace, which then leaves both.
+        os.replace(link, last)
+        link.unlink(missing_ok=True)
+        sidecar(last).unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            link.unlink(missing_ok=True)
+        raise _cannot_write(last, error) from error
+
+
+def _link(path: Path, link: Path) -> None:
+    """A link to a file in the same folder, of the best kind that the file system has."""
+    try:
+        os.symlink(path.name, link)
+    except OSError:
+        try:
+            os.link(path, link)
+        except OSError:
+            shutil.copyfile(path, link)
+            with link.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _cannot_write(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{path.parent}: cannot write {path.name} ({error.strerror or error}): the older checkpoints there are "
+        f"untouched; {_remedy(error)}, then run the same command with --ckpt_path last."
+    )
+
+
+def _remedy(error: OSError) -> str:
+    return _REMEDIES.get(error.errno or 0, "mend that")

@@ -1,0 +1,72 @@
+"""What the exception that ends a process says about how it ends."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+
+import torch
+
+from robustseg.resume.preemption import Preempted
+
+
+def exit_status(error: BaseException) -> int:
+    """Exit status of a process that ends with an exception."""
+    if is_interrupt(error):
+        return 130
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    return 1
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it was Ctrl-C or SIGINT, for which Lightning raises SystemExit in the end."""
+    return isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    )
+
+
+def is_no_failure(error: BaseException) -> bool:
+    """Whether an exception is raised by all ranks together, or is none."""
+    return isinstance(error, Preempted) or (isinstance(error, SystemExit) and exit_status(error) == 0)
+
+
+def is_consequence(error: BaseException) -> bool:
+    """Whether an exception may come from a collective that another rank has left."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    text = str(error).lower()
+    return type(error) is RuntimeError and any(word in text for word in ("gloo", "nccl", "by peer", "store"))
+
+
+def how_it_ended(error: BaseException) -> str:
+    """What the other ranks are told of it."""
+    return "was interrupted" if is_interrupt(error) else f"failed: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
+    """Type and message of an exception."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:1000]}".removesuffix(": ")
+
+
+def traceback_of(error: BaseException) -> str:
+    """What Python prints of an exception that nobody handles."""
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def explanation(error: BaseException) -> str | None:
+    """Cause and remedy of an exception of another library that has ended many a long run; None for any other."""
+    text = str(error)
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        what = text.split(". ")[0].rstrip(". ")
+        if "us error" in text:
+            return f"{what}: /dev/shm is full; enlarge it (docker --shm-size), or set data.num_workers lower or to 0."
+        return (
+            f"{what}: mostly by the kernel, for want of memory (dmesg says so); set data.num_workers lower, data.cache "
+            "to false, or ask for more memory."
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+        what = error.filename or "a file of the run"
+        return f"{what} cannot be written ({error.strerror}): make room, or choose another folder."
+    return None
