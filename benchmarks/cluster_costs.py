@@ -31,7 +31,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from cluster_costs_processes import Processes, Results, Run
+from cluster_costs_case import Run
+from cluster_costs_processes import Processes, Results
 
 WARMUP = 2
 """Steps at the beginning of each run that are not counted; of checkpoints it is the first."""

@@ -11,41 +11,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from cluster_costs_case import Run
 
 Results = list[dict[str, Any]]
 """What the processes of a run have measured, see cluster_costs_run.py."""
 
 LIMIT_S = 900
 """A run that takes longer is ended."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run to measure."""
-
-    steps: int
-    """That are reported; one more is made."""
-    size: tuple[int, int]
-    batch: int
-    network: str = "small"
-    attack_steps: int = 3
-    ranks: int = 1
-    writer: str = "robustseg"
-    """Of checkpoints: none, or robustseg or lightning, each also with " async"."""
-    every: int | None = None
-    """Steps between checkpoints; None: none but, of robustseg's, the last."""
-    ema: bool = False
-    device: str = "cpu"
-    precision: str = "32-true"
-    threads: int = 1
-    place: int = 0
-    """Which GPU a run on one of them takes."""
-    folder: str = ""
-    port: int = 0
 
 
 class Processes:

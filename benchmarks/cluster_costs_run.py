@@ -16,7 +16,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from cluster_costs_processes import Run
+from cluster_costs_case import Run
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger

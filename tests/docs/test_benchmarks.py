@@ -184,7 +184,7 @@ def test_sizes_are_of_the_tensors_and_the_rest_of_the_file(run, tmp_path):
     ("writer", "background"), [("robustseg", False), ("robustseg async", True), ("lightning async", True)]
 )
 def test_writers_are_what_their_names_say(run, writer, background):
-    from cluster_costs_processes import Run
+    from cluster_costs_case import Run
 
     callback, plugins = run.writer(Run(1, (32, 32), 2, writer=writer, every=5))
     if writer.startswith("robustseg"):
