@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+import os
+
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:
+    # One thread per worker, in the processes that tests start as well; before torch reads it.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+
+from tests.helpers.stopping import end_on_signals  # noqa: E402
 
 # Small nets gain nothing from more threads, and the suite shall behave on a laptop as on a large machine.
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1 if WORKER else min(2, torch.get_num_threads()))
 # Barely trained nets in eval mode run in denormal numbers, which are several times slower.
 torch.set_flush_denormal(True)
+end_on_signals()

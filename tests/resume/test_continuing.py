@@ -17,6 +17,7 @@ from robustseg.cli.main import main
 from robustseg.resume.callback import ResumeCheckpoint
 from robustseg.resume.preemption import REQUEUE
 from robustseg.training import RobustSegmentation
+from tests.helpers.stopping import send_to_self
 from tests.resume.runs import command, newest, state, unlike
 
 SHORT = ("--data.num_workers", "0", "--trainer.max_epochs", "2", "--trainer.limit_train_batches", "4")
@@ -106,7 +107,7 @@ def test_ended_after_any_batch_it_goes_on_to_the_same_bits(name, batches, whole,
 
 
 def interrupt(number: signal.Signals):
-    return lambda: os.kill(os.getpid(), number)
+    return lambda: send_to_self(number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM], ids=lambda number: number.name)
@@ -144,7 +145,7 @@ def test_a_signal_in_a_validation_ends_it_without_a_checkpoint(whole, tmp_path, 
 
     def signalled(self, batch, batch_idx):
         if self.trainer.global_step == 4 and batch_idx == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            send_to_self(signal.SIGTERM)
         return validate(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
@@ -163,7 +164,7 @@ def test_a_signal_in_the_evaluation_at_the_end_leaves_at_once(tmp_path, monkeypa
     def signalled(self, *arguments):
         calls.append(1)
         if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            send_to_self(signal.SIGTERM)
         return step(self, *arguments)
 
     options = ("--data.test_length", "3", "--robustness.test_num_images", "null", "--data.val_batch_size", "1")

@@ -9,6 +9,7 @@ import stat
 import pytest
 
 from robustseg.resume.preemption import REQUEUE, Preempted, PreemptionSignals, requeue, slurm_job
+from tests.helpers.stopping import send_to_self
 
 BOTH = [signal.SIGTERM, signal.SIGUSR1]
 
@@ -24,7 +25,7 @@ def signals():
 
 @pytest.mark.parametrize("number", BOTH)
 def test_a_signal_is_only_noted(signals, number):
-    os.kill(os.getpid(), number)
+    send_to_self(number)
     assert signals.received == number
 
 
@@ -32,12 +33,12 @@ def test_a_signal_is_only_noted(signals, number):
 def test_where_nothing_has_to_be_agreed_on_it_ends_at_once_and_once(signals, number):
     signals.leave_at_once()
     with pytest.raises(Preempted, match=number.name):
-        os.kill(os.getpid(), number)
-    os.kill(os.getpid(), number)  # while it clears up
+        send_to_self(number)
+    send_to_self(number)  # while it clears up
 
 
 def test_one_that_came_before_counts(signals):
-    os.kill(os.getpid(), signal.SIGUSR1)
+    send_to_self(signal.SIGUSR1)
     with pytest.raises(Preempted, match="SIGUSR1"):
         signals.leave_at_once()
 
@@ -45,7 +46,7 @@ def test_one_that_came_before_counts(signals):
 def test_it_takes_signals_back_and_returns_them_to_their_first_owner(signals):
     signal.signal(signal.SIGTERM, lambda *_: None)
     signals.install()
-    os.kill(os.getpid(), signal.SIGTERM)
+    send_to_self(signal.SIGTERM)
     assert signals.received == signal.SIGTERM
 
 

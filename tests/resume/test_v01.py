@@ -1,0 +1,84 @@
+"""A run folder of version 0.1 is resumed, evaluated, read by the leaderboard, and its evaluation goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustseg.cli.main import main
+from tests.helpers.paths import ROOT
+
+FIXTURE = ROOT / "tests" / "fixtures" / "v01"
+EVALUATION = "evaluation_36426449"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A copy of the run, where its configuration says that runs lie."""
+    shutil.copytree(FIXTURE, tmp_path / "runs", symlinks=True)
+    monkeypatch.chdir(tmp_path)
+    return Path("runs/v01/version_0")
+
+
+def train(folder: Path, *options: str) -> int:
+    return main(["train", "--config", f"{folder}/config.yaml", "--ckpt_path", "last", *options])
+
+
+def evaluate(folder: Path, *options: str) -> int:
+    checkpoint = str(folder / "checkpoints" / "best_epoch_0_step_2.ckpt")
+    return main(["evaluate", "--config", f"{folder}/config.yaml", "--ckpt_path", checkpoint, *options])
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+def test_it_is_resumed(folder, capsys):
+    expected = weights(folder / "checkpoints" / "step_00000006.ckpt")
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    for path in (folder / "checkpoints").glob("step_00000006*"):
+        path.unlink()
+    assert train(folder) == 0
+    assert "resuming from runs/v01/version_0/checkpoints/step_00000002.ckpt" in capsys.readouterr().out
+    found = weights(folder / "checkpoints" / "last.ckpt")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_other_settings_than_its_own_are_refused(folder, capsys):
+    assert train(folder, "--model.attack.steps", "3") == 1
+    assert "attack" in capsys.readouterr().err
+
+
+def test_its_evaluation_is_continued_or_refused_in_one_line(folder, capsys):
+    before = json.loads((folder / EVALUATION / "card.json").read_text())
+    options = ("--output", str(folder / EVALUATION), "--check_images", "0")
+    status = evaluate(folder, *options)
+    _, err = capsys.readouterr()
+    if status:
+        assert len(err.strip().splitlines()) == 1
+        assert "version" in err
+    else:
+        after = json.loads((folder / EVALUATION / "card.json").read_text())
+        assert after["clean"]["miou"] == before["clean"]["miou"]
+    assert (folder / EVALUATION / "records").is_dir()
+
+
+def test_it_is_evaluated_anew(folder, tmp_path):
+    before = json.loads((folder / EVALUATION / "card.json").read_text())
+    assert evaluate(folder, "--output", str(tmp_path / "new"), "--check_images", "0") == 0
+    after = json.loads((tmp_path / "new" / "card.json").read_text())
+    for name in ("pgd2", "apgd"):
+        assert after["attacks"][name]["miou"] == pytest.approx(before["attacks"][name]["miou"], abs=1e-3)
+
+
+def test_its_card_is_read_by_the_leaderboard(folder, capsys):
+    assert main(["leaderboard", str(folder / EVALUATION)]) == 0
+    table = capsys.readouterr().out
+    assert "best_epoch_0_step_2.ckpt" in table or "FCN8s" in table
+    assert "pgd2" in table
