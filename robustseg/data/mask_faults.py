@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustseg.data.mask_meaning import MaskMeaning
 from robustseg.data.transforms import Pixels
 from robustseg.types import IGNORE_INDEX
 
-if TYPE_CHECKING:
-    from robustseg.data.masks import MaskFormat
 
-
-def id_fault(path: Path, present: Sequence[int], masks: MaskFormat) -> str:
+def id_fault(path: Path, present: Sequence[int], masks: MaskMeaning) -> str:
     """Message about a mask that holds foreign ids.
 
     Args:
@@ -31,7 +28,7 @@ def id_fault(path: Path, present: Sequence[int], masks: MaskFormat) -> str:
     return f"mask {path} holds the ids {_some(unknown)}, which are outside the {_known(masks)}: {cause}"
 
 
-def _known(masks: MaskFormat) -> str:
+def _known(masks: MaskMeaning) -> str:
     names = masks.class_names
     ids = [number for number, label in masks.class_of.items() if label != IGNORE_INDEX]
     void = sorted(number for number, label in masks.class_of.items() if label == IGNORE_INDEX)
@@ -62,7 +59,7 @@ def _objects(unknown: Sequence[int]) -> str | None:
     )
 
 
-def _scaled(present: Sequence[int], masks: MaskFormat) -> str | None:
+def _scaled(present: Sequence[int], masks: MaskMeaning) -> str | None:
     """Ids that were spread over all grey values to make them visible."""
     levels = len(set(masks.class_of) - {IGNORE_INDEX})
     for count in range(max(2, len(masks.class_names)), levels + 2):
@@ -78,11 +75,11 @@ def _scaled(present: Sequence[int], masks: MaskFormat) -> str | None:
     return None
 
 
-def _by_colours(masks: MaskFormat) -> str:
+def _by_colours(masks: MaskMeaning) -> str:
     return "set data.masks to colours" if masks.painted else "save the ids of these classes in a single-channel PNG"
 
 
-def format_fault(path: Path, name: str, masks: MaskFormat) -> str:
+def format_fault(path: Path, name: str, masks: MaskMeaning) -> str:
     """Message about a mask in a format that need not give back the numbers that were written.
 
     Args:
@@ -94,7 +91,7 @@ def format_fault(path: Path, name: str, masks: MaskFormat) -> str:
     return f"mask {path} is a {name}{called}, whose compression changes {masks.kind}: export it as PNG."
 
 
-def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskFormat) -> str:
+def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskMeaning) -> str:
     """Message about a mask of another number of channels.
 
     Args:
@@ -134,7 +131,7 @@ def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskFormat) 
     return f"{expected}: convert it to a single-channel PNG."
 
 
-def palette_fault(path: Path, values: Pixels, palette: Sequence[int], masks: MaskFormat) -> str | None:
+def palette_fault(path: Path, values: Pixels, palette: Sequence[int], masks: MaskMeaning) -> str | None:
     """Message about a palette PNG whose colours are those of the classes and whose indices are not their ids.
 
     Args:
@@ -165,7 +162,7 @@ def palette_fault(path: Path, values: Pixels, palette: Sequence[int], masks: Mas
     )
 
 
-def colour_fault(path: Path, foreign: NDArray[np.int32], pixels: int, masks: MaskFormat) -> str:
+def colour_fault(path: Path, foreign: NDArray[np.int32], pixels: int, masks: MaskMeaning) -> str:
     """Message about a mask with colours of no class.
 
     Args:

@@ -1,12 +1,9 @@
-"""What the numbers, or the colours, of a mask file mean, and reading them."""
+"""The reader of mask files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,13 +12,12 @@ from PIL import Image
 
 from robustseg.data.errors import DataError
 from robustseg.data.mask_faults import colour_fault, format_fault, id_fault, mode_fault, palette_fault
+from robustseg.data.mask_meaning import RGB, MaskKind, MaskMeaning, check_mask_kind
 from robustseg.data.pictures import PILLOW_ERRORS, decode_rgb, open_picture, stored_mode, undecodable
 from robustseg.data.sbd import check_sbd_header, read_sbd_mask
 from robustseg.data.transforms import Pixels
-from robustseg.types import IGNORE_INDEX
 
-MaskKind = Literal["ids", "colours"]
-"""Whether the pixels of the masks are class ids or the RGB colours of the classes."""
+__all__ = ["RGB", "MaskFormat", "MaskKind", "check_mask_kind"]
 
 ID_MODES = ("1", "L", "P", "I", "I;16")
 """Pillow's modes with one number per pixel."""
@@ -31,99 +27,10 @@ EXACT_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 """Of files, whatever they are called, that give back the numbers that were written."""
 SPREAD = {"L;2": 85, "L;4": 17}
 """Factor by which Pillow multiplies grey values of 2 and 4 bits."""
-RGB = tuple[int, int, int]
-"""Red, green and blue from 0 to 255."""
 
 
-def check_mask_kind(kind: MaskKind) -> MaskKind:
-    """Return ``kind``.
-
-    Raises:
-        ValueError: It is none.
-    """
-    if kind not in ("ids", "colours"):
-        raise ValueError(f"masks = {kind!r}: set data.masks to ids or colours.")
-    return kind
-
-
-@dataclass(frozen=True)
-class MaskFormat:
-    """What the masks of a data set hold.
-
-    Args:
-        class_names: Names of the classes in the order of their ids.
-        class_of: Class, or the ignore index, of each id that a file may hold; any other id is an error.
-        colours: RGB colour of each class and of void pixels, with the class or the ignore index: what masks of
-            ``kind`` ``"colours"`` hold, and by what wrong files are recognised.
-        kind: ``"ids"`` or ``"colours"``.
-        hint: Gets the ids of a mask with foreign ones and says where they may come from, or ``None``.
-        painted: Whether the data set can also be read by colours, so that messages may advise it.
-    """
-
-    class_names: tuple[str, ...]
-    class_of: Mapping[int, int]
-    colours: Mapping[RGB, int]
-    kind: MaskKind = "ids"
-    hint: Callable[[Collection[int]], str | None] | None = None
-    painted: bool = True
-
-    @classmethod
-    def of_classes(
-        cls,
-        classes: Sequence[tuple[str, RGB]],
-        void_ids: Sequence[int] = (IGNORE_INDEX,),
-        void_colours: Sequence[RGB] = (),
-        **settings: Any,
-    ) -> MaskFormat:
-        """Masks in which id k is class k.
-
-        Args:
-            classes: Name and colour of each class.
-            void_ids: Ids of pixels that belong to no class.
-            void_colours: Colours of such pixels.
-            **settings: ``kind``, ``hint`` and ``painted``.
-
-        Raises:
-            ValueError: Two classes have the same colour, and the masks are to be read by colours.
-        """
-        shared = {colour for _, colour in classes if sum(colour == other for _, other in classes) > 1}
-        if shared and settings.get("kind") == "colours":
-            names = " and ".join(name for name, colour in classes if colour == min(shared))
-            raise ValueError(f"masks = 'colours': {names} have the same colour {min(shared)}; set data.masks to ids.")
-        colours = {colour: number for number, (_, colour) in enumerate(classes) if colour not in shared}
-        return cls(
-            tuple(name for name, _ in classes),
-            {**{number: number for number in range(len(classes))}, **dict.fromkeys(void_ids, IGNORE_INDEX)},
-            {**dict.fromkeys(void_colours, IGNORE_INDEX), **colours},
-            **settings,
-        )
-
-    @cached_property
-    def meaning(self) -> tuple[object, ...]:
-        """All that decides which classes are read from a file."""
-        return self.class_names, sorted(self.class_of.items()), sorted(self.colours.items()), self.kind
-
-    @cached_property
-    def _known(self) -> NDArray[np.bool_]:
-        known = np.zeros(max(255, *self.class_of) + 1, dtype=np.bool_)
-        known[list(self.class_of)] = True
-        return known
-
-    @cached_property
-    def _table(self) -> Pixels | None:
-        """Class by id; ``None`` where the files hold it already."""
-        if all(number == label for number, label in self.class_of.items()):
-            return None
-        table = np.full(len(self._known), IGNORE_INDEX, np.uint8)
-        table[list(self.class_of)] = list(self.class_of.values())
-        return table
-
-    @cached_property
-    def _codes(self) -> tuple[NDArray[np.int32], Pixels]:
-        """Colours as sorted numbers, and their classes."""
-        codes = np.array([red << 16 | green << 8 | blue for red, green, blue in self.colours], np.int32)
-        order = np.argsort(codes)
-        return codes[order], np.array(list(self.colours.values()), np.uint8)[order]
+class MaskFormat(MaskMeaning):
+    """What the masks of a data set hold, and how they are read; the arguments are those of ``MaskMeaning``."""
 
     def check_header(self, path: Path) -> tuple[int, int] | None:
         """(width, height) in pixels of a mask, without decoding it; ``None`` where that does not say.
@@ -173,7 +80,7 @@ class MaskFormat:
             raise DataError(mode_fault(path, picture.mode, pixels, self))
 
     def _classes(self, values: NDArray[Any], path: Path) -> Pixels:
-        known = self._known
+        known = self.known
         if values.dtype == np.uint8:
             good = bool(_by_table(known[:256].view(np.uint8), values).all())
         else:
@@ -182,15 +89,15 @@ class MaskFormat:
             )
         if not good:
             raise DataError(id_fault(path, [int(value) for value in np.unique(values)], self))
-        if self._table is None:
+        if self.table is None:
             return values.astype(np.uint8, copy=False)
-        labels: Pixels = self._table[values] if values.dtype != np.uint8 else _by_table(self._table[:256], values)
+        labels: Pixels = self.table[values] if values.dtype != np.uint8 else _by_table(self.table[:256], values)
         return labels
 
     def _classes_of_colours(self, pixels: Pixels, path: Path) -> Pixels:
         wide = pixels.astype(np.int32)
         values = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-        codes, classes = self._codes
+        codes, classes = self.codes
         place = np.searchsorted(codes, values).clip(max=len(codes) - 1)
         if (foreign := codes[place] != values).any():
             raise DataError(colour_fault(path, values[foreign], values.size, self))
