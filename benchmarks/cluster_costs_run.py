@@ -25,6 +25,7 @@ from torch import distributed
 
 from robustseg.attacks import SegPGD
 from robustseg.data import SyntheticScenes
+from robustseg.data.lightning import SegmentationDataModule
 from robustseg.models import Network, PSPNet
 from robustseg.resume.callback import ResumeCheckpoint
 from robustseg.resume.checkpoint_files import serialise
@@ -235,7 +236,7 @@ def train(run: Run) -> dict[str, Any]:
         callbacks=callbacks,
         plugins=[LightningEnvironment(), *plugins],
     )
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=SegmentationDataModule(data))
     pairs = zip(times.starts, times.starts[1:], strict=False)
     return {
         "steps": [(end[0] - start[0], end[1] - start[1]) for start, end in pairs],

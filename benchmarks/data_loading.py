@@ -42,7 +42,7 @@ from torchvision.tv_tensors import Image as ImageTensor
 from torchvision.tv_tensors import Mask
 
 from robustseg.data import CamVid, SegmentationDataset
-from robustseg.data.loading import end_workers
+from robustseg.data.loading import end_workers, make_loader
 
 Contender = Callable[[], object]
 BASE = "OpenCV decodes image and mask"
@@ -225,8 +225,8 @@ def loaders(root: Path, written: Path, args: argparse.Namespace) -> dict[str, Co
     kinds: dict[str, dict[str, Any]] = {"files": {}, "disk_cache": {"disk_cache": str(written / "warm")}}
     for kind, changes in kinds.items():
         for workers in (0, *args.workers):
-            data = module(root, args, **changes, num_workers=workers)
-            loader: DataLoader[Any] = data._loader(data.dataset("train"), args.batch)
+            data = module(root, args, **changes)
+            loader: DataLoader[Any] = make_loader(data.dataset("train"), args.batch, workers)
             result[f"DataLoader, {workers} workers, {kind}"] = lambda loader=loader: sum(1 for _ in loader)
     return result
 

@@ -70,7 +70,6 @@ def benchmark(args: argparse.Namespace, images: int, attacks: dict[str, Attack])
     data = SyntheticScenes(
         image_size=tuple(args.size), test_length=images, batch_size=args.batch, num_workers=0, cache=False
     )
-    data.setup("test")
     return Benchmark(frozen_model(args), data, attacks, check_images=0)
 
 

@@ -26,7 +26,9 @@ LAYERS = [
     {"doctor"},
     {"cli"},
 ]
-WITHOUT_LIGHTNING = {"types", "files", "attacks", "models", "metrics", "detectors", "evaluation"}
+WITHOUT_LIGHTNING = {"types", "files", "attacks", "models", "data", "metrics", "detectors", "evaluation"}
+SHELL = PACKAGE / "data" / "lightning.py"
+"""Makes data modules of data sets."""
 
 
 def package_of(parts: tuple[str, ...]) -> str:
@@ -59,13 +61,15 @@ def test_imports_point_one_way(path):
         parts = tuple(name.split("."))
         if parts[0] == "robustseg" and len(parts) > 1 and package_of(parts[1:]) != own:
             assert level(package_of(parts[1:])) < level(own), f"{path} imports {name}"
-        if own in WITHOUT_LIGHTNING:
-            assert parts[0] not in {"pytorch_lightning", "lightning"}, f"{path} imports {name}"
+        if own in WITHOUT_LIGHTNING and path != SHELL:
+            lightning = {"pytorch_lightning", "lightning", "lightning_fabric"}
+            assert parts[0] not in lightning, f"{path} imports {name}"
+            assert name != "robustseg.data.lightning", f"{path} imports it"
 
 
 def test_no_lightning_is_loaded_by_what_is_usable_without_it():
-    names = ", ".join(f"robustseg.{name}" for name in ("attacks", "models", "metrics", "evaluation"))
-    code = f"import sys, {names}; sys.exit('pytorch_lightning' in sys.modules)"
+    names = ", ".join(f"robustseg.{name}" for name in ("attacks", "data", "models", "metrics", "evaluation"))
+    code = f"import sys, {names}; sys.exit(bool({{'pytorch_lightning', 'lightning_fabric'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from robustseg.data.lightning import data_of
 from robustseg.evaluation import Example, draw_panel
 
 
@@ -16,12 +16,11 @@ def log_panel(trainer: pl.Trainer, tag: str, examples: Sequence[Example]) -> Non
     """Write one picture with a row per example to each of the trainer's TensorBoard loggers.
 
     Args:
-        trainer: Its data module gives the palette (``palette``, one colour per class).
+        trainer: Its data set gives the palette (``palette``, one colour per class).
         tag: TensorBoard tag.
         examples: Nothing is written when empty, as on all ranks but the first.
     """
-    data: Any = getattr(trainer, "datamodule", None)
-    palette = getattr(data, "palette", None)
+    palette = getattr(data_of(trainer), "palette", None)
     if not examples or palette is None:
         return
     panel = np.asarray(draw_panel(examples, palette))

@@ -12,7 +12,8 @@ from torch import Tensor
 from robustseg.attacks import Attack
 from robustseg.callbacks.pictures import log_panel
 from robustseg.callbacks.progress import find_progress_bar
-from robustseg.data import SegmentationDataModule
+from robustseg.data import SegmentationData
+from robustseg.data.lightning import data_of
 from robustseg.detectors import Detector
 from robustseg.evaluation import CLEAN, Attacked, Example, RobustnessEvaluator
 from robustseg.training import RobustSegmentation
@@ -130,8 +131,8 @@ class RobustnessEvaluation(pl.Callback):
         num_images: int | None,
     ) -> None:
         module = _as_robust(pl_module)
-        data: Any = getattr(trainer, "datamodule", None)
-        if isinstance(data, SegmentationDataModule):
+        data = data_of(trainer)
+        if isinstance(data, SegmentationData):
             attacks = {name: attack.for_data(data.class_pixels) for name, attack in attacks.items()}
         self._evaluator = RobustnessEvaluator(
             attacks, module.model.num_classes, module.ignore_index, module.seed, module.device

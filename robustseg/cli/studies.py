@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import pytorch_lightning as pl
 
-from robustseg.data import SegmentationDataModule
+from robustseg.data import SegmentationData
+from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.benchmark import Benchmark
 from robustseg.resume.runs import CHECKPOINTS, LAST, run_folder
 from robustseg.studies.errors import StudyError
@@ -23,7 +24,7 @@ class Evaluation(Protocol):
 
     config: Any
     config_init: Any
-    datamodule: Any
+    datamodule: SegmentationDataModule
     trainer: pl.Trainer
     checkpoint: str | None
 
@@ -103,7 +104,7 @@ def transfer_command(args: Sequence[str], build: Build) -> int:
     seed = str(benchmarks[places[0].name].seed)
     for place in places[1:]:
         cli = build([*place.arguments, "--seed_everything", seed, *rest], study=True)
-        check_same_data(first.datamodule, cli.datamodule, place.name)
+        check_same_data(first.datamodule.data, cli.datamodule.data, place.name)
         # Read, and hashed, once.
         cli.datamodule = first.datamodule
         benchmarks[place.name] = cli.loaded_benchmark(check_images=0)
@@ -122,10 +123,10 @@ def _check_same_samples(first: Benchmark, other: Benchmark, name: str) -> None:
         )
 
 
-def _target(data: SegmentationDataModule, place: ModelFiles, build: Build) -> Answering:
+def _target(datamodule: SegmentationDataModule, place: ModelFiles, build: Build) -> Answering:
     cli = build(place.arguments, study=False)
-    check_same_data(data, cli.datamodule, place.name)
-    cli.datamodule = data
+    check_same_data(datamodule.data, cli.datamodule.data, place.name)
+    cli.datamodule = datamodule
     benchmark = cli.loaded_benchmark(check_images=0)
     return target(place.name, benchmark.model, benchmark.settings, benchmark.checkpoint or {})
 
@@ -172,7 +173,7 @@ def _parse_model(text: str, option: str) -> ModelFiles:
     return ModelFiles(name, config, checkpoint)
 
 
-def check_same_data(first: SegmentationDataModule, other: SegmentationDataModule, name: str) -> None:
+def check_same_data(first: SegmentationData, other: SegmentationData, name: str) -> None:
     """Refuse a model that was made for other images than those it is to be scored on.
 
     Raises:
@@ -193,5 +194,5 @@ def check_same_data(first: SegmentationDataModule, other: SegmentationDataModule
         )
 
 
-def _size(data: SegmentationDataModule) -> str:
+def _size(data: SegmentationData) -> str:
     return "the files'" if data.image_size is None else "×".join(map(str, data.image_size))

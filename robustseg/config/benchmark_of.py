@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustseg.callbacks import RobustnessEvaluation
-from robustseg.data import SegmentationDataModule
+from robustseg.data import SegmentationData
 from robustseg.evaluation.benchmark import Benchmark, Shard
 from robustseg.models import SlidingWindow
 from robustseg.models.checkpoints.load import WeightsInfo
@@ -34,7 +34,7 @@ EVALUATE_OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
 
 def benchmark_of(
     module: RobustSegmentation,
-    data: SegmentationDataModule,
+    data: SegmentationData,
     robustness: RobustnessEvaluation,
     network: Mapping[str, Any],
     weights: WeightsInfo | None,
@@ -84,7 +84,7 @@ def benchmark_of(
 
 
 def _reference_miou(
-    record: Mapping[str, Any] | None, data: SegmentationDataModule, split: str, window: SlidingWindow | None
+    record: Mapping[str, Any] | None, data: SegmentationData, split: str, window: SlidingWindow | None
 ) -> float | None:
     """The clean miou that a checkpoint's record has for the same split, size of images and window."""
     if record is None or record["val"] is None or record["data"] is None:

@@ -22,7 +22,8 @@ from robustseg.callbacks import AttackProgressBar, EpochLines, RobustnessEvaluat
 from robustseg.config.benchmark_of import EVALUATE_OPTIONS, benchmark_of, read_ids
 from robustseg.config.messages import Parser, keys_of
 from robustseg.config.safety import OPTION, limit_imports, refused_object, split_allowed
-from robustseg.data import DataError, SegmentationDataModule
+from robustseg.data import DataError, SegmentationData
+from robustseg.data.lightning import SegmentationDataModule
 from robustseg.detectors import DetectorError
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark import Benchmark, Shard
@@ -95,8 +96,6 @@ class RobustSegCLI(LightningCLI):
         limit_imports(self.allowed_imports)
         super().__init__(
             RobustSegmentation,
-            SegmentationDataModule,
-            subclass_mode_data=True,
             save_config_callback=None if evaluate else _SaveConfig,
             seed_everything_default=0,
             # The attack leaves inference mode by itself; without it, tensors that a model caches stay usable.
@@ -117,6 +116,13 @@ class RobustSegCLI(LightningCLI):
             # What the checkpoint should hold is weights; the record of the configuration is config.yaml.
             load_from_checkpoint_support=False,
         )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Lightning's options, with a data set in the place of a data module."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
+        parser.add_lightning_class_args(RobustSegmentation, "model")
+        parser.add_subclass_arguments(SegmentationData, "data", fail_untyped=False, required=True)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own options beside Lightning's."""
@@ -222,6 +228,7 @@ class RobustSegCLI(LightningCLI):
         """Build everything; values that a constructor refuses become one message."""
         try:
             super().instantiate_classes()
+            self.datamodule = SegmentationDataModule(self.datamodule)
         except EXPECTED_ERRORS:
             raise
         except ValueError as error:
@@ -308,7 +315,7 @@ class RobustSegCLI(LightningCLI):
         """
         return benchmark_of(
             self.model,
-            self.datamodule,
+            self.datamodule.data,
             self.config_init.robustness,
             self.config.model.network,
             weights,

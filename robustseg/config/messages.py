@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from robustseg.attacks import Attack, AttackLoss, TargetMap
 from robustseg.config.safety import refused_import
-from robustseg.data import SegmentationDataModule
+from robustseg.data import SegmentationData
 from robustseg.detectors import Detector
 from robustseg.models import Network
 from robustseg.studies import Study
@@ -23,7 +23,7 @@ from robustseg.types import parse_fraction
 _SELECTABLE: dict[str, type[Any]] = {
     "attack": Attack,
     "attacks": Attack,
-    "data": SegmentationDataModule,
+    "data": SegmentationData,
     "detectors": Detector,
     "network": Network,
     "optimizer": Optimizer,

@@ -31,7 +31,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from robustseg.attacks import Attack, AttackLoss, InputTransform, StepRule, TargetMap, ThreatModel
-from robustseg.data import SegmentationDataModule
+from robustseg.data import SegmentationData
 from robustseg.detectors import Detector
 from robustseg.models import Network, SlidingWindow
 from robustseg.studies import Study
@@ -41,7 +41,7 @@ TRUSTED = ("torch", "torchvision", "timm", "robustseg", "pytorch_lightning", "li
 
 BUILDABLE: tuple[type[Any], ...] = (
     *(Attack, AttackLoss, InputTransform, StepRule, TargetMap, ThreatModel),
-    *(Network, SlidingWindow, SegmentationDataModule, Detector, Study),
+    *(Network, SlidingWindow, SegmentationData, Detector, Study),
     *(Optimizer, Callback, Logger, Profiler, Strategy, Accelerator),
     *(Precision, CheckpointIO, ClusterEnvironment, LayerSync),
 )

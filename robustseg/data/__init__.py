@@ -1,7 +1,7 @@
-"""Data sets, data modules and transforms."""
+"""Data sets and transforms; ``robustseg.data.lightning`` makes data modules of them."""
 
 from robustseg.data.ade20k import ADE20K
-from robustseg.data.base import SegmentationDataModule, Split
+from robustseg.data.base import SegmentationData, Split
 from robustseg.data.bdd100k import BDD100K
 from robustseg.data.camvid import CamVid
 from robustseg.data.cityscapes import Cityscapes
@@ -34,7 +34,7 @@ __all__ = [
     "PascalVOC",
     "SampleOrder",
     "SceneDataset",
-    "SegmentationDataModule",
+    "SegmentationData",
     "SegmentationDataset",
     "Split",
     "SyntheticScenes",

@@ -25,7 +25,7 @@ class ADE20K(FileDataModule):
     - ``ADEChallengeData2016/annotations/{training,validation}/*.png``: masks of the same names, 0 for unlabelled,
       k for class k-1
 
-    The ground truth of the test images is not published: ``test_dataloader`` reads the validation split.
+    The ground truth of the test images is not published: models are scored on the validation split.
 
     Zhou et al.: Scene Parsing through ADE20K Dataset, CVPR 2017.
 

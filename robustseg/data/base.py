@@ -1,23 +1,19 @@
-"""What every data module has in common: arguments, loaders and the facts about its classes."""
+"""A data set: its arguments, its splits, the facts about its classes, and loaders for any number of processes."""
 
 from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import pytorch_lightning as pl
-import torch
-from torch import distributed
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from robustseg.data.bad_samples import BadSamplePolicy, check_policy
 from robustseg.data.contents import count_class_pixels, digest_of, unique_ids
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.disk_cache import DiskCache
 from robustseg.data.errors import DataError
-from robustseg.data.loading import UnpaddedDistributedSampler, collate, end_workers_at_exit, start_worker
+from robustseg.data.loading import UnpaddedDistributedSampler, make_loader
 from robustseg.data.order import SampleOrder
 from robustseg.data.transforms import EvalTransform, TrainTransform, check_size
 from robustseg.types import IGNORE_INDEX, Sample
@@ -25,10 +21,11 @@ from robustseg.types import IGNORE_INDEX, Sample
 Split = Literal["train", "val", "test"]
 
 
-class SegmentationDataModule(pl.LightningDataModule, ABC):
-    """Data module whose subclasses only say what the classes are and how a split is opened.
+class SegmentationData(ABC):
+    """Data set whose subclasses only say what the classes are and how a split is opened.
 
-    The properties are known as soon as the object exists, before any file is touched.
+    The properties are known as soon as the object exists, before any file is touched. Nothing here needs Lightning;
+    :class:`~robustseg.data.lightning.SegmentationDataModule` makes a data module of it.
 
     Args:
         batch_size: Training images per step and *per process*: on 4 GPUs 8 means 32.
@@ -73,7 +70,6 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         global_batch_size: int | None = None,
         disk_cache: str | None = None,
     ) -> None:
-        super().__init__()
         self.batch_size = _at_least("batch_size", batch_size, 1)
         self.val_batch_size = _at_least("val_batch_size", batch_size if val_batch_size is None else val_batch_size, 1)
         self.num_workers = _at_least("num_workers", num_workers, 0)
@@ -92,7 +88,6 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         self.augmentation = TrainTransform(crop, scale, flip, color) if augment and crop else None
         self.datasets: dict[Split, SegmentationDataset] = {}
         self._class_pixels: dict[Split, list[int]] = {}
-        self._start = (0, 0)
 
     @property
     def class_names(self) -> list[str]:
@@ -123,43 +118,15 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         """
 
     def test_split(self) -> Split:
-        """Split that ``test_dataloader`` reads: ``val`` for data sets without test ground truth."""
+        """Split that models are scored on: ``val`` for data sets without test ground truth."""
         return "test"
 
-    def setup(self, stage: str) -> None:
-        """Open the splits of a stage, so that bad files are reported before the first step.
+    def prepare_data(self) -> None:  # noqa: B027 - most data sets have nothing to download
+        """Download what is missing, for data sets that can; to be called on one process, before a split is opened.
 
         Raises:
-            DataError: Files are missing or cannot be used.
+            DataError: The download failed.
         """
-        stages: dict[str, Sequence[Split]] = {"fit": ("train", "val"), "validate": ("val",)}
-        if stage == "fit" and self.trainer is not None:
-            self.share_batch(self.trainer.world_size, self.trainer.accumulate_grad_batches)
-        splits = (self.test_split(),) if stage == "test" else stages.get(stage, ())
-        for split in splits:
-            self.dataset(split)
-
-    def share_batch(self, processes: int, accumulate: int = 1) -> None:
-        """Divide ``global_batch_size``, where there is one, into the batches of one process.
-
-        Args:
-            processes: That train.
-            accumulate: Batches of a process whose gradients are accumulated.
-
-        Raises:
-            DataError: It cannot be divided.
-        """
-        if self.global_batch_size is None:
-            return
-        self.batch_size, rest = divmod(self.global_batch_size, processes * accumulate)
-        if rest:
-            parts = processes * accumulate
-            near = max(parts, self.global_batch_size - rest), self.global_batch_size - rest + parts
-            raise DataError(
-                f"data.global_batch_size = {self.global_batch_size} cannot be divided by {processes} processes × "
-                f"{accumulate} accumulated batches: choose {' or '.join(map(str, sorted(set(near))))}, or another "
-                "trainer.devices or trainer.accumulate_grad_batches."
-            )
 
     def dataset(self, split: Split) -> SegmentationDataset:
         """Return a split, opened on the first call.
@@ -219,93 +186,65 @@ class SegmentationDataModule(pl.LightningDataModule, ABC):
         """Transform to ``image_size``, for ``make_dataset``."""
         return None if self.image_size is None else EvalTransform(self.image_size)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches, what is left after the last whole update dropped; see :class:`SampleOrder`.
+    def process_batch_size(self, processes: int = 1, accumulate: int = 1) -> int:
+        """Training images in a batch of one process: ``batch_size``, or its share of ``global_batch_size``.
+
+        Args:
+            processes: That train.
+            accumulate: Batches of a process whose gradients are accumulated.
+
+        Raises:
+            DataError: ``global_batch_size`` cannot be divided.
+        """
+        if self.global_batch_size is None:
+            return self.batch_size
+        parts = processes * accumulate
+        share, rest = divmod(self.global_batch_size, parts)
+        if rest:
+            near = max(parts, self.global_batch_size - rest), self.global_batch_size - rest + parts
+            raise DataError(
+                f"data.global_batch_size = {self.global_batch_size} cannot be divided by {processes} processes × "
+                f"{accumulate} accumulated batches: choose {' or '.join(map(str, sorted(set(near))))}, or another "
+                "trainer.devices or trainer.accumulate_grad_batches."
+            )
+        return share
+
+    def train_loader(
+        self, processes: int = 1, rank: int = 0, accumulate: int = 1, start: tuple[int, int] = (0, 0)
+    ) -> DataLoader[Sample]:
+        """Make shuffled batches, what is left after the last whole update dropped; see :class:`SampleOrder`.
+
+        Args:
+            processes: That train.
+            rank: Of this process among them.
+            accumulate: Batches of a process whose gradients are accumulated.
+            start: Epoch, and the number of its samples that all processes together have seen.
 
         Raises:
             DataError: There are too few images for a single batch on every process.
         """
-        dataset = self.dataset("train")
-        accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        order = SampleOrder(dataset, self.batch_size, accumulate, num_replicas=_world_size(), rank=_rank())
-        order.start_at(*self._start)
-        return self._loader(dataset, self.batch_size, sampler=order)
+        dataset, size = self.dataset("train"), self.process_batch_size(processes, accumulate)
+        order = SampleOrder(dataset, size, accumulate, num_replicas=processes, rank=rank)
+        order.start_at(*start)
+        return make_loader(dataset, size, self.num_workers, order, rank)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where in the data training stands: ``epoch`` and ``position``, the samples of it that all ranks have seen.
+    def eval_loader(self, split: Split, processes: int = 1, rank: int = 0) -> DataLoader[Sample]:
+        """Make batches of a split in order, each image exactly once over all processes.
 
-        Lightning asks for it when a checkpoint is written.
-        """
-        if self.trainer is None:
-            return {}
-        loop: Any = self.trainer.fit_loop
-        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
-        epoch = epochs.processed
-        done = 0 if epochs.ready == epochs.processed else batches.current.processed
-        if done >= self.trainer.num_training_batches:  # saved at the validation after an epoch's last batch
-            epoch, done = epoch + 1, 0
-        return {"epoch": epoch, "position": done * self.batch_size * self.trainer.world_size}
-
-    def state_of(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """What :meth:`state_dict` was when a checkpoint was written."""
-        return dict(checkpoint[type(self).__qualname__])
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next ``train_dataloader`` start there."""
-        self._start = (int(state_dict["epoch"]), int(state_dict["position"]))
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the validation split in order, each image exactly once over all processes.
+        Args:
+            split: Usually ``val`` or :meth:`test_split`.
+            processes: That evaluate.
+            rank: Of this process among them.
 
         Raises:
             DataError: There are fewer images than processes.
         """
-        return self._eval_loader("val")
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """Batches of ``test_split()`` in order, each image exactly once over all processes.
-
-        Raises:
-            DataError: There are fewer images than processes.
-        """
-        return self._eval_loader(self.test_split())
-
-    def _eval_loader(self, split: Split) -> DataLoader[Sample]:
         dataset = self.dataset(split)
-        sampler = UnpaddedDistributedSampler(dataset) if _world_size() > 1 else None
-        return self._loader(dataset, self.val_batch_size, sampler=sampler)
-
-    def _loader(
-        self,
-        dataset: SegmentationDataset,
-        batch_size: int,
-        sampler: Sampler[Any] | None = None,
-    ) -> DataLoader[Sample]:
-        if self.num_workers:
-            end_workers_at_exit()
-        return DataLoader(
-            dataset,
-            batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            worker_init_fn=start_worker,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collate,
-        )
+        sampler = UnpaddedDistributedSampler(dataset, processes, rank) if processes > 1 else None
+        return make_loader(dataset, self.val_batch_size, self.num_workers, sampler, rank)
 
 
 def _at_least(name: str, value: int, least: int) -> int:
     if value < least:
         raise ValueError(f"{name} = {value} is too small: set data.{name} to {least} or more.")
     return value
-
-
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def _world_size() -> int:
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_world_size()
-    return 1

@@ -22,7 +22,7 @@ class BDD100K(FileDataModule):
     - ``bdd100k/labels/sem_seg/masks/{train,val}/*.png``: masks of the same names, train ids 0 to 18, 255 for void
     - or, as first published, ``seg/images/{train,val,test}/*.jpg`` and ``seg/labels/{train,val}/*_train_id.png``
 
-    The ground truth of the test images is not published: ``test_dataloader`` reads the validation split.
+    The ground truth of the test images is not published: models are scored on the validation split.
 
     Yu et al.: BDD100K: A Diverse Driving Dataset for Heterogeneous Multitask Learning, CVPR 2020.
 

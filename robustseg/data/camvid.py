@@ -20,7 +20,7 @@ class CamVid(FileDataModule):
     - ``{train,val,test}/*.png`` (or JPEG): the images
     - ``{train,val,test}annot/*.png``: masks of the same names, ids 0 to 10, 11 for void
 
-    Without a ``test`` folder ``test_dataloader`` reads the validation split.
+    Without a ``test`` folder models are scored on the validation split.
 
     Brostow, Fauqueur and Cipolla: Semantic object classes in video, 2009; Badrinarayanan, Kendall and Cipolla:
     SegNet, 2017.

@@ -96,7 +96,7 @@ class Cityscapes(FileDataModule):
 
     The label ids 0 to 33 become the 19 train ids by the official table. They are not read from the colours of
     ``*_gtFine_color.png``, in which groups of poles, that are not evaluated, have the colour of poles. The ground truth
-    of the test images is not published, so ``test_dataloader`` reads the validation split. A sample's id is its file
+    of the test images is not published, so models are scored on the validation split. A sample's id is its file
     name without ``_leftImg8bit.png``.
 
     Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016.

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from robustseg.data.base import SegmentationDataModule, Split
+from robustseg.data.base import SegmentationData, Split
 from robustseg.data.files import Check, FilePair, PairedFiles, check_check
 from robustseg.data.masks import RGB, MaskFormat, MaskKind, check_mask_kind
 from robustseg.types import IGNORE_INDEX
 
 
-class FileDataModule(SegmentationDataModule):
+class FileDataModule(SegmentationData):
     """Data module of files below a folder; a subclass pairs them and says what their masks hold.
 
     Images are read as they are stored, as published masks were made for: the EXIF orientation, by which viewers turn a
@@ -25,7 +25,7 @@ class FileDataModule(SegmentationDataModule):
         check: What to look at before training: ``"all"`` decodes every file once, ``"headers"`` finds missing,
             unreadable and ill-sized files only, ``"none"`` leaves all of it to later.
         masks: ``"ids"`` of one number per pixel, as published, or RGB ``"colours"`` of the classes.
-        **common: See ``SegmentationDataModule``.
+        **common: See ``SegmentationData``.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.

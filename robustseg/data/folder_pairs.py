@@ -32,7 +32,7 @@ class FolderPairs(FileDataModule):
 
     The rows that are not ignored are the classes, numbered from 0 in their order, whatever their ids in the files.
     An id or a colour that is not in the table is an error. A sample's id is its relative path without suffix. Without
-    a ``test`` folder ``test_dataloader`` reads the validation split. An image with an EXIF orientation, by which
+    a ``test`` folder models are scored on the validation split. An image with an EXIF orientation, by which
     viewers turn it, is an error, as its mask may be made for what is stored or for what is shown.
 
     Args:

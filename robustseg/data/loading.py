@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
+import random
 import signal
 import threading
 from collections.abc import Iterator, Sequence, Sized
 from multiprocessing import util
+from typing import Any
 
+import numpy as np
 import torch
-from lightning_fabric.utilities.seed import pl_worker_init_function
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from robustseg.data.errors import DataError
@@ -37,16 +40,68 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def start_worker(number: int) -> None:
+def make_loader(
+    dataset: Dataset[Sample], batch_size: int, num_workers: int, sampler: Sampler[Any] | None = None, rank: int = 0
+) -> DataLoader[Sample]:
+    """Make a loader whose workers are seeded, leave signals alone and end with this process.
+
+    Args:
+        dataset: What is loaded.
+        batch_size: Samples in a batch.
+        num_workers: Processes that load; 0 loads in this process.
+        sampler: Order of the samples; by default that of the data set.
+        rank: Of this process, for the workers' seeds.
+    """
+    if num_workers:
+        end_workers_at_exit()
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        worker_init_fn=functools.partial(start_worker, rank=rank),
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=collate,
+    )
+
+
+def start_worker(number: int, rank: int = 0) -> None:
     """Seed a worker process, and leave signals to the process that trains.
 
     SLURM and terminals send theirs to all processes; a worker that died of one would take training down before it
     could save.
+
+    Args:
+        number: Of the worker among those of its loader.
+        rank: Of the process that it works for.
     """
-    pl_worker_init_function(number)
+    seed_worker(number, rank)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def seed_worker(number: int, rank: int) -> None:
+    """Give torch, random and numpy streams of their own, exactly as Lightning's ``seed_everything(workers=True)`` does.
+
+    Args:
+        number: Of the worker; torch has seeded it by the loader's base seed plus this number.
+        rank: Of the process that it works for.
+    """
+    base = torch.initial_seed() - number
+    mask = 2**64 - 1
+    mixed = base << 32 | number << 16 | rank
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):  # MurmurHash3's finaliser
+        mixed = (mixed ^ mixed >> 33) * factor & mask
+    mixed ^= mixed >> 33
+    seeds = []
+    for _ in range(3):  # Knuth's linear congruential generator
+        mixed = (mixed * 6364136223846793005 + 1) & mask
+        seeds.append(mixed)
+    torch.manual_seed(seeds[0])
+    random.seed(seeds[1] << 32 | seeds[2])
+    np.random.seed(np.random.SeedSequence([base, number, rank]).generate_state(4))  # noqa: NPY002 - the global stream
 
 
 def end_workers() -> None:

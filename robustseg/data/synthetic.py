@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from robustseg.data.base import SegmentationDataModule, Split, _at_least
+from robustseg.data.base import SegmentationData, Split, _at_least
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.scenes import render_scene
 from robustseg.data.transforms import Pixels, TrainTransform
@@ -51,7 +51,7 @@ class SceneDataset(SegmentationDataset):
         return render_scene((self.seed, SPLITS.index(self.split), index), self.size)
 
 
-class SyntheticScenes(SegmentationDataModule):
+class SyntheticScenes(SegmentationData):
     """Toys on a textured floor, drawn from a seed: seven classes, for examples and tests without a download.
 
     See ``robustseg.data.scenes`` for what the scenes hold.
@@ -65,7 +65,7 @@ class SyntheticScenes(SegmentationDataModule):
         num_workers: Processes that load data; drawing a scene takes milliseconds and happens once.
         scale: Range of the random factor that training images are resized by before the crop.
         cache: Keep the scenes in memory: 28 kB each at 96×96, in every worker process.
-        **common: See ``SegmentationDataModule``.
+        **common: See ``SegmentationData``.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.

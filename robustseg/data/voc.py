@@ -66,7 +66,7 @@ class PascalVOC(FileDataModule):
     ``trainaug`` is the union of SBD's two splits and VOC's training split without VOC's validation split, 10582 in all.
     A list may name the samples or, as is usual, the two files of each (``/JPEGImages/x.jpg
     /SegmentationClassAug/x.png``). The masks of VOC's own 1464 images are VOC's, with their rim; SBD's have none. The
-    ground truth of the test images is not published: ``test_dataloader`` reads the validation split.
+    ground truth of the test images is not published: models are scored on the validation split.
 
     Everingham et al.: The PASCAL Visual Object Classes Challenge, IJCV 2010; Hariharan et al.: Semantic Contours from
     Inverse Detectors (SBD), ICCV 2011.

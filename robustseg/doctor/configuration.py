@@ -1,4 +1,4 @@
-"""What the doctor needs of a training configuration; nothing of it is built here but the data module."""
+"""What the doctor needs of a training configuration; nothing of it is built here but the data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from robustseg.config.build import RobustSegCLI
 from robustseg.config.messages import Parser
-from robustseg.data import SegmentationDataModule
+from robustseg.data import SegmentationData
 
 _UNNAMED = {
     # Only its options are parsed: whatever a data configuration leaves open must not be asked for.
@@ -22,7 +22,7 @@ class Setup(NamedTuple):
     """What a run of this configuration would use."""
 
     data: dict[str, Any]
-    """Class path and arguments of the data module."""
+    """Class path and arguments of the data set."""
     devices: str | int
     """Processes per node; "auto" stands for all GPUs, or one process without."""
     num_nodes: int
@@ -75,14 +75,14 @@ def read_setup(args: Sequence[str]) -> Setup:
     )
 
 
-def build_data(data: dict[str, Any]) -> SegmentationDataModule:
-    """The data module of a configuration.
+def build_data(data: dict[str, Any]) -> SegmentationData:
+    """The data set of a configuration.
 
     Raises:
         ValueError: Its constructor refused an argument.
     """
     parser = Parser(exit_on_error=False)
-    parser.add_subclass_arguments(SegmentationDataModule, "data", required=True)
+    parser.add_subclass_arguments(SegmentationData, "data", required=True)
     try:
         built = parser.instantiate_classes(parser.parse_object({"data": data})).data
     except ValueError as error:
@@ -91,7 +91,7 @@ def build_data(data: dict[str, Any]) -> SegmentationDataModule:
         while isinstance(cause.__cause__, ValueError):
             cause = cause.__cause__
         raise cause from error
-    assert isinstance(built, SegmentationDataModule)
+    assert isinstance(built, SegmentationData)
     return built
 
 

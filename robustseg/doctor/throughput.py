@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from robustseg.data import DataError, SegmentationDataModule
+from robustseg.data import DataError, SegmentationData
 from robustseg.doctor.configuration import Setup, build_data
 from robustseg.doctor.findings import Finding, caution, counted, ok, problem
 
@@ -38,11 +38,10 @@ def check_data(setup: Setup | None, cores: int, gpus: int, seconds: float) -> It
     try:
         data = build_data(setup.data if setup is not None else {"class_path": "SyntheticScenes"})
         cached, data.cache = data.cache, False
-        data.setup("fit")
+        train, val = len(data.dataset("train")), len(data.dataset("val"))
     except (ValueError, OSError) as error:
         yield problem("data", str(error), "robustseg train would end with this message; mend the data or data.* first.")
         return
-    train, val = len(data.dataset("train")), len(data.dataset("val"))
     text = f"{type(data).__name__}: {train} training and {val} validation images"
     text += "; measured as in a first epoch, without the configured cache" if cached else ""
     yield ok("data", text, train=train, val=val)
@@ -84,7 +83,7 @@ def worker_counts(cores: int, configured: int) -> list[int]:
     return sorted(counts)
 
 
-def measure(data: SegmentationDataModule, workers: int, seconds: float, patience: float = 30.0) -> Speed:
+def measure(data: SegmentationData, workers: int, seconds: float, patience: float = 30.0) -> Speed:
     """Take training batches for a while, over as many epochs as it needs.
 
     Args:
@@ -97,7 +96,7 @@ def measure(data: SegmentationDataModule, workers: int, seconds: float, patience
         RuntimeError: Workers died, or took longer.
     """
     data.num_workers = workers
-    loader = data.train_dataloader()
+    loader = data.train_loader()
     # A worker without room in /dev/shm loses its batch, and training would wait for it for ever.
     loader.timeout = patience if workers else 0
     start = begin = time.perf_counter()
@@ -171,10 +170,10 @@ def _failed(workers: int, error: Exception) -> Finding:
     return problem(f"{counted(workers, 'worker')}", said, remedy)
 
 
-def _validation(data: SegmentationDataModule) -> Iterator[Finding]:
+def _validation(data: SegmentationData) -> Iterator[Finding]:
     data.num_workers = 0
     try:
-        batch = next(iter(data.val_dataloader()))
+        batch = next(iter(data.eval_loader("val")))
     except Exception as error:
         yield _failed(0, error)._replace(name="validation")
     else:

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from torch import distributed
 
-from robustseg.data import SegmentationDataModule
+from robustseg.data.lightning import SegmentationDataModule
 from robustseg.resume.checkpoint_files import checkpoint_name
 from robustseg.resume.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from robustseg.resume.continuation import (
@@ -118,9 +118,9 @@ class ResumeCheckpoint(Checkpoint):
         # of rank 0, and asked for on all: Lightning broadcasts it
         home = trainer.log_dir if self.run_folder is None else trainer.strategy.broadcast(str(self.run_folder))
         self.folder = Path(home or trainer.default_root_dir) / CHECKPOINTS
-        data: Any = getattr(trainer, "datamodule", None)
-        if isinstance(data, SegmentationDataModule):
-            self._facts = run_facts(trainer, data)
+        module = getattr(trainer, "datamodule", None)
+        if isinstance(module, SegmentationDataModule):
+            self._facts = run_facts(trainer, module)
         if trainer.world_size > 1 and distributed.is_initialized():
             # on the CPU: what is agreed upon must not wait for a GPU
             self._group = distributed.new_group(backend="gloo")
@@ -134,9 +134,10 @@ class ResumeCheckpoint(Checkpoint):
         for note in check_continuation(checkpoint, self._facts, self.settings, self.resume):
             _say(trainer, note)
         position = rescale_batches(checkpoint, self._facts)
-        data: Any = getattr(trainer, "datamodule", None)
-        if position is not None and (start := data.state_of(checkpoint))["position"]:
-            data.load_state_dict({**start, "position": position})
+        module: Any = getattr(trainer, "datamodule", None)
+        if start := module.state_of(checkpoint):  # of version 0.1 Lightning has not found it
+            rescaled = position is not None and start["position"] > 0
+            module.start_at(start["epoch"], position if rescaled else start["position"])
         self._finished = bool(checkpoint[RUN_KEY].get("finished")) and self.resume != "changed"
         assert self.folder is not None
         for state in checkpoint["callbacks"].values():

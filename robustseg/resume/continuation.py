@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 from packaging.version import InvalidVersion, Version
 
 import robustseg
-from robustseg.data import SegmentationDataModule, derived_seed, run_seed
+from robustseg.data import derived_seed, run_seed
+from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.protocol import differences
 from robustseg.training.record import plain
 from robustseg.training.split import TrainingError
@@ -76,13 +77,13 @@ def _compared(value: Any, at: str) -> Any:
     return value
 
 
-def run_facts(trainer: pl.Trainer, data: SegmentationDataModule) -> dict[str, Any]:
+def run_facts(trainer: pl.Trainer, datamodule: SegmentationDataModule) -> dict[str, Any]:
     """What the order of the data and the sums over ranks depend on."""
-    ids = data.sample_ids("train")
+    ids = datamodule.data.sample_ids("train")
     return {
         "seed": run_seed(),
         "ranks": trainer.world_size,
-        "batch_size": data.batch_size,
+        "batch_size": datamodule.batch_size,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "samples": len(ids),
         "sample_ids": f"{derived_seed(*ids):016x}",

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource, NonFiniteError
 from robustseg.data import run_seed
+from robustseg.data.lightning import data_of
 from robustseg.metrics import SegmentationScores
 from robustseg.models import RECORD_KEY, Network, SegmentationModel, SlidingWindow, load_segmentation_weights
 from robustseg.training.non_finite import NonFiniteLoss, NonFinitePolicy
@@ -250,8 +251,8 @@ class RobustSegmentation(pl.LightningModule):
         self._share_buffers()  # again: where averaged weights were validated, those that are trained are back
         scores = self._log_scores("val")
         if not self.trainer.sanity_checking:
-            datamodule = getattr(self.trainer, "datamodule", None)
-            self._validation = validation_record(scores, self.model, datamodule, str(self.trainer.precision))
+            precision = str(self.trainer.precision)
+            self._validation = validation_record(scores, self.model, data_of(self.trainer), precision)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Clean scores; returns the predictions, B×H×W."""

@@ -13,26 +13,26 @@ from robustseg.models import RECORD_FORMAT, SegmentationModel
 
 
 def validation_record(
-    scores: Mapping[str, Tensor], model: SegmentationModel, datamodule: object, precision: str
+    scores: Mapping[str, Tensor], model: SegmentationModel, data: object, precision: str
 ) -> dict[str, Any]:
     """The clean scores of a validation and what they depend on besides the weights.
 
     Args:
         scores: Of :class:`~robustseg.metrics.SegmentationScores`.
         model: What was validated.
-        datamodule: Where the images came from, or None.
+        data: Data set that the images came from, or a data module that is not ours, or None.
         precision: The trainer's, for example ``"bf16-mixed"``: figures of another one differ a little.
 
     Returns:
         ``val`` with the figures, the number of images and the precision, and ``data`` with the name and split of the
         data, the size that images are resized to, and the model's window.
     """
-    size = getattr(datamodule, "image_size", None)
+    size = getattr(data, "image_size", None)
     figures = {name: _number(scores[name]) for name in ("miou", "pixel_acc")}
     return {
         "val": {**figures, "images": int(scores["images"]), "precision": precision},
         "data": {
-            "name": None if datamodule is None else type(datamodule).__name__,
+            "name": None if data is None else type(data).__name__,
             "split": "val",
             "image_size": None if size is None else [int(side) for side in size],
             "window": None if model.window is None else model.window.describe(),

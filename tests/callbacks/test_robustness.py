@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from robustseg.attacks import PGD
 from robustseg.callbacks import AttackProgressBar, RobustnessEvaluation
 from robustseg.data import SyntheticScenes
+from robustseg.data.lightning import SegmentationDataModule
 from robustseg.detectors import ScaleConsistency
 from robustseg.evaluation import RobustnessEvaluator
 from robustseg.training import RobustSegmentation
@@ -18,9 +19,8 @@ ATTACKS = {"pgd2": PGD(steps=2), "pgd1": PGD(steps=1)}
 
 @pytest.fixture
 def scenes():
-    return SyntheticScenes(
-        image_size=(32, 32), train_length=8, val_length=7, test_length=3, batch_size=4, val_batch_size=3, num_workers=0
-    )
+    sizes = {"train_length": 8, "val_length": 7, "test_length": 3, "batch_size": 4, "val_batch_size": 3}
+    return SegmentationDataModule(SyntheticScenes(image_size=(32, 32), num_workers=0, **sizes))
 
 
 def fit(tmp_path, scenes, callback, epochs=4, callbacks=(), **changes):
@@ -54,8 +54,7 @@ class Counting(PGD):
 @pytest.mark.parametrize("num_images", [None, 4, 1])
 def test_logged_figures_are_those_of_the_first_images(tmp_path, scenes, num_images):
     trainer, net = fit(tmp_path, scenes, RobustnessEvaluation(ATTACKS, num_images=num_images), epochs=1)
-    scenes.setup("validate")
-    samples = [scenes.datasets["val"][index] for index in range(num_images or 7)]
+    samples = [scenes.data.dataset("val")[index] for index in range(num_images or 7)]
     evaluator = RobustnessEvaluator(ATTACKS, 7, seed=net.seed)
     images, targets = (torch.stack([sample[field] for sample in samples]) for field in (0, 1))
     evaluator.update(net.model, [sample.id for sample in samples], images, targets)

@@ -42,7 +42,7 @@ def run(tmp_path_factory):
     (folder / "checkpoints").mkdir()
     shutil.copy(CONF / "tiny.yaml", folder / "config.yaml")
     cli = RobustSegCLI(["--config", str(folder / "config.yaml")])
-    dataset, model = cli.datamodule.dataset("val"), cli.model.model.eval()
+    dataset, model = cli.datamodule.data.dataset("val"), cli.model.model.eval()
     (head,) = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d) and m.out_channels == model.num_classes]
     with torch.no_grad():
         # Without a favourite class.

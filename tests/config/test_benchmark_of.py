@@ -47,7 +47,6 @@ def benchmark_from(path, own):
     state = {f"model.{name}": value for name, value in module.model.state_dict().items()}
     torch.save({"state_dict": state, RECORD_KEY: own}, path)
     data = SyntheticScenes(image_size=(32, 32), test_length=3, batch_size=1, num_workers=0)
-    data.setup("test")
     weights = load_segmentation_weights(module.model, path)
     return benchmark_of(module, data, RobustnessEvaluation(), {}, weights, Shard(), 0, None)
 

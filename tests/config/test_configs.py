@@ -53,7 +53,7 @@ def test_experiment(path, tmp_path):
         assert cli.model.attack.steps == int(attack[-1])
         assert str(cli.model.attack.threat.eps) == "8/255"
         assert cli.model.split.sizes(cli.datamodule.batch_size) == (4, 4)
-    assert cli.model.model.num_classes == cli.datamodule.num_classes == 11
+    assert cli.model.model.num_classes == cli.datamodule.data.num_classes == 11
     assert set(cli.config_init.robustness.attacks) == {"fgsm", "pgd20", "segpgd20", "cospgd20"}
 
 

@@ -114,9 +114,9 @@ def test_run(path: Path, trees: Trees, tmp_path: Path):
         assert str(cli.model.attack.threat.eps) == ("4/255" if robust else "8/255")
         assert cli.model.split.sizes(size) == ((0, size) if robust else (8, 8))
         assert cli.model.split.mode == "eval"
-    assert cli.model.model.num_classes == cli.datamodule.num_classes == CLASSES[folder]
+    assert cli.model.model.num_classes == cli.datamodule.data.num_classes == CLASSES[folder]
     assert set(cli.config_init.robustness.attacks) == {"fgsm", "pgd20", "segpgd20", "cospgd20"}
-    window, crop = cli.model.model.window, cli.datamodule.augmentation.crop_size
+    window, crop = cli.model.model.window, cli.datamodule.data.augmentation.crop_size
     assert window is None or window == SlidingWindow(crop)
     # the last validation, and all that has an attack, comes at the end
     every = cli.config.robustness.every_n_epochs
@@ -126,13 +126,13 @@ def test_run(path: Path, trees: Trees, tmp_path: Path):
 
 def check_data(cli: RobustSegCLI) -> None:
     """The splits open, a training batch has the size of the paper's crops, and the network has an answer for it."""
-    data = cli.datamodule
-    data.batch_size = 2  # the trees are small
+    data = cli.datamodule.data
+    data.batch_size, data.global_batch_size = 2, None  # the trees are small
     for stage in ("fit", "test"):
-        data.setup(stage)
+        cli.datamodule.setup(stage)
     assert data.sample_ids("train")
     assert data.sample_ids("val") == data.sample_ids(data.test_split())
-    batch = next(iter(data.train_dataloader()))
+    batch = next(iter(data.train_loader()))
     height, width = data.augmentation.crop_size
     assert batch.images.shape == (2, 3, height, width)
     counted = batch.targets[batch.targets != data.ignore_index]

@@ -358,13 +358,13 @@ class TestRules:
         ["torch.hub.load", "torch.nn.Linear", "torch.nn", "torch.nothing", "torch.os.system", "torch", "os.system",
          "timm.create_model", "torchvision.models.get_model", "robustseg.nothing", "robustseg.cli.main.main",
          "robustseg.config.build.RobustSegCLI", "robustseg.models.load_segmentation_weights",
-         "robustseg.data.SyntheticScenes.load_from_checkpoint"],
+         "robustseg.data.lightning.SegmentationDataModule.load_from_checkpoint"],
     )  # fmt: skip
     def test_not_buildable(self, path):
         package = path.partition(".")[0]
         defined_in = {
             "torch.os.system": "posix",
-            "robustseg.data.SyntheticScenes.load_from_checkpoint": "pytorch_lightning",
+            "robustseg.data.lightning.SegmentationDataModule.load_from_checkpoint": "pytorch_lightning",
         }
         for value in ({"class_path": path}, [{"x": ({"class_path": path},)}]):
             message = safety.refused_object(jsonargparse.Namespace(key=value), [])

@@ -104,8 +104,8 @@ def root(tmp_path):
 
 def module(root, workers, **changes):
     data = CamVid(str(root), batch_size=2, num_workers=workers, image_size=(16, 24), **changes)
-    data.setup("fit")
-    data.setup("test")
+    for split in ("train", "val", "test"):
+        data.dataset(split)
     return data
 
 
@@ -115,7 +115,7 @@ def damage(root, name):
 
 
 def seen(data):
-    return [list(batch.ids) for batch in data.train_dataloader()]
+    return [list(batch.ids) for batch in data.train_loader()]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -144,7 +144,7 @@ def test_figures_are_never_falsified(root):
     data = module(root, 0, on_bad_sample="replace")
     damage(root, "val1")
     damage(root, "test1")
-    for loader in (data.val_dataloader(), data.test_dataloader()):
+    for loader in (data.eval_loader("val"), data.eval_loader("test")):
         with pytest.raises(DataError, match=r"(val|test)1\.png"):
             list(loader)
     damage(root, "train1")
@@ -164,17 +164,14 @@ def test_spawned_workers_follow_the_policy(root):
 
 def test_a_global_batch_is_divided_or_refused():
     data = SyntheticScenes(global_batch_size=24, batch_size=5)
-    data.share_batch(processes=4, accumulate=2)
-    assert data.batch_size == 3
+    assert data.process_batch_size(processes=4, accumulate=2) == 3
     with pytest.raises(DataError, match=r"global_batch_size = 24 cannot be divided by 5 processes × 1 .*20 or 25"):
-        data.share_batch(processes=5)
+        data.process_batch_size(processes=5)
     with pytest.raises(DataError, match=r"cannot be divided by 32 processes × 1 accumulated batches: choose 32, or"):
-        data.share_batch(processes=32)
+        data.process_batch_size(processes=32)
     with pytest.raises(ValueError, match="global_batch_size = 0"):
         SyntheticScenes(global_batch_size=0)
-    plain = SyntheticScenes(batch_size=5)
-    plain.share_batch(processes=3)
-    assert plain.batch_size == 5
+    assert SyntheticScenes(batch_size=5).process_batch_size(processes=3) == 5
 
 
 def test_workers_that_ignore_signals_do_not_hold_a_process_at_its_end(tmp_path):
@@ -182,7 +179,7 @@ def test_workers_that_ignore_signals_do_not_hold_a_process_at_its_end(tmp_path):
     code = (
         "from robustseg.data import SyntheticScenes\n"
         "data = SyntheticScenes(image_size=(32, 32), train_length=8, batch_size=2, num_workers=1)\n"
-        "batches = iter(data.train_dataloader())\n"
+        "batches = iter(data.train_loader())\n"
         "next(batches)\n"
         "raise ArithmeticError\n"
     )

@@ -5,15 +5,15 @@ import yaml
 
 import robustseg.data
 from robustseg.cli.main import main
-from robustseg.data import DataError, FileDataModule, SegmentationDataModule
+from robustseg.data import DataError, FileDataModule, SegmentationData
 from robustseg.data.catalogue import datasets, describe, find_dataset
 from tests.helpers.paths import ROOT
 
 
-def test_every_data_module_is_in_it():
+def test_every_data_set_is_in_it():
     classes = {name: thing for name, thing in vars(robustseg.data).items() if isinstance(thing, type)}
-    modules = {name for name, thing in classes.items() if issubclass(thing, SegmentationDataModule)}
-    assert {row.name for row in datasets()} == modules - {"SegmentationDataModule", "FileDataModule"}
+    modules = {name for name, thing in classes.items() if issubclass(thing, SegmentationData)}
+    assert {row.name for row in datasets()} == modules - {"SegmentationData", "FileDataModule"}
     assert issubclass(robustseg.data.CamVid, FileDataModule)
 
 

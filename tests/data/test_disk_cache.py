@@ -361,7 +361,7 @@ def test_an_unusable_folder_is_an_error_at_the_start(root, tmp_path, what):
     (tmp_path / "taken").write_text("mine")
     folder = {"file": tmp_path / "taken", "inside a file": tmp_path / "taken" / "x", "device": "/dev/null"}[what]
     with pytest.raises(DataError) as error:
-        module(root, folder).setup("fit")
+        module(root, folder).dataset("train")
     assert str(error.value).startswith(f"data.disk_cache = '{folder}' cannot be used (")
     assert "\n" not in str(error.value)
     assert (tmp_path / "taken").read_text() == "mine"
@@ -439,7 +439,7 @@ def test_workers_of_a_process_stop_and_warn_together(root, folder):
     shutil.rmtree(folder)
     folder.write_text("in the way")
     assert not dataset.disk_cache._stopped
-    assert sum(len(batch.ids) for batch in data.train_dataloader()) == 4
+    assert sum(len(batch.ids) for batch in data.train_loader()) == 4
     end_workers()
     assert dataset.disk_cache._stopped
     with warnings.catch_warnings():
@@ -569,7 +569,7 @@ def test_workers_deliver_the_same(root, folder, method):
 
 def test_training_batches_are_the_same(root, folder):
     def batches(**changes):
-        return list(module(root, **changes).train_dataloader())
+        return list(module(root, **changes).train_loader())
 
     for first, second in zip(batches(), batches(folder=folder), strict=True):
         assert first.ids == second.ids

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from robustseg.data import CamVid, DataError, MaskFormat, PairedFiles, pair_by_stem
+from robustseg.data.lightning import SegmentationDataModule
 
 from .conftest import pattern, write_image
 
@@ -191,24 +192,23 @@ def test_sixteen_bit_image_is_refused(root):
 
 def test_setup_reports_bad_files_before_training(root):
     (root / "val" / "f.png").write_bytes(b"")
-    module = camvid(root)
     with pytest.raises(DataError, match=r"f\.png cannot be opened"):
-        module.setup("fit")
-    camvid(root, check="none").setup("fit")
+        SegmentationDataModule(camvid(root)).setup("fit")
+    SegmentationDataModule(camvid(root, check="none")).setup("fit")
 
 
 def test_setup_finds_what_only_decoding_shows(root):
     mask = pattern(1)[1]
     mask[3, 4] = 12
     write_image(root / "valannot" / "g.png", mask)
-    camvid(root, check="headers").setup("fit")
+    camvid(root, check="headers").dataset("val")
     with pytest.raises(DataError, match=r"g\.png holds the ids 12"):
-        camvid(root).setup("fit")
+        camvid(root).dataset("val")
 
 
 def test_unknown_check_is_refused(root):
     with pytest.raises(ValueError, match=r"data\.check"):
-        camvid(root, check="header").setup("fit")
+        camvid(root, check="header")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -217,7 +217,7 @@ def test_message_survives_the_worker(root, workers):
     mask[0, 0] = 77
     write_image(root / "valannot" / "g.png", mask)
     with pytest.raises(DataError) as caught:
-        list(camvid(root, num_workers=workers).val_dataloader())
+        list(camvid(root, num_workers=workers).eval_loader("val"))
     assert str(caught.value).startswith("mask ")
     assert "ids 77," in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -225,12 +225,19 @@ def test_message_survives_the_worker(root, workers):
 
 
 def test_test_split_falls_back_to_val(root):
-    module = camvid(root)
+    module = SegmentationDataModule(camvid(root))
     module.setup("test")
+    assert list(module.data.datasets) == ["val"]
     assert [batch.ids for batch in module.test_dataloader()] == [["f"], ["g"], ["h"]]
     shutil.copytree(root / "train", root / "test")
     shutil.copytree(root / "trainannot", root / "testannot")
-    assert [batch.ids for batch in camvid(root).test_dataloader()] == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert [batch.ids for batch in SegmentationDataModule(camvid(root)).test_dataloader()] == [
+        ["a"],
+        ["b"],
+        ["c"],
+        ["d"],
+        ["e"],
+    ]
 
 
 def test_cache_saves_decoding_and_changes_nothing(root):
@@ -251,11 +258,10 @@ def test_cache_saves_decoding_and_changes_nothing(root):
 
 def test_real_camvid(camvid_root):
     module = CamVid(str(camvid_root), num_workers=0, batch_size=2, crop_size=(360, 360))
-    module.setup("fit")
     train, val = module.dataset("train"), module.dataset("val")
     assert (len(train), len(val)) == (367, 101)
     assert len({dataset.sample_id(i) for dataset in (train, val) for i in range(len(dataset))}) == 468
-    batch = next(iter(module.val_dataloader()))
+    batch = next(iter(module.eval_loader("val")))
     assert batch.images.shape == (2, 3, 360, 480)
     assert batch.targets.shape == (2, 360, 480)
     counts = torch.zeros(256, dtype=torch.long)
@@ -266,4 +272,4 @@ def test_real_camvid(camvid_root):
     assert counts[255] > 0
     # road and building are what a street shows most
     assert set(counts[:11].topk(2).indices.tolist()) == {1, 3}
-    assert next(iter(module.train_dataloader())).images.shape == (2, 3, 360, 360)
+    assert next(iter(module.train_loader())).images.shape == (2, 3, 360, 360)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import random
 from typing import ClassVar
 
 import numpy as np
@@ -10,18 +11,21 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentParser
+from lightning_fabric.utilities.seed import pl_worker_init_function
 from torch import distributed
 from torch.utils.data import DataLoader
 
 from robustseg.data import (
     CamVid,
     DataError,
-    SegmentationDataModule,
+    SegmentationData,
     SegmentationDataset,
     SyntheticScenes,
     UnpaddedDistributedSampler,
     collate,
 )
+from robustseg.data.lightning import SegmentationDataModule
+from robustseg.data.loading import seed_worker
 from robustseg.types import Batch, Sample
 from tests.helpers.paths import ROOT
 
@@ -44,7 +48,7 @@ class Numbers(SegmentationDataset):
         return np.full((*self.size, 3), index, np.uint8), np.full(self.size, index % 3, np.uint8)
 
 
-class NumbersModule(SegmentationDataModule):
+class NumbersData(SegmentationData):
     classes: ClassVar = (("zero", (0, 0, 0)), ("one", (1, 1, 1)), ("two", (2, 2, 2)))
 
     def __init__(self, length=13, **kwargs):
@@ -118,7 +122,7 @@ def _fit(rank, port, results):
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     model = Recorder()
-    trainer.fit(model, datamodule=NumbersModule(13, batch_size=2))
+    trainer.fit(model, datamodule=SegmentationDataModule(NumbersData(13, batch_size=2)))
     results.put((rank, model.seen))
 
 
@@ -141,16 +145,16 @@ def test_two_processes_validate_each_image_once():
 
 def test_without_a_process_group_there_is_no_sampler_of_ours():
     assert not distributed.is_initialized()
-    module = NumbersModule(batch_size=4)
-    assert not isinstance(module.val_dataloader().sampler, UnpaddedDistributedSampler)
-    assert [len(batch.ids) for batch in module.val_dataloader()] == [4, 4, 4, 1]
-    assert [len(batch.ids) for batch in module.train_dataloader()] == [4, 4, 4]
+    module = NumbersData(batch_size=4)
+    assert not isinstance(module.eval_loader("val").sampler, UnpaddedDistributedSampler)
+    assert [len(batch.ids) for batch in module.eval_loader("val")] == [4, 4, 4, 1]
+    assert [len(batch.ids) for batch in module.train_loader()] == [4, 4, 4]
 
 
 def test_training_is_shuffled_and_evaluation_is_not():
-    module = NumbersModule(64, batch_size=64)
+    module = NumbersData(64, batch_size=64)
     ordered = [f"n{k}" for k in range(64)]
-    loader = module.train_dataloader()
+    loader = module.train_loader()
     first = next(iter(loader)).ids
     assert next(iter(loader)).ids == first  # the same epoch
     loader.sampler.set_epoch(1)
@@ -158,15 +162,15 @@ def test_training_is_shuffled_and_evaluation_is_not():
     assert sorted(first) == sorted(second) == sorted(ordered)
     assert first != ordered
     assert first != second
-    assert next(iter(module.val_dataloader())).ids == ordered
-    assert next(iter(module.test_dataloader())).ids == ordered
+    assert next(iter(module.eval_loader("val"))).ids == ordered
+    assert next(iter(module.eval_loader("test"))).ids == ordered
 
 
 def test_validation_batch_size_is_its_own():
-    module = NumbersModule(batch_size=2, val_batch_size=5)
-    assert module.train_dataloader().batch_size == 2
-    assert module.val_dataloader().batch_size == module.test_dataloader().batch_size == 5
-    assert NumbersModule(batch_size=3).val_dataloader().batch_size == 3
+    module = NumbersData(batch_size=2, val_batch_size=5)
+    assert module.train_loader().batch_size == 2
+    assert module.eval_loader("val").batch_size == module.eval_loader("test").batch_size == 5
+    assert NumbersData(batch_size=3).eval_loader("val").batch_size == 3
 
 
 def _equal(first, second):
@@ -183,18 +187,28 @@ def _scenes(workers, **kwargs):
 
 
 def test_validation_does_not_depend_on_the_workers():
-    plain = list(_scenes(0).val_dataloader())
+    plain = list(_scenes(0).eval_loader("val"))
     assert [name for batch in plain for name in batch.ids] == [f"val-{k:06d}" for k in range(5)]
-    loader = _scenes(2).val_dataloader()
+    loader = _scenes(2).eval_loader("val")
     for _ in range(2):
         assert _equal(plain, list(loader))
+
+
+@pytest.mark.parametrize(("number", "rank", "seed"), [(0, 0, 0), (3, 1, 7), (1, 9, 2**63 + 5)])
+def test_workers_draw_what_lightning_would_seed_them_for(number, rank, seed):
+    def drawn(start):
+        torch.manual_seed(seed + number)
+        start(number, rank)
+        return torch.rand(()).item(), random.random(), np.random.rand()  # noqa: NPY002 - the global stream
+
+    assert drawn(seed_worker) == drawn(pl_worker_init_function)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_is_reproducible_from_the_seed(workers):
     def epoch(seed):
         pl.seed_everything(seed, workers=True, verbose=False)
-        return list(_scenes(workers).train_dataloader())
+        return list(_scenes(workers).train_loader())
 
     first = epoch(3)
     assert _equal(first, epoch(3))
@@ -209,7 +223,7 @@ def test_each_epoch_augments_anew():
 
 def test_spawned_workers_deliver_the_same():
     module = _scenes(0)
-    expected = list(module.val_dataloader())
+    expected = list(module.eval_loader("val"))
     loader = DataLoader(module.dataset("val"), 2, collate_fn=collate, num_workers=1, multiprocessing_context="spawn")
     assert _equal(expected, list(loader))
 
@@ -232,13 +246,13 @@ def test_indices_outside_are_refused():
 @pytest.mark.parametrize("augment", [True, False])
 def test_crop_size_and_augment(augment):
     module = _scenes(0, crop_size=(24, 32), augment=augment)
-    assert next(iter(module.train_dataloader())).images.shape == (2, 3, *((24, 32) if augment else (40, 40)))
-    assert next(iter(module.val_dataloader())).images.shape == (2, 3, 40, 40)
+    assert next(iter(module.train_loader())).images.shape == (2, 3, *((24, 32) if augment else (40, 40)))
+    assert next(iter(module.eval_loader("val"))).images.shape == (2, 3, 40, 40)
 
 
 def test_images_are_resized(root):
     module = CamVid(str(root), image_size=(12, 16), num_workers=0, batch_size=2)
-    for loader in (module.train_dataloader(), module.val_dataloader()):
+    for loader in (module.train_loader(), module.eval_loader("val")):
         batch = next(iter(loader))
         assert batch.images.shape == (2, 3, 12, 16)
         assert batch.targets.shape == (2, 12, 16)
@@ -267,18 +281,18 @@ def test_facts_are_known_before_any_file_is_touched(module):
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        NumbersModule(**arguments)
+        NumbersData(**arguments)
 
 
 def test_fewer_training_images_than_a_batch():
     with pytest.raises(DataError, match=r"13 images.*set data.batch_size to 13 or less"):
-        NumbersModule(batch_size=14).train_dataloader()
-    assert len(NumbersModule(batch_size=13).train_dataloader()) == 1
+        NumbersData(batch_size=14).train_loader()
+    assert len(NumbersData(batch_size=13).train_loader()) == 1
 
 
 def test_configuration_by_bare_class_name():
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(SegmentationDataModule, "data")
+    parser.add_subclass_arguments(SegmentationData, "data")
     configs = ROOT / "configs" / "data"
     parser.add_argument("--config", action="config")
     for name, kind in (("synthetic", SyntheticScenes), ("camvid", CamVid)):

@@ -183,7 +183,7 @@ def test_voc_in_colours(tmp_path):
     with pytest.raises(
         DataError, match=r"its colours are those of the classes \(background, aeroplane, bicycle \.\.\."
     ):
-        PascalVOC(str(tmp_path), **settings).setup("fit")
+        PascalVOC(str(tmp_path), **settings).dataset("train")
     dataset = PascalVOC(str(tmp_path), masks="colours", **settings).dataset("val")
     assert np.array_equal(dataset.read(0)[1], truth["val"]["2007_000033"])
     counted = PascalVOC(str(tmp_path), masks="colours", count_void=True, **settings).dataset("val")

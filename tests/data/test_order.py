@@ -103,7 +103,7 @@ def test_augmentation_is_a_function_of_the_fetch_whatever_the_workers(num_worker
     monkeypatch.setenv("PL_GLOBAL_SEED", "11")
     data = SyntheticScenes(image_size=(32, 32), train_length=6, batch_size=2, num_workers=num_workers)
     torch.manual_seed(num_workers)  # what it must not depend on
-    images = {id: image for batch in data.train_dataloader() for id, image in zip(batch.ids, batch.images, strict=True)}
+    images = {id: image for batch in data.train_loader() for id, image in zip(batch.ids, batch.images, strict=True)}
     assert len(images) == 6
     augment = TrainTransform((32, 32), (0.75, 1.5))
     for index, seed in literal(6, 11, 0):

@@ -62,7 +62,7 @@ def test_commands_are_understood(command, tmp_path, monkeypatch, capsys):
         assert "runs/quickstart" in capsys.readouterr().err
         return
     cli = RobustSegCLI(arguments, evaluate=command[1] != "train", study=command[1] == "study")
-    assert cli.model.model.num_classes == cli.datamodule.num_classes
+    assert cli.model.model.num_classes == cli.datamodule.data.num_classes
 
 
 def test_nothing_is_left_to_fill_in():

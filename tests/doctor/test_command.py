@@ -516,7 +516,7 @@ def test_good_data_are_measured_and_a_number_of_workers_is_recommended(camvid):
 
 
 class SlowData:
-    """Stands for a data module whose batches of two take a tenth of a second, five to an epoch.
+    """Stands for a data set whose batches of two take a tenth of a second, five to an epoch.
 
     At first each worker has one ready.
     """
@@ -526,7 +526,7 @@ class SlowData:
 
     timeout = 0.0
 
-    def train_dataloader(self):
+    def train_loader(self):
         return self
 
     def __iter__(self):
@@ -540,7 +540,7 @@ class SlowData:
 class LosesBatches(SlowData):
     """Its workers never hand anything over, as when ``/dev/shm`` is full."""
 
-    def train_dataloader(self):
+    def train_loader(self):
         return DataLoader([0, 1], num_workers=self.num_workers, collate_fn=lambda samples: time.sleep(100))
 
 

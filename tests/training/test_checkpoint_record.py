@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from robustseg.attacks import Attack, SegPGD
 from robustseg.data import SyntheticScenes
+from robustseg.data.lightning import SegmentationDataModule
 from robustseg.metrics import SegmentationScores
 from robustseg.models import SegmentationModel, SlidingWindow, load_segmentation_weights, read_record
 from robustseg.training import RobustSegmentation, TrainingError
@@ -22,7 +23,7 @@ from tests.training.nets import ToyNetwork
 
 def scenes(**changes):
     arguments = dict(image_size=(32, 32), train_length=8, val_length=5, test_length=3, batch_size=4, num_workers=0)
-    return SyntheticScenes(**(arguments | changes))
+    return SegmentationDataModule(SyntheticScenes(**(arguments | changes)))
 
 
 def module(**changes):

@@ -10,13 +10,14 @@ from torch.utils.data import DataLoader
 
 from robustseg.attacks import PGD, Attack, SegPGD
 from robustseg.data import SyntheticScenes
+from robustseg.data.lightning import SegmentationDataModule
 from robustseg.training import RobustSegmentation, TrainingError
 from tests.training.nets import ToyNetwork, toy_batch
 
 
 def scenes(**changes):
     arguments = dict(image_size=(32, 32), train_length=8, val_length=5, test_length=3, batch_size=4, num_workers=0)
-    return SyntheticScenes(**(arguments | changes))
+    return SegmentationDataModule(SyntheticScenes(**(arguments | changes)))
 
 
 def trainer(tmp_path, **changes):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import robustseg
-from robustseg.data import SegmentationDataModule
+from robustseg.data import SegmentationData
 from robustseg.data.base import Split
 from robustseg.models import SegmentationModel
 
@@ -44,7 +44,7 @@ def model_facts(
     }
 
 
-def data_facts(data: SegmentationDataModule, split: Split) -> dict[str, Any]:
+def data_facts(data: SegmentationData, split: Split) -> dict[str, Any]:
     """The data part of a card, but for which samples were scored.
 
     Raises:

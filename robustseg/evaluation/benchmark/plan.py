@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from robustseg.attacks import Attack
-from robustseg.data import DataError, SegmentationDataModule
+from robustseg.data import DataError, SegmentationData
 from robustseg.data.base import Split
 from robustseg.detectors import Detector, DetectorError
 from robustseg.evaluation import EvaluationError
@@ -87,7 +87,7 @@ class Benchmark:
     """
 
     model: SegmentationModel
-    data: SegmentationDataModule
+    data: SegmentationData
     attacks: Mapping[str, Attack]
     checkpoint: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -34,9 +34,7 @@ def toy_model(seed: int = 0) -> SegmentationModel:
 
 def tiny_data(**changes: Any) -> SyntheticScenes:
     settings = {"image_size": (32, 32), "test_length": IMAGES, "batch_size": 4, "val_batch_size": 3, "num_workers": 0}
-    data = SyntheticScenes(**(settings | changes))
-    data.setup("test")
-    return data
+    return SyntheticScenes(**(settings | changes))
 
 
 def tiny_benchmark(**changes: Any) -> Benchmark:

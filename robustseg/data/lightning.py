@@ -1,0 +1,131 @@
+"""The shell that makes a Lightning data module of any data set; all else about data is usable without Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import distributed
+from torch.utils.data import DataLoader
+
+from robustseg.data.base import SegmentationData, Split
+from robustseg.types import Sample
+
+
+class SegmentationDataModule(pl.LightningDataModule):
+    """Data module of a data set: it opens splits when a stage begins, and keeps where in the data training stands.
+
+    Args:
+        data: The data set.
+    """
+
+    def __init__(self, data: SegmentationData) -> None:
+        super().__init__()
+        self.data = data
+        self.batch_size = data.batch_size
+        """Training images per step and process; see :meth:`share_batch`."""
+        self._start = (0, 0)
+
+    @property
+    def global_batch_size(self) -> int | None:
+        """Training images per update over all processes, where that is what is set."""
+        return self.data.global_batch_size
+
+    def share_batch(self, processes: int, accumulate: int = 1) -> None:
+        """Set ``batch_size`` to one process's share of ``global_batch_size``, where there is one.
+
+        Args:
+            processes: That train.
+            accumulate: Batches of a process whose gradients are accumulated.
+
+        Raises:
+            DataError: It cannot be divided.
+        """
+        self.batch_size = self.data.process_batch_size(processes, accumulate)
+
+    def prepare_data(self) -> None:
+        """Download what the data set was told to."""
+        self.data.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Open the splits of a stage, so that bad files are reported before the first step.
+
+        Raises:
+            DataError: Files are missing or cannot be used.
+        """
+        if stage == "fit" and self.trainer is not None:
+            self.share_batch(self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        stages: dict[str, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": (self.data.test_split(),),
+        }
+        for split in stages.get(stage, ()):
+            self.data.dataset(split)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled batches of the training split, from where training stands on."""
+        accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        return self.data.train_loader(*_place(), accumulate, self._start)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the validation split in order, each image exactly once over all processes."""
+        return self.data.eval_loader("val", *_place())
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the test split in order, each image exactly once over all processes."""
+        return self.data.eval_loader(self.data.test_split(), *_place())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the data training stands: ``epoch`` and ``position``, the samples of it that all ranks have seen.
+
+        It stands under the name of the data set, as it did at the top of version 0.1's checkpoints. Lightning asks
+        for it when a checkpoint is written.
+        """
+        if self.trainer is None:
+            return {}
+        loop: Any = self.trainer.fit_loop
+        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
+        epoch = epochs.processed
+        done = 0 if epochs.ready == epochs.processed else batches.current.processed
+        if done >= self.trainer.num_training_batches:  # saved at the validation after an epoch's last batch
+            epoch, done = epoch + 1, 0
+        position = done * self.batch_size * self.trainer.world_size
+        return {self._name: {"epoch": epoch, "position": position}}
+
+    def state_of(self, checkpoint: Mapping[str, Any]) -> dict[str, int] | None:
+        """``epoch`` and ``position`` when a checkpoint was written; None where it is of another data set."""
+        found = checkpoint.get(type(self).__qualname__, checkpoint).get(self._name)
+        return None if found is None else dict(found)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next ``train_dataloader`` start there."""
+        if self._name in state_dict:
+            self.start_at(**state_dict[self._name])
+
+    def start_at(self, epoch: int, position: int) -> None:
+        """Let the next ``train_dataloader`` start in the middle of an epoch.
+
+        Args:
+            epoch: Counted from 0.
+            position: Number of samples of that epoch that all ranks together have seen.
+        """
+        self._start = (int(epoch), int(position))
+
+    @property
+    def _name(self) -> str:
+        return type(self.data).__qualname__
+
+
+def data_of(trainer: pl.Trainer) -> object:
+    """Return the data set of a trainer; a data module that is not ours, if it has one; None without any."""
+    module = getattr(trainer, "datamodule", None)
+    return module.data if isinstance(module, SegmentationDataModule) else module
+
+
+def _place() -> tuple[int, int]:
+    """Number of processes, and the rank of this one."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size(), distributed.get_rank()
+    return 1, 0
