@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ MaskKind = Literal["ids", "colours"]
 
 RGB = tuple[int, int, int]
 """Red, green and blue from 0 to 255."""
+
+Meaning = TypeVar("Meaning", bound="MaskMeaning")
 
 
 def check_mask_kind(kind: MaskKind) -> MaskKind:
@@ -54,12 +56,12 @@ class MaskMeaning:
 
     @classmethod
     def of_classes(
-        cls,
+        cls: type[Meaning],
         classes: Sequence[tuple[str, RGB]],
         void_ids: Sequence[int] = (IGNORE_INDEX,),
         void_colours: Sequence[RGB] = (),
         **settings: Any,
-    ) -> Self:
+    ) -> Meaning:
         """Masks in which id k is class k.
 
         Args:
