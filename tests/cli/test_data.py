@@ -11,6 +11,7 @@ import yaml
 from robustseg.cli.main import main
 from tests.data import trees
 
+pytestmark = pytest.mark.slow
 RUN = {
     "trainer": {"accelerator": "cpu", "max_epochs": 1, "limit_train_batches": 1, "enable_progress_bar": False},
     "model": {
@@ -36,7 +37,9 @@ def results(tmp_path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("name", sorted(trees.TREES))
+@pytest.mark.parametrize(
+    "name", ["FolderPairs", *(pytest.param(n, marks=pytest.mark.exhaustive) for n in trees.TREES if n != "FolderPairs")]
+)
 def test_a_run_on_files(name, tmp_path, capsys):
     trees.TREES[name](tmp_path / "data")
     more = {"classes": str(tmp_path / "data" / "classes.yaml")} if name == "FolderPairs" else {}

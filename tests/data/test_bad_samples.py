@@ -174,6 +174,7 @@ def test_a_global_batch_is_divided_or_refused():
     assert SyntheticScenes(batch_size=5).process_batch_size(processes=3) == 5
 
 
+@pytest.mark.slow
 def test_workers_that_ignore_signals_do_not_hold_a_process_at_its_end(tmp_path):
     """One that ends with an exception while a loader is in use, as a notebook or a script of a user's may."""
     code = (

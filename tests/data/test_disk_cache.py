@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from robustseg.data import CamVid, DataError, SyntheticScenes, collate, disk_cache
+from robustseg.data import CamVid, DataError, PairedFiles, SyntheticScenes, collate, disk_cache
 from robustseg.data.disk_cache import DiskCache
 from robustseg.data.loading import end_workers
 from robustseg.data.order import Fetch
@@ -69,27 +69,19 @@ def unfinished(folder):
 @pytest.fixture
 def reads(monkeypatch):
     """How often each sample was read from its files."""
-    counts = Counter()
-    read = disk_cached_class().read
+    counts, read = Counter(), PairedFiles.read
 
     def counted(self, index):
         counts[self.sample_id(index)] += 1
         return read(self, index)
 
-    monkeypatch.setattr(disk_cached_class(), "read", counted)
+    monkeypatch.setattr(PairedFiles, "read", counted)
     return counts
 
 
-def disk_cached_class():
-    from robustseg.data import PairedFiles
-
-    return PairedFiles
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_samples_are_those_of_the_files(root, folder, size, reads):
-    expected = everything(opened(root, image_size=size))
-    for _ in range(2):  # written, then read by another object
+def test_samples_are_those_of_the_files(root, folder, monkeypatch):
+    for size in (*SIZES, *SIZES):  # written, then read by another object; one size is not another
+        expected = everything(opened(root, image_size=size))
         dataset = opened(root, folder, image_size=size)
         found = everything(dataset)
         assert equal(found, expected)
@@ -99,8 +91,11 @@ def test_samples_are_those_of_the_files(root, folder, size, reads):
             assert torch.equal(plain.image, cached.image)
             assert torch.equal(plain.target, cached.target)
             assert plain.id == cached.id
-    assert len(entries(folder)) == 5
+    assert len(entries(folder)) == 5 * len(SIZES)
     assert not unfinished(folder)
+    monkeypatch.setattr(CamVid, "void_ids", (11, 3))  # one class mapping is not another
+    assert equal(everything(opened(root, folder)), everything(opened(root)))
+    assert (everything(opened(root, folder))[0][1] != 3).all()
 
 
 def test_files_are_decoded_once(root, folder, reads):
@@ -137,23 +132,22 @@ def test_memory_comes_first(root, folder, reads):
     assert set(reads.values()) == {2}
 
 
-def test_one_size_and_one_class_mapping_are_not_another(root, folder, monkeypatch):
-    for size in (*SIZES, *SIZES):
-        assert equal(everything(opened(root, folder, image_size=size)), everything(opened(root, image_size=size)))
-    assert len(entries(folder)) == 5 * len(SIZES)
-    monkeypatch.setattr(CamVid, "void_ids", (11, 3))
-    assert equal(everything(opened(root, folder)), everything(opened(root)))
-    assert (everything(opened(root, folder))[0][1] != 3).all()
-
-
-@pytest.mark.parametrize(
-    "version", ["robustseg.__version__", "robustseg.data.disk_cache.version"], ids=["package", "decoder"]
-)
-def test_other_versions_make_other_entries(root, folder, monkeypatch, version, reads):
+def test_other_versions_make_other_entries(root, folder, monkeypatch, reads):
     everything(opened(root, folder, check="none"))
-    monkeypatch.setattr(version, (lambda name: "99") if version.endswith("cache.version") else "99")
-    everything(opened(root, folder, check="none"))
-    assert set(reads.values()) == {2}
+    before = {path: path.read_bytes() for path in entries(folder)}
+    for count, (name, value) in enumerate(
+        [
+            ("robustseg.__version__", "99"),
+            ("robustseg.data.disk_cache.version", lambda name: "99"),  # of a decoder
+            ("robustseg.data.disk_cache.FORMAT", 0),
+        ]
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(name, value)
+            everything(opened(root, folder, check="none"))
+        assert set(reads.values()) == {count + 2}
+    assert len(entries(folder)) == 20
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def rewrite(path, value, nanoseconds, **options):
@@ -163,8 +157,8 @@ def rewrite(path, value, nanoseconds, **options):
     return path.stat().st_size
 
 
-def test_a_changed_image_is_read_again(root, folder):
-    path = root / "train" / "a.png"
+def test_changed_files_are_read_again(root, folder):
+    path, other = root / "train" / "a.png", root / "train" / "other.png"
 
     def value():
         return opened(root, folder).arrays(0)[0][0, 0, 0]
@@ -173,29 +167,23 @@ def test_a_changed_image_is_read_again(root, folder):
     assert value() == 1
     assert rewrite(path, 2, 10**18 + 1) == before  # only the time tells
     assert value() == 2
-    assert rewrite(path, 3, 10**18 + 1, compress_level=9) != before  # only the size does
+    assert rewrite(path, 3, 10**18 + 1) == before  # same size and time, as rsync and tar leave them
     assert value() == 3
+    assert rewrite(other, 4, 10**18 + 1) == before
+    os.replace(other, path)  # as well, and another file
+    assert value() == 4
+    assert rewrite(path, 5, 10**18 + 1, compress_level=9) != before
+    assert value() == 5
+    write_image(root / "trainannot" / "b.png", np.full((24, 32), 4, np.uint8))
+    assert (opened(root, folder).arrays(1)[1] == 4).all()
 
 
-@pytest.mark.parametrize("how", ["in place", "by another file"])
-def test_replaced_files_of_the_same_size_and_time_are_read_again(root, folder, how):
-    """As rsync and tar leave them."""
-    path = root / "train" / "a.png"
-    before = rewrite(path, 1, 10**18)
-    assert opened(root, folder).arrays(0)[0][0, 0, 0] == 1
-    target = path if how == "in place" else root / "train" / "other.png"
-    assert rewrite(target, 2, 10**18) == before
-    os.replace(target, path)
-    assert opened(root, folder).arrays(0)[0][0, 0, 0] == 2
-
-
-@pytest.mark.parametrize("fact", ["st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"])
-def test_each_fact_of_a_file_makes_another_fingerprint(root, monkeypatch, fact):
+def test_each_fact_of_a_file_makes_another_fingerprint(root, monkeypatch):
     path = root / "train" / "a.png"
     status = os.stat(path)
     facts = {name: getattr(status, name) for name in ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")}
     before = disk_cache.file_fingerprint(path)
-    for changes in ({}, {fact: facts[fact] + 1}):
+    for changes in ({}, *({name: value + 1} for name, value in facts.items())):
         seen = SimpleNamespace(**{**facts, **changes})
         with monkeypatch.context() as patched:
             patched.setattr(os, "stat", lambda path, seen=seen, **options: seen)
@@ -216,12 +204,6 @@ def test_a_folder_in_the_place_of_an_entry_costs_that_entry_only(root, folder, r
     assert sorted(reads.values()) == [2, 2, 2, 2, 3]
     assert [path for path in entries(folder) if path.is_file()] == others
     assert not unfinished(folder)
-
-
-def test_a_changed_mask_is_read_again(root, folder):
-    everything(opened(root, folder))
-    write_image(root / "trainannot" / "b.png", np.full((24, 32), 4, np.uint8))
-    assert (opened(root, folder).arrays(1)[1] == 4).all()
 
 
 def test_files_of_the_same_name_elsewhere_are_others(root, folder, tmp_path, monkeypatch):
@@ -254,85 +236,38 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(root, folder, monkeypa
     assert np.array_equal(dataset.arrays(0)[0], opened(root).arrays(0)[0])
 
 
-def _truncated(content):
-    return content[:-1]
+def _with_shape(content, height, width):
+    return content[:40] + np.array([height, width], np.uint32).tobytes() + content[48:]
 
 
-def _longer(content):
-    return content + b"\0"
+DAMAGE = {
+    "truncated": lambda content: content[:-1],
+    "longer": lambda content: content + b"\0",
+    "empty": lambda content: b"",
+    "header only": lambda content: content[:64],
+    "half a header": lambda content: content[:20],
+    "flipped pixel": lambda content: content[:100] + bytes([content[100] ^ 1]) + content[101:],
+    "flipped id": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "zeros": lambda content: bytes(len(content)),
+    "other shape": lambda content: _with_shape(content, 20, 12),
+    "huge shape": lambda content: _with_shape(content, 2**32 - 1, 2**32 - 1),
+    "other magic": lambda content: b"RSSAMPL2" + content[8:],
+}
 
 
-def _empty(content):
-    return b""
-
-
-def _header_only(content):
-    return content[:64]
-
-
-def _half_a_header(content):
-    return content[:20]
-
-
-def _flipped_pixel(content):
-    return content[:100] + bytes([content[100] ^ 1]) + content[101:]
-
-
-def _flipped_id(content):
-    return content[:-1] + bytes([content[-1] ^ 1])
-
-
-def _zeros(content):
-    return bytes(len(content))
-
-
-def _other_shape(content):
-    height, width = np.frombuffer(content[40:48], np.uint32)
-    return content[:40] + np.array([width, height], np.uint32).tobytes() + content[48:]
-
-
-def _huge_shape(content):
-    return content[:40] + b"\xff" * 8 + content[48:]
-
-
-def _other_magic(content):
-    return b"RSSAMPL2" + content[8:]
-
-
-DAMAGE = [
-    _truncated, _longer, _empty, _header_only, _half_a_header, _flipped_pixel, _flipped_id, _zeros, _other_shape,
-    _huge_shape, _other_magic,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__.strip("_"))
-def test_a_damaged_entry_is_read_from_the_files_and_replaced(root, folder, damage, reads):
+def test_a_damaged_entry_is_read_from_the_files_and_replaced(root, folder, reads):
     expected = everything(opened(root, folder, check="none"))
     sound = {path: path.read_bytes() for path in entries(folder)}
-    for path, content in sound.items():
-        path.write_bytes(damage(content))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert equal(everything(opened(root, folder, check="none")), expected)
-    assert set(reads.values()) == {2}
-    assert {path: path.read_bytes() for path in entries(folder)} == sound
-
-
-def test_an_entry_in_the_place_of_another_is_damaged(root, folder):
-    expected = everything(opened(root, folder))
-    first, second = entries(folder)[:2]
-    shutil.copy(first, second)
-    assert equal(everything(opened(root, folder)), expected)
-
-
-def test_an_older_format_is_left_alone(root, folder, monkeypatch, reads):
-    monkeypatch.setattr(disk_cache, "FORMAT", 0)
-    everything(opened(root, folder, check="none"))
-    older = {path: path.read_bytes() for path in entries(folder)}
-    monkeypatch.undo()
-    everything(opened(root, folder, check="none"))
-    assert len(entries(folder)) == 10
-    assert all(path.read_bytes() == content for path, content in older.items())
+    other = dict(zip(sound, [*list(sound.values())[1:], next(iter(sound.values()))], strict=True))
+    for name, damage in {**DAMAGE, "that of another sample": None}.items():
+        reads.clear()
+        for path, content in sound.items():
+            path.write_bytes(other[path] if damage is None else damage(content))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert equal(everything(opened(root, folder, check="none")), expected), name
+        assert set(reads.values()) == {1}, name
+        assert {path: path.read_bytes() for path in entries(folder)} == sound, name
 
 
 def test_without_a_source_nothing_is_served(root, folder):
@@ -356,21 +291,17 @@ def test_bad_samples_are_replaced_and_not_kept(root, folder):
     assert len(entries(folder)) == 1
 
 
-@pytest.mark.parametrize("what", ["file", "inside a file", "device"])
-def test_an_unusable_folder_is_an_error_at_the_start(root, tmp_path, what):
+def test_an_unusable_folder_is_an_error_at_the_start(root, tmp_path):
     (tmp_path / "taken").write_text("mine")
-    folder = {"file": tmp_path / "taken", "inside a file": tmp_path / "taken" / "x", "device": "/dev/null"}[what]
-    with pytest.raises(DataError) as error:
-        module(root, folder).dataset("train")
-    assert str(error.value).startswith(f"data.disk_cache = '{folder}' cannot be used (")
-    assert "\n" not in str(error.value)
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "x", "/dev/null"):
+        with pytest.raises(DataError) as error:
+            opened(root, folder)
+        assert str(error.value).startswith(f"data.disk_cache = '{folder}' cannot be used (")
+        assert "\n" not in str(error.value)
     assert (tmp_path / "taken").read_text() == "mine"
-
-
-@pytest.mark.parametrize("name", ["", "  "])
-def test_an_empty_name_is_refused(root, name):
-    with pytest.raises(ValueError, match=r"disk_cache = .* set data\.disk_cache"):
-        module(root, disk_cache=name)
+    for name in ("", "  "):
+        with pytest.raises(ValueError, match=r"disk_cache = .* set data\.disk_cache"):
+            module(root, disk_cache=name)
 
 
 def limited(bytes_per_file, action, *arguments):
@@ -455,22 +386,17 @@ def test_a_folder_deleted_during_the_run_is_made_again(root, folder):
     assert len(entries(folder)) == 5
 
 
-def test_samples_of_another_form_are_not_kept(folder, tmp_path):
+def test_what_can_be_kept(folder):
     cache = DiskCache(folder)
     image, mask = pattern(0)
-    with pytest.warns(UserWarning, match="not 24×32×3 uint8 with 24×32 int64"):
-        cache.store(cache.key("x"), image, mask.astype(np.int64))
-    cache.store(cache.key("x"), image, mask)  # it has stopped
-    assert not entries(folder)
-
-
-def test_arrays_in_any_order_of_memory(folder):
-    cache = DiskCache(folder)
-    image, mask = pattern(0)
-    cache.store(cache.key("x"), np.asfortranarray(image)[:, ::-1], mask.T.copy().T)
+    cache.store(cache.key("x"), np.asfortranarray(image)[:, ::-1], mask.T.copy().T)  # in any order of memory
     found = cache.load(cache.key("x"))
     assert np.array_equal(found[0], image[:, ::-1])
     assert np.array_equal(found[1], mask)
+    with pytest.warns(UserWarning, match="not 24×32×3 uint8 with 24×32 int64"):
+        cache.store(cache.key("y"), image, mask.astype(np.int64))
+    cache.store(cache.key("y"), image, mask)  # it has stopped
+    assert len(entries(folder)) == 1
 
 
 def test_what_is_drawn_is_not_kept_and_that_is_said(folder):
@@ -515,6 +441,7 @@ def _fill_for_ever(root, folder, started):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment(root, folder):
     expected = everything(opened(root))
     for attempt in range(12):
@@ -553,7 +480,7 @@ def test_processes_fill_one_folder_at_once(root, folder):
     assert not unfinished(folder)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_deliver_the_same(root, folder, method):
     expected = [opened(root, split="train", augment=False)[index] for index in range(5)]
     dataset = opened(root, folder, augment=False)
@@ -565,22 +492,7 @@ def test_workers_deliver_the_same(root, folder, method):
             assert torch.equal(batch.images[0], sample.image)
             assert torch.equal(batch.targets[0], sample.target)
     assert len(entries(folder)) == 5
-
-
-def test_training_batches_are_the_same(root, folder):
-    def batches(**changes):
-        return list(module(root, **changes).train_loader())
-
-    for first, second in zip(batches(), batches(folder=folder), strict=True):
-        assert first.ids == second.ids
-        assert torch.equal(first.images, second.images)
-        assert torch.equal(first.targets, second.targets)
-
-
-def test_a_data_set_is_sent_without_its_samples(root, folder):
-    dataset = opened(root, folder)
-    everything(dataset)
-    received = pickle.loads(pickle.dumps(dataset))
+    received = pickle.loads(pickle.dumps(dataset))  # what a spawned worker gets
     assert equal(everything(received), everything(dataset))
     assert received.disk_cache.folder == dataset.disk_cache.folder
 

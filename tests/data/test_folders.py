@@ -77,12 +77,10 @@ def locked(monkeypatch):
 
 
 @pytest.mark.parametrize("name", MODULES)
-@pytest.mark.parametrize("what", ["image", "mask"])
-def test_what_may_not_be_read_is_named(tmp_path, name, what, locked):
+def test_what_may_not_be_read_is_named(tmp_path, name, locked):
     trees.TREES[name](tmp_path)
     pair = module(name, tmp_path).dataset("train").pairs[0]
-    path = getattr(pair, what)
-    for lock in (path, path.parent, path.parent.parent):
+    for lock in (folder for path in (pair.image, pair.mask) for folder in (path, path.parent, path.parent.parent)):
         locked[:] = [lock]
         message = error_of(name, tmp_path)
         assert str(lock) in message

@@ -126,6 +126,7 @@ def _fit(rank, port, results):
     results.put((rank, model.seen))
 
 
+@pytest.mark.slow
 def test_two_processes_validate_each_image_once():
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -149,6 +150,8 @@ def test_without_a_process_group_there_is_no_sampler_of_ours():
     assert not isinstance(module.eval_loader("val").sampler, UnpaddedDistributedSampler)
     assert [len(batch.ids) for batch in module.eval_loader("val")] == [4, 4, 4, 1]
     assert [len(batch.ids) for batch in module.train_loader()] == [4, 4, 4]
+    own = NumbersData(batch_size=2, val_batch_size=5)
+    assert (own.train_loader().batch_size, own.eval_loader("val").batch_size) == (2, 5)
 
 
 def test_training_is_shuffled_and_evaluation_is_not():
@@ -164,13 +167,6 @@ def test_training_is_shuffled_and_evaluation_is_not():
     assert first != second
     assert next(iter(module.eval_loader("val"))).ids == ordered
     assert next(iter(module.eval_loader("test"))).ids == ordered
-
-
-def test_validation_batch_size_is_its_own():
-    module = NumbersData(batch_size=2, val_batch_size=5)
-    assert module.train_loader().batch_size == 2
-    assert module.eval_loader("val").batch_size == module.eval_loader("test").batch_size == 5
-    assert NumbersData(batch_size=3).eval_loader("val").batch_size == 3
 
 
 def _equal(first, second):
@@ -221,6 +217,7 @@ def test_each_epoch_augments_anew():
     assert not torch.equal(dataset[0].image, dataset[0].image)
 
 
+@pytest.mark.slow
 def test_spawned_workers_deliver_the_same():
     module = _scenes(0)
     expected = list(module.eval_loader("val"))
