@@ -1,4 +1,4 @@
-"""What the data modules that read image and mask files have in common."""
+"""A data set that consists of image and mask files, for data sets to build on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustseg.types import IGNORE_INDEX
 
 
 class FileDataModule(SegmentationData):
-    """Data module of files below a folder; a subclass pairs them and says what their masks hold.
+    """Data set of files below a folder; a subclass pairs them and says what their masks hold.
 
     Images are read as they are stored, as published masks were made for: the EXIF orientation, by which viewers turn a
     picture, turns nothing.

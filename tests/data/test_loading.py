@@ -1,4 +1,4 @@
-"""Batches, samplers and the data module around them."""
+"""Batches, samplers and the data set around them."""
 
 import multiprocessing
 import os

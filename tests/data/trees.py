@@ -1,7 +1,7 @@
 """Tiny data sets in the layouts and file formats of the real ones, for tests of anything that reads them.
 
 Each function writes the files and returns what their masks hold: the class id of each pixel by split and sample id,
-as the data module is to read it, 255 where there is none. Contents depend on nothing but ``seed``.
+as the data set is to read it, 255 where there is none. Contents depend on nothing but ``seed``.
 """
 
 from __future__ import annotations
@@ -306,4 +306,4 @@ TREES: dict[str, Callable[[Path], Truth]] = {
     "CamVid": camvid_tree,
     "FolderPairs": pairs_tree,
 }
-"""Writer of each data module's layout."""
+"""Writer of each data set's layout."""

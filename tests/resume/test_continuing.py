@@ -281,7 +281,7 @@ def test_a_best_checkpoint_written_at_a_validation_continues_as_well(whole, tmp_
     (kept,) = tmp_path.glob("first/resume/version_0/checkpoints/best_epoch_0_step_4.ckpt")
     assert run(tmp_path / "second", *options, "--ckpt_path", str(kept)) == 0
     again, expected = state(newest(tmp_path / "second")), state(newest(tmp_path / "first"))
-    for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "SyntheticScenes"):
+    for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "SegmentationDataModule"):
         assert unlike(expected[key], again[key]) == []
         assert unlike(whole("plain")[key], again[key]) == []
     assert again["global_step"] == 8

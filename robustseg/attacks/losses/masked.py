@@ -75,7 +75,7 @@ class BalancedMaskedCrossEntropy(AttackLoss):
         if self.class_pixels is None:
             raise AttackError(
                 "class_pixels = None: the balanced loss needs the pixels of each class in the training set, in the "
-                "order of the logits; a data module counts them, CamVid(root=...).class_pixels() for example."
+                "order of the logits; a data set counts them, CamVid(root=...).class_pixels() for example."
             )
         present = [count for count in self.class_pixels if count]
         # Relative to the rarest class, so that shares as well as large counts stay clear of overflow.
