@@ -187,7 +187,7 @@ class SegmentationData(ABC):
         return None if self.image_size is None else EvalTransform(self.image_size)
 
     def process_batch_size(self, processes: int = 1, accumulate: int = 1) -> int:
-        """Training images in a batch of one process: ``batch_size``, or its share of ``global_batch_size``.
+        """Compute the training images in one process's batch: ``batch_size``, or its share of ``global_batch_size``.
 
         Args:
             processes: That train.

@@ -1,4 +1,4 @@
-"""The shell that makes a Lightning data module of any data set; all else about data is usable without Lightning."""
+"""The Lightning shell of any data set; all else about data is usable without Lightning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustseg.types import Sample
 
 
 class SegmentationDataModule(pl.LightningDataModule):
-    """Data module of a data set: it opens splits when a stage begins, and keeps where in the data training stands.
+    """A data set as Lightning takes it: splits open when a stage begins, checkpoints hold training's place in the data.
 
     Args:
         data: The data set.
@@ -56,32 +56,40 @@ class SegmentationDataModule(pl.LightningDataModule):
         """
         if stage == "fit" and self.trainer is not None:
             self.share_batch(self.trainer.world_size, self.trainer.accumulate_grad_batches)
-        stages: dict[str, tuple[Split, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": (self.data.test_split(),),
-        }
-        for split in stages.get(stage, ()):
+        stages: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        for split in (self.data.test_split(),) if stage == "test" else stages.get(stage, ()):
             self.data.dataset(split)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled batches of the training split, from where training stands on."""
+        """Make shuffled batches of the training split, from where training stands on.
+
+        Raises:
+            DataError: There are too few images for a single batch on every process.
+        """
         accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         return self.data.train_loader(*_place(), accumulate, self._start)
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the validation split in order, each image exactly once over all processes."""
+        """Make batches of the validation split in order, each image exactly once over all processes.
+
+        Raises:
+            DataError: There are fewer images than processes.
+        """
         return self.data.eval_loader("val", *_place())
 
     def test_dataloader(self) -> DataLoader[Sample]:
-        """Batches of the test split in order, each image exactly once over all processes."""
+        """Make batches of the test split in order, each image exactly once over all processes.
+
+        Raises:
+            DataError: There are fewer images than processes.
+        """
         return self.data.eval_loader(self.data.test_split(), *_place())
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the data training stands: ``epoch`` and ``position``, the samples of it that all ranks have seen.
+        """Tell where in the data training stands: ``epoch``, and ``position``, its samples that all ranks have seen.
 
-        It stands under the name of the data set, as it did at the top of version 0.1's checkpoints. Lightning asks
-        for it when a checkpoint is written.
+        Lightning asks for it when a checkpoint is written. The entry has the name of the data set; checkpoints of
+        version 0.1 have it among their own entries.
         """
         if self.trainer is None:
             return {}
@@ -95,7 +103,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         return {self._name: {"epoch": epoch, "position": position}}
 
     def state_of(self, checkpoint: Mapping[str, Any]) -> dict[str, int] | None:
-        """``epoch`` and ``position`` when a checkpoint was written; None where it is of another data set."""
+        """Read ``epoch`` and ``position`` of a checkpoint, also of version 0.1; None where it is of other data."""
         found = checkpoint.get(type(self).__qualname__, checkpoint).get(self._name)
         return None if found is None else dict(found)
 
