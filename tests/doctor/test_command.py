@@ -88,6 +88,7 @@ def report(tmp_path_factory):
     return (folder / "log").read_text(), json.loads((folder / "out.json").read_text()), status
 
 
+@pytest.mark.slow
 def test_what_is_printed_is_what_the_json_says(report):
     printed, found, _ = report
     rows, section, expected = [], "", []
@@ -108,6 +109,7 @@ def test_what_is_printed_is_what_the_json_says(report):
     assert all((one["remedy"] is None) == (one["verdict"] == "ok") for one in found["findings"])
 
 
+@pytest.mark.slow
 def test_the_folder_below_a_file_is_the_only_problem(report):
     printed, found, status = report
     (wrong,) = [one for one in found["findings"] if one["verdict"] == "problem"]
@@ -118,6 +120,7 @@ def test_the_folder_below_a_file_is_the_only_problem(report):
     assert printed.rstrip().endswith("the problems are in: paths")
 
 
+@pytest.mark.slow
 def test_everything_was_really_done(report):
     _, found, _ = report
     values = {(one["section"], one["name"]): one for one in found["findings"]}
@@ -333,6 +336,7 @@ def join(launches: list[Launch], tmp_path: Path, limit: float, monkeypatch, gpus
     ]
 
 
+@pytest.mark.slow
 def test_all_tasks_join_through_their_variables(tmp_path, monkeypatch):
     everybody = join([Launch("torchrun", rank, 3, rank) for rank in range(3)], tmp_path, 30, monkeypatch)
     for findings in everybody:
@@ -343,6 +347,7 @@ def test_all_tasks_join_through_their_variables(tmp_path, monkeypatch):
         assert "slowest rank" in found
 
 
+@pytest.mark.slow
 def test_tasks_that_do_not_come_are_named(tmp_path, monkeypatch):
     here = [Launch("torchrun", rank, 4, rank) for rank in (0, 2)]
     for launch, (finding,) in zip(here, join(here, tmp_path, 2, monkeypatch), strict=True):
@@ -352,6 +357,7 @@ def test_tasks_that_do_not_come_are_named(tmp_path, monkeypatch):
         assert "MASTER_ADDR" in finding.remedy
 
 
+@pytest.mark.slow
 def test_without_the_main_process_the_others_say_where_they_looked(tmp_path, monkeypatch):
     ((finding,),) = join([Launch("torchrun", 1, 2, 1)], tmp_path, 1, monkeypatch)
     assert finding.verdict == "problem"
@@ -359,6 +365,7 @@ def test_without_the_main_process_the_others_say_where_they_looked(tmp_path, mon
     assert "GLOO_SOCKET_IFNAME=lo" in finding.remedy
 
 
+@pytest.mark.slow
 def test_two_tasks_of_the_same_rank(tmp_path, monkeypatch):
     everybody = join([Launch("torchrun", rank, 3, rank) for rank in (0, 1, 1)], tmp_path, 2, monkeypatch)
     assert any("another task is rank 1 as well" in finding.text for findings in everybody for finding in findings)

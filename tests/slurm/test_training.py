@@ -30,6 +30,7 @@ OPTIONS = [
 ]
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(900),
     # Time limits of SLURM itself may be missed on a machine that others load.
     pytest.mark.flaky(reruns=1),
