@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
@@ -148,7 +147,6 @@ class Ending(pl.Callback):
         parts: dict[str, Callable[[], object]] = {
             "collecting the state": lambda: content.update(trainer._checkpoint_connector.dump_checkpoint(False)),
             "serialising it to memory": lambda: serialise(content, buffer),
-            "SHA-256": lambda: hashlib.sha256(buffer.getbuffer()).digest(),
             "writing these bytes to the disk, with fsync": written,
             "looking whether it can be read": lambda: unreadable(path),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import secrets
@@ -24,7 +23,7 @@ _ABANDONED_AFTER = 3600
 
 
 class TemporaryFile:
-    """A hidden file beside ``path`` that counts its bytes and takes their SHA-256 while they are written.
+    """A hidden file beside ``path``, to be written, brought to the disk and renamed.
 
     It is locked until it is closed. The system drops a lock with the process that held it, however that ended: so a
     file without one is left over, whatever process has got its writer's number since, here or on another machine.
@@ -46,7 +45,6 @@ class TemporaryFile:
             if os.fstat(self._file.fileno()).st_nlink:
                 break
             self._file.close()
-        self._digest = hashlib.sha256()
         self.failure: OSError | None = None
         """The first error in writing: some writers, and their clean-up, hide it behind errors of their own."""
 
@@ -61,21 +59,19 @@ class TemporaryFile:
         except OSError as error:
             self.failure = self.failure or error
             raise
-        self._digest.update(block)
         return len(block)
 
     def flush(self) -> None:
         """Do nothing: :meth:`sync` flushes."""
 
-    def sync(self) -> str:
-        """Bring everything to the disk and return the SHA-256 of what was written, hexadecimal.
+    def sync(self) -> None:
+        """Bring everything to the disk.
 
         Raises:
             OSError: It did not get there.
         """
         self._file.flush()
         os.fsync(self._file.fileno())
-        return self._digest.hexdigest()
 
     def __enter__(self) -> TemporaryFile:
         return self

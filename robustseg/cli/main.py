@@ -24,8 +24,8 @@ from robustseg.doctor import doctor
 from robustseg.evaluation.benchmark import run_benchmark
 from robustseg.models import load_segmentation_weights
 from robustseg.resume.continuation import check_continuation, run_facts
-from robustseg.resume.ending import exit_status, explanation, is_interrupt, traceback_of
-from robustseg.resume.failure import FailTogether
+from robustseg.resume.ending import exit_status, explanation, is_interrupt
+from robustseg.resume.failure import record_error
 from robustseg.resume.preemption import REQUEUE, Preempted, PreemptionSignals, requeue
 from robustseg.resume.runs import LAST, RunError, run_folder
 from robustseg.training.strategy import check_strategy
@@ -64,8 +64,6 @@ def _preemptible(work: Callable[[PreemptionSignals], int], again: str = " with -
     try:
         return work(signals)
     except Preempted as reason:
-        if (together := FailTogether.current()) is not None:
-            together.announce(reason)
         if not is_first_process():
             return 0  # what is left to do is rank 0's; a launcher takes another status for a failure
         end_workers()
@@ -203,9 +201,10 @@ def main(args: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     name, *rest = arguments
     try:
-        with FailTogether(lambda error: _message(name, error) or traceback_of(error)):
-            return commands[name](rest)
+        return commands[name](rest)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, Exception):
+            record_error(error)
         end_workers()
         if (message := _message(name, error)) is None:
             raise

@@ -34,7 +34,7 @@ from robustseg.resume.callback import ResumeCheckpoint
 from robustseg.resume.checkpoint_files import CheckpointError
 from robustseg.resume.checkpoint_io import AtomicCheckpointIO
 from robustseg.resume.continuation import Resume, deciding_settings
-from robustseg.resume.failure import AnnounceFailure, watch_ranks
+from robustseg.resume.failure import EndInTime, end_with_launcher
 from robustseg.resume.runs import RunError, last_run, next_free, next_version, run_folder
 from robustseg.studies import Study, StudyError
 from robustseg.training import RobustSegmentation, TrainingError
@@ -273,8 +273,8 @@ class RobustSegCLI(LightningCLI):
         else:
             kwargs["enable_progress_bar"] = False
             callbacks.append(EpochLines())
-        built = self._instantiate_trainer({**trainer, **kwargs}, [AnnounceFailure(), *callbacks])
-        watch_ranks(built)
+        built = self._instantiate_trainer({**trainer, **kwargs}, [EndInTime(), *callbacks])
+        end_with_launcher(built)
         return built
 
     def open_data(self, *stages: str) -> None:

@@ -11,23 +11,21 @@ from typing import Any, NamedTuple
 
 from robustseg.doctor.configuration import Setup, read_setup
 from robustseg.doctor.devices import check_devices
-from robustseg.doctor.distributed import check_local
 from robustseg.doctor.findings import Finding, verdict_of
 from robustseg.doctor.isolation import Check, run_isolated
-from robustseg.doctor.machine import find_cores
 from robustseg.doctor.output import open_console, print_section, summary, to_json, write_json
 from robustseg.doctor.paths import check_paths
-from robustseg.doctor.ranks import check_ranks
-from robustseg.doctor.resources import check_resources
+from robustseg.doctor.ranks import check_local, check_ranks
+from robustseg.doctor.resources import check_resources, find_cores
 from robustseg.doctor.slurm import Launch, check_slurm, find_launch
 from robustseg.doctor.throughput import check_data, worker_counts
 from robustseg.doctor.versions import check_versions
 from robustseg.resume.runs import RunError
 
 SECTIONS = {
-    "versions": "software, against what setup.cfg asks for",
-    "devices": "CPU and GPUs, each with a convolution really computed on it",
-    "resources": "cores, threads, memory, /dev/shm",
+    "versions": "software, as torch reports it, and pip check",
+    "devices": "CPU and GPUs, and whether trainer.accelerator is here",
+    "resources": "cores, threads, /dev/shm",
     "slurm": "the job's variables, time left, requeue and signal",
     "distributed": "gloo and NCCL between processes of this machine, or between all tasks of srun or torchrun",
     "paths": "folders that a run writes to: atomic files, locks, room, speed",
@@ -150,14 +148,14 @@ def _chosen(only: Sequence[str] | None, launch: Launch | None) -> list[str]:
 def _prepare(name: str, options: _Options) -> tuple[Check, tuple[Any, ...], float]:
     """The function of a section, its arguments and its time limit in seconds."""
     setup, environ, launch = options.setup, dict(os.environ), options.launch
-    cores = find_cores(environ).allotted
+    cores = find_cores(environ)
     counts = len(worker_counts(cores, setup.num_workers if setup is not None else 0))
     prepared: dict[str, tuple[Check, tuple[Any, ...], float]] = {
         "versions": (check_versions, (), 60),
-        "devices": (check_devices, (), 120),
+        "devices": (check_devices, (setup,), 120),
         "resources": (_check_resources, (environ, setup, launch), 60),
         "slurm": (_check_slurm, (environ, setup), 60),
-        "distributed": (_check_distributed, (environ, launch), 240),
+        "distributed": (_check_distributed, (launch,), 240),
         "paths": (check_paths, (options.paths, environ), 30 + 30 * len(options.paths)),
         "data": (_check_data, (setup, cores, options.seconds), 60 + 20 * counts * options.seconds),
     }
@@ -192,12 +190,12 @@ def _check_slurm(environ: dict[str, str], setup: Setup | None) -> Iterator[Findi
     yield from check_slurm(environ, setup, _gpus())
 
 
-def _check_distributed(environ: dict[str, str], launch: Launch | None) -> Iterator[Finding]:
+def _check_distributed(launch: Launch | None) -> Iterator[Finding]:
     gpus = _gpus()
     if launch is not None and launch.world_size > 1:
         yield from check_ranks(launch, gpus)
     else:
-        yield from check_local(environ, gpus)
+        yield from check_local(gpus)
 
 
 def _check_data(setup: Setup | None, cores: int, seconds: float) -> Iterator[Finding]:

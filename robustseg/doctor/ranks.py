@@ -1,15 +1,19 @@
-"""All tasks of a job join through the same variables as training would, and reduce across nodes."""
+"""Processes that join as training would, and a timed collective: all tasks of a job, or a few on this machine."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +21,12 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import distributed
 
 import robustseg
-from robustseg.doctor.distributed import first_line, interfaces, timed_reduction
 from robustseg.doctor.findings import Finding, caution, ok, problem
+from robustseg.doctor.isolation import CONTEXT
 from robustseg.doctor.slurm import Launch
 
 JOIN_SECONDS = 60.0
+_NUMBERS = 2**20  # of float32: 4 MiB
 _SLOW = 1.5
 # that others can still read why rank 0 gives up
 _LINGER = 1.0
@@ -36,6 +41,58 @@ class Rank(NamedTuple):
     """Seconds for the same piece of work everywhere."""
     versions: str
     gpus: int
+
+
+def check_local(gpus: int, limit: float = JOIN_SECONDS) -> Iterator[Finding]:
+    """Processes of this machine that join: one per GPU, or two.
+
+    Args:
+        gpus: GPUs that this process sees.
+        limit: Seconds to wait for them.
+    """
+    # CUDA does not survive a fork
+    context: Any = get_context("spawn") if gpus else CONTEXT
+    world_size, port = max(2, gpus), _free_port()
+    receiver, sender = context.Pipe(duplex=False)
+    processes = [
+        context.Process(target=_local_rank, args=(rank, world_size, port, gpus, limit, sender), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    sender.close()
+    try:
+        yield from _received(receiver, time.monotonic() + 2 * limit)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join(5)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _local_rank(rank: int, world_size: int, port: int, gpus: int, limit: float, sender: Connection) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    findings = check_ranks(Launch("torchrun", rank, world_size, rank), gpus, limit)
+    if rank:
+        sender.close()  # rank 0 speaks for all
+        list(findings)
+    for finding in findings if rank == 0 else ():
+        sender.send(tuple(finding))
+
+
+def _received(receiver: Connection, deadline: float) -> Iterator[Finding]:
+    while wait([receiver], timeout=max(0.0, deadline - time.monotonic())):
+        try:
+            yield Finding(*receiver.recv())
+        except EOFError:
+            return
+    yield problem("ranks", "processes of this machine did not come back in time.", _reach())
 
 
 def check_ranks(launch: Launch, gpus: int, limit: float = JOIN_SECONDS) -> Iterator[Finding]:
@@ -184,16 +241,7 @@ def _nccl(ranks: list[Rank], launch: Launch, gpus: int, limit: float) -> Iterato
     device = torch.device("cuda", launch.local_rank if gpus > launch.local_rank else 0)
     torch.cuda.set_device(device)
     group: Any = distributed.new_group(backend="nccl", timeout=timedelta(seconds=limit))
-    numbers = torch.full((2**20,), 1.0, device=device)
-    best = float("inf")
-    for _ in range(4):
-        numbers.fill_(1.0)
-        start = time.perf_counter()
-        distributed.all_reduce(numbers, group=group)
-        total = float(numbers[-1])
-        best = min(best, time.perf_counter() - start)
-    if total != launch.world_size:
-        raise RuntimeError(f"NCCL's sum over the ranks is {total}, not {launch.world_size}")
+    best = timed_reduction(device, launch.rank, launch.world_size, group)
     yield ok("NCCL across ranks", f"{len(ranks)} ranks reduce 4 MiB in {best * 1e3:.2f} ms")
 
 
@@ -213,3 +261,45 @@ def _reach() -> str:
         f"MASTER_PORT if it is taken, and GLOO_SOCKET_IFNAME (the nodes' common network, here one of: "
         f"{', '.join(interfaces())}); ask whether a firewall is between them. Now {now or 'none of them is set'}."
     )
+
+
+def timed_reduction(device: torch.device, rank: int, world_size: int, group: Any = None) -> float:
+    """Seconds of an all-reduce of 4 MiB, the best of three, within a process group.
+
+    Raises:
+        RuntimeError: The sum is wrong.
+    """
+    best = float("inf")
+    for _ in range(4):
+        numbers = torch.full((_NUMBERS,), float(rank + 1), device=device)
+        start = time.perf_counter()
+        distributed.all_reduce(numbers, group=group)
+        total = float(numbers[-1])  # waits for the device
+        best = min(best, time.perf_counter() - start)
+        expected = world_size * (world_size + 1) / 2
+        if total != expected or float(numbers[0]) != expected:
+            raise RuntimeError(f"the sum over the ranks is {total}, not {expected}")
+    return best
+
+
+def interfaces() -> list[str]:
+    """Names of this machine's network interfaces, but for those that are down."""
+    try:
+        names = [name for _, name in socket.if_nameindex()]
+    except OSError:
+        return []
+    return [name for name in names if not _is_down(Path("/sys/class/net") / name / "operstate")]
+
+
+def _is_down(state: Path) -> bool:
+    try:
+        return state.read_text().strip() == "down"
+    except OSError:
+        return False
+
+
+def first_line(error: Exception) -> str:
+    """A message without the C++ stack that torch appends."""
+    message = re.sub(r"\[enforce fail at [^\]]*\] [^.]*\. ", "", str(error))
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

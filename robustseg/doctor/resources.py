@@ -1,4 +1,4 @@
-"""Cores, threads, memory and shared memory, against what a run would use."""
+"""Cores, threads and shared memory, against what a run would use."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from pathlib import Path
 
 from robustseg.doctor.configuration import Setup
 from robustseg.doctor.findings import Finding, caution, counted, mebibytes, ok, problem
-from robustseg.doctor.machine import Cores, Memory, find_cores, find_memory
 
 # batches that torch's loader keeps in flight for each worker
 _PREFETCH = 2
-_LITTLE_MEMORY = 2 * 2**30
 # what container engines give unless told otherwise
 _CONTAINER_SHM = 64 * 2**20
+
+
+def find_cores(environ: Mapping[str, str]) -> int:
+    """Cores that this process may use: those it may be scheduled on, and no more than SLURM gave it."""
+    affinity = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    slurm = environ.get("SLURM_CPUS_PER_TASK", "")
+    return max(1, min(affinity, int(slurm))) if slurm.isdigit() else affinity
 
 
 def check_resources(
@@ -29,11 +34,7 @@ def check_resources(
         processes: That train on this machine.
         sharing_cores: Those of them that share the cores of this process; srun gives each its own.
     """
-    cores = find_cores(environ)
-    yield from compare_cores(cores, environ, setup, sharing_cores)
-    memory = find_memory()
-    if memory is not None:
-        yield compare_memory(memory)
+    yield from compare_cores(find_cores(environ), environ, setup, sharing_cores)
     shm = Path("/dev/shm")
     if shm.is_dir():
         about = os.statvfs(shm)
@@ -41,12 +42,9 @@ def check_resources(
         yield compare_shm(room, about.f_blocks * about.f_frsize, setup, processes)
     elif sys.platform == "linux":
         yield problem("/dev/shm", "There is no /dev/shm.", "mount -t tmpfs tmpfs /dev/shm; or --data.num_workers 0.")
-    yield from _open_files()
 
 
-def compare_cores(
-    cores: Cores, environ: Mapping[str, str], setup: Setup | None, processes: int = 1
-) -> Iterator[Finding]:
+def compare_cores(cores: int, environ: Mapping[str, str], setup: Setup | None, processes: int = 1) -> Iterator[Finding]:
     """Threads and worker processes against the cores.
 
     Args:
@@ -55,19 +53,16 @@ def compare_cores(
         setup: What the run would use.
         processes: That train and share these cores.
     """
-    allotted = cores.allotted
-    reasons = [f"machine {cores.machine}", f"affinity {cores.affinity}"]
-    reasons += [f"control group {cores.quota:g}"] if cores.quota is not None else []
-    reasons += [f"SLURM_CPUS_PER_TASK {cores.slurm}"] if cores.slurm is not None else []
-    yield ok("cores", f"{allotted} allotted ({', '.join(reasons)})", allotted=allotted, **cores._asdict())
-    if cores.slurm is not None and cores.affinity < cores.slurm:
+    yield ok("cores", f"{cores} for this process", cores=cores)
+    slurm = environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdigit() and cores < int(slurm):
         yield caution(
             "cpus-per-task",
-            f"SLURM_CPUS_PER_TASK is {cores.slurm}, but this task is bound to "
-            f"{counted(cores.affinity, 'core')}: srun does not take --cpus-per-task from sbatch.",
+            f"SLURM_CPUS_PER_TASK is {slurm}, but this task is bound to {counted(cores, 'core')}: srun does not take "
+            "--cpus-per-task from sbatch.",
             "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK in the batch script.",
         )
-    share = max(1, allotted // processes)
+    share = max(1, cores // processes)
     text = environ.get("OMP_NUM_THREADS", "")
     if not text.strip().isdigit():
         yield caution(
@@ -76,10 +71,10 @@ def compare_cores(
             "of every result, depends on how and where a run is started.",
             f"export OMP_NUM_THREADS={share}",
         )
-    elif int(text) * processes > allotted:
+    elif int(text) * processes > cores:
         yield caution(
             "OMP_NUM_THREADS",
-            f"{text} in each of {counted(processes, 'process')} on {counted(allotted, 'core')}: threads wait for each "
+            f"{text} in each of {counted(processes, 'process')} on {counted(cores, 'core')}: threads wait for each "
             "other.",
             f"export OMP_NUM_THREADS={share}",
             threads=int(text),
@@ -92,33 +87,17 @@ def compare_cores(
         return
     workers = setup.num_workers * processes
     # A process that trains on a GPU leaves its core to no worker; a worker that waits for a batch needs none.
-    if workers > allotted:
+    if workers > cores:
         yield caution(
             "num_workers",
             f"{counted(setup.num_workers, 'data worker')} for each of {counted(processes, 'process')} on "
-            f"{counted(allotted, 'core')}: loading slows training down.",
+            f"{counted(cores, 'core')}: loading slows training down.",
             f"--data.num_workers {max(0, share - 1)}; the section data measures which number is best."
             + (" Or ask SLURM for more with --cpus-per-task." if "SLURM_JOB_ID" in environ else ""),
             workers=workers,
         )
     else:
         yield ok("num_workers", f"{setup.num_workers} for each of {counted(processes, 'process')}")
-
-
-def compare_memory(memory: Memory) -> Finding:
-    """Main memory that is left.
-
-    Args:
-        memory: What there is.
-    """
-    limit = "no limit of a control group" if memory.limit is None else f"control group {mebibytes(memory.limit)}"
-    text = f"{mebibytes(memory.available)} are available (machine {mebibytes(memory.total)}, {limit})"
-    if memory.available < _LITTLE_MEMORY:
-        more = "#SBATCH --mem, or --memory of the container" if memory.limit else "a machine with more"
-        return caution(
-            "memory", f"{text}.", f"End other processes, or ask for more: {more}.", available=memory.available
-        )
-    return ok("memory", text, **memory._asdict())
 
 
 def compare_shm(room: int, size: int, setup: Setup | None, processes: int) -> Finding:
@@ -150,17 +129,3 @@ def compare_shm(room: int, size: int, setup: Setup | None, processes: int) -> Fi
     if 2 * need > room or (need and size <= _CONTAINER_SHM):
         return caution(name, f"{needed}, which is close.", remedy, free=room, need=need)
     return ok(name, needed, free=room, need=need)
-
-
-def _open_files() -> Iterator[Finding]:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < 1024:
-        yield caution(
-            "open files",
-            f"This process may open {soft} files; every batch of a worker is one.",
-            f"ulimit -n {min(4096, hard) if hard != resource.RLIM_INFINITY else 4096}",
-        )

@@ -1,16 +1,15 @@
-"""Which software is here, and whether it is what setup.cfg asks for."""
+"""Software of this environment, and requirements of its packages that are not met."""
 
 from __future__ import annotations
 
-import configparser
-import platform
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+from torch.utils import collect_env
 
 import robustseg
 from robustseg.doctor.findings import Finding, ok, problem
@@ -21,72 +20,52 @@ COMPROMISED = {"lightning": ("2.6.2", "2.6.3")}
 
 
 def check_versions() -> Iterator[Finding]:
-    """Versions of what a run depends on."""
+    """Versions, as torch collects them for bug reports, and what ``pip check`` says."""
     source = commit()
     yield ok("robustseg", f"{robustseg.__version__}, {f'commit {source}' if source else 'not a checkout'}")
-    python, requirements = declared()
-    yield from _python(python, platform.python_version())
-    yield _torch()
-    yield from compare(requirements, installed)
-    yield from compromised(installed)
+    about = collect_env.get_env_info()  # type: ignore[no-untyped-call]
+    facts = {name: value for name, value in about._asdict().items() if value is not None}
+    driver = f", driver {about.nvidia_driver_version}" if torch.cuda.is_available() else ""
+    python = about.python_version.split()[0]
+    yield ok("environment", f"torch {about.torch_version}{driver}, Python {python}, {about.os}", **facts)
+    own = _requirements()
+    unmet = pip_check()
+    if unmet is None:  # an environment without pip, as uv makes them
+        unmet = [line for requirement in own if (line := _unmet(requirement))]
+    yield from judge(unmet, {"robustseg", *(requirement.name for requirement in own)})
+    yield from compromised()
 
 
-def installed(package: str) -> str | None:
-    """Version of an installed package, which is not imported for it."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
+def pip_check() -> list[str] | None:
+    """Lines of ``pip check``, one for each unmet requirement; None without pip."""
+    command = [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and not done.stdout.strip():
         return None
+    return done.stdout.splitlines() if done.returncode else []
 
 
-def declared() -> tuple[SpecifierSet, list[Requirement]]:
-    """Bounds for Python and for each package: of the checkout that is imported, else of the installed package."""
-    file = Path(robustseg.__file__).parents[1] / "setup.cfg"
-    parser = configparser.ConfigParser()
-    if file.is_file():
-        parser.read(file, encoding="utf-8")
-    if parser.get("metadata", "name", fallback=None) == "robustseg":
-        options = parser["options"]
-        lines = [line.strip() for line in options["install_requires"].splitlines()]
-        texts = [line for line in lines if line and not line.startswith("#")]
-        return SpecifierSet(options["python_requires"]), [Requirement(text) for text in texts]
-    about = metadata.metadata("robustseg")
-    everything = [Requirement(text) for text in metadata.requires("robustseg") or []]
-    needed = [one for one in everything if one.marker is None or one.marker.evaluate({"extra": ""})]
-    bounds = about["Requires-Python"] if "Requires-Python" in about else ""  # noqa: SIM401 - typed without get
-    return SpecifierSet(bounds), needed
-
-
-def compare(requirements: list[Requirement], version_of: Callable[[str], str | None]) -> Iterator[Finding]:
-    """Packages against their bounds.
+def judge(unmet: list[str], needed: set[str]) -> Iterator[Finding]:
+    """Unmet requirements as findings.
 
     Args:
-        requirements: Bounds.
-        version_of: Installed version of a package, or None.
+        unmet: Lines that begin with the name of the package whose requirement it is.
+        needed: Packages that a run needs; what others require is their affair.
     """
-    fitting = {}
-    for requirement in requirements:
-        version = version_of(requirement.name)
-        wanted = f"{requirement.name}{requirement.specifier}"
-        remedy = f"python -m pip install '{wanted}'"
-        if version is None:
-            yield problem(requirement.name, f"not installed, but {wanted} is needed.", remedy)
-        elif not requirement.specifier.contains(version, prereleases=True):
-            yield problem(requirement.name, f"{version} is installed, but {wanted} is needed.", remedy, version=version)
+    others = []
+    for line in unmet:
+        package = line.split(" ", 1)[0]
+        if package.lower() in needed:
+            yield problem(package, line, "python -m pip install what it asks for.")
         else:
-            fitting[requirement.name] = version
-    if fitting:
-        yield ok("packages", ", ".join(f"{name} {version}" for name, version in fitting.items()), **fitting)
+            others.append(line)
+    yield ok("requirements", " ".join(["those of other packages that are not met:", *others]) if others else "met")
 
 
-def compromised(version_of: Callable[[str], str | None]) -> Iterator[Finding]:
-    """Packages whose installed release is known to be malicious.
-
-    Args:
-        version_of: Installed version of a package, or None.
-    """
+def compromised() -> Iterator[Finding]:
+    """Packages whose installed release is known to be malicious."""
     for name, releases in COMPROMISED.items():
-        version = version_of(name)
+        version = _installed(name)
         if version in releases:
             yield problem(
                 name,
@@ -97,24 +76,27 @@ def compromised(version_of: Callable[[str], str | None]) -> Iterator[Finding]:
             )
 
 
-def _python(bounds: SpecifierSet, version: str) -> Iterator[Finding]:
-    where = f"{version} on {platform.platform()}"
-    if bounds.contains(version, prereleases=True):
-        yield ok("python", where, version=version)
-    else:
-        yield problem("python", f"{where}, but {bounds} is needed.", f"Make an environment with Python {bounds}.")
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
-def _torch() -> Finding:
-    built: dict[str, str] = {}
-    if torch.version.cuda:
-        built["CUDA"] = torch.version.cuda
-    if torch.version.hip:
-        built["HIP"] = torch.version.hip
-    cudnn: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-    if cudnn is not None:
-        built["cuDNN"] = str(cudnn)
-    if torch.distributed.is_available() and torch.distributed.is_nccl_available():
-        built["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
-    text = ", ".join(f"{name} {version}" for name, version in built.items()) or "the CPU only"
-    return ok("torch", f"{torch.__version__}, built for {text}", version=torch.__version__, **built)
+def _requirements() -> list[Requirement]:
+    """What robustseg needs, its extras left out; nothing of a checkout that is not installed."""
+    try:
+        everything = [Requirement(text) for text in metadata.requires("robustseg") or []]
+    except metadata.PackageNotFoundError:
+        return []
+    return [one for one in everything if one.marker is None or one.marker.evaluate({"extra": ""})]
+
+
+def _unmet(requirement: Requirement) -> str | None:
+    """A line as of ``pip check``; None if the requirement is met."""
+    version = _installed(requirement.name)
+    if version is None:
+        return f"robustseg requires {requirement}, which is not installed."
+    if not requirement.specifier.contains(version, prereleases=True):
+        return f"robustseg has requirement {requirement}, but you have {requirement.name} {version}."
+    return None

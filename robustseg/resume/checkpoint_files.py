@@ -1,8 +1,8 @@
-"""Checkpoints on disk: written as a whole or not at all, each with its checksum, the newest ones kept.
+"""Checkpoints on disk: written as a whole or not at all, the newest ones kept.
 
-A folder holds ``step_00000123.ckpt`` files, beside each its SHA-256 in the format of the program ``sha256sum``, and
-``last.ckpt``, a link to the newest. Whenever the process that writes is killed, what was there before is still whole,
-and a file that has its final name is complete.
+A folder holds ``step_00000123.ckpt`` files, with a checksum of each record inside, and ``last.ckpt``, a link to the
+newest. Whenever the process that writes is killed, what was there before is still whole, and a file that has its final
+name is complete. Files ``*.ckpt.sha256`` are of version 0.1: nobody reads them, and they go with their checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from robustseg.files import TemporaryFile, remove_left_over, sync_folder
-from robustseg.resume.checkpoint_reading import CheckpointError, damage, sidecar, unreadable
+from robustseg.resume.checkpoint_reading import CheckpointError, damage, unreadable
 
 __all__ = [
     "CheckpointError",
@@ -75,7 +75,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint with its checksum, so that ``path`` is complete whenever it is there.
+    """Write a checkpoint, so that ``path`` is complete whenever it is there.
 
     Left-over temporary files of killed writers in the same folder are removed first.
 
@@ -97,21 +97,22 @@ def write_file(fill: Callable[[TemporaryFile], object], path: Path) -> None:
     """
     remove_left_over(path.parent)
     try:
-        with TemporaryFile(path) as file, TemporaryFile(sidecar(path)) as checksum:
+        with TemporaryFile(path) as file:
             try:
                 fill(file)
             except Exception:
                 if file.failure is not None:
                     raise file.failure from None
                 raise
-            checksum.write(f"{file.sync()}  {path.name}\n".encode())
-            checksum.sync()
+            file.sync()
             if (reason := unreadable(file.path)) is not None:
                 raise CheckpointError(
                     f"{path.name} would not be readable again: it {reason}. Keep everything else out of "
                     "hyper-parameters and of what state_dict() and on_save_checkpoint() return. Nothing was written."
                 )
-            _rename(file.path, checksum.path, path)
+            os.replace(file.path, path)
+            sync_folder(path.parent)
+            _remove_old_checksum(path)
     except OSError as error:
         raise _cannot_write(path, error) from error
 
@@ -130,21 +131,6 @@ def serialise(content: dict[str, Any], file: Any) -> None:
             f"the state cannot be saved ({error}): keep everything but tensors and plain values out of "
             "hyper-parameters and of what state_dict() and on_save_checkpoint() return."
         ) from error
-
-
-def _rename(file: Path, checksum: Path, path: Path) -> None:
-    """Give a checkpoint and its checksum their names, so that no checksum ever stands beside another's file."""
-    if os.path.lexists(path):
-        # The old file's checksum goes first: without one, the old file is as good, and so is the new one.
-        sidecar(path).unlink(missing_ok=True)
-        sync_folder(path.parent)
-        os.replace(file, path)
-        sync_folder(path.parent)
-        os.replace(checksum, sidecar(path))
-    else:
-        os.replace(checksum, sidecar(path))
-        os.replace(file, path)
-    sync_folder(path.parent)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -185,7 +171,7 @@ def newest_usable(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def keep_newest(folder: Path, count: int, verified: Path | None = None) -> None:
-    """Remove all but the ``count`` newest checkpoints of a folder, with their checksums, and checksums without a file.
+    """Remove all but the ``count`` newest checkpoints of a folder.
 
     The newest one that is not damaged stays, whatever its place in the order.
 
@@ -207,9 +193,6 @@ def keep_newest(folder: Path, count: int, verified: Path | None = None) -> None:
             for path in older:
                 if spared is None or path.name != spared.name:
                     remove(path)
-        for path in list(folder.glob("step_*.ckpt.sha256")):
-            if not path.with_suffix("").exists():
-                path.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
             f"{error.filename or folder} cannot be removed ({error.strerror or error}), to keep only the newest "
@@ -218,16 +201,17 @@ def keep_newest(folder: Path, count: int, verified: Path | None = None) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint and its checksum.
-
-    The checkpoint goes first: a checksum that is left alone misleads nobody, while a checkpoint without one, or
-    beside that of an older file of the same name, is worth less than it was.
+    """Remove a checkpoint.
 
     Raises:
-        OSError: One of them cannot be removed.
+        OSError: It cannot be removed.
     """
     path.unlink(missing_ok=True)
-    sidecar(path).unlink(missing_ok=True)
+    _remove_old_checksum(path)
+
+
+def _remove_old_checksum(path: Path) -> None:
+    path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
 
 
 def link_last(path: Path) -> None:
@@ -245,7 +229,7 @@ def link_last(path: Path) -> None:
         # Two links to one file are the same to os.replace, which then leaves both.
         os.replace(link, last)
         link.unlink(missing_ok=True)
-        sidecar(last).unlink(missing_ok=True)
+        _remove_old_checksum(last)
         sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):

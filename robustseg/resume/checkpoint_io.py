@@ -31,7 +31,7 @@ _VERSION = "pytorch-lightning_version"
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes each checkpoint as a whole or not at all, with its checksum, and reads only whole ones.
+    """Writes each checkpoint as a whole or not at all, and reads only whole ones.
 
     After a file ``step_*.ckpt`` was written, ``last.ckpt`` beside it is a link to it, and older ones are removed. All
     other names (the best of a ModelCheckpoint) are left to their owner.
@@ -89,10 +89,10 @@ class AtomicCheckpointIO(CheckpointIO):
         return dict(content)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint and its checksum, if they are there.
+        """Remove a checkpoint, if it is there.
 
         Raises:
-            CheckpointError: They cannot be removed.
+            CheckpointError: It cannot be removed.
         """
         try:
             remove(Path(path))
@@ -115,7 +115,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
     """Like :class:`AtomicCheckpointIO`, with a thread that writes while training goes on.
 
     The state is serialised to memory in the caller, so that nothing that changes later reaches the file; the thread
-    takes the checksum and waits for the disk. One write may wait beside the running one; a caller that brings a third
+    checks what it wrote and waits for the disk. One write may wait beside the running one; a caller that brings a third
     waits itself, so that there are never more than two states in memory. Files are written, and removed, in the order
     of the calls; none is removed after a write that failed, since it may be the last good one.
 

@@ -36,18 +36,7 @@ def is_consequence(error: BaseException) -> bool:
     if isinstance(error, torch.distributed.DistError):
         return True
     text = str(error).lower()
-    return type(error) is RuntimeError and any(word in text for word in ("gloo", "nccl", "by peer", "store"))
-
-
-def how_it_ended(error: BaseException) -> str:
-    """What the other ranks are told of it."""
-    return "was interrupted" if is_interrupt(error) else f"failed: {one_line(error)}"
-
-
-def one_line(error: BaseException) -> str:
-    """Type and message of an exception."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:1000]}".removesuffix(": ")
+    return type(error) is RuntimeError and any(word in text for word in ("gloo", "nccl", "by peer"))
 
 
 def traceback_of(error: BaseException) -> str:
@@ -58,6 +47,11 @@ def traceback_of(error: BaseException) -> str:
 def explanation(error: BaseException) -> str | None:
     """Cause and remedy of an exception of another library that has ended many a long run; None for any other."""
     text = str(error)
+    if is_consequence(error):
+        return (
+            "another process of this run has ended or cannot be reached, and its own message says why; here: "
+            f"{' '.join(text.split())[:1000]}"
+        )
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
         what = text.split(". ")[0].rstrip(". ")
         if "us error" in text:

@@ -14,8 +14,8 @@ def wait_for_all_ranks() -> None:
     """Return when every rank is here, however long that takes.
 
     A collective gives up after 10 to 30 minutes, less than a rank may be ahead of another one that has hours of a
-    continued evaluation left. A rank that will never come, because it has failed, ends this one by
-    :class:`~robustseg.resume.failure.FailTogether`.
+    continued evaluation left. Where a rank has failed and will never come, the
+    launcher ends this one.
     """
     if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return

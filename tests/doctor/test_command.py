@@ -23,7 +23,6 @@ from robustseg.cli.main import main
 from robustseg.data import DataError
 from robustseg.doctor import command, paths, ranks
 from robustseg.doctor.configuration import Setup, build_data, read_setup
-from robustseg.doctor.distributed import check_local, reduce_locally
 from robustseg.doctor.findings import Finding, ok
 from robustseg.doctor.isolation import run_isolated
 from robustseg.doctor.paths import check_folder, check_paths
@@ -89,6 +88,7 @@ def report(tmp_path_factory):
     return (folder / "log").read_text(), json.loads((folder / "out.json").read_text()), status
 
 
+@pytest.mark.slow
 def test_what_is_printed_is_what_the_json_says(report):
     printed, found, _ = report
     rows, section, expected = [], "", []
@@ -109,6 +109,7 @@ def test_what_is_printed_is_what_the_json_says(report):
     assert all((one["remedy"] is None) == (one["verdict"] == "ok") for one in found["findings"])
 
 
+@pytest.mark.slow
 def test_the_folder_below_a_file_is_the_only_problem(report):
     printed, found, status = report
     (wrong,) = [one for one in found["findings"] if one["verdict"] == "problem"]
@@ -119,11 +120,13 @@ def test_the_folder_below_a_file_is_the_only_problem(report):
     assert printed.rstrip().endswith("the problems are in: paths")
 
 
+@pytest.mark.slow
 def test_everything_was_really_done(report):
     _, found, _ = report
     values = {(one["section"], one["name"]): one for one in found["findings"]}
-    assert values["devices", "CPU"]["values"]["error"] < 1e-5
-    assert "reduce 4 MiB" in values["distributed", "gloo"]["text"]
+    assert values["versions", "environment"]["values"]["torch_version"]
+    assert values["devices", "trainer.accelerator"]["text"] == "cpu is here"
+    assert "reduce 4 MiB" in values["distributed", "ranks"]["text"]
     assert values["data", "0 workers"]["values"]["rate"] > 0
     assert values["data", "1 worker"]["values"]["rate"] > 0
     assert "without the configured cache" in values["data", "data"]["text"]
@@ -282,41 +285,33 @@ def test_a_section_ends_with_its_doctor(tmp_path):
 # Processes that join
 
 
-def test_gloo_reduces_over_loopback(monkeypatch):
+def test_processes_of_this_machine_join_over_loopback(monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    found = by_name(list(check_local(os.environ, gpus=0)))
-    assert found["gloo"].verdict == "ok"
-    assert found["NCCL"].text == "not checked: no GPU"
-
-
-def test_gloo_on_an_interface_that_is_not_there(monkeypatch):
+    found = by_name(list(ranks.check_local(gpus=0)))
+    assert "2 ranks on" in found["ranks"].text
+    assert "reduce 4 MiB in" in found["ranks"].text
+    assert found["NCCL across ranks"].text == "not checked: not every rank has a GPU"
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nonexistent")
-    gloo = by_name(list(check_local(os.environ, gpus=0)))["gloo"]
+    (gloo,) = ranks.check_local(gpus=0)
     assert gloo.verdict == "problem"
     assert "Unable to find address for: nonexistent" in gloo.text
     assert "enforce" not in gloo.text
-    assert "GLOO_SOCKET_IFNAME is nonexistent, which is not here; set it to one of: lo" in gloo.remedy
+    assert "GLOO_SOCKET_IFNAME=nonexistent" in gloo.remedy
+    assert "here one of: lo" in gloo.remedy
 
 
 def test_processes_that_do_not_come_back_in_time(monkeypatch):
-    monkeypatch.setattr("robustseg.doctor.distributed._join", lambda *arguments: time.sleep(60))
+    monkeypatch.setattr(ranks, "check_ranks", lambda *arguments: time.sleep(60))
     start = time.monotonic()
-    assert reduce_locally("gloo", 2, 0.5).error == "nothing came back within 0 s"
+    (found,) = ranks.check_local(0, limit=0.25)
+    assert found.text == "processes of this machine did not come back in time."
     assert time.monotonic() - start < 10
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def join(launches: list[Launch], tmp_path: Path, limit: float, monkeypatch, gpus: int = 0) -> list[list[Finding]]:
     """Findings of several processes that each believe to be one of several tasks."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+    monkeypatch.setenv("MASTER_PORT", str(ranks._free_port()))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
     def one(number: int, launch: Launch) -> None:
@@ -341,6 +336,7 @@ def join(launches: list[Launch], tmp_path: Path, limit: float, monkeypatch, gpus
     ]
 
 
+@pytest.mark.slow
 def test_all_tasks_join_through_their_variables(tmp_path, monkeypatch):
     everybody = join([Launch("torchrun", rank, 3, rank) for rank in range(3)], tmp_path, 30, monkeypatch)
     for findings in everybody:
@@ -351,6 +347,7 @@ def test_all_tasks_join_through_their_variables(tmp_path, monkeypatch):
         assert "slowest rank" in found
 
 
+@pytest.mark.slow
 def test_tasks_that_do_not_come_are_named(tmp_path, monkeypatch):
     here = [Launch("torchrun", rank, 4, rank) for rank in (0, 2)]
     for launch, (finding,) in zip(here, join(here, tmp_path, 2, monkeypatch), strict=True):
@@ -360,6 +357,7 @@ def test_tasks_that_do_not_come_are_named(tmp_path, monkeypatch):
         assert "MASTER_ADDR" in finding.remedy
 
 
+@pytest.mark.slow
 def test_without_the_main_process_the_others_say_where_they_looked(tmp_path, monkeypatch):
     ((finding,),) = join([Launch("torchrun", 1, 2, 1)], tmp_path, 1, monkeypatch)
     assert finding.verdict == "problem"
@@ -367,6 +365,7 @@ def test_without_the_main_process_the_others_say_where_they_looked(tmp_path, mon
     assert "GLOO_SOCKET_IFNAME=lo" in finding.remedy
 
 
+@pytest.mark.slow
 def test_two_tasks_of_the_same_rank(tmp_path, monkeypatch):
     everybody = join([Launch("torchrun", rank, 3, rank) for rank in (0, 1, 1)], tmp_path, 2, monkeypatch)
     assert any("another task is rank 1 as well" in finding.text for findings in everybody for finding in findings)

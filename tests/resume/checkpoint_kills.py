@@ -16,6 +16,16 @@ import torch
 CHANGES = ("open", "os.rename", "os.remove", "os.symlink", "os.link", "os.truncate", "fcntl.flock")
 
 
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
 def content(step: int, size: int = 100_000) -> dict[str, object]:
     """The state after a step, of which every tensor and number says which step it was."""
     generator = torch.Generator().manual_seed(step)

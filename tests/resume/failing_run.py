@@ -1,4 +1,9 @@
-"""``robustseg train`` in which one rank fails: ``HOW`` (and where) on rank ``WHO``, both in the environment.
+"""``robustseg train`` in which one rank fails: ``HOW`` on rank ``WHO``, both in the environment.
+
+``HOW`` is a list of words: where (``train``, ``attack``, ``evaluation``), by what (``error``, ``expected`` for an error
+of the package, ``kill``), and what makes it harder: ``deaf`` (the failing rank's teardown waits for the others),
+``busy`` (the others are in no collective and notice nothing). ``slow`` alone: the rank takes longer in the evaluation
+than a collective may wait.
 
 Run as ``python failing_run.py ARGUMENTS``, so that any launcher can start it.
 """
@@ -11,53 +16,58 @@ import sys
 import time
 from datetime import timedelta
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 
+from robustseg.attacks import Attack
 from robustseg.callbacks import EpochLines
 from robustseg.cli import main as cli
 from robustseg.data import DataError
 from robustseg.evaluation.benchmark import EvaluationModule
 from robustseg.training import RobustSegmentation
 
-HOW, WHO = os.environ["HOW"], int(os.environ["WHO"])
+HOW, WHO = set(os.environ["HOW"].split()), int(os.environ["WHO"])
+PLACES = {
+    "train": (RobustSegmentation, "training_step"),
+    "attack": (Attack, "__call__"),
+    "evaluation": (EvaluationModule, "test_step"),
+}
+SPARED = 0 if "evaluation" in HOW else 1
+"""Calls that go well."""
+
+
+def is_chosen() -> bool:
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0) == WHO
 
 
 def fail() -> None:
     print(f"FAILING {time.time()}", file=sys.stderr, flush=True)
-    if "killed" in HOW:
+    if "kill" in HOW:
         os.kill(os.getpid(), signal.SIGKILL)
     if "expected" in HOW:
         raise DataError("leaf.png cannot be decoded: replace or remove it.")
     raise ArithmeticError("a very particular mistake")
 
 
-def failing(function, rank):
-    def wrapped(self, *arguments):
-        if rank(self) == WHO and (not hasattr(self, "global_step") or self.global_step >= 1 or "evaluation" in HOW):
+def failing(function):
+    calls = []
+
+    def wrapped(*arguments, **named):
+        calls.append(None)
+        if len(calls) > SPARED and is_chosen():
             fail()
-        return function(self, *arguments)
+        if len(calls) > SPARED and "busy" in HOW:
+            time.sleep(300)
+        return function(*arguments, **named)
 
     return wrapped
 
 
-class Deaf(pl.Callback):
-    """Waits for the other ranks in its teardown, as some callbacks of users do."""
-
-    def on_exception(self, trainer, pl_module, exception):
-        trainer.strategy.barrier()
-
-
-def of_module(module):
-    return module.trainer.global_rank
-
-
 def slow(function):
-    def wrapped(self, *arguments):
-        if self.trainer.global_rank == WHO:
+    def wrapped(*arguments, **named):
+        if is_chosen():
             time.sleep(2.5)
-        return function(self, *arguments)
+        return function(*arguments, **named)
 
     return wrapped
 
@@ -70,15 +80,18 @@ def impatient(function):
     return wrapped
 
 
-if HOW == "slow":
+def wait_for_others(self, trainer, pl_module, exception):
+    trainer.strategy.barrier()  # as some callbacks of users do
+
+
+if "slow" in HOW:
     EvaluationModule.test_step = slow(EvaluationModule.test_step)
     DDPStrategy.setup_distributed = impatient(DDPStrategy.setup_distributed)
-elif "evaluation" in HOW:
-    EvaluationModule.test_step = failing(EvaluationModule.test_step, of_module)
-else:
-    RobustSegmentation.training_step = failing(RobustSegmentation.training_step, of_module)
+for place in HOW & PLACES.keys():
+    owner, name = PLACES[place]
+    setattr(owner, name, failing(getattr(owner, name)))
 if "deaf" in HOW:
-    EpochLines.on_exception = Deaf.on_exception
+    EpochLines.on_exception = wait_for_others
 
 if __name__ == "__main__":
     print(f"PROCESS {os.getpid()}", file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from robustseg.resume import checkpoint_io
 from robustseg.resume.checkpoint_files import CheckpointError, checkpoint_name, newest_usable
 from robustseg.resume.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
-from tests.resume.checkpoint_kills import assert_content, content, kill_at_random
+from tests.resume.checkpoint_kills import Hostile, assert_content, content, kill_at_random
 
 KINDS = [AtomicCheckpointIO, BackgroundCheckpointIO]
 
@@ -68,8 +68,8 @@ def test_the_newest_are_kept_and_last_is_a_link(tmp_path, kind):
         writer.save_checkpoint(lightning(step), str(folder / checkpoint_name(step)))
     writer.save_checkpoint(lightning(9), folder / "best.ckpt")
     writer.wait()
-    expected = [f"{name}{end}" for name in ("best.ckpt", *map(checkpoint_name, (2, 3))) for end in ("", ".sha256")]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*expected, "last.ckpt"])
+    expected = ["best.ckpt", "last.ckpt", checkpoint_name(2), checkpoint_name(3)]
+    assert sorted(path.name for path in folder.iterdir()) == expected
     assert os.readlink(folder / "last.ckpt") == checkpoint_name(3)
     assert writer.load_checkpoint(str(folder / "last.ckpt"))["global_step"] == 3
     writer.remove_checkpoint(str(folder / "best.ckpt"))
@@ -95,7 +95,7 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
         (b"", "is empty"),
         (whole[:-1], "is truncated"),
         (whole[:300], "is truncated"),
-        (whole.replace(b"weight", b"weighs"), "does not match its checksum"),
+        (whole.replace(b"weight", b"weighs"), r"is damaged \(in its record"),
     ):
         path.write_bytes(damaged)
         with pytest.raises(
@@ -108,14 +108,6 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
         reader.load_checkpoint(path)
     with pytest.raises(CheckpointError, match=r"last.ckpt is a link to step_00000001.ckpt, which does not exist"):
         reader.load_checkpoint(tmp_path / "last.ckpt")
-
-
-class Hostile:
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 @pytest.mark.parametrize("weights_only", [None, True, False])
@@ -299,6 +291,7 @@ def test_nothing_is_removed_when_what_replaces_it_could_not_be_written(tmp_path,
     assert AtomicCheckpointIO().load_checkpoint(old)["global_step"] == 1
 
 
+@pytest.mark.slow
 def test_sigkill_of_a_background_writer_never_costs_a_checkpoint(tmp_path):
     def save(step: int) -> None:
         writers.setdefault(0, BackgroundCheckpointIO(keep=2)).save_checkpoint(
@@ -368,8 +361,7 @@ def test_lightning_trains_and_resumes_through_the_files(tmp_path, kind):
     resumed = Tiny()
     trainer(tmp_path / "half", kind, 8).fit(resumed, data, ckpt_path=str(tmp_path / "half" / "last.ckpt"))
     names = sorted(path.name for path in (tmp_path / "half").glob("*.ckpt*"))
-    steps = [f"{checkpoint_name(step)}{end}" for step in (6, 8) for end in ("", ".sha256")]
-    assert names == sorted(["best-step=8.ckpt", "best-step=8.ckpt.sha256", "last.ckpt", *steps])
+    assert names == ["best-step=8.ckpt", "last.ckpt", checkpoint_name(6), checkpoint_name(8)]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("checkpoints")]
     found = AtomicCheckpointIO().load_checkpoint(tmp_path / "half" / "last.ckpt")
     assert found["global_step"] == 8

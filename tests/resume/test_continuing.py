@@ -32,6 +32,9 @@ QUICK = (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 class Ended(BaseException):
     """In the place of SIGKILL: nothing in the package catches it."""
 
@@ -95,7 +98,12 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "batches"),
-    [(name, batches) for name in VARIANTS for batches in (range(1, 8) if name == "every_step" else (3, 6))],
+    [
+        # in the first epoch; at its end, and in the second
+        pytest.param(name, batches, marks=() if batches == 3 else pytest.mark.exhaustive)
+        for name in VARIANTS
+        for batches in (range(1, 8) if name == "every_step" else (3, 6))
+    ],
 )
 def test_ended_after_any_batch_it_goes_on_to_the_same_bits(name, batches, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:

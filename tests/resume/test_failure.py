@@ -1,120 +1,130 @@
-"""One rank's failure ends all of them at once, with its message, under any launcher."""
+"""A failure of one rank: under each launcher it ends all of them, with its traceback; on one process it says why."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
 import sys
-import threading
-import time
-from pathlib import Path
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from robustseg.cli.main import main
+from robustseg.resume import failure
 from robustseg.resume.ending import exit_status, explanation, is_consequence, is_interrupt
-from robustseg.resume.failure_hub import Failure, FailureHub, send
+from robustseg.resume.preemption import Preempted
 from robustseg.training import RobustSegmentation
-from tests.helpers.paths import CONF, ROOT
+from tests.helpers.paths import CONF
+from tests.resume.launchers import lightning, torchrun
+from tests.resume.launchers import srun as srun_in
+from tests.slurm.cluster import Cluster, missing
 
-SCRIPT = Path(__file__).with_name("failing_run.py")
-ENDS_S = 60  # what is promised; a second or two on a machine with nothing else to do
-# Time limits within these processes are those of use; on a machine that others load, one may be missed.
-pytestmark = pytest.mark.flaky(reruns=1)
-
-
-def run(folder: Path, how: str, who: int, *options: str, torchrun: bool = False) -> tuple[int, str, float]:
-    """Exit status, what was printed, and seconds from the failure to the end of the last rank."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "MASTER_ADDR": "127.0.0.1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "HOW": how,
-        "WHO": str(who),
-    }
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"] if torchrun else []
-    command = [sys.executable, *launcher, str(SCRIPT), "--config", str(CONF / "tiny.yaml")]
-    command += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.default_root_dir", str(folder)]
-    with open(folder / "log", "w") as log:  # a file, since orphaned ranks would hold a pipe open
-        process = subprocess.Popen(
-            [*command, *options], cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        status = process.wait(timeout=200)
-        printed = (folder / "log").read_text(errors="replace")
-        ranks = [int(number) for number in re.findall(r"PROCESS (\d+)", printed)]
-        while any(map(is_running, ranks)):
-            time.sleep(0.05)
-        failed = re.search(r"FAILING ([\d.]+)", printed)
-        return status, printed, time.time() - float(failed[1]) if failed else 0.0
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+ENDS_S = 60  # what is promised; 10 to 40 s for those that have to be killed on a machine with nothing else to do
+of_launchers = [
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    # Time limits within these processes are those of use; on a machine that others load, one may be missed.
+    pytest.mark.flaky(reruns=1),
+]
 
 
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+@pytest.fixture(scope="module")
+def srun():
+    if reason := missing():
+        pytest.skip(f"no SLURM: {reason}")
+    with Cluster() as cluster:
+        yield partial(srun_in, cluster)
 
 
-@pytest.mark.timeout(300)
-def test_an_error_is_shown_once_and_ends_all_whatever_teardown_waits_for(tmp_path):
-    """Rank 1's own teardown waits for rank 0, which waits for rank 1's part of an all-reduce."""
-    status, printed, seconds = run(tmp_path, "deaf", 1)
-    assert status == 1
-    assert printed.count("ArithmeticError: a very particular mistake") == 2  # the traceback, and the other rank's line
-    told = re.findall(r"robustseg: rank (\d) ends, because rank (\d) \(host \S+, process \d+\) failed: (.*)", printed)
-    assert told == [("0", "1", "ArithmeticError: a very particular mistake")]
-    assert "in fail\n" in printed
-    assert "Connection closed by peer" not in printed
-    assert seconds < ENDS_S
+@pytest.fixture(params=["lightning", "torchrun", "srun"])
+def launcher(request):
+    return {"lightning": lightning, "torchrun": torchrun}.get(request.param) or request.getfixturevalue("srun")
 
 
-@pytest.mark.timeout(300)
-def test_under_torchrun_an_expected_error_is_its_message_alone(tmp_path):
-    status, printed, seconds = run(tmp_path, "expected", 0, torchrun=True)
-    assert status == 1
-    ours = printed.split("torch/distributed/elastic")[0]
-    assert ours.count("robustseg: error: leaf.png cannot be decoded: replace or remove it.") == 1
-    assert "robustseg: rank 1 ends, because rank 0" in ours
-    assert "Traceback" not in ours
-    assert re.search(r"Root Cause[^\[]*\[0\]:[^\[]*rank *: 0 ", printed)
-    assert seconds < ENDS_S
+@pytest.mark.parametrize(
+    ("how", "who"),
+    [
+        ("attack error", 0),
+        ("train error deaf", 1),
+        ("evaluation kill busy", 0),
+        pytest.param("evaluation error busy", 1, marks=pytest.mark.exhaustive),
+        pytest.param("train kill", 1, marks=pytest.mark.exhaustive),
+    ],
+)
+class TestOneRankFails:
+    pytestmark = of_launchers
+
+    def test_all_end_in_time_with_its_traceback(self, tmp_path, launcher, how, who):
+        """Though the failing rank's teardown waits for the others (deaf), or these notice nothing (busy)."""
+        end = launcher(tmp_path, how, who)
+        assert end.status != 0
+        assert end.seconds < ENDS_S
+        if "error" in how:
+            assert "in fail\n" in end.printed
+            assert "ArithmeticError: a very particular mistake" in end.printed
+            if launcher is torchrun:
+                assert re.search(rf"Root Cause[^\[]*\[0\]:[^\[]*rank *: {who} ", end.printed)
 
 
-@pytest.mark.timeout(300)
-def test_a_rank_that_is_killed_is_missed_though_its_data_workers_live_on(tmp_path):
-    status, printed, seconds = run(tmp_path, "killed", 1, "--data.num_workers", "1")
-    assert status == 1
-    (told,) = re.findall(r"robustseg: rank 0 ends, because rank 1 \(.*\) has ended without a word: .*", printed)
-    assert "dmesg" in told
-    assert seconds < ENDS_S
+class TestOtherEnds:
+    pytestmark = of_launchers
+
+    def test_an_expected_error_is_its_message_alone(self, tmp_path):
+        end = lightning(tmp_path, "train expected", 1)
+        assert end.printed.count("robustseg: error: leaf.png cannot be decoded: replace or remove it.") == 1
+        assert "DataError" not in end.printed
+        assert end.seconds < ENDS_S
+
+    def test_data_workers_of_a_killed_rank_hold_nobody_up(self, tmp_path):
+        end = lightning(tmp_path, "train kill", 1, "--data.num_workers", "1")
+        assert end.status in (1, -signal.SIGKILL)
+        assert end.seconds < ENDS_S
+
+    def test_a_rank_that_measures_longer_than_a_collective_waits_is_waited_for(self, tmp_path):
+        """Twice as long and more; all ranks end as they should."""
+        end = lightning(tmp_path, "slow", 1)
+        assert end.status == 0, end.printed[-3000:]
+        assert list(tmp_path.glob("tiny/version_0/evaluation_*/card.json"))
+        assert "this rank ends" not in end.printed
 
 
-@pytest.mark.timeout(300)
-def test_the_rank_over_which_all_are_told_may_be_killed_in_the_evaluation(tmp_path):
-    status, printed, seconds = run(tmp_path, "evaluation-killed", 0)
-    assert status == -signal.SIGKILL
-    assert "robustseg: rank 1 ends, because rank 0" in printed
-    assert seconds < ENDS_S
+def test_the_first_error_is_where_torchrun_looks_for_it(tmp_path, monkeypatch):
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    for text in ("first", "second"):
+        try:
+            raise ArithmeticError(text)
+        except ArithmeticError as error:
+            failure.record_error(error)
+    message = json.loads(file.read_text())["message"]
+    assert message["message"] == "ArithmeticError: first"
+    assert "raise ArithmeticError(text)" in message["extraInfo"]["py_callstack"]
 
 
-@pytest.mark.timeout(300)
-def test_a_rank_that_measures_longer_than_a_collective_waits_is_waited_for(tmp_path):
-    """Twice as long and more; all ranks end as they should."""
-    status, printed, _ = run(tmp_path, "slow", 1)
-    assert status == 0, printed[-3000:]
-    assert list(tmp_path.glob("tiny/version_0/evaluation_*/card.json"))
-    assert "robustseg: rank" not in printed
+def test_only_a_failure_of_several_ranks_starts_the_clock(monkeypatch):
+    clocks = []
+
+    class Clock:
+        def __init__(self, *arguments):
+            clocks.append(arguments)
+
+        def start(self):
+            clocks.append("started")
+
+    monkeypatch.setattr(failure.threading, "Timer", Clock)
+    waits = []
+    monkeypatch.setattr(failure.time, "sleep", waits.append)
+    for ranks, error in ((1, ValueError()), (2, Preempted("SIGTERM")), (2, SystemExit(0))):
+        failure.EndInTime().on_exception(SimpleNamespace(world_size=ranks), None, error)
+    assert clocks == waits == []
+    failure.EndInTime().on_exception(SimpleNamespace(world_size=2), None, KeyError("lost"))
+    (seconds, _, (text, status)), started = clocks
+    assert (seconds, status, started, waits) == (failure.TEARDOWN_S, 1, "started", [])
+    assert "KeyError: 'lost'" in text
+    failure.EndInTime().on_exception(SimpleNamespace(world_size=2), None, RuntimeError("Connection closed by peer"))
+    assert waits == [failure.CAUSE_S]
 
 
 @pytest.mark.parametrize(
@@ -157,97 +167,6 @@ def test_what_nobody_expects_keeps_its_traceback(tmp_path, monkeypatch):
         main(["train", *config])
 
 
-class Rank:
-    """The other side of a hub, without the rest of a rank."""
-
-    def __init__(self, hub: FailureHub, rank: int, token: str | None = None):
-        self.link = socket.create_connection(("127.0.0.1", hub.address["port"]), timeout=10)
-        self.lines = self.link.makefile("rb")
-        send(self.link, {"token": token or hub.token, "rank": rank, "where": f"host h{rank}"})
-
-    def hears(self) -> Failure | None:
-        line = self.lines.readline()
-        return Failure(**json.loads(line)["failed"]) if line else None
-
-    def goes(self) -> None:
-        self.link.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.fixture
-def hub():
-    hub = FailureHub(3)
-    hub.start()
-    return hub
-
-
-def wait_until(condition):
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
-def test_the_first_failure_is_told_to_all_and_to_those_who_come_late(hub):
-    first, second = Rank(hub, 0), Rank(hub, 1)
-    send(second.link, {"failed": {"rank": 1, "where": "there", "error": "failed: A", "status": 7}})
-    assert first.hears() == second.hears() == Failure(1, "there", "failed: A", 7)
-    send(first.link, {"failed": {"rank": 0, "where": "here", "error": "failed: B", "status": 1}})
-    late = Rank(hub, 2)
-    assert late.hears() == Failure(1, "there", "failed: A", 7)
-    assert hub.settled == {0, 1, 2}
-
-
-def test_a_rank_that_has_finished_may_go_and_one_that_has_not_may_not(hub):
-    first, second, third = (Rank(hub, rank) for rank in range(3))
-    wait_until(lambda: len(hub._members) == 3 and all(member.rank is not None for member in hub._members.values()))
-    assert not hub.others_have_finished()
-    send(second.link, {"finished": None})
-    second.goes()
-    wait_until(lambda: 1 in hub.settled)
-    assert hub.failure is None
-    third.goes()
-    heard = first.hears()
-    assert (heard.rank, heard.where) == (2, "host h2")
-    assert "without a word" in heard.error
-
-
-def test_strangers_are_ignored(hub):
-    stranger = Rank(hub, 1, token="guess")
-    assert stranger.hears() is None
-    garbage = socket.create_connection(("127.0.0.1", hub.address["port"]), timeout=10)
-    garbage.sendall(b"GET / HTTP/1.1\r\n\r\n")
-    assert garbage.recv(10) == b""
-    first, second = Rank(hub, 0), Rank(hub, 1)
-    send(second.link, {"failed": {"rank": 1, "where": "there", "error": "failed: A", "status": 1}})
-    assert first.hears().error == "failed: A"
-
-
-def test_one_that_was_told_to_go_alone_takes_the_others_along(hub, monkeypatch):
-    monkeypatch.setattr("robustseg.resume.failure_hub.LEAVE_S", 0.5)
-    first, second = Rank(hub, 0), Rank(hub, 1)
-    leaving = {"rank": 1, "where": "there", "error": "was told to go", "status": 85}
-    send(second.link, {"finished": leaving})
-    assert first.hears() == Failure(**leaving)
-
-
-def test_all_that_are_told_to_go_end_in_peace(hub, monkeypatch):
-    monkeypatch.setattr("robustseg.resume.failure_hub.LEAVE_S", 0.3)
-    ranks = [Rank(hub, rank) for rank in range(2)]
-    for rank, member in enumerate(ranks):
-        send(member.link, {"finished": {"rank": rank, "where": "", "error": "was told to go", "status": 85}})
-    time.sleep(0.6)
-    assert hub.failure is None
-
-
-def test_nothing_is_sent_and_no_time_spent_while_all_goes_well(hub):
-    ranks = [Rank(hub, rank) for rank in range(2)]
-    before = time.thread_time(), threading.active_count()
-    ranks[0].link.settimeout(0.3)
-    with pytest.raises(TimeoutError):
-        ranks[0].link.recv(1)
-    assert threading.active_count() == before[1]
-
-
 def test_what_an_exception_says_of_its_end():
     assert exit_status(KeyboardInterrupt()) == 130
     assert exit_status(SystemExit(2)) == 2
@@ -272,6 +191,7 @@ def test_what_an_exception_says_of_its_end():
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible"), "/dev/shm"),
         (OSError(28, "No space left on device", "runs/events"), "runs/events cannot be written .*make room"),
         (OSError(30, "Read-only file system"), "Read-only"),
+        (RuntimeError("[gloo/pair.cc] Connection closed\nby peer"), "another process .*Connection closed by peer"),
     ],
 )
 def test_known_ends_are_explained(error, words):

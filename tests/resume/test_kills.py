@@ -11,6 +11,7 @@ import pytest
 from tests.helpers.paths import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # processes that import torch, on a busy machine
 def test_killed_runs_end_in_the_same_bits(tmp_path):
     kills = 6

@@ -12,7 +12,7 @@ import pytest
 from tests.resume.kills import Runs
 from tests.resume.runs import kill, newest, state, unlike, wait
 
-pytestmark = pytest.mark.timeout(900)  # processes that import torch, on a busy machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # processes that import torch, on a busy machine
 OPTIONS = [
     "--trainer.max_epochs",
     "2",

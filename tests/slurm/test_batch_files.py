@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
 FILES = ROOT / "configs" / "slurm"
 # Each task prints its start and its options, and then does what the last option says; in the last start all is well.
 STAND_IN = """#!{python} -S

@@ -14,6 +14,8 @@ import pytest
 from tests.helpers.paths import ROOT
 from tests.slurm.cluster import members, missing
 
+pytestmark = pytest.mark.slow
+
 
 def script(folder: Path, *lines: str) -> Path:
     path = folder / "job.sh"
