@@ -11,36 +11,36 @@ from robustseg.metrics.counts import check_counts, mean_acc_from_counts, miou_fr
 
 _NAMES = ("pixel_acc", "mean_acc", "miou", "image_miou")
 _BLOCK = 2**20
-"""Numbers in the largest array of one block of resamples: 8 MB each."""
+"""Most numbers in the largest array of one block of resamples: 8 MB in float64."""
 
 
 def confidence_intervals(
     counts: Tensor, level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap intervals of the scores, for a data set of other images of the same kind.
+    """Compute percentile bootstrap intervals of the scores, for a data set of other images of the same kind.
 
     Draws as many images as there are, with replacement, computes the scores of each such data set, and takes the
     (1 ± level) / 2 quantiles of every score over the resamples, interpolated linearly (Efron & Tibshirani, An
     Introduction to the Bootstrap, 1993, Sec. 13.3). ``miou`` and ``mean_acc`` of a resample are over the classes that
-    occur in it, as for any data set. The spread among these images is all there is to go by: nothing is known of a
-    class that is in one of them or none, and an interval of ``miou`` with many such classes is too narrow and off
-    centre. Images are taken to be independent: for neighbouring frames of a video the intervals are too narrow.
+    occur in it, as for any data set. The intervals know only the spread among these images. A class that occurs in at
+    most one image shows no spread, so with many such classes an interval of ``miou`` is too narrow and off centre.
+    Images are assumed to be independent: for neighbouring frames of a video the intervals are too narrow.
 
-    The result is a function of the set of images, not of their order. Images without valid pixels take part in no
-    score and are left out. Besides about four copies of the counts it takes about 70 MB, whatever the number of
-    resamples, for up to a million images.
+    The result is a function of the set of images, not of their order. Images without valid pixels are left out. For up
+    to a million images, memory is about four copies of the counts and 70 MB, for any number of resamples.
 
     Args:
         counts: N×3×C int64, of :func:`~robustseg.metrics.class_counts`.
-        level: Share of such intervals that should hold the true score, in (0, 1).
-        resamples: At least 2 / (1 − level), or no resample is beyond the ends.
-        seed: Of the draws.
+        level: Nominal coverage of the intervals, in (0, 1).
+        resamples: Number of resamples, at least 2 / (1 − level), so that some lie beyond the interval's ends.
+        seed: Seed of the draws.
 
     Returns:
         (low, high) of ``pixel_acc``, ``mean_acc``, ``miou`` and ``image_miou`` in [0, 1]; NaN without any valid pixel.
 
     Raises:
-        ValueError: Another shape, no image, a level outside of (0, 1), or too few resamples.
+        ValueError: The counts have another shape or no image or fit no confusion matrix, the level is outside of (0,
+            1), or there are too few resamples.
     """
     _check(counts, level, resamples)
     scores = _scores_of_resamples(_in_fixed_order(counts), resamples, torch.Generator().manual_seed(seed))
@@ -50,7 +50,7 @@ def confidence_intervals(
 
 
 def _in_fixed_order(counts: Tensor) -> Tensor:
-    """The images with valid pixels, sorted by their counts: CPU float64, whole numbers."""
+    """Return the images with valid pixels, sorted by their counts, as CPU float64 (whole numbers)."""
     counts = counts.cpu()
     scored = counts[counts[:, 1].sum(-1) > 0]
     images, repeats = torch.unique(scored, dim=0, return_counts=True)
@@ -59,7 +59,7 @@ def _in_fixed_order(counts: Tensor) -> Tensor:
 
 
 def _scores_of_resamples(counts: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
-    """Four rows, in the order of the names, with each resample's score."""
+    """Return the scores of each resample: 4×``resamples``, the rows in the order of ``_NAMES``."""
     images = len(counts)
     if not images:
         return torch.full((len(_NAMES), resamples), torch.nan, dtype=torch.float64)
@@ -70,7 +70,7 @@ def _scores_of_resamples(counts: Tensor, resamples: int, generator: torch.Genera
         chosen = torch.randint(images, (min(block, resamples - start), images), generator=generator)
         weights = torch.zeros(chosen.shape, dtype=torch.float64)
         weights.scatter_add_(1, chosen, torch.ones_like(weights))
-        # Exact, in whatever order the product adds: these are whole numbers below 2^53.
+        # Exact in any order of summation: these are whole numbers below 2^53.
         totals = (weights @ flat).view(-1, *counts.shape[1:])
         whole = [pixel_acc_from_counts(totals), mean_acc_from_counts(totals), miou_from_counts(totals)]
         scores.append(torch.stack([*whole, image_miou[chosen].mean(-1)]))

@@ -1,8 +1,9 @@
-"""Three counts per class, which are all of a confusion matrix that the scores depend on.
+"""Class counts: three numbers per class that determine every score of a confusion matrix.
 
-The true positives (the diagonal), the true pixels (the sums of the rows) and the predicted pixels (the sums of the
-columns) of every image under every attack fit into memory where the matrices do not: 2000 images × 10 attacks × 151
-classes are 72 MB of counts and 3.6 GB of matrices. Functions take any leading dimensions, integer or float64 counts.
+They are the true positives (the diagonal), the true pixels (the sums of the rows) and the predicted pixels (the sums of
+the columns). The counts of every image under every attack fit into memory where the matrices do not: 2000 images × 10
+attacks × 151 classes are 72 MB of counts and 3.6 GB of matrices. Functions take any leading dimensions, integer or
+float64 counts.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from torch import Tensor
 
 
 def class_counts(confusion: Tensor) -> Tensor:
-    """True positives, true pixels and predicted pixels of each class.
+    """Count the true positives, true pixels and predicted pixels of each class.
 
     Args:
         confusion: …×C×C int64; rows are true classes, columns predicted ones.
 
     Returns:
-        …×3×C int64. Like matrices they add up: the counts of a sum are the sum of the counts.
+        …×3×C int64. Counts are additive: the counts of a sum of matrices are the sum of their counts.
 
     Raises:
         ValueError: The matrix is not square.
@@ -29,53 +30,77 @@ def class_counts(confusion: Tensor) -> Tensor:
 
 
 def class_iou_from_counts(counts: Tensor) -> Tensor:
-    """Intersection over union of each class: …×C float64, NaN for a class that is neither true nor predicted.
+    """Compute the intersection over union of each class.
 
     Args:
         counts: …×3×C, of :func:`class_counts`.
+
+    Returns:
+        …×C float64 in [0, 1], NaN for a class that is neither true nor predicted.
+
+    Raises:
+        ValueError: The counts have another shape.
     """
     true_positives, true, predicted = _parts(counts)
     return true_positives / (true + predicted - true_positives)
 
 
 def miou_from_counts(counts: Tensor) -> Tensor:
-    """Mean IoU over the classes with a non-empty union; NaN without any valid pixel.
+    """Compute the mean IoU over the classes with a non-empty union.
 
     Args:
         counts: …×3×C, of :func:`class_counts`.
+
+    Returns:
+        … float64 in [0, 1], NaN without any valid pixel.
+
+    Raises:
+        ValueError: The counts have another shape.
     """
     return class_iou_from_counts(counts).nanmean(-1)
 
 
 def pixel_acc_from_counts(counts: Tensor) -> Tensor:
-    """Share of valid pixels that are predicted right; NaN without any valid pixel.
+    """Compute the share of valid pixels that are predicted right.
 
     Args:
         counts: …×3×C, of :func:`class_counts`.
+
+    Returns:
+        … float64 in [0, 1], NaN without any valid pixel.
+
+    Raises:
+        ValueError: The counts have another shape.
     """
     true_positives, true, _ = _parts(counts)
     return true_positives.sum(-1) / true.sum(-1)
 
 
 def mean_acc_from_counts(counts: Tensor) -> Tensor:
-    """Mean over the true classes of the share of their pixels predicted right; NaN without any valid pixel.
+    """Compute the mean over the true classes of the share of their pixels predicted right.
 
     Args:
         counts: …×3×C, of :func:`class_counts`.
+
+    Returns:
+        … float64 in [0, 1], NaN without any valid pixel.
+
+    Raises:
+        ValueError: The counts have another shape.
     """
     true_positives, true, _ = _parts(counts)
     return (true_positives / true).nanmean(-1)
 
 
 def check_counts(counts: Tensor, leading: str) -> None:
-    """Refuse what cannot be the counts of a confusion matrix, a matrix itself in particular.
+    """Refuse tensors that cannot be the counts of a confusion matrix, a matrix itself in particular.
 
     Args:
-        counts: Anything.
-        leading: The leading dimensions wanted, like ``A×N``.
+        counts: The tensor to check.
+        leading: The leading dimensions expected, for example ``A×N``.
 
     Raises:
-        ValueError: Another shape, or counts that no predictions have.
+        ValueError: The shape is another one, or no predictions have such counts.
     """
     remedy = "give what class_counts makes of confusion matrices."
     if counts.ndim != leading.count("×") + 3 or counts.shape[-2] != 3:

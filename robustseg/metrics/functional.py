@@ -1,4 +1,4 @@
-"""Segmentation scores from confusion matrices: accumulate counts, derive everything else.
+"""Segmentation scores, computed from confusion matrices.
 
 Rows of a confusion matrix are true classes, columns predicted ones. Functions take any leading dimensions, so that
 one image, a stack of images or a whole data set go through the same code.
@@ -54,44 +54,79 @@ def confusion_matrix(
 
 
 def class_iou(confusion: Tensor) -> Tensor:
-    """Intersection over union of each class: …×C float64, NaN for a class that is neither true nor predicted."""
+    """Compute the intersection over union of each class of …×C×C matrices.
+
+    Returns:
+        …×C float64 in [0, 1], NaN for a class that is neither true nor predicted.
+
+    Raises:
+        ValueError: The matrix is not square.
+    """
     return class_iou_from_counts(class_counts(confusion))
 
 
 def miou(confusion: Tensor) -> Tensor:
-    """Mean IoU over the classes with a non-empty union; NaN without any valid pixel."""
+    """Compute the mean IoU of …×C×C matrices over the classes with a non-empty union.
+
+    Returns:
+        … float64 in [0, 1], NaN without any valid pixel.
+
+    Raises:
+        ValueError: The matrix is not square.
+    """
     return miou_from_counts(class_counts(confusion))
 
 
 def pixel_acc(confusion: Tensor) -> Tensor:
-    """Share of valid pixels that are predicted right; NaN without any valid pixel."""
+    """Compute the share of valid pixels that are predicted right, from …×C×C matrices.
+
+    Returns:
+        … float64 in [0, 1], NaN without any valid pixel.
+
+    Raises:
+        ValueError: The matrix is not square.
+    """
     return pixel_acc_from_counts(class_counts(confusion))
 
 
 def mean_acc(confusion: Tensor) -> Tensor:
-    """Mean over the true classes of the share of their pixels predicted right; NaN without any valid pixel."""
+    """Compute the mean over the true classes of the share of their pixels predicted right, from …×C×C matrices.
+
+    Returns:
+        … float64 in [0, 1], NaN without any valid pixel.
+
+    Raises:
+        ValueError: The matrix is not square.
+    """
     return mean_acc_from_counts(class_counts(confusion))
 
 
 def misratio(confusion: Tensor) -> Tensor:
-    """Share of valid pixels that are misclassified (Gu et al., ECCV 2022, Sec. 3.2)."""
+    """Compute the share of valid pixels that are misclassified (Gu et al., ECCV 2022, Sec. 3.2), from …×C×C matrices.
+
+    Returns:
+        … float64 in [0, 1], NaN without any valid pixel.
+
+    Raises:
+        ValueError: The matrix is not square.
+    """
     return 1 - pixel_acc(confusion)
 
 
 def target_success(predictions: Tensor, wanted: Tensor, targets: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Share of an image's pixels that show what a targeted attacker wanted, among those where that is not the truth.
+    """Compute the share of an image's pixels that show a targeted attack's target, among those with another true label.
 
-    Pixels whose true label equals the wanted one say nothing about the attack and are left out (Xiao et al., ECCV
-    2018), as are pixels that are ignored in either map.
+    Pixels with a true label equal to the attack's target say nothing about the attack and are left out (Xiao et al.,
+    ECCV 2018). Pixels that are ignored in either map are left out too.
 
     Args:
         predictions: B×H×W class ids under the attack.
-        wanted: B×H×W, the attacker's targets, or the ignore index.
-        targets: B×H×W, the true targets, or the ignore index.
+        wanted: B×H×W, the attack's targets, or the ignore index.
+        targets: B×H×W, the true labels, or the ignore index.
         ignore_index: Label of pixels that are not counted.
 
     Returns:
-        B float64, NaN for an image without such a pixel.
+        B float64 in [0, 1], NaN for an image without such a pixel.
 
     Raises:
         ValueError: Shapes differ.

@@ -1,4 +1,4 @@
-"""Data-set scores as a torchmetrics class, which sums its counts over ranks."""
+"""Data-set scores as a torchmetrics class that sums its counts over ranks."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from robustseg.metrics.functional import class_iou, confusion_matrix, mean_acc, 
 from robustseg.types import IGNORE_INDEX
 
 _FIXED_POINT = 2**40
-"""Per-image figures are summed as integers: exactly, in any order, and untouched when a module changes precision."""
+"""Scale of per-image figures, which are summed as integers: exact in any order, and safe from changes of precision."""
 
 
 class SegmentationScores(Metric):
     """Scores of a data set from one confusion matrix, exact in any batching and on any number of ranks.
 
-    ``miou``, ``pixel_acc`` and ``mean_acc`` belong to the confusion matrix of the whole data set; ``image_miou`` is
-    the mean of the images' own mIoU. Every sample must be given once: a sampler that pads would count some twice.
+    ``miou``, ``pixel_acc`` and ``mean_acc`` are computed from the confusion matrix of the whole data set;
+    ``image_miou`` is the mean of the images' own mIoU. Give every sample once: a sampler that pads would count some
+    twice.
 
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
         ignore_index: Label of pixels that are not counted.
     """
 
@@ -43,7 +44,15 @@ class SegmentationScores(Metric):
         self.add_state("images", zero.clone(), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Count a batch of B×H×W predictions and targets."""
+        """Count a batch of predictions and targets.
+
+        Args:
+            predictions: B×H×W class ids in [0, C).
+            targets: B×H×W class ids in [0, C), or the ignore index.
+
+        Raises:
+            ValueError: Shapes differ, or an id is outside of the classes.
+        """
         per_image = confusion_matrix(predictions, targets, self.num_classes, self.ignore_index)
         image_miou = miou(per_image)
         self.confusion += per_image.sum(0)
@@ -53,7 +62,7 @@ class SegmentationScores(Metric):
         self.images += len(targets)
 
     def compute(self) -> dict[str, Tensor]:
-        """``miou``, ``pixel_acc``, ``mean_acc``, ``image_miou``, ``class_iou`` (C) in [0, 1], and ``images``."""
+        """Return ``miou``, ``pixel_acc``, ``mean_acc``, ``image_miou``, ``class_iou`` (C) in [0, 1], and ``images``."""
         return {
             "miou": miou(self.confusion),
             "pixel_acc": pixel_acc(self.confusion),

@@ -1,7 +1,7 @@
 """Worst cases over several attacks, from the class counts of every image under every attack.
 
-Every function takes A×N×3×C counts of :func:`~robustseg.metrics.class_counts`, the images in the same order under
-each attack.
+Every function takes the counts of :func:`~robustseg.metrics.class_counts` as A×N×3×C: A attacks, N images, in the same
+order under each attack.
 """
 
 from __future__ import annotations
@@ -24,40 +24,41 @@ class WorstCase(NamedTuple):
 
 
 def worst_case_images(counts: Tensor) -> WorstCase:
-    """For each image the attack that leaves the lowest pixel accuracy, the first of equals.
+    """Choose for each image the attack that leaves the lowest pixel accuracy, the first of equals.
 
     Args:
         counts: A×N×3×C int64. An image without valid pixels takes the first attack.
 
     Raises:
-        ValueError: Another shape, no attack, or attacks that differ in the true pixels of an image.
+        ValueError: The counts have another shape or no attack, or attacks differ in the true pixels of an image.
     """
     _check(counts)
-    # An image has the same valid pixels under every attack, so that whole numbers decide: ties are exact.
+    # An image has the same valid pixels under every attack, so its whole numbers are compared: ties are exact.
     attack = counts[:, :, 0].sum(-1).argmin(0)
     return WorstCase(attack, _chosen(counts, attack))
 
 
 def greedy_worst_case(counts: Tensor, seed: int = 0) -> WorstCase:
-    """A choice of attacks under which the data set's mIoU is low (Croce, Singh & Hein, ECCV 2024, Sec. 3.3).
+    """Choose an attack per image such that the data set's mIoU is low (Croce, Singh & Hein, ECCV 2024, Sec. 3.3).
 
     Starts from the single attack with the lowest mIoU, visits the images in random order, gives each the attack that
     lowers the data set's mIoU most, if any does, and repeats until a round changes nothing. mIoU does not decompose
-    over images, so that the result is a local minimum: an upper bound of the worst case. It depends on the order of
-    the images, which a caller keeps fixed by sorting their ids. Takes about twice the memory of the counts besides.
+    over images: the result is a local minimum, and its mIoU an upper bound of the worst case's. It depends on the order
+    of the images, which a caller keeps fixed by sorting their ids. It needs about twice the memory of the counts in
+    addition.
 
     Args:
         counts: A×N×3×C int64.
-        seed: Of the order of the images.
+        seed: Seed of the order of the images.
 
     Raises:
-        ValueError: Another shape, no attack, or attacks that differ in the true pixels of an image.
+        ValueError: The counts have another shape or no attack, or attacks differ in the true pixels of an image.
     """
     _check(counts)
     generator = torch.Generator().manual_seed(seed)
     start = int(miou_from_counts(counts.sum(1)).nan_to_num(2.0).argmin())
     true_positives, true, predicted = counts.cpu().double().transpose(0, 1).unbind(2)
-    # N×2×A×C intersections and unions: an image's are one block. float64 adds whole numbers exactly.
+    # N×2×A×C intersections and unions: one block per image. float64 adds whole numbers exactly.
     parts = torch.stack([true_positives, true + predicted - true_positives], dim=1)
     chosen = [start] * len(parts)
     total = parts[:, :, start].sum(0)
@@ -70,7 +71,7 @@ def greedy_worst_case(counts: Tensor, seed: int = 0) -> WorstCase:
             candidates = parts[image] + others[:, None]
             figures = _miou(candidates)
             best = int(figures.argmin())
-            # Strictly: ties would let two attacks take turns for ever.
+            # Strictly lower: with ties two attacks could take turns without end.
             if float(figures[best]) < lowest:
                 chosen[image], total, lowest, changed = best, candidates[:, best], float(figures[best]), True
     attack = torch.tensor(chosen, dtype=torch.long)
@@ -78,7 +79,7 @@ def greedy_worst_case(counts: Tensor, seed: int = 0) -> WorstCase:
 
 
 def _miou(parts: Tensor) -> Tensor:
-    """Of 2×…×C intersections and unions, as ``miou`` but faster: a class with an empty union is 0 and not counted."""
+    """Compute ``miou`` of 2×…×C intersections and unions, faster: a class with an empty union is not counted."""
     intersections, unions = parts.unbind()
     return (intersections / unions.clamp(min=1)).sum(-1) / (unions > 0).sum(-1)
 
