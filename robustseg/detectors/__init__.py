@@ -1,4 +1,4 @@
-"""Detectors of adversarial images by the consistency of a model's answers. Pure PyTorch."""
+"""Detectors of adversarial images by the consistency of a model's predictions, in pure PyTorch."""
 
 from robustseg.detectors.adaptive import AdaptiveAttack, OnPatches, ThroughBlur
 from robustseg.detectors.detector import Detector

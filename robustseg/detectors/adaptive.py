@@ -21,21 +21,21 @@ from robustseg.detectors.errors import DetectorError
 from robustseg.detectors.scale import GaussianBlur
 
 _STREAM = 0xADA7
-"""Keeps the patches apart from the inner attack's own noise, which is what it would be without them."""
+"""Key of the patches' noise, which leaves the inner attack's own noise as it is without patches."""
 
 
 class AdaptiveAttack(Attack):
-    """An attack that knows of a detector: another attack, shown more of the model than its answer to the image.
+    """An attack that knows of a detector: an inner attack on the model's answers to further views of the image.
 
-    Threat, aim, ignore index and seed are the inner attack's. Xiao et al. bound it by 0.06 "in terms of L2 distance".
-    As the length of an image's perturbation that would be 0.04 grey levels per value at 240×180: we read it as the root
-    mean square: ``DAG(eps=0.06, norm="rms")``.
+    Threat, ``targeted``, ignore index and seed are the inner attack's. Xiao et al. bound the perturbation by 0.06 "in
+    terms of L2 distance". We read this as the root mean square, ``DAG(eps=0.06, norm="rms")``: as the L2 norm of an
+    image's perturbation it would be 0.04 grey levels per value at 240×180 pixels.
 
     Args:
         attack: The inner attack.
 
     Raises:
-        DetectorError: ``attack`` is none, brings its own targets, or cannot work with what it would be shown.
+        DetectorError: ``attack`` is not an attack, makes its own targets, or applies a perturbation found before.
     """
 
     def __init__(self, attack: Attack):
@@ -58,10 +58,10 @@ class AdaptiveAttack(Attack):
                 )
 
     def _refuse_other_views(self) -> None:
-        """Refuse inner attacks for which several answers cannot be laid side by side.
+        """Refuse inner attacks that cannot work on several answers side by side.
 
         Raises:
-            DetectorError: There is one.
+            DetectorError: The inner attack, or one inside it, moves targets, reads features or cuts patches itself.
         """
         for inner in _inside(self.attack):
             reason = None
@@ -81,7 +81,7 @@ class AdaptiveAttack(Attack):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Those beside the inner attack's, as plain JSON."""
+        """Return the settings beside the inner attack's, as plain JSON."""
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {
@@ -95,14 +95,14 @@ class AdaptiveAttack(Attack):
 
 
 class ThroughBlur(AdaptiveAttack):
-    """Attacks the model behind a Gaussian blur, as if that were its first layer.
+    """An attack on the model behind a Gaussian blur, as if the blur were its first layer.
 
-    Source: Xiao et al., ECCV 2018, Sec. 5.4, against scale consistency: the paper's attack cares for the answer to the
-    blurred image alone. With ``whole`` it has to fool the model with and without the blur at once, which is stronger
-    than the paper's, since the detector compares both answers; that costs two forwards and two gradients where the
-    inner attack has one.
+    Source: Xiao et al., ECCV 2018, Sec. 5.4, against scale consistency. The paper's attack considers only the answer to
+    the blurred image. With ``whole`` the attack has to fool the model with and without the blur at once. This is
+    stronger than the paper's, since the detector compares both answers; it costs two forwards and two gradients where
+    the inner attack has one.
 
-    Any attack can be inside. Logits shown to ``on_step`` are those of the blurred image, with ``whole`` those of the
+    Any attack can be inside. Logits shown to ``on_step`` are those of the blurred image, or with ``whole`` those of the
     image itself.
 
     Args:
@@ -131,7 +131,7 @@ class ThroughBlur(AdaptiveAttack):
             shown = None if on_step is None else both.shown_to(on_step, targets)
             return self.attack.perturb(both, images, both.canvas_of(targets), noise, shown)
         except DetectorError as error:
-            # The kernel is larger than these images: an attack raises what attacks raise.
+            # The kernel is larger than these images: callers of attacks expect an AttackError.
             raise AttackError(str(error)) from error
 
     def settings(self) -> dict[str, Any]:  # noqa: D102
@@ -139,33 +139,33 @@ class ThroughBlur(AdaptiveAttack):
 
 
 class OnPatches(AdaptiveAttack):
-    """Attacks the whole image and K random patches of it, each predicted on its own, at once.
+    """An attack on the whole image and on K random patches of it at once, each patch predicted on its own.
 
     Source: Xiao et al., ECCV 2018, Sec. 5.4, against spatial consistency: "attack both the whole image and the selected
-    K patches to the corresponding part of malicious target". We take K single patches, not pairs: any two patches
-    that show the target agree where they overlap. Patches are uniform over their places in the image, drawn once per
-    image from the attack's noise, which is not the detector's. How the paper weights the losses is not published: here
-    each valid pixel of the image and of every patch counts alike, in the inner attack's loss and in all that it counts
-    (active pixels, shares of fooled pixels, the best iterate).
+    K patches to the corresponding part of malicious target". We take K single patches, not pairs: any two patches that
+    show the target agree where they overlap. Patches are uniform over their places in the image and drawn once per
+    image. They come from the attack's noise, which is not the detector's. The paper does not publish the weights of its
+    losses. Here each valid pixel of the image and of every patch has the same weight, in the inner attack's loss and in
+    all its counts (active pixels, shares of fooled pixels, the best iterate).
 
-    With ``redraw`` each question to the model is about new patches, so that the attack works against the expectation
-    over patches. That is stronger than the paper's adversary. Where the inner attack keeps its best iterate, iterates
-    are then compared by different patches. The inner attack is given one target for all pixels of patches, whose
-    logits change places accordingly, and an ignored pixel of a patch is replaced by a valid one of the image. Losses
-    that tell classes apart are refused.
+    With ``redraw`` each forward sees new patches, so that the attack works against the expectation over patches. That
+    is stronger than the paper's attack. An inner attack that keeps its best iterate then compares iterates by different
+    patches. The inner attack is given one target for all pixels of patches, and their logits change places accordingly;
+    an ignored pixel of a patch is replaced by a valid one of the image. Losses that weight or distinguish classes are
+    refused.
 
-    Without a target, each patch is fooled on its own, and nothing makes two patches agree: against a detector, attack
-    with a target.
+    An untargeted attack fools each patch on its own, and nothing makes two patches agree. Against a detector, use a
+    targeted attack.
 
-    Counts: a patch is a forward, and a gradient through it a backward. One step costs 1 + K of each, of which K are of
-    patch_size² pixels instead of H·W; all K·B patches are in one batch. Logits and targets shown to ``on_step`` are
+    Cost: a patch counts as a forward, and a gradient through it as a backward. One step costs 1 + K of each, K of them
+    on patch_size² pixels instead of H·W; all K·B patches are in one batch. Logits and targets shown to ``on_step`` are
     those of the whole image.
 
     Args:
         attack: The inner attack: any that works pixel by pixel on logits. Not those with an input transform, MLAttack,
             nor another OnPatches. ThroughBlur may be inside.
         patch_size: Side s of the patches in pixels; the detector's.
-        k: K ≥ 1; that of the detector in the paper's Table 1.
+        k: Number K ≥ 1 of patches per image; the detector's in the paper's Table 1.
         redraw: Draw new patches for each forward.
 
     Raises:
@@ -210,7 +210,7 @@ class OnPatches(AdaptiveAttack):
 
 
 def _inside(attack: Attack) -> Iterator[Attack]:
-    """The attack, and those that it is made of."""
+    """Yield the attack and, recursively, the attacks that it is made of."""
     yield attack
     members = [getattr(attack, "attack", None), *getattr(attack, "attacks", ())]
     for member in members:

@@ -1,8 +1,8 @@
-"""Victims that answer for more than the image: the model behind a blur, and several answers side by side.
+"""Victims with answers to several views of an image: the model behind a blur, and several answers side by side.
 
-An attack that works pixel by pixel does not mind what the pixels are of. What it is given as logits and targets is a
-canvas: those of the image, B×C×H×W and B×H×W, and of N further pixels, laid out in one row as B×C×1×(H·W + N) and
-B×1×(H·W + N), so that its loss, its active pixels, its stopping rule and its counts hold for all of them.
+An attack that works pixel by pixel does not depend on where its pixels come from. It is given a canvas as logits and
+targets: the image's B×C×H×W and B×H×W and those of N further pixels, laid out in one row as B×C×1×(H·W + N) and
+B×1×(H·W + N). Its loss, active pixels, stopping rule and counts then cover all of them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from robustseg.detectors.patches import integer
 
 Blur = Callable[[Tensor], Tensor]
 Corners = list[list[tuple[int, int]]]
-"""Of each image's patches, top and left."""
+"""Top left corners of each image's patches."""
 
 
 class _Wrapped(Victim):
-    """Asks another victim, whose images and counters it shares."""
+    """A victim that asks another one and shares its images and counters."""
 
     def __init__(self, victim: Victim, model: Model):
         super().__init__(model, 0)
@@ -46,8 +46,8 @@ class BlurredVictim(_Wrapped):
     """The model behind a blur.
 
     Args:
-        victim: The model without it.
-        blur: Of B×3×H×W images.
+        victim: The model without the blur.
+        blur: Function of B×3×H×W images.
     """
 
     def __init__(self, victim: Victim, blur: Blur):
@@ -56,7 +56,7 @@ class BlurredVictim(_Wrapped):
         self._blur = blur
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits of the blurred images."""
+        """Return the logits B×C×H×W of the blurred images."""
         return self._victim(self._blur(images))
 
 
@@ -77,24 +77,28 @@ class CanvasVictim(_Wrapped):
         super().__init__(victim, victim.model)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits B×C×1×(H·W + N)."""
+        """Return the logits of the canvas, B×C×1×(H·W + N)."""
         whole = self._flat(images)
         return torch.cat([whole, *self._further(images, whole)], 2).unsqueeze(2)
 
     def canvas_of(self, targets: Tensor) -> Tensor:
-        """Targets B×1×(H·W + N)."""
+        """Return the targets of the canvas, B×1×(H·W + N), for those of the image, B×H×W."""
         return torch.cat([targets.flatten(1), self._further_targets(targets)], 1).unsqueeze(1)
 
     @abstractmethod
     def _further(self, images: Tensor, whole: Tensor) -> list[Tensor]:
-        """Logits of further pixels, B×C×… each; ``whole`` are the image's, B×C×H·W."""
+        """Return the logits of further pixels, B×C×… each; ``whole`` are the image's, B×C×H·W."""
 
     @abstractmethod
     def _further_targets(self, targets: Tensor) -> Tensor:
-        """B×N."""
+        """Return the targets of the further pixels, B×N."""
 
     def _flat(self, images: Tensor) -> Tensor:
-        """The model's answer, B×C×H·W; its size is looked at here, since the canvas no longer shows it."""
+        """Return the model's logits as B×C×H·W.
+
+        Raises:
+            AttackError: They are not B×C×H×W of the images' size. The canvas would hide it from later checks.
+        """
         logits = self._victim(images)
         fits = isinstance(logits, Tensor) and logits.ndim == 4
         # Another canvas lays out more pixels, in one row.
@@ -108,11 +112,11 @@ class CanvasVictim(_Wrapped):
 
     @staticmethod
     def shown_to(on_step: OnStep, targets: Tensor) -> OnStep:
-        """An observer of the attack on the canvas that shows ``on_step`` the whole image's part of it.
+        """Wrap ``on_step`` so that it sees the whole image's part of the canvas.
 
         Args:
-            on_step: Given logits and targets of the image.
-            targets: B×H×W, of the call.
+            on_step: The observer, which is given logits and targets of the image.
+            targets: B×H×W, those of the attack's call.
         """
         height, width = targets.shape[-2:]
         pixels = height * width
@@ -125,11 +129,11 @@ class CanvasVictim(_Wrapped):
 
 
 class TwiceVictim(CanvasVictim):
-    """The model without and behind a blur.
+    """The model without and with a blur in front, side by side.
 
     Args:
-        victim: The model without it.
-        blur: Of B×3×H×W images.
+        victim: The model without the blur.
+        blur: Function of B×3×H×W images.
     """
 
     def __init__(self, victim: Victim, blur: Blur):
@@ -146,18 +150,18 @@ class TwiceVictim(CanvasVictim):
 class PatchVictim(CanvasVictim):
     """The model on the image and on K random patches, each predicted on its own.
 
-    With ``redraw`` the patches are others in each forward, but a canvas has one map of targets. So that stays: class 0
-    for all further pixels, whose logits of class 0 and of their true target change places. A pixel of a patch that is
-    ignored is replaced by a valid one of the image, so that the number of pixels stays as well.
+    With ``redraw`` each forward has other patches, but the canvas has one fixed map of targets. Therefore the target of
+    all further pixels is class 0, and their logits of class 0 and of their true target are swapped. An ignored pixel of
+    a patch is replaced by a valid one of the image, which keeps the number of pixels fixed.
 
     Args:
         victim: The model.
         size: Side of a patch in pixels.
-        k: Patches of an image.
-        noise: Of the patches; its numbers come from the CPU.
+        k: Number of patches per image.
+        noise: Noise that places the patches; its numbers come from the CPU.
         images: B×3×H×W, the clean images.
         targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
-        redraw: Draw them for each forward.
+        redraw: Draw new patches for each forward.
 
     Raises:
         AttackError: A patch is larger than the images.
@@ -181,21 +185,22 @@ class PatchVictim(CanvasVictim):
         self._spare = None if not redraw or bool((targets != IGNORED).all()) else _valid_pixels(targets, k * size**2)
 
     def _draw(self) -> Corners:
-        """K places of each image, all equally likely."""
+        """Draw k corners per image, uniform over the places within it."""
         drawn = self._noise.uniform(torch.empty(self._count, self._k, 2, dtype=torch.float64)).tolist()
         free = self._height - self._size, self._width - self._size
         return [[(integer(down, 0, free[0]), integer(right, 0, free[1])) for down, right in each] for each in drawn]
 
     def _further(self, images: Tensor, whole: Tensor) -> list[Tensor]:
-        # An attack may ask about several versions of all images at once.
+        # An attack may pass several versions of all images at once.
         corners = (self._corners or self._draw()) * (len(images) // self._count)
-        # One patch of every image after the other, as a victim counts several versions of a batch.
+        # All images' first patches, then their second ones: the order in which a victim counts several versions of a
+        # batch.
         logits = self._flat(self._cut(images, corners).transpose(0, 1).flatten(0, 1))
         further = list(logits.view(self._k, len(images), *logits.shape[1:]).unbind())
         return further if self._corners is not None else [self._exchanged(further, whole, corners)]
 
     def _cut(self, values: Tensor, corners: Corners) -> Tensor:
-        """B×K×…×s×s of B×…×H×W."""
+        """Cut the patches of B×…×H×W values: B×K×…×s×s."""
         size = self._size
         return torch.stack(
             [
@@ -205,7 +210,7 @@ class PatchVictim(CanvasVictim):
         )
 
     def _exchanged(self, further: list[Tensor], whole: Tensor, corners: Corners) -> Tensor:
-        """Logits of all patches, for a target of class 0: B×C×(K·s²)."""
+        """Return the logits of all patches, B×C×(K·s²), rearranged for a target of class 0."""
         logits, versions = torch.cat(further, 2), len(whole) // self._count
         targets = self._targets.repeat(versions, 1, 1)
         wanted = self._cut(targets, corners).flatten(1)
@@ -224,7 +229,7 @@ class PatchVictim(CanvasVictim):
         return self._cut(targets, self._corners).flatten(1)
 
     def select(self, rows: Tensor) -> PatchVictim:
-        """The same for some of the images."""
+        """Return the victim for some of the images: ``rows`` are their indices in the batch."""
         part: PatchVictim = super().select(rows)
         chosen = rows.cpu()
         part._noise = self._noise.select(chosen, self._count)
@@ -236,7 +241,7 @@ class PatchVictim(CanvasVictim):
 
 
 def _valid_pixels(targets: Tensor, count: int) -> Tensor:
-    """``count`` places of valid pixels of each image, in turn: B×``count``."""
+    """Return the places of ``count`` valid pixels of each image, repeated in turn: B×``count``."""
     valid = (targets != IGNORED).flatten(1)
     first = (~valid).long().sort(dim=1, stable=True).indices
     turn = torch.arange(count, device=targets.device) % valid.sum(1, keepdim=True)

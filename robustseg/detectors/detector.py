@@ -1,4 +1,4 @@
-"""What a detector is: a score per image, high for benign ones."""
+"""The base class of detectors: a score per image, high for benign ones."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from robustseg.attacks.noise import NoiseSource
 from robustseg.detectors.errors import DetectorError
 
 LEFT_OUT = -1
-"""Class id of pixels that are not compared; no class has it, however many there are."""
+"""Class id of pixels that are not compared; it is no valid class id."""
 Model = Callable[[Tensor], Tensor]
-"""B×3×H×W images in [0, 1] to B×C×H×W logits."""
+"""Function of B×3×H×W images in [0, 1] that returns B×C×H×W logits."""
 _STREAM = 0x5CA1E
-"""Keeps a detector's random patches apart from those of an attack with the same seeds."""
+"""Key of a detector's noise, which keeps its patches independent of those of an attack with the same seeds."""
 
 
 class Detector(ABC):
-    """Tells adversarial images from benign ones by how consistent the model's answers are.
+    """A detector of adversarial images by the consistency of the model's predictions.
 
-    Holds settings only; the model arrives with the images. Nothing of the model is changed, and the global random
-    state is neither read nor moved. A score depends on the image, its id and the seeds, and on nothing else in its
-    batch.
+    It holds settings only; the model is passed with the images. The model is left unchanged, and the global random
+    state is neither read nor changed. A score depends on the image, its id and the seeds only, not on the other images
+    of the batch.
 
     Args:
-        seed: Of the random numbers, beside that of the call.
+        seed: Seed of the random numbers, in addition to the call's.
     """
 
     def __init__(self, seed: int = 0):
@@ -38,13 +38,13 @@ class Detector(ABC):
     def scores(
         self, model: Model, images: Tensor, ids: Sequence[str], *, seed: int = 0, ignored: Tensor | None = None
     ) -> Tensor:
-        """Consistency of the model's answers to each image: the mean of its :meth:`parts`.
+        """Compute the consistency of the model's answers to each image: the mean of its :meth:`parts`.
 
         Args:
-            model: Maps images to logits; normalisation happens inside. A module is asked in eval mode.
+            model: Maps images to logits; normalisation happens inside. A module is called in eval mode.
             images: B×3×H×W floating point in [0, 1].
-            ids: B ids of the images, which the random numbers are a function of.
-            seed: Of the run.
+            ids: B ids of the images; the random numbers are a function of them.
+            seed: Seed of the run.
             ignored: B×H×W bool, pixels that are left out; None for none.
 
         Returns:
@@ -58,10 +58,10 @@ class Detector(ABC):
     def parts(
         self, model: Model, images: Tensor, ids: Sequence[str], *, seed: int = 0, ignored: Tensor | None = None
     ) -> Tensor:
-        """What the scores are the means of; arguments and errors as of :meth:`scores`.
+        """Compute the parts whose mean is the score; arguments and errors as of :meth:`scores`.
 
         Returns:
-            B×n float64 on the CPU, NaN where a part has no pixel to compare.
+            B×n float64 in [0, 1] on the CPU, NaN where a part has no pixel to compare.
         """
         check_images(images, ids)
         if ignored is not None and (ignored.shape != (len(images), *images.shape[-2:]) or ignored.dtype != torch.bool):
@@ -82,13 +82,13 @@ class Detector(ABC):
 
     @abstractmethod
     def consistency(self, model: Model, images: Tensor, noise: NoiseSource, ignored: Tensor | None) -> Tensor:
-        """The parts of the score, on checked tensors, without autograd and with the model in eval mode.
+        """Compute the parts of the score, on checked tensors, without autograd and with the model in eval mode.
 
         Args:
-            model: As in :meth:`scores`.
+            model: The model, see :meth:`scores`.
             images: B×3×H×W.
-            noise: On the CPU, with a generator for each image.
-            ignored: B×H×W bool, or None.
+            noise: Noise on the CPU, with a generator for each image.
+            ignored: B×H×W bool, pixels that are left out, or None.
 
         Returns:
             B×n values, NaN where there is no pixel to compare.
@@ -99,12 +99,12 @@ class Detector(ABC):
         """Refuse sizes of images that cannot be scored, without a model.
 
         Raises:
-            DetectorError: They are too small; it says what to set.
+            DetectorError: They are too small; the message names the setting.
         """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """All settings, as plain JSON."""
+        """Return all settings as plain JSON."""
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.describe().items() if name != "detector")
@@ -112,10 +112,10 @@ class Detector(ABC):
 
 
 def check_images(images: Tensor, ids: Sequence[str]) -> None:
-    """Refuse what is no batch of images with their ids.
+    """Refuse tensors that are not a batch of images with their ids.
 
     Raises:
-        DetectorError: It is not, or values lie outside of [0, 1].
+        DetectorError: The shape, type or number of ids is wrong, or values lie outside of [0, 1].
     """
     if images.ndim != 4 or not images.is_floating_point() or not len(images):
         raise DetectorError(f"images are {images.dtype} {list(images.shape)}: float B×3×H×W in [0, 1] expected.")
@@ -131,7 +131,7 @@ def check_images(images: Tensor, ids: Sequence[str]) -> None:
 
 @contextmanager
 def asked(model: Model) -> Iterator[None]:
-    """Eval mode for the modules of a model, each put back as it was."""
+    """Put the modules of a model into eval mode, and restore each one's mode afterwards."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     training = [module.training for module in modules]
     for module in modules:
@@ -144,10 +144,13 @@ def asked(model: Model) -> Iterator[None]:
 
 
 def predictions_of(model: Model, images: Tensor) -> tuple[Tensor, int]:
-    """B×H×W class ids, and C.
+    """Predict the classes of images.
+
+    Returns:
+        B×H×W class ids, and the number of classes C.
 
     Raises:
-        DetectorError: The model gives something else than logits of the images' size for several classes, or values
+        DetectorError: The model returns something other than logits of the images' size for several classes, or values
             that are not finite.
     """
     logits = model(images)
@@ -164,7 +167,7 @@ def predictions_of(model: Model, images: Tensor) -> tuple[Tensor, int]:
             "classes return torch.cat([torch.zeros_like(u), u], 1)."
         )
     highest, shown = logits.max(1)
-    # NaN is the same class everywhere, which would pass for consistent.
+    # argmax of NaN is the same class everywhere, which would look consistent.
     if not bool(highest.isfinite().all()):
         raise DetectorError(
             "the model returned logits that are not finite: it overflows or divides by zero on these images; run it in "

@@ -1,4 +1,4 @@
-"""Per-pixel self-entropy: how much what surrounds a pixel decides its class."""
+"""Per-pixel self-entropy: the dependence of a pixel's class on its surroundings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from robustseg.detectors.errors import DetectorError
 from robustseg.detectors.patches import integer, predicted_patches
 
 _STREAM = 0xE27209
-"""Keeps these patches apart from the pairs of a detector with the same seeds."""
+"""Key of the noise, which keeps these patches independent of a detector's with the same seeds."""
 _Span = tuple[int, int, int]
-"""Of a cell along one axis: where it begins and ends, and where its patch begins."""
+"""Begin and end of a cell along one axis, and the begin of its patch."""
 
 
 def vote_shares(
@@ -28,27 +28,27 @@ def vote_shares(
     seed: int = 0,
     patches_per_forward: int | None = None,
 ) -> Tensor:
-    """For each pixel, the share of ``k`` random patches around it in which it is predicted to show each class.
+    """Compute for each pixel the share of each class among the predictions in ``k`` random patches around it.
 
     Source: Xiao et al., ECCV 2018, Sec. 3.1: the normalised V_m. The patches of a pixel are not drawn for it alone:
     ``k`` times, a grid of cells of ``patch_size`` is laid over the image at a random place, and each cell votes on
     its pixels with one patch. A cell that reaches beyond the image takes the nearest patch within it. A pixel that is
-    ``patch_size`` or more away from every border is thus at each place of its patch equally often; of another pixel's
-    patches, those at the border are more frequent. An image costs the forwards of at most
-    ``k``·⌈(H + s)/s⌉·⌈(W + s)/s⌉ patches of side s.
+    ``patch_size`` or more away from every border is thus equally likely at each place of its patch; for other pixels,
+    patches at the border are more frequent. An image costs the forwards of at most ``k``·⌈(H + s)/s⌉·⌈(W + s)/s⌉
+    patches of side s.
 
     Args:
-        model: Maps images to logits; normalisation happens inside. A module is asked in eval mode.
+        model: Maps images to logits; normalisation happens inside. A module is called in eval mode.
         images: B×3×H×W floating point in [0, 1].
-        ids: B ids of the images, which the patches are a function of, beside ``seed``.
+        ids: B ids of the images; the patches are a function of them and ``seed``.
         patch_size: Side of the patches in pixels.
-        k: Votes of a pixel.
-        seed: Of the run.
-        patches_per_forward: Most patches in one forward; None for all of the batch, and half as many each time that
-            the GPU's memory does not do.
+        k: Number of votes per pixel.
+        seed: Seed of the run.
+        patches_per_forward: Most patches in one forward; None for all of the batch, halved each time that the GPU runs
+            out of memory.
 
     Returns:
-        B×C×H×W float32, multiples of 1/k that sum to 1 over C, where the model's answer is.
+        B×C×H×W float32, multiples of 1/k that sum to 1 over C, on the device of the model's logits.
 
     Raises:
         DetectorError: The images do not fit the patches, the ids or each other, or a number is below 1.
@@ -80,25 +80,25 @@ def self_entropy(
     seed: int = 0,
     patches_per_forward: int | None = None,
 ) -> Tensor:
-    """Self-entropy −Σ_j V[j]·log V[j] of each pixel's votes V, which are those of :func:`vote_shares`.
+    """Compute the self-entropy −Σ_j V[j]·log V[j] of each pixel's votes V, see :func:`vote_shares`.
 
-    Source: Xiao et al., ECCV 2018, Sec. 3.1 and Fig. 3. Benign images have it at the borders of objects, adversarial
-    ones all over.
+    Source: Xiao et al., ECCV 2018, Sec. 3.1 and Fig. 3. It is high at the borders of objects in benign images, and
+    everywhere in adversarial ones.
 
     Args:
-        model: As in :func:`vote_shares`, and likewise all else.
+        model: Maps images to logits; all arguments are those of :func:`vote_shares`.
         images: B×3×H×W floating point in [0, 1].
         ids: B ids of the images.
         patch_size: Side of the patches in pixels.
-        k: Votes of a pixel.
-        seed: Of the run.
+        k: Number of votes per pixel.
+        seed: Seed of the run.
         patches_per_forward: Most patches in one forward.
 
     Returns:
         B×H×W float32 in nats, from 0 to log(min(``k``, C)).
 
     Raises:
-        DetectorError: As in :func:`vote_shares`.
+        DetectorError: The images do not fit the patches, the ids or each other, or a number is below 1.
     """
     shares = vote_shares(
         model, images, ids, patch_size=patch_size, k=k, seed=seed, patches_per_forward=patches_per_forward
@@ -122,7 +122,7 @@ def _check_settings(patch_size: int, k: int, patches_per_forward: int | None, he
 
 
 def _cells(noise: NoiseSource, images: Tensor, size: int, k: int) -> Iterator[tuple[int, _Span, _Span]]:
-    """Row in the batch, rows and columns of the cells of ``k`` grids on each image."""
+    """Yield the row in the batch, the rows and the columns of each cell of ``k`` grids on each image."""
     drawn = noise.uniform(torch.empty(len(images), k, 2, dtype=torch.float64))
     for row in range(len(images)):
         for offsets in drawn[row].tolist():
@@ -136,7 +136,7 @@ def _cells(noise: NoiseSource, images: Tensor, size: int, k: int) -> Iterator[tu
 
 
 def _spans(offset: int, size: int, whole: int) -> list[_Span]:
-    """Cells of a grid along one axis of ``whole`` pixels, of which one begins at ``offset``."""
+    """Return the cells of a grid along one axis of ``whole`` pixels; one cell begins at ``offset``."""
     begins = range(offset - size if offset else 0, whole, size)
     return [(max(begin, 0), min(begin + size, whole), min(max(begin, 0), whole - size)) for begin in begins]
 

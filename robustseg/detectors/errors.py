@@ -1,7 +1,7 @@
-"""The one exception of this folder."""
+"""The exception of the detectors."""
 
 from __future__ import annotations
 
 
 class DetectorError(ValueError):
-    """A detector, its settings or its input do not fit; the message is one line and names the remedy."""
+    """An error in a detector's settings or input; the message is one line and names the remedy."""

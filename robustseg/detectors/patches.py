@@ -1,4 +1,4 @@
-"""Random pairs of overlapping patches, and what a model shows in patches."""
+"""Random pairs of overlapping patches, and a model's predictions in patches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from robustseg.detectors.detector import Model, predictions_of
 from robustseg.detectors.errors import DetectorError
 
 Place = tuple[int, int, int, int]
-"""Of a patch: row in the batch, top, left, side."""
+"""Place of a patch: row in the batch, top, left, side."""
 
 
 class PatchPair(NamedTuple):
@@ -40,28 +40,28 @@ class PatchPair(NamedTuple):
 
 
 class PairSampler(NamedTuple):
-    """How the pairs of an image are drawn: ``getOverlapPatches`` of Xiao et al., ECCV 2018, Sec. 3.2.
+    """The sampler of an image's pairs: ``getOverlapPatches`` of Xiao et al., ECCV 2018, Sec. 3.2.
 
-    The displacement of a pair is uniform over ``displacement`` in both directions, and its place uniform over where
-    both patches lie within the image.
+    The displacement of a pair is uniform over ``displacement`` in both directions, and its place uniform over those at
+    which both patches lie within the image.
     """
 
     k: int
-    """Pairs of an image."""
+    """Number of pairs per image."""
     sizes: tuple[int, int]
     """Smallest and largest side of a patch in pixels, ends included."""
     displacement: tuple[int, int]
     """Smallest and largest displacement in pixels, ends included."""
 
     def check(self, height: int, width: int) -> None:
-        """Refuse images that a pair does not fit into.
+        """Refuse sizes of images that cannot hold a pair.
 
         Raises:
-            DetectorError: They are too small.
+            DetectorError: The images are too small.
         """
         largest, farthest = self.sizes[1], self.displacement[1]
         side = min(height, width)
-        # No patch fits that is larger than such a displacement.
+        # No patch larger than such a displacement fits.
         moves_too_far = side - farthest <= farthest
         about = f"set patch_size to about {max(side // 2, 1)}"
         both = f"{about}, and displacement to {max(side // 4, 1)} or less."
@@ -78,7 +78,11 @@ class PairSampler(NamedTuple):
             )
 
     def draw(self, noise: NoiseSource, images: Tensor) -> list[PatchPair]:
-        """``k`` pairs of each image, those of the first image first."""
+        """Draw ``k`` pairs for each of B×3×H×W images, those of the first image first.
+
+        Raises:
+            DetectorError: The images are too small.
+        """
         self.check(*images.shape[-2:])
         drawn = noise.uniform(torch.empty(len(images), self.k, 5, dtype=torch.float64))
         pairs = []
@@ -92,29 +96,29 @@ class PairSampler(NamedTuple):
 
 
 def integer(uniform: float, low: int, high: int) -> int:
-    """One of low..high, all equally likely, from a number that is uniform over [0, 1)."""
+    """Turn a number that is uniform over [0, 1) into an integer that is uniform over low..high, ends included."""
     return min(low + int(uniform * (high - low + 1)), high)
 
 
 def cut(images: Tensor, places: Sequence[Place]) -> Tensor:
-    """Patches of one size, N×…×s×s, at (row, top, left, size) of a B×…×H×W tensor."""
+    """Cut patches of one size, N×…×s×s, at N places of a B×…×H×W tensor."""
     return torch.stack([images[row, ..., top : top + size, left : left + size] for row, top, left, size in places])
 
 
 def predicted_patches(
     model: Model, images: Tensor, places: Sequence[Place], patches_per_forward: int | None
 ) -> Iterator[tuple[Tensor, int]]:
-    """Predict patches of one size, each on its own as if it were an image.
+    """Predict patches of one size, each as an image of its own.
 
     Args:
-        model: As in :meth:`~robustseg.detectors.detector.Detector.scores`.
+        model: The model, see :meth:`~robustseg.detectors.detector.Detector.scores`.
         images: B×3×H×W.
-        places: Of the patches.
-        patches_per_forward: Most patches in one forward; None for all, and half as many each time that the GPU's
-            memory does not do.
+        places: Places of the patches.
+        patches_per_forward: Most patches in one forward; None for all, halved each time that the GPU runs out of
+            memory.
 
     Yields:
-        For as many of the places as one forward took, in their order: n×s×s class ids, and C.
+        The n×s×s class ids of one forward's patches, in the order of the places, and the number of classes C.
     """
     at_once = patches_per_forward or len(places)
     start = 0

@@ -1,4 +1,4 @@
-"""Scale consistency: does the answer survive a blur?"""
+"""Scale consistency: agreement of the predictions for an image and its blurred version."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from robustseg.metrics.functional import confusion_matrix, miou
 
 
 class GaussianBlur:
-    """Convolution with a Gaussian that is cut at four standard deviations; differentiable, mirrored at the borders.
+    """Convolution with a Gaussian cut at four standard deviations, differentiable, with mirrored borders.
 
     Args:
         sigma: Standard deviation in pixels.
 
     Raises:
-        DetectorError: It is not a positive number.
+        DetectorError: ``sigma`` is not a positive number.
     """
 
     def __init__(self, sigma: float):
@@ -40,10 +40,10 @@ class GaussianBlur:
         return blurred
 
     def check(self, height: int, width: int) -> None:
-        """Refuse images that are smaller than the kernel's reach.
+        """Refuse sizes of images that are smaller than the kernel's reach.
 
         Raises:
-            DetectorError: They are.
+            DetectorError: The images are smaller than the kernel's reach.
         """
         side = min(height, width)
         if self._reach >= side:
@@ -61,14 +61,14 @@ class GaussianBlur:
 
 
 class ScaleConsistency(Detector):
-    """Miou between what an image and its blurred version are predicted to show.
+    """The mIoU between a model's predictions for an image and for its blurred version.
 
     Source: Xiao et al., ECCV 2018, Sec. 4, where σ is 0.5, 3 and 5 for images of 2048×1024. The kernel is not
-    published; ours is cut at 4σ. Classes are those that either prediction shows. Costs two forwards.
+    published; ours is cut at 4σ. The mIoU is over the classes in either prediction. A score costs two forwards.
 
     Args:
         sigma: Standard deviation of the Gaussian in pixels.
-        seed: Of no effect; detectors are built alike.
+        seed: No effect; it is here since all detectors take one.
 
     Raises:
         DetectorError: ``sigma`` is not a positive number.

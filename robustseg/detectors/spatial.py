@@ -1,4 +1,4 @@
-"""Spatial consistency: do overlapping patches agree on what they share?"""
+"""Spatial consistency: agreement of overlapping patches' predictions on their overlap."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from robustseg.detectors.patches import PairSampler, PatchPair, predicted_patche
 from robustseg.metrics.functional import confusion_matrix, miou
 
 _PIXELS_AT_ONCE = 2**20
-"""Of the overlaps that are compared together: some 65 MB."""
+"""Most pixels of overlaps that are compared together: about 65 MB."""
 
 
 class SpatialConsistency(Detector):
-    """Mean miou of what pairs of overlapping patches are predicted to show where they overlap.
+    """The mean mIoU of the predictions for pairs of overlapping patches, where they overlap.
 
-    Source: Xiao et al., ECCV 2018, Algorithm 1, of which we take the intent: the indices of its overlap are one pixel
-    short, and its list of scores is overwritten. Each patch is predicted on its own, as if it were an image. The
-    classes of a pair's miou are those that either patch shows in the overlap. ("Appearing in both", as Sec. 3.2 has
-    it, would leave out just the classes that the patches disagree on.)
+    Source: Xiao et al., ECCV 2018, Algorithm 1. We follow its intent, not its letter: the indices of its overlap are
+    one pixel short, and its list of scores is overwritten. Each patch is predicted as an image of its own. A pair's
+    mIoU is over the classes that either patch shows in the overlap. (Sec. 3.2 says "appearing in both", which would
+    leave out the classes that the patches disagree on.)
 
     Scoring an image costs the forwards of 2·``k`` patches, in as few batches as ``patches_per_forward`` allows.
 
     Args:
-        patch_size: Side of the patches in pixels; [smallest, largest] for sides that are drawn for each pair. 512 in
-            the paper, and 384 to 512, for images of 2048×1024.
-        k: Pairs of an image; 1, 5, 10 and 50 in the paper.
+        patch_size: Side of the patches in pixels; [smallest, largest] to draw a side for each pair. The paper uses 512,
+            and 384 to 512, for images of 2048×1024.
+        k: Number of pairs per image; 1, 5, 10 and 50 in the paper.
         displacement: [smallest, largest] displacement of the second patch in each direction, in pixels; [32, 64] in
             the paper, ends included here.
-        patches_per_forward: Most patches in one forward; null for all of the batch, and half as many each time that
-            the GPU's memory does not do.
-        seed: Of the patches, beside the run's.
+        patches_per_forward: Most patches in one forward; null for all of the batch, halved each time that the GPU runs
+            out of memory.
+        seed: Seed of the patches, in addition to the run's.
 
     Raises:
-        DetectorError: ``k`` or ``patches_per_forward`` is below 1, a size is not positive, a displacement negative
+        DetectorError: ``k`` or ``patches_per_forward`` is below 1, a size is not positive, the displacement is negative
             or always 0, or the patches would not overlap.
     """
 
@@ -86,16 +86,16 @@ class SpatialConsistency(Detector):
         self.sampler.check(height, width)
 
     def agreement(self, model: Model, images: Tensor, pairs: Sequence[PatchPair], ignored: Tensor | None) -> Tensor:
-        """Miou of each pair on its overlap.
+        """Compute the mIoU of each pair on its overlap.
 
         Args:
-            model: As in :meth:`~robustseg.detectors.detector.Detector.scores`.
+            model: The model, see :meth:`~robustseg.detectors.detector.Detector.scores`.
             images: B×3×H×W.
             pairs: N pairs.
-            ignored: B×H×W bool, or None.
+            ignored: B×H×W bool, pixels that are left out, or None.
 
         Returns:
-            N float64 on the CPU, NaN for a pair whose overlap is ignored.
+            N float64 in [0, 1] on the CPU, NaN for a pair with an ignored overlap.
         """
         overlaps, classes = self._overlaps(model, images, pairs)
         side = max(pair.size for pair in pairs)
@@ -111,7 +111,7 @@ class SpatialConsistency(Detector):
     def _overlaps(
         self, model: Model, images: Tensor, pairs: Sequence[PatchPair]
     ) -> tuple[list[tuple[Tensor, Tensor]], int]:
-        """What both patches of each pair show where they overlap, h×w class ids, and C."""
+        """Predict both patches of each pair on their overlap: N pairs of h×w class ids, and the number of classes C."""
         of_size: dict[int, list[int]] = defaultdict(list)
         for index, pair in enumerate(pairs):
             of_size[pair.size].append(index)
@@ -140,7 +140,7 @@ class SpatialConsistency(Detector):
 
 
 def _side_by_side(overlaps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """2×n×H×W class ids of overlaps with at most H×W pixels; what is beyond an overlap is ignored in the second."""
+    """Stack overlaps of at most H×W pixels as 2×n×H×W class ids; pixels beyond an overlap are ignored in the second."""
     height, width = (max(first.shape[axis] for first, _ in overlaps) for axis in (0, 1))
     shown = overlaps[0][0].new_zeros(2, len(overlaps), height, width)
     shown[1] = LEFT_OUT
@@ -151,7 +151,7 @@ def _side_by_side(overlaps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _leave_out(shown: Tensor, pairs: Sequence[PatchPair], ignored: Tensor) -> None:
-    """Ignore in n×H×W class ids of overlaps what is ignored in the image."""
+    """Mark the image's ignored pixels in n×H×W class ids of overlaps, in place."""
     for frame, pair in zip(shown, pairs, strict=True):
         hidden = ignored[pair.image][pair.overlap]
         frame[: hidden.shape[0], : hidden.shape[1]].masked_fill_(hidden, LEFT_OUT)

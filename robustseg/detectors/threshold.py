@@ -1,4 +1,4 @@
-"""From scores to decisions."""
+"""Thresholds on a detector's scores, and the area under its ROC curve."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from robustseg.detectors.detector import Detector
 from robustseg.detectors.errors import DetectorError
 
 FORMAT = 1
-"""Of the file."""
+"""Version of the threshold file."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Score below which an image counts as adversarial.
+    """A score; images with lower ones count as adversarial.
 
     Attributes:
         value: The score.
         false_positive_rate: Largest share of the benign images that may be below it.
-        images: Number of benign images that it was fitted on.
-        detector: Settings of the detector whose scores they were.
+        images: Number of benign images used to fit it.
+        detector: Settings of the detector that gave their scores.
     """
 
     value: float
@@ -36,14 +36,14 @@ class Threshold:
 
     @classmethod
     def fit(cls, detector: Detector, benign: Tensor, false_positive_rate: float = 0.05) -> Threshold:
-        """The largest threshold that keeps the false positives of benign images within the rate.
+        """Fit the largest threshold that keeps the false positives of benign images within the rate.
 
         With a rate of 0 it is the lowest benign score, as in Xiao et al., ECCV 2018, Sec. 5.2.
 
         Args:
-            detector: Whose scores they are.
-            benign: N scores of benign images, of the training split for example.
-            false_positive_rate: In [0, 1).
+            detector: The detector that gave the scores.
+            benign: N scores of benign images, for example of the training split.
+            false_positive_rate: Largest share of false positives, in [0, 1).
 
         Raises:
             DetectorError: There are no scores, some are not finite, all are the same, or the rate is out of range.
@@ -66,23 +66,24 @@ class Threshold:
         return cls(float(scores.sort().values[allowed]), false_positive_rate, len(scores), detector.describe())
 
     def detects(self, scores: Tensor) -> Tensor:
-        """Whether each image counts as adversarial, bool of the scores' shape."""
+        """Return True for each image that counts as adversarial: bool of the scores' shape."""
         return scores < self.value
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
+        """Write the threshold as JSON."""
         Path(path).write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path, detector: Detector) -> Threshold:
-        """Read what :meth:`save` wrote.
+        """Read a threshold written by :meth:`save`.
 
         Args:
             path: The file.
-            detector: Whose scores it is to be used for.
+            detector: The detector whose scores it will be applied to.
 
         Raises:
-            DetectorError: The file is missing or damaged, or belongs to a detector of other settings.
+            DetectorError: The file is missing, damaged or of another format, or belongs to a detector with other
+                settings.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -104,8 +105,9 @@ class Threshold:
 
 
 def auc(benign: Tensor, adversarial: Tensor) -> float:
-    """Area under the ROC curve: the chance that an adversarial image scores lower than a benign one, ties by half.
+    """Compute the area under the ROC curve.
 
+    It is the probability that an adversarial image scores lower than a benign one; ties count half.
     Args:
         benign: N scores.
         adversarial: M scores.
@@ -119,6 +121,6 @@ def auc(benign: Tensor, adversarial: Tensor) -> float:
         )
     if not bool(benign.isfinite().all() and adversarial.isfinite().all()):
         raise DetectorError("some scores are not finite: leave out the images that could not be scored.")
-    # By its definition on all pairs, since torchmetrics' curve has float32's digits.
+    # Computed by its definition on all pairs, since torchmetrics' curve has only float32 precision.
     lower, equal = (compare(adversarial.double(), benign.double()[:, None]) for compare in (torch.lt, torch.eq))
     return float((lower.double() + equal.double() / 2).mean())
