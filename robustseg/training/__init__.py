@@ -1,4 +1,4 @@
-"""Adversarial training in Lightning: the module, the batch split, the loss of an update."""
+"""Adversarial training in Lightning: the module, the batch split and the loss of an update."""
 
 from robustseg.training.module import RobustSegmentation
 from robustseg.training.objective import count_valid, update_loss

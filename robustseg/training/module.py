@@ -28,44 +28,43 @@ from robustseg.types import IGNORE_INDEX, Batch
 
 
 def papers_sgd(params: Any) -> Optimizer:
-    """SGD as in the papers' reference code: learning rate 0.01, momentum 0.9, weight decay 1e-4."""
+    """Build SGD with the settings of the papers' code: learning rate 0.01, momentum 0.9, weight decay 1e-4."""
     return SGD(params, lr=0.01, momentum=0.9, weight_decay=1e-4)
 
 
 class RobustSegmentation(pl.LightningModule):
-    """Trains a segmentation model, on clean batches or with an attacker in the loop.
+    """A segmentation model in training, on clean batches or with an attacker in the loop.
 
     Without an attack this is standard training. With one, each rank's batch is split, the last part is replaced by
     adversarial examples of the current weights, and one forward of both parts gives the loss of the update. The
     attack sees the main head's logits only; the auxiliary head takes part in the update.
 
-    Batch sizes and with them the split are per rank. Losses are means over the valid pixels of all ranks.
+    Batch sizes, and with them the split, are per rank. Losses are means over the valid pixels of all ranks.
 
     Args:
         network: The raw network; its class count comes from the data when configured on the command line.
         attack: The attacker, or None for standard training.
         adversarial_fraction: Share of each batch to attack, from 0 to 1.
         attack_mode: Mode of the model during the attack: ``"eval"``, or ``"train"`` for batch statistics and
-            dropout, with BatchNorm's running statistics restored after it.
+            dropout; BatchNorm's running statistics are restored afterwards.
         loss_combination: ``"sum_of_means"`` of the clean and the adversarial part (the papers' Algorithm 2) or one
             ``"mean"`` over all pixels.
         aux_weight: Weight of the auxiliary head's loss, 0.4 in PSPNet.
-        optimizer: Called with the parameter groups.
+        optimizer: Function that takes the parameter groups and returns an optimiser.
         schedule: ``"poly"``, ``"cosine"`` or ``"constant"``, per optimiser step.
         warmup_steps: Linear warm-up in optimiser steps.
         head_lr_factor: Learning rate of everything but the backbone, relative to the optimiser's.
-        mean: Normalisation of the images, per channel, in [0, 1] units; by default what the network expects.
-        std: Likewise.
+        mean: Mean of the images per channel, in units of [0, 1], for their normalisation; by default the network's own.
+        std: Standard deviation of the images per channel, in units of [0, 1]; by default the network's own.
         window: Validation and test send images larger than this through the network in overlapping windows, see
             :class:`~robustseg.models.SlidingWindow`. Training crops must not be larger; null for whole images.
-        init_weights: Checkpoint of a whole model to start from (its weights only), for example a standard model
-            that adversarial training continues, or another project's, see
-            :func:`~robustseg.models.load_segmentation_weights`.
-        init_without: Modules of the network that ``init_weights`` does not start, such as the classifier of another
+        init_weights: Checkpoint of a whole model to start from (its weights only), for example a standard model or
+            another project's checkpoint, see :func:`~robustseg.models.load_segmentation_weights`.
+        init_without: Modules of the network that do not start from ``init_weights``, such as a classifier for another
             number of classes.
-        ignore_index: Label of pixels that take no part.
-        on_non_finite_loss: ``"stop"`` training at a batch whose loss is not finite on some rank, or ``"skip"`` it, see
-            :class:`~robustseg.training.non_finite.NonFiniteLoss`; ``train/skipped`` counts.
+        ignore_index: Label of pixels that do not count.
+        on_non_finite_loss: ``"stop"`` training at a batch with a loss that is not finite on some rank, or ``"skip"``
+            it, see :class:`~robustseg.training.non_finite.NonFiniteLoss`; ``train/skipped`` counts the skipped batches.
 
     Raises:
         ValueError: A value is out of its range.
@@ -116,7 +115,7 @@ class RobustSegmentation(pl.LightningModule):
             load_segmentation_weights(self.model, init_weights, init_without or ())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits B×C×H×W of images B×3×H×W in [0, 1]."""
+        """Return the logits B×C×H×W of images B×3×H×W in [0, 1]."""
         logits: Tensor = self.model(images)
         return logits
 
@@ -126,16 +125,20 @@ class RobustSegmentation(pl.LightningModule):
         return run_seed()
 
     def on_fit_start(self) -> None:
-        """Refuse a batch that cannot be split before the first step rather than at it."""
+        """Refuse a batch that cannot be split before the first step, not at it.
+
+        Raises:
+            TrainingError: A batch of one image cannot be split.
+        """
         data = getattr(self.trainer, "datamodule", None)
         self.check_batch_size(getattr(data, "batch_size", None), getattr(data, "global_batch_size", None))
 
     def check_batch_size(self, batch_size: int | None, global_batch_size: int | None = None) -> None:
-        """Refuse a number of images per rank that the attacker cannot split; None is not known.
+        """Refuse a number of images per rank that cannot be split into clean and adversarial ones.
 
         Args:
-            batch_size: Images of a rank's batch.
-            global_batch_size: ``data.global_batch_size`` that these are a share of, where it is set.
+            batch_size: Number of images in a rank's batch; None if unknown.
+            global_batch_size: ``data.global_batch_size``, if set; ``batch_size`` is a rank's share of it.
 
         Raises:
             TrainingError: A batch of one image cannot be split.
@@ -144,15 +147,23 @@ class RobustSegmentation(pl.LightningModule):
             self.split.sizes(batch_size, global_batch_size)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed the step; forget the scores of the newest validation, as what it scored is about to change."""
+        """Seed the step, and drop the newest validation's scores, which the update makes obsolete."""
         seed_step(self.seed, "train", self.global_step, batch_idx, self.global_rank)
         self._validation = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One update's loss.
+        """Compute the loss of one update.
+
+        Args:
+            batch: Images B×3×H×W in [0, 1], targets B×H×W and ids.
+            batch_idx: Number of the batch in the epoch.
+
+        Returns:
+            A scalar; the mean over the ranks is the loss of the whole batch.
 
         Raises:
-            TrainingError: The loss is not finite, before it reaches the weights.
+            TrainingError: The loss is not finite, which is found before it reaches the weights, or the batch cannot be
+                split or attacked.
         """
         mixed, failed = self._mix_or_not(batch)
         valid = count_valid(mixed.targets, mixed.clean, self.ignore_index)
@@ -170,7 +181,8 @@ class RobustSegmentation(pl.LightningModule):
         if left_out:
             return self.non_finite.no_loss(self.model)
         size = len(mixed.images)
-        # A rank's loss is its part of the batch's times the number of ranks: their mean is the batch's.
+        # A rank's loss is its share of the whole batch's loss times the number of ranks: the mean over ranks is the
+        # batch's.
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=size, sync_dist=True)
         if mixed.clean < size:
             self.log("train/loss_adv", loss.adversarial, prog_bar=True, batch_size=size, sync_dist=True)
@@ -179,13 +191,18 @@ class RobustSegmentation(pl.LightningModule):
         return total
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Leave out an update whose every batch was left out."""
+        """Leave out an update if all its batches were left out."""
         self.non_finite.before_update(optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is known about these weights; refuse to replace a good checkpoint by weights that are not finite."""
+        """Add a record about these weights to the checkpoint.
+
+        Raises:
+            TrainingError: The weights are not finite, so that they do not replace a good checkpoint.
+        """
         for name, value in self.model.state_dict().items():
-            # the sum first, which takes a tenth of the time: it can only be wrong by an overflow
+            # The sum comes first, as it takes a tenth of the time: only an overflow makes it differ from the full
+            # check.
             if value.is_floating_point() and not value.sum().isfinite() and not bool(value.isfinite().all()):
                 raise TrainingError(
                     f"{name} is not finite at step {self.global_step}, so no checkpoint is written: lower the learning "
@@ -195,7 +212,7 @@ class RobustSegmentation(pl.LightningModule):
         checkpoint[RECORD_KEY] = checkpoint_record(self._validation, attack, checkpoint, self.model.network)
 
     def _mix_or_not(self, batch: Batch) -> tuple[MixedBatch, str]:
-        """The batch to train on, and why it cannot be trained on: the ranks have to agree on leaving it out."""
+        """Return the batch to train on, and the reason if it cannot be: all ranks have to agree to leave it out."""
         try:
             return self._mix(batch), ""
         except TrainingError as error:
@@ -215,8 +232,8 @@ class RobustSegmentation(pl.LightningModule):
         if self.attack is None:
             return MixedBatch(batch.images, batch.targets, batch.ids, len(batch.images))
         clean, _ = self.split.sizes(len(batch.images))
-        # A function of the sample and of where in training it stands: the same on any rank and in any batch.
-        # Micro-batches that are accumulated share a global step but not their samples.
+        # The seeds are a function of the sample and the step: the same on any rank and in any batch. Accumulated
+        # micro-batches share a global step but not their samples.
         seeds = (self.seed, self.attack.seed)
         noise = NoiseSource.for_samples(seeds, batch.ids[clean:], self.device, step=self.global_step)
         try:
@@ -225,37 +242,37 @@ class RobustSegmentation(pl.LightningModule):
             raise TrainingError(f"step {self.global_step}, samples {', '.join(batch.ids[clean:])}: {error}") from error
 
     def on_validation_epoch_start(self) -> None:
-        """Validate what a checkpoint will hold on every rank."""
+        """Share rank 0's buffers, so that every rank validates the state that a checkpoint will hold."""
         self._share_buffers()
 
     def _share_buffers(self) -> None:
-        """Take over rank 0's buffers: BatchNorm's statistics have moved with each rank's own part of the last batch.
+        """Broadcast rank 0's buffers: BatchNorm's statistics differ after each rank's own part of the last batch.
 
-        DistributedDataParallel does so before each step, but for the first one after a validation, which a run that
-        continues from the checkpoint in between would begin with rank 0's.
+        DistributedDataParallel broadcasts them before each step except the first one after a validation. A run that
+        continues from a checkpoint written in between would begin that step with rank 0's, so all ranks must have them.
         """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Seed the batch."""
+        """Seed the random numbers of the batch."""
         seed_step(self.seed, "validation", self.global_step, batch_idx, self.global_rank)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Clean scores; returns the predictions, B×H×W."""
+        """Add a batch to the clean scores, and return the predictions, B×H×W."""
         return self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the data set's clean scores, and keep them for the checkpoint's record."""
-        self._share_buffers()  # again: where averaged weights were validated, those that are trained are back
+        self._share_buffers()  # again: after a validation of averaged weights the trained ones are back
         scores = self._log_scores("val")
         if not self.trainer.sanity_checking:
             precision = str(self.trainer.precision)
             self._validation = validation_record(scores, self.model, data_of(self.trainer), precision)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Clean scores; returns the predictions, B×H×W."""
+        """Add a batch to the clean scores, and return the predictions, B×H×W."""
         return self._score(batch)
 
     def on_test_epoch_end(self) -> None:
@@ -275,7 +292,11 @@ class RobustSegmentation(pl.LightningModule):
         return scores
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The optimiser with the heads' own learning rate, and the schedule over the run's optimiser steps."""
+        """Build the optimiser with the heads' own learning rate, and the schedule over the run's optimiser steps.
+
+        Raises:
+            TrainingError: The optimiser refuses its settings, or the run has no end for the schedule.
+        """
         backbone = getattr(self.model.network, "backbone", None)
         in_backbone = {id(p) for p in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
         parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -289,7 +310,7 @@ class RobustSegmentation(pl.LightningModule):
         if math.isinf(steps := self.trainer.estimated_stepping_batches):
             raise TrainingError("a learning rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
         factor = LearningRateFactor(self.schedule, int(steps), self.warmup_steps)
-        # A function, not the callable object: LambdaLR would save the object and, on resuming, put the old run's
-        # length and schedule into the new one.
+        # A function, not the callable object: LambdaLR saves an object's attributes, and on resuming it would restore
+        # the old run's length and schedule.
         scheduler = LambdaLR(optimizer, lambda step: factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

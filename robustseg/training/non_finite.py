@@ -1,4 +1,4 @@
-"""What to do about a batch whose loss is not finite."""
+"""The handling of batches with a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from robustseg.training.split import TrainingError
 NonFinitePolicy = Literal["stop", "skip"]
 
 LIMIT = 10
-"""Batches in a row that are skipped before training stops: by then it is the weights that are no good."""
+"""Most batches in a row that are skipped; training stops at the next, since then the weights are at fault."""
 
 
 class NonFiniteLoss:
-    """Stops training at, or leaves out, a batch whose loss is not finite on some rank; all ranks do the same.
+    """The handling of a batch whose loss is not finite on some rank: all ranks stop, or all leave it out.
 
-    A batch that is left out changes nothing: no weight, no state of the optimiser, no statistics of BatchNorm. It
-    counts as a step all the same, also for the schedule. Where gradients are accumulated its share of the update is
-    zero, and the update is left out only if all its batches were. Nothing of it is kept over a resume, nor is there
-    anything that the weights depend on.
+    A batch that is left out changes no weight, no state of the optimiser and no statistics of BatchNorm. It still
+    counts as a step, also for the schedule. With accumulated gradients its share of the update is zero, and the update
+    is left out only if all its batches were. The counts here are not saved for a resume, and the weights do not depend
+    on them.
 
-    The ``GradScaler`` of fp16 leaves out updates by itself, those whose *gradients* overflow; they are not counted
-    here, and a batch that is left out here does not change its scale.
+    The ``GradScaler`` of fp16 leaves out updates with overflowing *gradients* by itself; they are not counted here, and
+    a batch that is left out here does not change its scale.
 
     Args:
-        policy: ``"stop"`` or ``"skip"``, more than :data:`LIMIT` of which in a row stop as well.
+        policy: ``"stop"`` or ``"skip"``; more than :data:`LIMIT` skipped batches in a row stop training as well.
 
     Raises:
-        ValueError: Another policy.
+        ValueError: The policy is neither.
     """
 
     def __init__(self, policy: NonFinitePolicy):
@@ -40,31 +40,34 @@ class NonFiniteLoss:
             raise ValueError(f"on_non_finite_loss = {policy!r}: use stop or skip.")
         self.policy: NonFinitePolicy = policy
         self.skipped = 0
-        """Batches left out by this process."""
+        """Number of batches left out by this process."""
         self._in_a_row = 0
         self._in_update = [0, 0]
         self._buffers: list[tuple[Tensor, Tensor]] = []
 
     def remember(self, model: nn.Module) -> None:
-        """Before the forward of an update: keep the buffers that it changes."""
+        """Keep copies of the buffers that the forward of an update changes; call it before the forward."""
         if self.policy == "skip":
             self._buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
 
     def leaves_out(self, loss: Tensor, failed: str, where: str) -> bool:
-        """Whether this batch is to be left out, on all ranks.
+        """Decide on all ranks together if this batch is left out.
 
         Args:
-            loss: This rank's, a scalar.
-            failed: Why there is no batch to have a loss of, or nothing.
+            loss: This rank's loss, a scalar.
+            failed: The reason why this rank has no batch to train on, or an empty string.
             where: Step, samples and rank, for the message.
 
+        Returns:
+            True if the batch is left out.
         Raises:
-            TrainingError: To stop.
+            TrainingError: Training stops here, by the policy or after too many skipped batches in a row.
         """
         bad = torch.ones_like(loss, dtype=torch.int) if failed else (~torch.isfinite(loss)).int()
         here = bad.clone()
         if distributed.is_available() and distributed.is_initialized():
-            # The others would wait for a rank that stops or leaves out a batch by itself for ever.
+            # All ranks decide together: otherwise the others would hang, waiting for a rank that has stopped or skipped
+            # alone.
             distributed.all_reduce(bad, distributed.ReduceOp.MAX)
         self._in_update[0] += 1
         if not bool(bad):
@@ -87,9 +90,9 @@ class NonFiniteLoss:
         return True
 
     def no_loss(self, model: nn.Module) -> Tensor:
-        """After :meth:`leaves_out`: a loss without effect, with the buffers back as they were.
+        """Return a loss without effect and restore the buffers, after :meth:`leaves_out` returned True.
 
-        It reaches every parameter, since DistributedDataParallel waits for the gradients of all.
+        The loss reaches every parameter, since DistributedDataParallel waits for the gradients of all.
         """
         with torch.no_grad():
             for buffer, before in self._buffers:
@@ -98,7 +101,7 @@ class NonFiniteLoss:
         return torch.stack([parameter.sum() * 0 for parameter in model.parameters() if parameter.requires_grad]).sum()
 
     def before_update(self, optimizer: Optimizer) -> None:
-        """Take the gradients away from an update that nothing was learnt for: without any, nothing moves."""
+        """Remove the gradients of an update if all its batches were left out: without gradients nothing changes."""
         batches, skipped = self._in_update
         self._in_update = [0, 0]
         if skipped and batches == skipped:

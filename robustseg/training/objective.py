@@ -21,7 +21,7 @@ class ValidPixels(NamedTuple):
 
 
 class UpdateLoss(NamedTuple):
-    """Loss of an update and its parts, scalars; on several ranks their mean over the ranks is the batch's."""
+    """Loss of an update and its parts, scalars; the mean over the ranks is the whole batch's."""
 
     total: Tensor
     clean: Tensor
@@ -32,10 +32,10 @@ def count_valid(targets: Tensor, clean: int, ignore_index: int) -> ValidPixels:
     """Count the valid pixels of both parts, summed over ranks.
 
     Ranks hold different numbers of valid pixels, so averaging their means, as DistributedDataParallel does with the
-    gradients, would weight pixels by the rank they happen to be on. One small all-reduce per update mends that.
+    gradients, would weight pixels by the rank they happen to be on. One small all-reduce per update corrects this.
 
     Args:
-        targets: B×H×W of this rank.
+        targets: This rank's targets, B×H×W.
         clean: Number of clean images, which come first.
         ignore_index: Label of pixels that do not count.
     """
@@ -51,17 +51,17 @@ def count_valid(targets: Tensor, clean: int, ignore_index: int) -> ValidPixels:
 def update_loss(
     logits: Tensor, targets: Tensor, clean: int, valid: ValidPixels, combination: LossCombination, ignore_index: int
 ) -> UpdateLoss:
-    """Cross-entropy over the valid pixels of both parts, computed in float32.
+    """Compute the cross-entropy over the valid pixels of both parts, in float32 or higher precision.
 
-    ``sum_of_means`` adds the mean over the clean part's pixels and that over the adversarial part's (Gu et al.,
-    ECCV 2022, Algorithm 2), so its scale is twice that of standard training. ``mean`` is one mean over all pixels.
-    A part without valid pixels adds nothing.
+    ``sum_of_means`` adds the mean over the clean part's pixels and the mean over the adversarial part's (Gu et al.,
+    ECCV 2022, Algorithm 2), so its scale is twice that of standard training. ``mean`` is one mean over all pixels. A
+    part without valid pixels adds zero.
 
     Args:
         logits: B×C×H×W.
         targets: B×H×W.
         clean: Number of clean images, which come first.
-        valid: From :func:`count_valid` for the same targets.
+        valid: Result of :func:`count_valid` for the same targets.
         combination: ``"sum_of_means"`` or ``"mean"``.
         ignore_index: Label of pixels that do not count.
     """

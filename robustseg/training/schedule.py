@@ -11,10 +11,10 @@ ScheduleName = Literal["poly", "cosine", "constant"]
 
 @dataclass
 class LearningRateFactor:
-    """Factor on the base learning rate as a function of the optimiser step; a callable for ``LambdaLR``.
+    """Factor on the base learning rate as a function of the optimiser step, callable by ``LambdaLR``.
 
     ``poly`` is (1 − s/S)^0.9, as in PSPNet and DeepLab and the papers that attack them; ``cosine`` is ½(1 + cos πs/S).
-    A linear warm-up comes first where asked for.
+    A linear warm-up comes first if ``warmup_steps`` is positive.
 
     Args:
         name: ``"poly"``, ``"cosine"`` or ``"constant"``.
@@ -29,7 +29,7 @@ class LearningRateFactor:
     power: float = 0.9
 
     def __call__(self, step: int) -> float:
-        """Factor at optimiser step ``step``, counted from 0."""
+        """Return the factor at optimiser step ``step``, counted from 0."""
         progress = min(step / max(self.steps, 1), 1.0)
         factors: dict[ScheduleName, float] = {
             "poly": (1 - progress) ** self.power,

@@ -1,4 +1,4 @@
-"""Splitting a mini-batch into its clean and its adversarial part."""
+"""The split of a mini-batch into its clean and its adversarial part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustseg.types import Batch
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the cause and the remedy."""
+    """An error that stops training; the message names the cause and the remedy."""
 
 
 class MixedBatch(NamedTuple):
@@ -31,7 +31,7 @@ class MixedBatch(NamedTuple):
 
 
 class AdversarialSplit:
-    """Attacks the last part of each rank's batch; the rest is never attacked, so no attack step is wasted.
+    """The split of each rank's batch: the last part is attacked, and no attack step is spent on the rest.
 
     Args:
         fraction: Share of the batch that is trained on as adversarial examples, from 0 (none) to 1 (all); 0.5 in
@@ -54,11 +54,12 @@ class AdversarialSplit:
         self.mode = mode
 
     def sizes(self, batch_size: int, global_batch_size: int | None = None) -> tuple[int, int]:
-        """Numbers of clean and of adversarial images in a batch.
+        """Compute the numbers of clean and of adversarial images in a batch.
 
         Args:
-            batch_size: Images of a rank's batch.
-            global_batch_size: ``data.global_batch_size`` that these are a share of, for the message.
+            batch_size: Number of images in a rank's batch.
+            global_batch_size: ``data.global_batch_size``, if set, for the message; ``batch_size`` is a rank's share of
+                it.
 
         Raises:
             TrainingError: A batch of one image cannot be split.
@@ -87,7 +88,10 @@ class AdversarialSplit:
             model: The model in training, not its distributed wrapper.
             attack: The attacker.
             batch: This rank's batch.
-            noise: Start noise for the attacked images.
+            noise: Random numbers of the attack, for the attacked images.
+        Raises:
+            TrainingError: A batch of one image cannot be split.
+            AttackError: The attack fails on these images.
         """
         clean, adversarial = self.sizes(len(batch.images))
         if not adversarial:

@@ -1,4 +1,4 @@
-"""Which of Lightning's strategies this package trains with, and on what terms."""
+"""Lightning's strategies that this package trains with, and their conditions."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ from robustseg.training.module import RobustSegmentation
 from robustseg.training.split import TrainingError
 
 SMALL_BATCH = 4
-"""Images per process below which BatchNorm's statistics of one process are poor."""
+"""Images per process that BatchNorm needs for fair statistics of one process."""
 
 
 def check_strategy(trainer: pl.Trainer, module: RobustSegmentation, batch_size: int) -> list[str]:
-    """Refuse a trainer that would train another thing than asked for, or hang.
+    """Refuse a trainer that would hang or train something other than configured.
 
-    One device and DistributedDataParallel are what is tested. The attacker runs forwards of the model alone, as many
-    as it needs on each rank; strategies that cut a layer into parts make each forward a collective, so that ranks whose
-    attacks take different numbers of steps would wait for one another for ever.
+    One device and DistributedDataParallel are tested. The attacker runs forwards on each rank alone, as many as it
+    needs there. Strategies that shard layers make each forward a collective operation, so that ranks with different
+    numbers of attack steps would deadlock.
 
     Synchronised BatchNorm (``trainer.sync_batchnorm``) is for the forward of the update only: the attack runs in eval
-    mode, in which it does not communicate. Without it, each rank normalises with the statistics of its own images, and
-    rank 0's running statistics are those that are kept.
+    mode, which does not communicate. Without it, each rank normalises with the statistics of its own images, and rank
+    0's running statistics are kept.
 
     Args:
-        trainer: As configured, before it trains.
-        module: What it will train.
+        trainer: The configured trainer, before training.
+        module: The module that it will train.
         batch_size: Training images per process and step.
 
     Returns:
-        Sentences of caution.
+        Warnings, each one sentence.
 
     Raises:
-        TrainingError: See above; the message names the setting.
+        TrainingError: The strategy is another one or starts its processes otherwise, or an attack in train mode meets
+            synchronised BatchNorm; the message names the setting.
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
