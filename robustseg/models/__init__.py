@@ -1,4 +1,4 @@
-"""Segmentation networks over timm backbones, the model around them, and loading of weights. Pure PyTorch."""
+"""Segmentation networks over timm backbones, the model around them, and the loading of weights, in pure PyTorch."""
 
 from robustseg.models.adapters import SMPNetwork, TorchvisionNetwork, TransformersNetwork
 from robustseg.models.backbone import Backbone

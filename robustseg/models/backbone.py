@@ -1,4 +1,4 @@
-"""timm backbones as feature extractors, with one clear error for whatever timm refuses."""
+"""timm backbones as feature extractors, with one clear error for anything that timm refuses."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 RESERVED = (
     *("features_only", "out_indices", "output_stride", "pretrained", "in_chans", "num_classes"),
-    # files and addresses of weights, which timm unpickles with whatever is in them in some releases
+    # files and addresses of weights: some releases of timm unpickle arbitrary objects from them
     *("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"),
 )
-"""Arguments of timm.create_model that are not the user's to give in backbone_args."""
+"""Arguments of ``timm.create_model`` that the network sets itself: ``backbone_args`` may not hold them."""
 WEIGHTS_KEY = "model.network.init_args.weights"
-"""The setting that names a backbone's file, for messages."""
+"""Setting that names a backbone's file, for messages."""
 _POSITIONS = "pos.embed"
-"""A ViT's position embeddings, as :func:`_canonical` has it."""
+"""Name of a ViT's position embeddings, in the form of :func:`_canonical`."""
 
 
 class Backbone(nn.Module):
@@ -41,31 +41,31 @@ class Backbone(nn.Module):
     Args:
         name: Any name in ``timm.list_models()``, with or without a pretrained tag.
         output_stride: Input pixels per cell of the last level; below 32 the last stages are dilated
-            (Chen et al., "DeepLab", TPAMI 2018, section 3.1). None: as the architecture has it.
+            (Chen et al., "DeepLab", TPAMI 2018, section 3.1). None keeps the architecture's own.
         pretrained: Let timm download the weights.
         weights: Local file of a classifier's weights for this backbone, from timm, torchvision or a project of robust
             ImageNet classifiers (:data:`robustseg.models.checkpoints.classifiers.LAYOUTS`); the classifier itself is
-            left out, and a normalisation that the file holds replaces timm's.
+            left out, and a normalisation in the file replaces timm's.
         args: Further arguments of the timm architecture.
         levels: Number of feature levels.
-        first_block_dilated: Dilate the first block of a dilated stage as the others, as hszhao/semseg does, where
-            torchvision, timm and mmsegmentation leave it at the dilation of the stage before. ResNets only.
-        dilate_once: Dilate the first of the two convolutions of a block, as mmsegmentation does, where timm dilates
-            both. ResNets with blocks of two, which are ResNet-18 and -34, only.
-        conv_stem: Begin with 3×3 convolutions in place of 4×4 patches, see
+        first_block_dilated: Give the first block of a dilated stage the dilation of its other blocks, as hszhao/semseg
+            does; torchvision, timm and mmsegmentation give it the dilation of the stage before. ResNets only.
+        dilate_once: Dilate only the first of the two convolutions of a block, as mmsegmentation does; timm dilates
+            both. Only for ResNets with blocks of two convolutions (ResNet-18 and -34).
+        conv_stem: Replace the 4×4 patches at the input by 3×3 convolutions, see
             :class:`~robustseg.models.conv_stem.ConvStem`. ConvNeXts only.
-        raw_images: Take images in [0, 1] as they are. Weights that were trained on others, by what their file says,
-            are refused.
-        last_norm: Have the LayerNorm behind the last block as ``norm``, which timm drops from feature extractors, with
-            the weights that the file has for it. ViTs only.
+        raw_images: Take images in [0, 1] without normalisation. Weights with another normalisation in their file are
+            refused.
+        last_norm: Keep the LayerNorm behind the last block as ``norm``, with the file's weights for it; timm drops it
+            from feature extractors. ViTs only.
 
     Attributes:
         channels: Channels of each level.
         strides: Input pixels per cell of each level.
         stride: Input pixels per cell of the last level.
-        mean: Per-channel mean of the images that the weights were trained on: what ``raw_images`` or the file of
-            ``weights`` says, else what timm's weights of this name want.
-        std: The standard deviation that goes with it.
+        mean: Per-channel mean of the images that the weights were trained on, in units of [0, 1]: the one of
+            ``raw_images`` or of the file of ``weights``, otherwise the one of timm's weights of this name.
+        std: Per-channel standard deviation of these images, in units of [0, 1].
 
     Raises:
         ModelError: The name is unknown, or timm refuses the stride, the arguments or the weights.
@@ -93,7 +93,7 @@ class Backbone(nn.Module):
         self.strides: tuple[int, ...] = tuple(self.body.feature_info.reduction())
         self.stride: int = self.strides[-1]
         _check_built(name, output_stride, self, args)
-        # Swin and its kin return B×h×w×C
+        # Swin and similar networks return B×h×w×C
         self._channels_last = getattr(getattr(self.body, "output_fmt", None), "value", None) == "NHWC"
         config = get_pretrained_cfg(name)
         self.mean: tuple[float, ...] = tuple(config.mean) if config else IMAGENET_MEAN
@@ -112,7 +112,7 @@ class Backbone(nn.Module):
             _load(self, name, args, weights, raw_images)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the levels, B×channels×h×w each, the last one last, for normalised B×3×H×W images."""
+        """Return the levels, B×channels×h×w each, from fine to coarse, for normalised B×3×H×W images."""
         features = self.body(x)
         if self._channels_last:
             features = [level.permute(0, 3, 1, 2) for level in features]
@@ -150,12 +150,12 @@ def _timm(name: str, output_stride: int | None, pretrained: bool, args: dict[str
 def _create(name: str, output_stride: int | None, pretrained: bool, args: dict[str, Any], levels: int) -> Any:
     try:
         return _timm(name, output_stride, pretrained, args, levels)
-    except Exception as error:  # timm has no exception of its own: bare asserts, TypeErrors, the HTTP client's
+    except Exception as error:  # timm has no exception class of its own: bare asserts, TypeErrors, the HTTP client's
         raise ModelError(_diagnose(error, name, output_stride, pretrained, args)) from error
 
 
 def _diagnose(error: Exception, name: str, output_stride: int | None, pretrained: bool, args: dict[str, Any]) -> str:
-    """Find the argument that timm refuses by leaving them out one by one: its own message rarely says."""
+    """Find the argument that timm refuses, by leaving them out one by one: timm's own message rarely names it."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if pretrained and _works(name, output_stride, args):
         return (
@@ -217,15 +217,15 @@ def _check_built(name: str, output_stride: int | None, backbone: Backbone, args:
 def _load(backbone: Backbone, name: str, args: dict[str, Any], path: str | Path, raw_images: bool) -> None:
     """Load a classification network's weights into the feature extractor made from it.
 
-    Names of other projects become timm's (:mod:`robustseg.models.checkpoints.classifiers`), which in turn renames
-    what it extracts (``stages.0`` becomes ``stages_0``, ViTs
-    get the prefix ``model.``), so keys are compared with dots and underscores
-    made equal. Keys of the whole network that the features do not use, such as its classifier, may be present; any
-    others may not. A normalisation in the file becomes the backbone's. The position embeddings of a ViT are resized.
+    Names of other projects become timm's (:mod:`robustseg.models.checkpoints.classifiers`). timm in turn renames the
+    modules of a feature extractor (``stages.0`` becomes ``stages_0``, ViTs get the prefix ``model.``), so keys are
+    compared with dots and underscores treated as equal. Keys of the whole network that the features do not use, such as
+    its classifier, may be present; any others may not. A normalisation in the file becomes the backbone's. The position
+    embeddings of a ViT are resized.
 
     Raises:
-        ModelError: The file does not hold this backbone's weights, or they were trained on other images than
-            ``raw_images`` says.
+        ModelError: The file does not hold this backbone's weights, or they were trained with a normalisation that
+            contradicts ``raw_images``.
     """
     state = read_state_dict(path, WEIGHTS_KEY)
     try:
@@ -239,7 +239,7 @@ def _load(backbone: Backbone, name: str, args: dict[str, Any], path: str | Path,
     found = {_canonical(key): value for key, value in without_unused_projections(weights.state).items()}
     found = resized_positions(backbone.body, found, _POSITIONS, path)
     whole = {_canonical(key) for key in timm.create_model(name, pretrained=False, **args).state_dict()}
-    # absent from files older than PyTorch 0.4.1, and without effect on BatchNorm with a momentum
+    # absent from files older than PyTorch 0.4.1; BatchNorm with a momentum does not use them
     counters = {key: own[names[key]] for key in names if key.endswith("num.batches.tracked") and key not in found}
     used = {key: value for key, value in found.items() if key in names or key not in whole} | counters
     if mismatch := compare({key: own[names[key]] for key in names}, used):

@@ -1,4 +1,4 @@
-"""The named networks, ``configs/network/*.yaml``, also where only the package is installed."""
+"""The named networks of ``configs/network/*.yaml``, in the repository or in an installed package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
 
 _INSTALLED = "share/robustseg/network"
 _PROBE = 256
-"""Side of the image whose logits tell the stride."""
+"""Side in pixels of the image that the logits' stride is measured on."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Variant:
     """A named network.
 
     Attributes:
-        name: That of the file, without ``.yaml``.
+        name: Name of the file, without ``.yaml``.
         text: The file's content, which is the configuration.
     """
 
@@ -40,7 +40,7 @@ class Variant:
 
     @property
     def source(self) -> str:
-        """What the file says about itself."""
+        """The comment lines of the file, as one string."""
         lines = [line.removeprefix("#").strip() for line in self.text.splitlines() if line.startswith("#")]
         return " ".join(lines)
 
@@ -51,7 +51,7 @@ class Variant:
 
     @property
     def init_args(self) -> dict[str, Any]:
-        """Arguments of the class, without the number of classes."""
+        """Arguments of the class, apart from the number of classes."""
         return dict(self._content.get("init_args", {}))
 
     @property
@@ -60,7 +60,7 @@ class Variant:
         return content
 
     def build(self, num_classes: int) -> Network:
-        """Build the network without values: tensors on the meta device, nothing downloaded or read.
+        """Build the network on the meta device: its tensors have no values, and nothing is downloaded or read.
 
         Raises:
             ModelError: A library that it needs is not installed.
@@ -72,10 +72,10 @@ class Variant:
 
 @cache
 def catalogue() -> Mapping[str, Variant]:
-    """Every named network, by name.
+    """Return every named network, by name.
 
     Raises:
-        ModelError: The files are not where this package was installed from, or to.
+        ModelError: The files are neither in the repository nor in the installed package.
     """
     found = {path.stem: Variant(path.stem, path.read_text(encoding="utf-8")) for path in sorted(_files())}
     if not found:
@@ -84,7 +84,7 @@ def catalogue() -> Mapping[str, Variant]:
 
 
 def _files() -> list[Path]:
-    """Those of the repository, or those that a wheel brought beside the package (setup.cfg, data_files)."""
+    """Return the repository's files, or those that a wheel installed beside the package (setup.cfg, data_files)."""
     repository = list((Path(__file__).parents[2] / "configs" / "network").glob("*.yaml"))
     try:
         installed = importlib.metadata.files("robustseg") or []
@@ -94,7 +94,7 @@ def _files() -> list[Path]:
 
 
 def classes() -> dict[str, type[Network]]:
-    """Every class of this package that can be built as a network, by name."""
+    """Return every class of this package that can be built as a network, by name."""
     return {cls.__name__: cls for cls in _concrete(Network) if cls.__module__.startswith("robustseg.")}
 
 
@@ -107,14 +107,14 @@ def _concrete(base: type[Any]) -> Iterator[type[Network]]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a network is, in words and figures for a table.
+    """The properties of a network, in words and figures for a table.
 
     Attributes:
-        parameters: Number of values that are trained.
-        stride: Input pixels per cell of the coarsest features; None where the network does not say.
+        parameters: Number of parameters.
+        stride: Input pixels per cell of the coarsest features; None if the network does not say.
         logits_stride: Input pixels per cell of the logits, before they are resized to the image.
-        normalisation: Of the images that the network expects.
-        loads: Projects and networks whose checkpoints it takes, beside its own.
+        normalisation: Normalisation of the images that the network expects, in words.
+        loads: Other projects and networks with checkpoints that it can load.
     """
 
     parameters: int
@@ -125,7 +125,7 @@ class Facts:
 
 
 def facts(variant: Variant) -> Facts:
-    """Look at a network; none of its tensors is given memory.
+    """Determine the properties of a network, without memory for its tensors.
 
     Raises:
         ModelError: A library that it needs is not installed.
@@ -144,7 +144,7 @@ def facts(variant: Variant) -> Facts:
 
 
 def describe_normalisation(network: Network) -> str:
-    """The normalisation of the images that a network expects, in a few words."""
+    """Describe the normalisation of the images that a network expects, in a few words."""
     mean, std = ([round(value, 4) for value in values] for values in (network.image_mean, network.image_std))
     known = {
         (IMAGENET_MEAN, IMAGENET_STD): "ImageNet",
@@ -159,7 +159,7 @@ def describe_normalisation(network: Network) -> str:
 
 
 def layouts_of(variant: Variant, network: nn.Module) -> list[Layout]:
-    """Layouts of other projects that a network takes: those of its kind that ask for no other settings."""
+    """Return the other projects' layouts that a network can load: those of its kind and with its settings."""
     return [
         layout
         for layout in LAYOUTS
@@ -170,12 +170,12 @@ def layouts_of(variant: Variant, network: nn.Module) -> list[Layout]:
 
 
 def config_name(layout: Layout) -> str:
-    """The named network that a layout refers to; what follows the file's name there is advice."""
+    """Return the name of the network that a layout refers to; any text after the file's name is advice."""
     return layout.config.partition(" ")[0].removesuffix(".yaml")
 
 
 def _family(name: str) -> str:
-    """A name without the size of the backbone, on which a layout does not depend."""
+    """Replace the size of the backbone in a name by ``*``, since a layout does not depend on it."""
     return re.sub(r"(?<=_)(r\d+|b\d|[tsbl])(?=_|$)", "*", name)
 
 
@@ -186,10 +186,10 @@ def _loads(variant: Variant, network: nn.Module) -> tuple[str, ...]:
 
 
 def find_variant(name: str) -> Variant:
-    """The named network.
+    """Find a named network.
 
     Raises:
-        ModelError: There is none of that name; the message names those that are like it.
+        ModelError: There is none of that name; the message lists similar ones.
     """
     table = catalogue()
     name = name.rpartition("/")[2].removesuffix(".yaml")

@@ -1,4 +1,4 @@
-"""The stem of two or three convolutions that robust ConvNeXts have in place of the 4×4 patches."""
+"""The stem of two or three convolutions that replaces the 4×4 patches in robust ConvNeXts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ConvStem(nn.Sequential):
 
     Source: Singh et al., "Revisiting Adversarial Training for ImageNet", NeurIPS 2023; widths as in the
     authors' code (nmndeep/revisiting-at, ``utils_architecture.py``): half the width and the width for ConvNeXt-T and
-    -S, and for the wider B and L half, three quarters and the width, the third convolution with stride 1.
+    -S, and half, three quarters and the full width for the wider B and L; the third convolution has stride 1.
 
     Args:
         channels: Width of the first stage.
@@ -34,7 +34,7 @@ class ConvStem(nn.Sequential):
 
 
 def replace_stem(body: nn.Module, name: str) -> None:
-    """Put a ConvStem where timm's ConvNeXt feature extractor cuts its images into 4×4 patches.
+    """Replace the 4×4 patches of timm's ConvNeXt feature extractor by a ConvStem.
 
     Raises:
         ModelError: ``body`` is not a ConvNeXt with patches of 4×4.

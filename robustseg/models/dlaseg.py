@@ -1,4 +1,4 @@
-"""Segmentation with deep layer aggregation."""
+"""Segmentation networks with deep layer aggregation."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ LEVELS = 6
 
 
 class DLASeg(Network):
-    """A DLA backbone whose levels are merged by iterative deep aggregation, a classifier, and fixed interpolation.
+    """A DLA backbone with levels merged by iterative deep aggregation, a classifier, and fixed interpolation.
 
     Source: Yu et al., "Deep Layer Aggregation", CVPR 2018, section 4.2; ``DLASeg`` of the authors' code
-    (ucbdrive/dla, ``dla_up.py``), whose log-probabilities are logits here. Sides that are no multiples of 32, with
-    which the authors' code fails, are padded with the mean colour at the right and at the bottom.
+    (ucbdrive/dla, ``dla_up.py``), but with logits instead of log-probabilities. The authors' code fails for sides that
+    are no multiples of 32; here such images are padded with the mean colour at the right and at the bottom.
 
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
         backbone: ``dla34``, ``dla60``, ``dla102``, ``dla169`` or another of timm's DLA networks, with or without a
             pretrained tag.
-        down_ratio: Input pixels per cell of the map that is classified: 2, as published, 4, 8 or 16.
+        down_ratio: Input pixels per cell of the classified map: 2 (as published), 4, 8 or 16.
         pretrained: Let timm download the backbone's weights.
-        weights: Local file of weights for the backbone instead (.pth, .pt or .safetensors), with timm's or the
-            authors' names.
+        weights: Local file of weights for the backbone instead of a download (.pth, .pt or .safetensors), with timm's
+            or the authors' names.
         backbone_args: Further arguments of the timm architecture, such as ``channels`` and ``levels``.
 
     Raises:
@@ -68,17 +68,17 @@ class DLASeg(Network):
     def forward(self, x: Tensor) -> Tensor:
         """Return B×C×H×W logits for normalised B×3×H×W images."""
         height, width = x.shape[-2:]
-        # the mean colour is zero after the normalisation
+        # zero is the mean colour after the normalisation
         padded = F.pad(x, (0, -width % self.backbone.stride, 0, -height % self.backbone.stride))
         logits: Tensor = self.upsampling(self.classifier(self.decoder(self.backbone(padded))))
         return logits[..., :height, :width]
 
 
 class DLAUp(nn.Module):
-    """Merges levels, each of half the resolution of the one before, into one map at the first level's resolution.
+    """A merge of levels, each at half the resolution of the one before, into one map at the first level's resolution.
 
-    Each step, of which the first is over the two coarsest levels, takes the next finer level and merges into it, one
-    by one, the level that the step before began with and the maps that it made.
+    The steps go from coarse to fine; the first one starts at the two coarsest levels. Each step takes the next finer
+    level and merges into it, one by one, the starting level and the maps of the step before.
 
     Args:
         channels: Channels of each level, the finest first.
@@ -92,7 +92,7 @@ class DLAUp(nn.Module):
         self.steps = nn.ModuleList(IDAUp(fine, coarse, count) for count, (fine, coarse) in enumerate(pairs, start=1))
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Return the merged map."""
+        """Return the merged map, B×channels[0]×h×w."""
         coarser = [levels[-1]]
         for step, fine in zip(self.steps, reversed(levels[:-1]), strict=True):
             coarser = [fine, *step(fine, coarser)]
@@ -103,9 +103,9 @@ class IDAUp(nn.Module):
     """Iterative deep aggregation of a level and several maps at half its resolution.
 
     Args:
-        channels: Of the level, and of what is returned.
-        coarse_channels: Of each of the maps.
-        count: Number of the maps.
+        channels: Channels of the level, and of the returned maps.
+        coarse_channels: Channels of each of the coarser maps.
+        count: Number of the coarser maps.
     """
 
     def __init__(self, channels: int, coarse_channels: int, count: int) -> None:
@@ -123,7 +123,7 @@ class IDAUp(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, fine: Tensor, coarse: Sequence[Tensor]) -> list[Tensor]:
-        """Return B×channels×h×w maps, of which each has one more of the B×coarse_channels×h/2×w/2 maps merged in."""
+        """Merge the B×coarse_channels×h/2×w/2 maps in one by one, and return the B×channels×h×w result of each step."""
         merged = []
         for project, upsample, node, level in zip(self.projections, self.upsamplings, self.nodes, coarse, strict=True):
             fine = node(torch.cat([fine, upsample(project(level))], dim=1))

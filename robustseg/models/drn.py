@@ -1,4 +1,4 @@
-"""Dilated residual networks, which timm does not have, by the names of their authors' code."""
+"""Dilated residual networks, which timm lacks, with the tensor names of their authors' code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DRN(nn.Module):
     """Features of a dilated residual network at stride 8.
 
     Source: Yu et al., "Dilated Residual Networks", CVPR 2017, section 4 and figure 5; the variants D and the names of
-    the tensors as in the authors' code (fyu/drn).
+    the tensors follow the authors' code (fyu/drn).
 
     Args:
         name: One of :data:`ARCHITECTURES`.
@@ -54,11 +54,11 @@ class DRN(nn.Module):
         weights: Local file of the authors' classification weights; its classifier is left out.
 
     Attributes:
-        channels: Of the features.
+        channels: Channels of the features.
         stride: Input pixels per feature cell.
 
     Raises:
-        ModelError: The name is unknown, the width is out of range, or the weights are those of another network.
+        ModelError: The name is unknown, the width is out of range, or the weights belong to another network.
     """
 
     stride = 8
@@ -93,7 +93,7 @@ class DRN(nn.Module):
         return x
 
     def _layer(self, design: _Design, index: int, channels: int, depth: int) -> nn.Sequential:
-        """One of the eight layers; keeps count of the channels in ``self.channels``."""
+        """Build one of the eight layers, and update ``self.channels`` to its output's channels."""
         stride = 2 if index in (1, 2, 3) else 1
         residual_blocks = 2 <= index <= 5
         if design.arch == "D" and not residual_blocks:
@@ -101,7 +101,7 @@ class DRN(nn.Module):
         block = _Bottleneck if design.bottleneck and residual_blocks else _BasicBlock
         blocks: list[nn.Module] = []
         for number in range(depth):
-            # layer7 and layer8 undo the gridding of the dilations; skip connections would carry it on (section 4)
+            # layer7 and layer8 remove the gridding of the dilations; skip connections would carry it on (section 4)
             new = block(self.channels, channels, stride if number == 0 else 1, DILATIONS[index], residual=index < 6)
             blocks.append(new)
             self.channels = new.out_channels
@@ -136,7 +136,7 @@ class _BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        # where it is not added the authors' code has one too, without effect
+        # in the authors' code, blocks without residual have one too, which is never used
         self.downsample = _shortcut(in_channels, channels, stride) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:

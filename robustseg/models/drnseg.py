@@ -1,4 +1,4 @@
-"""Segmentation with dilated residual networks."""
+"""Segmentation networks over dilated residual networks."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class DRNSeg(Network):
     """A per-pixel classifier over the features of a dilated residual network, interpolated to the image's size.
 
     Source: Yu et al., "Dilated Residual Networks", CVPR 2017, section 5.3; ``DRNSeg`` of the authors' code (fyu/drn,
-    ``segment.py``), whose log-probabilities are logits here.
+    ``segment.py``), but with logits instead of log-probabilities.
 
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
         backbone: ``drn_d_22``, ``drn_d_38``, ``drn_d_54``, ``drn_d_105``, ``drn_c_26``, ``drn_c_42`` or ``drn_c_58``.
         width: Channels of the backbone's first layer; the others are in proportion. 16 as published.
         upsampling: ``fixed``: a transposed convolution with bilinear kernels that are not trained, as published;
-            ``learned``: one whose kernels are; ``bilinear``: interpolation with the corners' centres kept in place, as
-            the authors' ``use_torch_up``.
-        weights: Local file of the authors' ImageNet weights for the backbone (.pth, .pt or .safetensors). timm has
-            none of them.
+            ``learned``: the same with trained kernels; ``bilinear``: interpolation with aligned corners, as with the
+            authors' ``use_torch_up``.
+        weights: Local file of the authors' ImageNet weights for the backbone (.pth, .pt or .safetensors). timm has no
+            such weights.
 
     Raises:
         ModelError: An argument is out of range, or the weights do not fit.
@@ -64,5 +64,5 @@ class DRNSeg(Network):
         if self.upsampling is None:
             return logits
         height, width = x.shape[-2:]
-        # images whose sides are no multiples of 8 have incomplete last cells
+        # images with sides that are no multiples of 8 have incomplete last cells
         return self.upsampling(logits)[..., :height, :width]  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""FCN-32s, FCN-16s and FCN-8s over VGG: the first fully convolutional networks."""
+"""FCN-32s, FCN-16s and FCN-8s over VGG, the first fully convolutional networks."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from robustseg.models.vgg import HIDDEN, ConvVGG
 CAFFE_MEAN: tuple[float, ...] = (122.67891434 / 255, 116.66876762 / 255, 104.00698793 / 255)
 """RGB mean of the images that Caffe's VGG was trained on, for images in [0, 1]."""
 CAFFE_STD: tuple[float, ...] = (1 / 255, 1 / 255, 1 / 255)
-"""Caffe's VGG takes images of 0 to 255 that are not divided by a standard deviation."""
+"""Standard deviation of 1 in images of 0 to 255: Caffe's VGG does not divide by one."""
 
 Normalisation = Literal["imagenet", "caffe"]
 
 
 class FCN32s(Network):
-    """Fully convolutional VGG whose scores at stride 32 are interpolated to the image's size in one step.
+    """A fully convolutional VGG with scores at stride 32, interpolated to the image's size in one step.
 
     Source: Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 4; Shelhamer et
-    al., TPAMI 2017; layer by layer as in wkentaro/pytorch-fcn. The score layers begin as zeros, as there.
+    al., TPAMI 2017; layer by layer as in wkentaro/pytorch-fcn, also with zeros as initial score layers.
 
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
         backbone: ``vgg11``, ``vgg13``, ``vgg16`` (the paper's) or ``vgg19``, with ``_bn`` for BatchNorm, and with or
             without a pretrained tag of timm's.
-        channels: Width of fc6 and fc7. At 4096 they start from the pretrained network's, as in the paper; at any other
-            width they start at random.
+        channels: Width of fc6 and fc7. At 4096 they start from the pretrained network's weights, as in the paper; at
+            any other width they start at random.
         width: Channels of the first block; the others are in proportion. 64 for pretrained weights.
         pretrained: Let timm download the backbone's weights.
-        weights: Local file of weights for the backbone instead (.pth, .pt or .safetensors), with torchvision's or
-            timm's names.
-        normalisation: Of the images that the weights were trained with. ``imagenet``: RGB in [0, 1] with ImageNet's
-            mean and standard deviation, as timm's and torchvision's. ``caffe``: BGR of 0 to 255 with Caffe's mean
-            taken away, as the paper's, pytorch-fcn's and ``vgg16_from_caffe.pth``.
-        learned_upsampling: Train the kernels of the transposed convolutions, which begin as bilinear interpolation,
-            where the paper's code and pytorch-fcn keep them fixed.
+        weights: Local file of weights for the backbone instead of a download (.pth, .pt or .safetensors), with
+            torchvision's or timm's names.
+        normalisation: Normalisation of the images that the weights were trained with. ``imagenet``: RGB in [0, 1] with
+            ImageNet's mean and standard deviation, for the weights of timm and torchvision. ``caffe``: BGR of 0 to 255
+            minus Caffe's mean, for those of the paper, of pytorch-fcn and of ``vgg16_from_caffe.pth``.
+        learned_upsampling: Train the kernels of the transposed convolutions, which begin as bilinear interpolation; the
+            paper's code and pytorch-fcn keep them fixed.
 
     Raises:
         ModelError: An argument is out of range, two of them contradict each other, or the weights do not fit.
@@ -96,7 +96,7 @@ class FCN32s(Network):
 
 
 class FCN16s(FCN32s):
-    """FCN-32s with the scores of pool4 added at stride 16; see :class:`FCN32s` for arguments and source."""
+    """An FCN-32s with the scores of pool4 added at stride 16; see :class:`FCN32s` for arguments and source."""
 
     def _build_decoder(self) -> None:
         self.score_pool4 = self._score(self.backbone.channels[1])
@@ -110,17 +110,17 @@ class FCN16s(FCN32s):
 
 
 class FCN8s(FCN32s):
-    """FCN-32s with the scores of pool4 added at stride 16 and those of pool3 at stride 8.
+    """An FCN-32s with the scores of pool4 added at stride 16 and those of pool3 at stride 8.
 
     See :class:`FCN32s` for the source and the other arguments.
 
     Args:
-        at_once: Multiply pool4 by 0.01 and pool3 by 0.0001 before they are scored, as FCN-8s-at-once does, which is
-            trained in one go where the paper's FCN-8s starts from a trained FCN-16s (Shelhamer et al., TPAMI 2017).
-            The published factors go with Caffe's normalisation. A checkpoint does not show which of the two it is.
+        at_once: Multiply pool4 by 0.01 and pool3 by 0.0001 before they are scored, as FCN-8s-at-once does. That network
+            is trained in one go, while the paper's FCN-8s starts from a trained FCN-16s (Shelhamer et al., TPAMI 2017).
+            The published factors are for Caffe's normalisation. A checkpoint does not show this setting.
 
     Raises:
-        ModelError: As for :class:`FCN32s`.
+        ModelError: An argument is out of range, two of them contradict each other, or the weights do not fit.
     """
 
     def __init__(
@@ -155,6 +155,6 @@ class FCN8s(FCN32s):
 
 
 def _cut(scores: Tensor, offset: int, like: Tensor) -> Tensor:
-    """The part of the scores, which cover the padding as well, that lies over ``like``."""
+    """Cut the part over ``like`` out of the scores, which cover the padding as well."""
     height, width = like.shape[-2:]
     return scores[..., offset : offset + height, offset : offset + width]

@@ -12,17 +12,17 @@ from robustseg.models.errors import ModelError
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm behind global pooling that stays defined for a batch of one.
+    """BatchNorm behind global pooling, defined for a batch of one as well.
 
     Over a 1×1 map, a batch of one in train mode gives one value per channel: no variance, and PyTorch raises. Such
-    batches do occur (the last one of an epoch, or the two halves of a split batch of two), so the running
-    statistics are used for them and left as they are, as in eval mode. Raising would end a run hours into it, and
-    normalising by the batch would return the bias whatever the image shows. ``convert_sync_batchnorm`` turns
-    this into SyncBatchNorm, which counts the values of all ranks.
+    batches do occur: the last one of an epoch, or the two halves of a split batch of two. For them, the running
+    statistics are used and left unchanged, as in eval mode. Raising would end a run hours into it, and normalising by
+    the batch would return the bias for any image. ``convert_sync_batchnorm`` turns this layer into SyncBatchNorm, which
+    counts the values of all ranks.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise B×C×h×w."""
+        """Normalise features B×C×h×w."""
         if self.training and input.numel() == input.shape[1] and self.running_mean is not None:
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
@@ -31,7 +31,7 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
-    """Size-preserving convolution without bias, BatchNorm, ReLU."""
+    """Build a size-preserving convolution without bias, BatchNorm and ReLU."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
@@ -41,7 +41,7 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int
 
 
 class ConvolutionsBesideInput(nn.Module):
-    """Convolutions in a row, and one more over their result beside their input.
+    """Convolutions in a row, and one more over the concatenation of their input and their result.
 
     Source: mmsegmentation, ``FCNHead`` with ``concat_input``.
 
@@ -49,7 +49,7 @@ class ConvolutionsBesideInput(nn.Module):
         in_channels: Channels of the features.
         channels: Width of each convolution.
         kernel: Size of each convolution.
-        convs: How many are in the row.
+        convs: Number of convolutions in the row.
 
     Shape: B×in_channels×h×w to B×channels×h×w.
     """
@@ -66,14 +66,14 @@ class ConvolutionsBesideInput(nn.Module):
 
 
 def convolutions(in_channels: int, channels: int, kernel: int, number: int) -> nn.Sequential:
-    """``number`` times :func:`conv_bn_relu`, of one width."""
+    """Build ``number`` times :func:`conv_bn_relu`, all of width ``channels``."""
     return nn.Sequential(
         *(conv_bn_relu(in_channels if index == 0 else channels, channels, kernel) for index in range(number))
     )
 
 
 def pooled_conv(in_channels: int, out_channels: int, bins: int) -> nn.Sequential:
-    """Average over a ``bins``×``bins`` grid, 1×1 convolution, BatchNorm, ReLU."""
+    """Build an average over a ``bins``×``bins`` grid, a 1×1 convolution, BatchNorm and ReLU."""
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(bins),
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
@@ -83,19 +83,19 @@ def pooled_conv(in_channels: int, out_channels: int, bins: int) -> nn.Sequential
 
 
 class FCNHead(nn.Sequential):
-    """Convolutions and per-pixel classifier; also the auxiliary head.
+    """Convolutions and a per-pixel classifier; also used as auxiliary head.
 
     Source: Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, in the form that
     torchvision and mmsegmentation share: on dilated features, without skip connections.
 
     Args:
         in_channels: Channels of the features.
-        num_classes: C.
+        num_classes: Number of classes C.
         channels: Width of the hidden layers.
         dropout: Probability of dropping a channel value before the classifier.
         kernel: Size of the convolutions: 3, or 1 in the auxiliary head of DDC-AT's DeepLabV3.
         convs: Number of convolutions before the classifier.
-        concat_input: Join their result and the features in one more convolution, as mmsegmentation's FCN does.
+        concat_input: Combine their result and the features in one more convolution, as mmsegmentation's FCN does.
 
     Raises:
         ModelError: ``kernel`` is not odd, or ``convs`` is less than 1.
@@ -127,25 +127,29 @@ class FCNHead(nn.Sequential):
 
 
 def check_kernel(name: str, kernel: int) -> None:
-    """Raise unless a convolution of this size can keep the size of its input."""
+    """Refuse a size of convolution that cannot keep the size of its input.
+
+    Raises:
+        ModelError: The size is not odd and positive.
+    """
     if kernel < 1 or kernel % 2 == 0:
         raise ModelError(f"{name} = {kernel}: an odd size expected, such as 1 or 3.")
 
 
 class PSPHead(nn.Module):
-    """Pyramid pooling and classifier.
+    """Pyramid pooling and a per-pixel classifier.
 
     Source: Zhao et al., "Pyramid Scene Parsing Network", CVPR 2017, section 3.2; widths, dropout and the 3×3
-    convolution as in the authors' PyTorch code (hszhao/semseg, ``model/pspnet.py``), which resizes the pooled maps
-    with ``align_corners``; without it feature maps of any size keep their geometry.
+    convolution as in the authors' PyTorch code (hszhao/semseg, ``model/pspnet.py``). That code resizes the pooled maps
+    with ``align_corners``; without it, feature maps of any size keep their geometry.
 
     Args:
         in_channels: Channels of the features; each bin is reduced to in_channels / len(bins).
-        num_classes: C.
+        num_classes: Number of classes C.
         channels: Width of the 3×3 convolution.
         dropout: Probability of dropping a channel value before the classifier.
         bins: Grid sizes of the pyramid.
-        align_corners: Keep the centres of the corners in place when the pooled maps are resized.
+        align_corners: Resize the pooled maps with aligned corners.
 
     Shape: B×in_channels×h×w to B×C×h×w.
     """
@@ -177,15 +181,16 @@ class PSPHead(nn.Module):
 
 
 class DeepLabV3Head(nn.Module):
-    """Atrous spatial pyramid pooling with image-level features, and classifier.
+    """Atrous spatial pyramid pooling with image-level features, and a per-pixel classifier.
 
     Source: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv:1706.05587,
-    section 3.3; layer by layer as in torchvision, whose dropout of 0.5 is an argument here. mmsegmentation projects
-    with a 3×3 convolution and DDC-AT with a 1×1, and both classify what that returns: ``project_kernel``, ``refine``.
+    section 3.3; layer by layer as in torchvision, with its dropout of 0.5 as an argument. mmsegmentation projects with
+    a 3×3 convolution and DDC-AT with a 1×1, and both classify the projection directly: see ``project_kernel`` and
+    ``refine``.
 
     Args:
         in_channels: Channels of the features.
-        num_classes: C.
+        num_classes: Number of classes C.
         channels: Width of each branch, of the projection and of the 3×3 convolution.
         dropout: Probability of dropping a channel value after the projection.
         rates: Dilations in feature cells: (6, 12, 18) at stride 16, doubled at stride 8.
@@ -228,7 +233,7 @@ class DeepLabV3Head(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return B×C×h×w logits for B×in_channels×h×w features."""
         size = features.shape[-2:]
-        # a 1×1 map: interpolation from a single cell is a broadcast
+        # for a 1×1 map, interpolation is a broadcast
         image_level = self.image_pooling(features).expand(-1, -1, *size)
         pyramid = torch.cat([*(branch(features) for branch in self.branches), image_level], dim=1)
         logits: Tensor = self.classifier(self.project(pyramid))

@@ -1,4 +1,4 @@
-"""The model that attacks, losses and metrics see: [0, 1] images in, logits at the input's size out."""
+"""The model as attacks, losses and metrics see it: [0, 1] images in, logits at the input's size out."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from robustseg.models.window import SlidingWindow
 
 
 class SegmentationModel(nn.Module):
-    """Normalisation, network and upsampling in one differentiable module.
+    """A segmentation model: normalisation, network and upsampling in one differentiable module.
 
-    The normalisation is inside, so that a threat model's ε is always in units of [0, 1] images, whatever the
-    network was trained with. ``mean`` and ``std`` are persistent buffers: weights mean nothing without the
-    normalisation they were trained with, so it travels in the checkpoint and the checkpoint's wins on loading,
-    where a non-persistent buffer would let a differing configuration degrade the model in silence.
+    The normalisation is inside, so that a threat model's ε is in units of [0, 1] images for every network. ``mean`` and
+    ``std`` are persistent buffers: weights need the normalisation they were trained with, so it is saved in the
+    checkpoint, and the checkpoint's values win on loading. With non-persistent buffers, a differing configuration would
+    silently degrade the model.
 
     Args:
-        network: The raw network. A plain module with a ``num_classes`` attribute will do.
-        mean: Per-channel mean for images in [0, 1]; None: what the network asks for, else ImageNet's.
-        std: Per-channel standard deviation; None: what the network asks for, else ImageNet's.
-        window: In eval mode, images larger than this go through the network in overlapping windows, which attacks then
-            see as part of the model. None: whole images of any size. It is no part of the state dict.
+        network: The raw network; a plain module with a ``num_classes`` attribute is enough.
+        mean: Per-channel mean for images in [0, 1]; None for the network's, or else ImageNet's.
+        std: Per-channel standard deviation for images in [0, 1]; None for the network's, or else ImageNet's.
+        window: In eval mode, images larger than this go through the network in overlapping windows, which attacks see
+            as part of the model. None for whole images of any size. It is not in the state dict.
 
     Raises:
         ModelError: ``mean`` and ``std`` differ in length, or ``std`` is not positive.
@@ -44,7 +44,7 @@ class SegmentationModel(nn.Module):
     ) -> None:
         super().__init__()
         self.normalisation_given = mean is not None or std is not None
-        """Whether it was asked for, and not the network's: then that of another project's file does not replace it."""
+        """True if the normalisation was given: another project's file then does not replace it."""
         mean = getattr(network, "image_mean", IMAGENET_MEAN) if mean is None else mean
         std = getattr(network, "image_std", IMAGENET_STD) if std is None else std
         if len(mean) != len(std) or not all(value > 0 for value in std):
@@ -56,7 +56,7 @@ class SegmentationModel(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """C, the number of logits per pixel.
+        """The number of classes C, which is the number of logits per pixel.
 
         Raises:
             ModelError: The network does not say.
@@ -69,8 +69,8 @@ class SegmentationModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Compute the logits at the input's size, through ``window`` if there is one, in eval mode.
 
-        In train mode images are what the crops of the training are, and go through whole: batch statistics of some
-        windows would be neither the crops' nor the image's.
+        In train mode images are training crops and go through whole: BatchNorm's statistics of some windows would be
+        neither the crops' nor the image's.
 
         Args:
             images: B×3×H×W float in [0, 1].
@@ -87,16 +87,16 @@ class SegmentationModel(nn.Module):
         return self.window.average(self._whole, images)
 
     def forward_with_aux(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute the logits and the auxiliary head's, both at the input's size, of whole images without a window.
+        """Compute the logits and the auxiliary head's, both at the input's size, for whole images without a window.
 
         Args:
             images: B×3×H×W float in [0, 1].
 
         Returns:
-            B×C×H×W logits and B×C×H×W auxiliary logits, or None where the network has no auxiliary head.
+            B×C×H×W logits and B×C×H×W auxiliary logits, or None if the network has no auxiliary head.
 
         Raises:
-            ModelError: As for :meth:`forward`.
+            ModelError: ``images`` are not float B×3×H×W, or the network did not return B×C×h×w logits.
         """
         self._check_images(images)
         if not isinstance(self.network, Network):
@@ -121,7 +121,7 @@ class SegmentationModel(nn.Module):
     def _resize(self, logits: Tensor, images: Tensor) -> Tensor:
         self._check_logits(logits, images)
         if logits.dtype in (torch.float16, torch.bfloat16):
-            # interpolated in half precision, neighbouring logits tie and the loss loses its small gradients
+            # interpolation in half precision makes neighbouring logits equal, and the loss loses its small gradients
             logits = logits.float()
         if logits.shape[-2:] == images.shape[-2:]:
             return logits

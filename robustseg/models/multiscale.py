@@ -12,26 +12,27 @@ from robustseg.models.errors import ModelError
 
 
 class MultiScale(nn.Module):
-    """Resizes the images, applies the model, resizes the logits back, and averages over the scales.
+    """A model that averages another model's logits over several sizes of the image.
 
     Source: the testing of PSPNet (Zhao et al., CVPR 2017) and the multi-scale evaluation of Gu et al., 2021,
     "Adversarial Examples on Segmentation Models Can be Easy to Transfer", Table 4, which scores adversarial examples at
-    50, 75 and 100 % (one scale each here) and at all three. Logits are averaged, not probabilities, as by
-    :class:`~robustseg.models.SlidingWindow`. Images are resized bilinearly without antialiasing, as OpenCV does in
-    PSPNet's testing and as :class:`~robustseg.attacks.DynamicScale` does within an attack, so that both speak of the
-    same small image; at a scale of 0.5 of even sides that is the mean of 2×2 pixels.
+    50, 75 and 100 % (one scale each here) and at all three. Images are resized, the model is applied, its logits are
+    resized back and averaged. Logits are averaged, not probabilities, as in :class:`~robustseg.models.SlidingWindow`.
+    Images are resized bilinearly without antialiasing, as by OpenCV in PSPNet's testing and by
+    :class:`~robustseg.attacks.DynamicScale` within an attack, so that both use the same small image. At a scale of 0.5
+    and even sides that is the mean of 2×2 pixels.
 
-    It is a model like any other: adversarial examples of another model can be scored on it, and it can itself be
-    attacked, with one δ per image at full size through all scales. An attack counts one forward per image; the memory
-    is that of all scales together. A model with a window uses it at each scale.
+    Adversarial examples of another model can be scored on it, and it can be attacked itself, with one δ per image at
+    full size through all scales. An attack counts one forward per image; the memory is that of all scales together. A
+    model with a window uses it at each scale.
 
     Args:
         model: Maps images in [0, 1] to logits at their size, as :class:`~robustseg.models.SegmentationModel` does.
         scales: Factors for height and width; resized sides are rounded to whole pixels.
-        flip: Average over the mirrored images, too.
+        flip: Average over the horizontally mirrored images as well.
 
     Raises:
-        ModelError: No scales, or one that is not a positive number.
+        ModelError: There are no scales, or one is not a positive finite number.
     """
 
     def __init__(self, model: nn.Module, scales: Sequence[float] = (0.5, 0.75, 1.0), flip: bool = False) -> None:
@@ -47,7 +48,7 @@ class MultiScale(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """C, the number of logits per pixel.
+        """The number of classes C, which is the number of logits per pixel.
 
         Raises:
             ModelError: The model does not say.
@@ -58,7 +59,7 @@ class MultiScale(nn.Module):
         return value
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the mean logits.
+        """Compute the mean logits over the scales.
 
         Args:
             images: B×3×H×W float in [0, 1].
@@ -67,7 +68,7 @@ class MultiScale(nn.Module):
             B×C×H×W logits.
 
         Raises:
-            ModelError: ``images`` are not B×3×H×W, or have no pixel left at one of the scales.
+            ModelError: ``images`` are not B×3×H×W, or have a side of 0 pixels at one of the scales.
         """
         if images.dim() != 4:
             raise ModelError(f"images are {list(images.shape)}: B×3×H×W expected.")

@@ -1,4 +1,4 @@
-"""The base class of raw networks: what goes under ``model.network`` in a YAML file."""
+"""The base class of raw networks, the values of ``model.network`` in a YAML file."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 """RGB standard deviation over ImageNet for images in [0, 1]."""
 RAW_MEAN: tuple[float, ...] = (0.0, 0.0, 0.0)
 RAW_STD: tuple[float, ...] = (1.0, 1.0, 1.0)
-"""With ``RAW_MEAN``, for weights that take images in [0, 1] as they are."""
+"""Standard deviation that, with ``RAW_MEAN``, leaves images in [0, 1] unchanged."""
 
 ChannelOrder = Literal["rgb", "bgr"]
 _NO_SETTINGS = ("training", "num_classes", "image_mean", "image_std")
-"""Public attributes that the tensors of a model show."""
+"""Public attributes that are no settings: the tensors of a model show them, or they change during training."""
 
 
 class Network(nn.Module, ABC):
     """A raw network: normalised images in, logits at any resolution out.
 
-    Subclass it and the new class is selectable by its bare name in YAML; ``SegmentationModel`` adds the
-    normalisation and the resizing to the input's size, so that a subclass does neither.
+    A subclass is selectable by its bare name in YAML. ``SegmentationModel`` adds the normalisation and the resizing to
+    the input's size, so a subclass does neither.
 
     Args:
-        num_classes: C, at least 2 or, for a single foreground logit, 1.
+        num_classes: Number of classes C: at least 2, or 1 for a single foreground logit.
 
     Attributes:
         image_mean: Per-channel mean that the network's weights expect, for images in [0, 1].
         image_std: Per-channel standard deviation that the network's weights expect.
-        channel_order: ``"bgr"`` for weights that expect blue first; mean and standard deviation are RGB all the same.
-        align_corners: Whether the logits are resized to the images with the corners' centres kept in place.
+        channel_order: ``"bgr"`` for weights that expect blue first; mean and standard deviation are in RGB order
+            nevertheless.
+        align_corners: True if the logits are resized to the images with aligned corners.
 
     Raises:
         ModelError: ``num_classes`` is less than 1.
@@ -70,15 +71,16 @@ class Network(nn.Module, ABC):
             x: B×3×H×W, normalised.
 
         Returns:
-            B×C×h×w logits and B×C×h'×w' auxiliary logits, or None where the network has no auxiliary head.
+            B×C×h×w logits and B×C×h'×w' auxiliary logits, or None if the network has no auxiliary head.
         """
         return self.forward(x), None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What else than its tensors decides what the network computes, as plain values: its public attributes.
+        """Settings that decide what the network computes besides its tensors, as plain values: its public attributes.
 
-        Loading weights compares it with that of the network that was trained: shapes do not show aligned corners, say.
+        Loading weights compares them with those of the network that was trained, since shapes do not show, for example,
+        aligned corners.
         """
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -87,23 +89,24 @@ class Network(nn.Module, ABC):
         }
 
     def rename_saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Name a file's tensors as the network does, where its library saves them under other names than it uses.
+        """Rename a file's tensors to the network's names, for libraries that save them under other names.
 
         Args:
-            state: Without the wrappings of training scripts; of this network or any other.
+            state: State dict of this network or another one, without the prefixes that training scripts add.
 
         Returns:
-            The same tensors; those of other networks keep their names.
+            The same tensors; other networks' tensors keep their names.
         """
         return dict(state)
 
 
 class ExternalNetwork(Network):
-    """Adapter for a module from elsewhere that returns logits, or torchvision's dict of them.
+    """An adapter for any module that returns logits, or a dict of them as torchvision's do.
 
     Args:
-        module: Takes B×3×H×W normalised images; returns B×C×h×w logits or a dict with ``out`` and maybe ``aux``.
-        num_classes: C of those logits.
+        module: Module from B×3×H×W normalised images to B×C×h×w logits, or to a dict with ``out`` and optionally
+            ``aux``.
+        num_classes: Number of classes C of these logits.
         mean: Per-channel mean that the module expects, for images in [0, 1].
         std: Per-channel standard deviation that the module expects.
     """
@@ -124,7 +127,11 @@ class ExternalNetwork(Network):
         return self.forward_with_aux(x)[0]
 
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the main logits and, from a dict, the ``aux`` entry; see :meth:`Network.forward_with_aux`."""
+        """Return the main logits and, from a dict, the ``aux`` entry; see :meth:`Network.forward_with_aux`.
+
+        Raises:
+            ModelError: The module returned a dict without ``out``.
+        """
         output = self.module(x)
         if isinstance(output, dict):
             if "out" not in output:

@@ -18,21 +18,20 @@ class EncoderDecoder(Network):
     """A head over the last feature level of a timm backbone, with an auxiliary head over the level before.
 
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
         backbone: Any name in ``timm.list_models()``, with or without a pretrained tag.
-        output_stride: Input pixels per feature cell: 8, 16 or 32; null: as the backbone has it, for those that
-            cannot be dilated.
-        channels: Width of the head; null: the paper's.
+        output_stride: Input pixels per feature cell: 8, 16 or 32; null for the backbone's own, if it cannot be dilated.
+        channels: Width of the head; null for the paper's.
         aux_head: Add an auxiliary head for deep supervision (Zhao et al., CVPR 2017, section 3.3).
         dropout: Probability of dropping a channel value before the classifier, 0 <= dropout < 1.
         pretrained: Let timm download the backbone's weights.
-        weights: Local file of weights for the backbone instead (.pth, .pt or .safetensors).
+        weights: Local file of weights for the backbone instead of a download (.pth, .pt or .safetensors).
         backbone_args: Further arguments of the timm architecture, such as ``channels`` for ResNets or
             ``img_size`` for ViTs.
-        align_corners: Resize feature maps and logits with the corners' centres kept in place, as hszhao/semseg does.
-        first_block_dilated: Dilate the first block of a dilated stage as the others, as hszhao/semseg does.
+        align_corners: Resize feature maps and logits with aligned corners, as hszhao/semseg does.
+        first_block_dilated: Give the first block of a dilated stage the dilation of the others, as hszhao/semseg does.
         dilate_once: Dilate one convolution of a block of two, as mmsegmentation does; ResNet-18 and -34 only.
-        aux_channels: Width of the auxiliary head; null: as the head, but at most 256.
+        aux_channels: Width of the auxiliary head; null for that of the head, but at most 256.
         aux_kernel: Size of the auxiliary head's convolution.
 
     Attributes:
@@ -95,7 +94,7 @@ class EncoderDecoder(Network):
         """Build the head.
 
         Args:
-            in_channels: Channels of the backbone's last level, whose stride is ``self.backbone.stride``.
+            in_channels: Channels of the backbone's last level, at stride ``self.backbone.stride``.
             channels: Width of the head.
             dropout: Probability of dropping a channel value before the classifier.
 
@@ -115,7 +114,7 @@ class EncoderDecoder(Network):
 
 
 class PSPNet(EncoderDecoder):
-    """Pyramid scene parsing network (Zhao et al., CVPR 2017); see :class:`~robustseg.models.heads.PSPHead`."""
+    """A pyramid scene parsing network (Zhao et al., CVPR 2017); see :class:`~robustseg.models.heads.PSPHead`."""
 
     default_channels = 512
 
@@ -125,17 +124,17 @@ class PSPNet(EncoderDecoder):
 
 
 class DeepLabV3(EncoderDecoder):
-    """Atrous spatial pyramid pooling (Chen et al., 2017); see :class:`~robustseg.models.heads.DeepLabV3Head`.
+    """A DeepLabV3 (Chen et al., arXiv:1706.05587); see :class:`~robustseg.models.heads.DeepLabV3Head`.
 
     Args:
-        num_classes: C.
-        backbone: See :class:`EncoderDecoder`, as for what is not listed here.
+        num_classes: Number of classes C.
+        backbone: Any name in ``timm.list_models()``, with or without a pretrained tag.
         output_stride: Input pixels per feature cell: 8, 16 or 32.
         channels: Width of the head.
-        rates: Dilations of the pyramid in feature cells; null: the paper's for the backbone's stride, which are
-            [12, 24, 36] at stride 8 and cover the same field of view at every other.
+        rates: Dilations of the pyramid in feature cells; null for the paper's: [12, 24, 36] at stride 8, and the same
+            field of view at other strides.
         project_kernel: Size of the convolution over the pyramid: 1, or 3 as in mmsegmentation.
-        refine: Put a 3×3 convolution before the classifier, as torchvision does; mmsegmentation and DDC-AT do not.
+        refine: Put a 3×3 convolution before the classifier, as torchvision does and mmsegmentation and DDC-AT do not.
         kwargs: The other arguments of :class:`EncoderDecoder`.
 
     Raises:
@@ -156,7 +155,7 @@ class DeepLabV3(EncoderDecoder):
         refine: bool = True,
         **kwargs: Any,
     ) -> None:
-        # before the base class builds the head from them
+        # set before the base class builds the head, which reads them
         self.rates = None if rates is None else list(rates)
         self.project_kernel = project_kernel
         self.refine = refine
@@ -173,15 +172,15 @@ class DeepLabV3(EncoderDecoder):
 
 
 class FCN(EncoderDecoder):
-    """Fully convolutional network on dilated features (Long et al., CVPR 2015), as torchvision's ``fcn_resnet50``.
+    """A fully convolutional network on dilated features (Long et al., CVPR 2015), like torchvision's ``fcn_resnet50``.
 
     Args:
-        num_classes: C.
-        backbone: See :class:`EncoderDecoder`, as for what is not listed here.
+        num_classes: Number of classes C.
+        backbone: Any name in ``timm.list_models()``, with or without a pretrained tag.
         output_stride: Input pixels per feature cell: 8, 16 or 32.
         channels: Width of the head.
         convs: Number of convolutions before the classifier.
-        concat_input: Join their result and the features in one more convolution, as mmsegmentation does.
+        concat_input: Combine their result and the features in one more convolution, as mmsegmentation does.
         kwargs: The other arguments of :class:`EncoderDecoder`.
 
     Raises:
@@ -201,7 +200,7 @@ class FCN(EncoderDecoder):
         concat_input: bool = False,
         **kwargs: Any,
     ) -> None:
-        # before the base class builds the head from them
+        # set before the base class builds the head, which reads them
         self.convs = convs
         self.concat_input = concat_input
         super().__init__(num_classes, backbone, output_stride, channels, **kwargs)

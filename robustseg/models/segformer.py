@@ -1,4 +1,4 @@
-"""SegFormer: mix transformers under a head of linear layers."""
+"""SegFormer: mix transformers with a head of linear layers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from robustseg.models.heads import conv_bn_relu
 from robustseg.models.network import Network
 
 MIX_TRANSFORMERS = {f"mit_b{size}": f"pvt_v2_b{size}" for size in range(6)}
-"""timm's PVT v2 of the same depths and widths; a mix transformer has an MLP ratio of 4 in every stage."""
+"""timm's PVT v2 of the same depths and widths; a mix transformer differs by an MLP ratio of 4 in every stage."""
 
 
 class SegFormerHead(nn.Module):
-    """A linear layer on each level, another one on all of them at the finest level's resolution, and classifier.
+    """A linear layer on each level, another one on all of them at the finest level's resolution, and a classifier.
 
     Source: Xie et al., "SegFormer", NeurIPS 2021, section 3.2; layer by layer as in NVlabs/SegFormer
     (``segformer_head.py``) and transformers.
 
     Args:
         in_channels: Channels of each level, the finest first.
-        num_classes: C.
+        num_classes: Number of classes C.
         channels: Width of every layer.
         dropout: Probability of dropping a channel value before the classifier.
-        projection_bn: Follow the linear layer on each level by BatchNorm and ReLU, as mmsegmentation does.
+        projection_bn: Put BatchNorm and ReLU behind the linear layer on each level, as mmsegmentation does.
 
     Shape: B×in_channels[i]×h_i×w_i to B×C×h_0×w_0.
     """
@@ -64,18 +64,19 @@ class SegFormerHead(nn.Module):
 
 
 class SegFormer(Network):
-    """SegFormer over a mix transformer, or over any backbone with four feature levels; see :class:`SegFormerHead`.
+    """A SegFormer over a mix transformer or any backbone with four feature levels; see :class:`SegFormerHead`.
 
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
         backbone: ``mit_b0`` to ``mit_b5``, or any name in ``timm.list_models()`` with at least four levels.
-        channels: Width of the head; null: the paper's, 256 for mit_b0 and mit_b1 and 768 for others.
+        channels: Width of the head; null for the paper's: 256 for mit_b0 and mit_b1, and 768 for others.
         dropout: Probability of dropping a channel value before the classifier, 0 <= dropout < 1.
-        projection_bn: Follow the linear layer on each level by BatchNorm and ReLU, as mmsegmentation does.
-        norm_eps: What every LayerNorm of the backbone adds to the variance; null: as the authors', 1e-6 in blocks and
-            behind stages and 1e-5 elsewhere. transformers has 1e-5 in all of them, mmsegmentation 1e-6.
-        pretrained: Let timm download the backbone's weights; it has none of mix transformers.
-        weights: Local file of weights for the backbone instead (.pth, .pt or .safetensors), with timm's names.
+        projection_bn: Put BatchNorm and ReLU behind the linear layer on each level, as mmsegmentation does.
+        norm_eps: The eps of every LayerNorm in the backbone, added to the variance; null for the authors': 1e-6 in
+            blocks and behind stages, and 1e-5 elsewhere. transformers has 1e-5 in all of them, mmsegmentation 1e-6.
+        pretrained: Let timm download the backbone's weights; it has none for mix transformers.
+        weights: Local file of weights for the backbone instead of a download (.pth, .pt or .safetensors), with timm's
+            names.
         backbone_args: Further arguments of the timm architecture, such as ``drop_path_rate``.
 
     Raises:

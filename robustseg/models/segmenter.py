@@ -1,4 +1,4 @@
-"""Segmenter: a plain vision transformer under a mask transformer."""
+"""Segmenter: a plain vision transformer with a mask transformer as head."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from robustseg.models.errors import ModelError
 from robustseg.models.network import Network
 
 HEAD_EPS = 1e-5
-"""Of every LayerNorm in the mask transformer: PyTorch's own, in each of the projects that have one."""
+"""The eps of every LayerNorm in the mask transformer: PyTorch's default, in all projects that have one."""
 
 
 PLAIN_VITS = ("timm.models.vision_transformer", "timm.models.deit")
-"""Where timm defines ViTs whose tokens all have the same shape from the first block to the last."""
+"""Modules of timm that define plain ViTs: their tokens have the same shape from the first block to the last."""
 
 
 class ViTBackbone(Backbone):
-    """The patch tokens of a plain timm ViT, after its last LayerNorm, for images of any multiple of the patch size.
+    """A plain timm ViT that returns its patch tokens after the last LayerNorm, for any multiple of the patch size.
 
     Args:
         name: A ViT with a class token and learned position embeddings, such as ``vit_small_patch16_224``.
         pretrained: Let timm download the weights.
-        weights: Local file of weights instead; its classifier is left out.
-        args: Further arguments of the timm architecture; ``img_size`` is that of the position embeddings.
-        norm_eps: What every LayerNorm adds to the variance.
-        position_resize: How position embeddings are resized to other image sizes.
-        raw_images: See :class:`~robustseg.models.backbone.Backbone`.
+        weights: Local file of weights instead of a download; its classifier is left out.
+        args: Further arguments of the timm architecture; ``img_size`` is the size for the position embeddings.
+        norm_eps: The eps of every LayerNorm, added to the variance.
+        position_resize: Interpolation of the position embeddings for other image sizes.
+        raw_images: Take images in [0, 1] without normalisation, see :class:`~robustseg.models.backbone.Backbone`.
 
     Attributes:
         patch_size: Height and width of a patch in pixels.
@@ -68,7 +68,7 @@ class ViTBackbone(Backbone):
         self.patch_size: tuple[int, int] = vit.patch_embed.patch_size
         self.position_resize = position_resize
         if pretrained:
-            # from timm's cache, where the backbone's weights came from just before
+            # from timm's cache, since the backbone's weights were downloaded just before
             whole: Any = timm.create_model(name, pretrained=True, num_classes=0, **args)
             self.norm.load_state_dict(whole.norm.state_dict())
         for module in self.modules():
@@ -76,7 +76,7 @@ class ViTBackbone(Backbone):
                 module.eps = norm_eps
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the patch tokens as one level, B×D×h×w, for normalised images whose sides are multiples of a patch."""
+        """Return the patch tokens as one level, B×D×h×w, for normalised images with sides that patches divide."""
         vit = self.body.model
         patches = vit.patch_embed.proj(x)
         grid = patches.shape[-2:]
@@ -87,11 +87,11 @@ class ViTBackbone(Backbone):
     def _positions(self, grid: torch.Size) -> Tensor:
         vit = self.body.model
         positions: Tensor = vit.pos_embed
-        # by number and not by shape, as the reference: 16×64 patches get the embeddings of 32×32 row after row
+        # compared by number, not by shape, as in the reference: 16×64 patches get the embeddings of 32×32, row by row
         if grid.numel() == vit.patch_embed.num_patches:
             return positions
         own = positions[:, 1:].transpose(1, 2).reshape(1, -1, *vit.patch_embed.grid_size)
-        # not timm's own resizing, which is bicubic with anti-aliasing
+        # not timm's own resizing, which is bicubic with antialiasing
         resized = F.interpolate(own, size=grid, mode=self.position_resize, align_corners=False)
         return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
@@ -104,14 +104,14 @@ def _refusal(name: str) -> str:
 
 
 class MaskTransformer(nn.Module):
-    """Transformer over patches and one token per class; the logits are their products, normalised per pixel.
+    """A transformer over patches and one token per class; the logits are their products, normalised per pixel.
 
     Source: Strudel et al., "Segmenter", ICCV 2021, section 3.2; layer by layer as in rstrudel/segmenter
     (``decoder.py``).
 
     Args:
         in_channels: Channels of the patches, and width of the transformer.
-        num_classes: C, at least 2.
+        num_classes: Number of classes C, at least 2.
         layers: Number of blocks.
         dropout: Probability of dropping a value in attention and MLPs.
 
@@ -154,26 +154,25 @@ class MaskTransformer(nn.Module):
 
 
 class Segmenter(Network):
-    """Segmenter, by default ViT-S/16 as in rstrudel/segmenter and PIR-AT; see :class:`MaskTransformer`.
+    """A Segmenter, by default over ViT-S/16 as in rstrudel/segmenter and PIR-AT; see :class:`MaskTransformer`.
 
     Images are padded with zeros, at the right and at the bottom, to multiples of the patch size.
 
     Args:
-        num_classes: C, at least 2.
+        num_classes: Number of classes C, at least 2.
         backbone: A ViT of timm with a class token and learned position embeddings.
         layers: Number of blocks of the mask transformer.
         dropout: Probability of dropping a value in the mask transformer, 0 <= dropout < 1.
-        norm_eps: What every LayerNorm of the backbone adds to the variance: 1e-5 in rstrudel/segmenter, 1e-6 in timm
-            and mmsegmentation.
-        raw_images: Take images in [0, 1] as they are, as PIR-AT does, without the mean and standard deviation of the
-            backbone's.
-        position_resize: How position embeddings are resized to other image sizes: ``bilinear``, or ``bicubic`` as in
-            mmsegmentation.
+        norm_eps: The eps of every LayerNorm in the backbone, added to the variance: 1e-5 in rstrudel/segmenter, 1e-6 in
+            timm and mmsegmentation.
+        raw_images: Take images in [0, 1] without normalisation, as PIR-AT does.
+        position_resize: Interpolation of the position embeddings for other image sizes: ``bilinear``, or ``bicubic`` as
+            in mmsegmentation.
         crop_padding: Cut off the logits of the padding, as rstrudel/segmenter does. False resizes all logits to the
-            image, as mmsegmentation does, where patches beside a padded border are moved a little.
+            image, as mmsegmentation does, which shifts the patches slightly if there is padding.
         pretrained: Let timm download the backbone's weights.
-        weights: Local file of weights for the backbone instead (.pth, .pt or .safetensors).
-        backbone_args: Further arguments of the timm architecture: ``img_size``, to which position embeddings belong,
+        weights: Local file of weights for the backbone instead of a download (.pth, .pt or .safetensors).
+        backbone_args: Further arguments of the timm architecture: ``img_size``, the size for the position embeddings,
             or ``drop_path_rate``.
 
     Raises:
@@ -213,7 +212,11 @@ class Segmenter(Network):
         self.head = MaskTransformer(self.backbone.channels[0], num_classes, layers, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits for normalised B×3×H×W images: one per patch, or one per pixel where padding was cut off."""
+        """Compute the logits of normalised B×3×H×W images.
+
+        Returns:
+            B×C×h×w logits, one per patch, or B×C×H×W where padding was cut off.
+        """
         height, width = x.shape[-2:]
         down, right = (-side % patch for side, patch in zip((height, width), self.backbone.patch_size, strict=True))
         padded = F.pad(x, (0, right, 0, down))

@@ -1,4 +1,4 @@
-"""Loading a classification network's weights into a backbone that is not built by timm."""
+"""The loading of a classification network's weights into backbones, and of position embeddings of another size."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _BACKBONE = r"((?:module|model|net|network)\.)*(backbone|encoder|segformer)\."
 def load_start(
     body: nn.Module, state: Mapping[str, Tensor], unused: Sequence[str], name: str, source: str | Path
 ) -> None:
-    """Load weights strictly, but for what belongs to the classifier.
+    """Load weights strictly, except for the classifier's.
 
     Args:
-        body: Receives the weights; left as it is when anything does not fit.
-        state: The tensors, by the names that they have in ``body``.
-        unused: Beginnings of the keys that ``body`` has no use for; they may be there or not.
-        name: Of the architecture, for messages.
+        body: The module that receives the weights; left unchanged if anything does not fit.
+        state: The tensors, by their names in ``body``.
+        unused: Beginnings of the keys that ``body`` does not use; these keys are optional.
+        name: Name of the architecture, for messages.
         source: The file, for messages.
 
     Raises:
-        ModelError: These are other weights.
+        ModelError: The weights do not fit the architecture.
     """
     own = body.state_dict()
-    # counters are absent from files older than PyTorch 0.4.1, and without effect on BatchNorm with a momentum
+    # counters are absent from files older than PyTorch 0.4.1; BatchNorm with a momentum does not use them
     found = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
     found |= {key: value for key, value in state.items() if not key.startswith(tuple(unused))}
     if mismatch := compare(own, found):
@@ -47,9 +47,9 @@ def load_start(
 
 
 def without_unused_projections(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out the projections of DLA's nested trees, which its authors' files hold and no forward pass uses.
+    """Leave out the unused projections of DLA's nested trees, which its authors' files hold.
 
-    A tree uses its projection where its ``tree1`` is a block; where that is a tree again, it has its own.
+    A tree uses its projection if its ``tree1`` is a block; a ``tree1`` that is itself a tree has its own projection.
     """
     return {
         key: value
@@ -60,7 +60,7 @@ def without_unused_projections(state: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def segmentation_hint(keys: Iterable[str]) -> str:
-    """What to do with the weights of a segmentation network; nothing where these keys are not of one."""
+    """Return advice on the weights of a segmentation network, or an empty string if these keys are not of one."""
     keys = list(keys)
     heads = list(dict.fromkeys(match[1] for key in keys if (match := re.match(_HEADS, key))))
     inside = [key for key in keys if re.match(_BACKBONE, key)]
@@ -74,16 +74,16 @@ def segmentation_hint(keys: Iterable[str]) -> str:
 
 
 def resized_positions(body: nn.Module, state: Mapping[str, Tensor], key: str, source: str | Path) -> dict[str, Tensor]:
-    """Resize a ViT's position embeddings where they are those of images of another size, as timm does.
+    """Resize a ViT's position embeddings if they are for images of another size, as timm does.
 
     Args:
         body: timm's feature extractor.
         state: The file's tensors.
-        key: The name of the position embeddings among them.
+        key: Name of the position embeddings in ``state``.
         source: The file, for the log.
 
     Returns:
-        The tensors; unchanged where ``body`` is no ViT, or the embeddings are not those of a square grid of its width.
+        The tensors; unchanged if ``body`` is not a ViT or the embeddings are not a square grid of its width.
     """
     vit = getattr(body, "model", body)
     own, theirs = getattr(vit, "pos_embed", None), state.get(key)

@@ -17,14 +17,14 @@ from robustseg.models.network import Network
 
 
 class UPerHead(nn.Module):
-    """Pyramid pooling of the coarsest level, a feature pyramid over the others, and classifier.
+    """Pyramid pooling of the coarsest level, a feature pyramid over the others, and a classifier.
 
     Source: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", ECCV 2018; layer by layer
     as in mmsegmentation (``uper_head.py``) and transformers.
 
     Args:
         in_channels: Channels of each level, the finest first.
-        num_classes: C.
+        num_classes: Number of classes C.
         channels: Width of every layer.
         dropout: Probability of dropping a channel value before the classifier.
         bins: Grid sizes of the pooling.
@@ -44,7 +44,7 @@ class UPerHead(nn.Module):
         *finer, coarsest = in_channels
         self.pooling = nn.ModuleList(pooled_conv(coarsest, channels, size) for size in bins)
         self.bottleneck = conv_bn_relu(coarsest + channels * len(bins), channels, 3)
-        # images of less than 64 pixels leave a single cell at stride 32
+        # images of less than 64 pixels have a single cell at stride 32
         self.bottleneck[1] = PooledBatchNorm2d(channels)
         self.lateral = nn.ModuleList(conv_bn_relu(width, channels, 1) for width in finer)
         self.smooth = nn.ModuleList(conv_bn_relu(channels, channels, 3) for _ in finer)
@@ -70,23 +70,24 @@ def _resize(x: Tensor, like: Tensor) -> Tensor:
 
 
 class UPerNet(Network):
-    """UPerNet, by default over ConvNeXt-T as in mmsegmentation; see :class:`UPerHead`.
+    """A UPerNet, by default over ConvNeXt-T as in mmsegmentation; see :class:`UPerHead`.
 
     ``conv_stem`` gives the networks of PIR-AT (Croce et al., "Towards Reliable Evaluation and Fast Training of Robust
     Semantic Segmentation Models", ECCV 2024), which are trained with ``raw_images``.
 
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
         backbone: Any name in ``timm.list_models()`` with at least four feature levels.
         channels: Width of the head. The auxiliary head is as wide, but at most 256.
-        level_norms: Normalise the channels of each level (LayerNorm) before the head, for backbones that do not
-            themselves, such as ConvNeXt and Swin; false for ResNets.
-        conv_stem: Begin with two 3×3 convolutions in place of 4×4 patches (ConvStem, CvSt); ConvNeXts only.
-        raw_images: Take images in [0, 1] as they are, without the mean and standard deviation of the backbone's.
+        level_norms: Apply a LayerNorm over the channels of each level before the head, for backbones without one at the
+            end of their levels, such as ConvNeXt and Swin; false for ResNets.
+        conv_stem: Replace the 4×4 patches at the input by two or three 3×3 convolutions (ConvStem, CvSt); ConvNeXts
+            only.
+        raw_images: Take images in [0, 1] without normalisation.
         aux_head: Add an auxiliary head on the level before the last, for deep supervision.
         dropout: Probability of dropping a channel value before the classifier, 0 <= dropout < 1.
-        pretrained: Let timm download the backbone's weights; it has none of a backbone with ``conv_stem``.
-        weights: Local file of weights for the backbone instead (.pth, .pt or .safetensors).
+        pretrained: Let timm download the backbone's weights; it has none for backbones with ``conv_stem``.
+        weights: Local file of weights for the backbone instead of a download (.pth, .pt or .safetensors).
         backbone_args: Further arguments of the timm architecture, such as ``drop_path_rate``.
 
     Raises:

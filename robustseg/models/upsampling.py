@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def bilinear_kernel(factor: int) -> Tensor:
-    """The 2·factor × 2·factor kernel of a transposed convolution of stride ``factor`` that interpolates bilinearly.
+    """Return the bilinear kernel, 2·factor × 2·factor, of a transposed convolution of stride ``factor``.
 
     Source: Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 3.3.
     """
@@ -19,15 +19,15 @@ def bilinear_kernel(factor: int) -> Tensor:
 def bilinear_upsampling(
     channels: int, factor: int, padding: int = 0, grouped: bool = False, learned: bool = False
 ) -> nn.ConvTranspose2d:
-    """Transposed convolution of kernel 2·factor and stride factor that begins as bilinear interpolation.
+    """Build a transposed convolution of kernel 2·factor and stride factor that begins as bilinear interpolation.
 
     Args:
-        channels: Of its input and its output.
+        channels: Channels of its input and of its output.
         factor: Output cells per input cell.
         padding: Cells cut from each side of the output; factor / 2 for an output of exactly factor times the size.
-        grouped: Each channel has a kernel of its own and nothing else, where otherwise every output channel has one
-            for each input channel, of which those of other channels begin as zeros.
-        learned: Train the kernels; otherwise they take no gradient and stay as they are.
+        grouped: Give each channel one kernel of its own. Otherwise every output channel has a kernel for each input
+            channel, and those for other channels begin as zeros.
+        learned: Train the kernels; otherwise they take no gradient and stay fixed.
     """
     groups = channels if grouped else 1
     layer = nn.ConvTranspose2d(

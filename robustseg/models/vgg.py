@@ -1,4 +1,4 @@
-"""VGG made fully convolutional: its classifier's hidden layers slide over the features."""
+"""VGG made fully convolutional: its classifier's hidden layers are convolutions over the features."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ WIDTHS = (64, 128, 256, 512, 512)
 HIDDEN = 4096
 """Width of the two hidden layers of the classifier."""
 PADDING = 100
-"""Pixels around the image: fc6 needs 7×7 cells of 32 pixels, however small the image is."""
+"""Padding of the image in pixels: fc6 needs 7×7 cells of 32 pixels, also for small images."""
 
 
 class ConvVGG(nn.Module):
-    """VGG whose fc6 and fc7 are convolutions over the features of a widely padded image.
+    """A VGG with fc6 and fc7 as convolutions over the features of a widely padded image.
 
     Source: Long et al., "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 4.1; layer by
     layer as in wkentaro/pytorch-fcn: 100 pixels of padding, pooling that keeps incomplete windows, and dropout of
@@ -39,17 +39,17 @@ class ConvVGG(nn.Module):
         name: ``vgg11``, ``vgg13``, ``vgg16`` or ``vgg19``, with ``_bn`` for BatchNorm, and with or without a
             pretrained tag of timm's, as in ``vgg16.tv_in1k``.
         width: Channels of the first block; the others are in proportion.
-        hidden: Width of fc6 and fc7; 4096 as in the classification network, whose layers they are then loaded from.
+        hidden: Width of fc6 and fc7; at 4096, as in the classification network, they are loaded from its layers.
         pretrained: Let timm download the weights.
-        weights: Local file of weights instead, with torchvision's or timm's names.
+        weights: Local file of weights instead of a download, with torchvision's or timm's names.
 
     Attributes:
         channels: Channels of pool3, pool4 and fc7.
-        mean: Per-channel mean of the images that timm's weights of this name were trained on.
-        std: The standard deviation that goes with it.
+        mean: Per-channel mean of the images that timm's weights of this name were trained on, in units of [0, 1].
+        std: Per-channel standard deviation of these images, in units of [0, 1].
 
     Raises:
-        ModelError: The name is unknown, a width is out of range, or the weights are not to be had or do not fit.
+        ModelError: The name is unknown, a width is out of range, or the weights cannot be downloaded or do not fit.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ConvVGG(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return pool3, pool4 and fc7, at strides 8, 16 and 32, for normalised B×3×H×W images.
 
-        All of them begin in the padding, so that scores of different levels are aligned by cropping.
+        All of them include the padding, so scores of different levels are aligned by cropping.
         """
         levels = []
         for index, layer in enumerate(self.features):
@@ -99,14 +99,14 @@ class ConvVGG(nn.Module):
         if self.fc7.in_channels == HIDDEN:
             load_start(self, as_convolutions(state), ("classifier.", "head."), architecture, source)
             return
-        # hidden layers of another width stay untrained
+        # hidden layers of another width are not loaded
         unused = ("classifier.", "head.", "pre_logits.")
         features = {key.removeprefix("features."): value for key, value in state.items()}
         load_start(self.features, features, unused, f"{architecture} (its features)", source)
 
 
 def _features(architecture: str, widths: list[int]) -> tuple[nn.Sequential, tuple[int, ...]]:
-    """The five blocks, by torchvision's and timm's names, and the indices of their pooling layers."""
+    """Build the five blocks with torchvision's and timm's names; return them and their pooling layers' indices."""
     layers: list[nn.Module] = []
     pools = []
     previous = 3
@@ -122,7 +122,7 @@ def _features(architecture: str, widths: list[int]) -> tuple[nn.Sequential, tupl
 
 
 def as_convolutions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A classification network's tensors by the names here: timm's are convolutions already, torchvision's are not."""
+    """Rename a classification network's tensors to the names here, and reshape torchvision's linear layers."""
     names = {"pre_logits.fc1": "fc6", "pre_logits.fc2": "fc7", "classifier.0": "fc6", "classifier.3": "fc7"}
     renamed = {}
     for key, value in state.items():
@@ -146,7 +146,7 @@ def _download(name: str) -> dict[str, Tensor]:
 
 
 def _check_arguments(name: str, width: int, hidden: int, pretrained: bool, weights: str | None) -> str:
-    """Return the architecture's name without a tag."""
+    """Check the arguments and return the architecture's name without a tag."""
     architecture = name.split(".")[0]
     if architecture.removesuffix("_bn") not in DEPTHS:
         raise ModelError(f"backbone = {name!r}: {', '.join(DEPTHS)}, or one of them with _bn, expected.")

@@ -1,4 +1,4 @@
-"""Sliding-window inference: a large image in overlapping windows of the size that the network was trained on."""
+"""Sliding-window inference: a large image in overlapping windows of the training crops' size."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from torch.utils.checkpoint import checkpoint
 from robustseg.models.errors import ModelError
 
 Place = tuple[slice, slice]
-"""The rows and the columns of an image that a window covers."""
+"""Rows and columns of an image that a window covers."""
 
 
 @dataclass(frozen=True)
 class SlidingWindow:
     """Overlapping windows over an image; a pixel's logits are the mean over the windows that cover it.
 
-    Source: the testing of PSPNet (Zhao et al., CVPR 2017; hszhao/semseg ``tool/test.py``), where windows advance by 2/3
-    of their size, and the last one of a row or column is moved inwards to end at the border. Different from there,
-    logits are averaged and not probabilities, as in MMSegmentation: a loss wants logits, and a mean of saturated
-    probabilities has no gradient. An image that is smaller than the window in one dimension has windows of its own size
-    there; it is not padded, so that the network never sees a border that is not in the image.
+    Source: the testing of PSPNet (Zhao et al., CVPR 2017; hszhao/semseg ``tool/test.py``). Windows advance by 2/3 of
+    their size, and the last one of a row or column is moved inwards to end at the border. Unlike there, logits are
+    averaged, not probabilities, as in MMSegmentation: a loss needs logits, and a mean of saturated probabilities has no
+    gradient. An image smaller than the window in one dimension has windows of its own size there. It is not padded, so
+    that the network never sees a border that is not in the image.
 
-    All of it is one differentiable function of the whole image: an attack has one δ per image, whose gradient is the
-    sum over the windows. Attacking windows one by one is not an adversarial example of anything. An attack counts one
-    forward per image, however many windows that takes. Attacks on the features of a layer need a layer that runs once
-    per image, and refuse windows.
+    The whole is one differentiable function of the image: an attack has one δ per image, and its gradient is the sum
+    over the windows. Attacks on single windows would not give an adversarial example of the image. An attack counts one
+    forward per image for any number of windows. Attacks on the features of a layer need a layer that runs once per
+    image, so they refuse windows.
 
     Args:
-        size: (height, width) of a window in pixels, usually that of the training crops.
+        size: (height, width) of a window in pixels, usually the training crops'.
         stride: (rows, columns) from one window to the next; by default 2/3 of ``size``, rounded up.
-        chunk: Windows that go through the network at once, each for all images of a batch. It decides memory and speed,
-            and figures up to rounding.
+        chunk: Windows that go through the network at once, each for all images of a batch. It affects memory, speed and
+            the rounding of figures.
 
     Raises:
-        ModelError: A number below 1, or a ``stride`` above ``size``, which would leave pixels without logits.
+        ModelError: A number is below 1, or ``stride`` is above ``size``, which would leave pixels without logits.
     """
 
     size: tuple[int, int]
@@ -65,15 +65,15 @@ class SlidingWindow:
         return -(-2 * self.size[0] // 3), -(-2 * self.size[1] // 3)
 
     def describe(self) -> dict[str, Any]:
-        """Plain numbers for the record of a result."""
+        """Return the settings as plain numbers, for the record of a result."""
         return {"size": list(self.size), "stride": list(self.advance), "chunk": self.chunk}
 
     def covers(self, height: int, width: int) -> bool:
-        """Whether one window holds a whole image of this size."""
+        """Return True if one window holds a whole image of this size."""
         return height <= self.size[0] and width <= self.size[1]
 
     def places(self, height: int, width: int) -> list[Place]:
-        """The windows of an image of this size, row by row; every pixel is in at least one."""
+        """Return the windows of an image of this size, row by row; every pixel is in at least one."""
         rows, columns = (
             [slice(start, start + min(side, length)) for start in _starts(length, side, step)]
             for length, side, step in zip((height, width), self.size, self.advance, strict=True)
@@ -81,11 +81,11 @@ class SlidingWindow:
         return [(row, column) for row in rows for column in columns]
 
     def average(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """Apply ``forward`` to all windows and average what it returns over the windows that cover a pixel.
+        """Apply ``forward`` to all windows and average its logits over the windows that cover a pixel.
 
         With gradients on, only the images and the sum of the logits are kept: each chunk's activations are computed a
-        second time in the backward (Chen et al., 2016, arXiv:1604.06174), from the same random state, so that the
-        memory is that of one chunk whatever the size of the image. The model's mode must stay as it is until then.
+        second time in the backward (Chen et al., 2016, arXiv:1604.06174), from the same random state. The memory is
+        thus that of one chunk for any size of image. The model must not change its mode before the backward.
 
         Args:
             forward: Maps images B×3×h×w to logits B×C×h×w; no image may influence another.
@@ -96,7 +96,7 @@ class SlidingWindow:
         """
         places = self.places(*images.shape[-2:])
         chunks = [places[start : start + self.chunk] for start in range(0, len(places), self.chunk)]
-        # With one chunk, computing it twice would save nothing; without gradients nothing is computed twice.
+        # One chunk is not recomputed: that would save nothing. Without gradients nothing is computed twice.
         recompute = len(chunks) > 1
         total: Tensor | None = None
         for chunk in chunks:
@@ -113,18 +113,18 @@ class SlidingWindow:
 
 
 def _on_windows(forward: Callable[[Tensor], Tensor], images: Tensor, places: Sequence[Place]) -> Tensor:
-    """Logits of some windows, all images of the first one first."""
+    """Compute the logits of some windows, all images of the first one first."""
     return forward(torch.cat([images[..., rows, columns] for rows, columns in places]))
 
 
 def _starts(length: int, side: int, step: int) -> list[int]:
-    """First pixels of the windows along one dimension; the last one ends at the border."""
+    """Return the first pixels of the windows along one dimension; the last window ends at the border."""
     last = max(0, length - side)
     return [*range(0, last, step), last]
 
 
 def _counts(places: Sequence[Place], logits: Tensor) -> Tensor:
-    """H×W, the number of windows that cover each pixel."""
+    """Count the windows that cover each pixel, H×W."""
     counts = logits.new_zeros(logits.shape[-2:])
     for rows, columns in places:
         counts[rows, columns] += 1

@@ -1,4 +1,4 @@
-"""Networks that other libraries define, built and run by those libraries; none is imported before it is asked for."""
+"""Adapters for networks of other libraries, which are imported only if one of their networks is built."""
 
 from robustseg.models.adapters.smp import SMPNetwork
 from robustseg.models.adapters.torchvision import TorchvisionNetwork

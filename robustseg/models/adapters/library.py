@@ -1,4 +1,4 @@
-"""What the adapters share."""
+"""Functions that the adapters share: imports, checks of arguments, and changes to the built networks."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from robustseg.models.network import Network
 logger = logging.getLogger(__name__)
 
 _PROBES = (256, 224, 384, 512, 448, 518)
-"""Sides of the images that are tried on a network; some vision transformers take one size only."""
+"""Sides in pixels of the images that are tried on a network; some vision transformers take one size only."""
 
 
 def import_library(module: str, package: str, user: str) -> Any:
-    """Import a library at the moment that it is needed.
+    """Import an optional library.
 
     Args:
-        module: What to import.
-        package: What to install.
-        user: Class that needs it, for the message.
+        module: Name of the module.
+        package: Name of the package to install, for the message.
+        user: Name of the class that needs it, for the message.
 
     Raises:
-        ModelError: It is not installed, or something that it needs is not.
+        ModelError: The library, or one that it needs, is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -43,10 +43,10 @@ def import_library(module: str, package: str, user: str) -> Any:
 
 
 def check_known(key: str, name: str, known: Iterable[str], owner: str) -> None:
-    """Refuse a name that is none of those known.
+    """Refuse a name that is not among the known ones.
 
     Raises:
-        ModelError: With the names that are like it, or all of them where none is.
+        ModelError: The name is unknown; the message lists similar names, or the first twelve if there are none.
     """
     known = sorted(known)
     if name not in known:
@@ -55,14 +55,14 @@ def check_known(key: str, name: str, known: Iterable[str], owner: str) -> None:
 
 
 def check_reserved(args: Mapping[str, Any], reserved: Mapping[str, str]) -> None:
-    """Refuse arguments that are not the user's to give.
+    """Refuse arguments that the network sets itself.
 
     Args:
-        args: Those given.
-        reserved: What to do instead, by argument.
+        args: The given arguments.
+        reserved: The advice for each refused argument.
 
     Raises:
-        ModelError: One of ``reserved`` is among them.
+        ModelError: One of ``reserved`` is among the arguments.
     """
     for key in args:
         if key in reserved:
@@ -70,7 +70,7 @@ def check_reserved(args: Mapping[str, Any], reserved: Mapping[str, str]) -> None
 
 
 def reason(error: Exception) -> str:
-    """A library's own message, on one short line."""
+    """Return a library's own message on one short line."""
     text = " ".join((str(error).strip() or type(error).__name__).split())
     return f"{type(error).__name__}: {text[:200]}"
 
@@ -78,8 +78,8 @@ def reason(error: Exception) -> str:
 def define_for_one(module: nn.Module) -> None:
     """Keep BatchNorm behind global pooling defined for a batch of one; see :class:`PooledBatchNorm2d`.
 
-    Every plain BatchNorm2d is replaced, as only the size that arrives tells which are behind a pooling; elsewhere,
-    and in the state dict, the two are the same.
+    Every plain BatchNorm2d is replaced, since only the size of the input shows which ones are behind a pooling.
+    Elsewhere, and in the state dict, the two classes are the same.
     """
     for child in module.modules():
         for name, layer in child.named_children():
@@ -95,14 +95,14 @@ def define_for_one(module: nn.Module) -> None:
 
 
 def freeze_unused(network: Network, sides: Iterable[int] = ()) -> None:
-    """Exclude from training what no logit depends on, which distributed training would otherwise refuse to wait for.
+    """Exclude parameters without effect on the logits from training: DistributedDataParallel would raise for them.
 
-    Libraries build encoders whole and use some of their stages. The parameters stay in the state dict. They are found
-    by a backward pass over tensors without values, which computes nothing and takes a fraction of a second.
+    Libraries build whole encoders and use some of their stages. The parameters stay in the state dict. They are found
+    by a backward pass on the meta device, which computes no values and takes a fraction of a second.
 
     Args:
-        network: Just built; its ``forward_with_aux`` tells what is used.
-        sides: Of images that it takes, where that is known.
+        network: The newly built network; parameters count as used if its ``forward_with_aux`` depends on them.
+        sides: Sides in pixels of images that it takes, if known.
     """
     unused = _unused(network, (*sides, *_PROBES))
     for name, parameter in network.named_parameters():
@@ -113,7 +113,7 @@ def freeze_unused(network: Network, sides: Iterable[int] = ()) -> None:
 
 
 class _WithAux(nn.Module):
-    """A network whose forward pass gives the auxiliary logits too."""
+    """A network with a forward pass that returns the auxiliary logits as well."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class _WithAux(nn.Module):
 
 
 def _unused(network: Network, sides: Iterable[int]) -> list[str]:
-    """Parameters that get no gradient; none where that cannot be found out."""
+    """Return the names of parameters that get no gradient, or an empty list if they cannot be determined."""
     whole = _WithAux(network)
     training = {module: module.training for module in network.modules()}
     buffers = {name: torch.empty_like(value, device="meta") for name, value in whole.named_buffers()}

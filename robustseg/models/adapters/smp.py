@@ -30,7 +30,7 @@ _RESERVED = {
     "arch": "it is an argument of the network",
     "encoder_name": "it is an argument of the network",
     "encoder_weights": "set pretrained: true, or model.init_weights: FILE for a local file",
-    # the library hands what it does not know itself to timm
+    # the library passes arguments that it does not know on to timm
     **dict.fromkeys(TIMM_RESERVED, "the network sets it"),
 }
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -40,28 +40,28 @@ _NORMALISATIONS: tuple[tuple[str, tuple[tuple[float, ...], tuple[float, ...]]], 
     ("timm-tf_efficientnet_lite", _HALF),
     ("dpn", ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)),
 )
-"""Of the library's own encoders, by the beginning of their names, where they are not ImageNet's."""
+"""Normalisations of the library's own encoders that differ from ImageNet's, by the beginning of their names."""
 
 
 class SMPNetwork(Network):
-    """A network of segmentation_models_pytorch, whose checkpoints load as they are.
+    """A network of segmentation_models_pytorch; the library's checkpoints load unchanged.
 
-    Images whose sides are no multiple of what the network wants (32 for most) are padded at the right and the bottom
-    with the mean colour, and the logits are cropped; others pass unchanged. Normalisation is what the library's
-    ``get_preprocessing_params`` states for the encoder's ImageNet weights; without ``pretrained`` it is not asked, as
-    it would download, but what it is known to say is used. Checkpoints that were trained with another one need
-    ``model.mean`` and ``model.std``.
+    Most networks need sides that are multiples of 32. Images with other sides are padded at the right and the bottom
+    with the mean colour, and the logits are cropped. The normalisation is that of the library's
+    ``get_preprocessing_params`` for the encoder's ImageNet weights. Without ``pretrained``, known values are used
+    instead of a call that may download. Checkpoints that were trained with another normalisation need ``model.mean``
+    and ``model.std``.
 
     Args:
-        num_classes: C.
-        arch: A class of the library, such as ``Unet``, ``FPN`` or ``DeepLabV3Plus``.
-        encoder_name: One of its encoders, or ``tu-`` and the name of a timm network.
-        pretrained: Let the library download ImageNet weights of the encoder.
+        num_classes: Number of classes C.
+        arch: Name of a class of the library, such as ``Unet``, ``FPN`` or ``DeepLabV3Plus``.
+        encoder_name: Name of one of its encoders, or ``tu-`` and the name of a timm network.
+        pretrained: Let the library download the encoder's ImageNet weights.
         args: Further arguments of the class, such as ``decoder_channels``.
 
     Raises:
-        ModelError: The library is not installed, refuses an argument or cannot download; or ``args`` would make
-            something else than logits of the output, or load files.
+        ModelError: The library is not installed, refuses an argument or cannot download; or ``args`` would replace the
+            logits by another output, or load files.
     """
 
     library = "segmentation_models_pytorch"
@@ -81,7 +81,7 @@ class SMPNetwork(Network):
         check_known("arch", arch, architectures, "segmentation_models_pytorch")
         _check_encoder(smp, encoder_name)
         check_reserved(args, _RESERVED)
-        if not encoder_name.startswith("tu-"):  # for timm's the rest is timm's, for others the library ignores it
+        if not encoder_name.startswith("tu-"):  # arguments for timm's encoders go to timm; others ignore unknown ones
             known = set(inspect.signature(architectures[arch]).parameters) - {"kwargs", *_RESERVED}
             for key in args:
                 check_known("args", key, known, arch)
@@ -94,7 +94,7 @@ class SMPNetwork(Network):
                 **args,
             )
             self.image_mean, self.image_std, self.channel_order = _normalisation(smp, encoder_name, pretrained)
-        except Exception as error:  # of the library, timm and huggingface_hub, which share no base class
+        except Exception as error:  # exceptions of the library, timm and huggingface_hub, which share no base class
             hint = "; offline, set pretrained: false, or model.init_weights: FILE" if pretrained else ""
             raise ModelError(
                 f"segmentation_models_pytorch could not build {arch} over {encoder_name}"
@@ -107,7 +107,7 @@ class SMPNetwork(Network):
 
     @property
     def backbone(self) -> nn.Module:
-        """The encoder, which ``pretrained`` loads and which trains at the optimiser's own learning rate."""
+        """The encoder: ``pretrained`` loads it, and it trains at the optimiser's own learning rate."""
         encoder: nn.Module = self.module.encoder  # type: ignore[assignment]
         return encoder
 
@@ -116,13 +116,13 @@ class SMPNetwork(Network):
         height, width = x.shape[-2:]
         right, bottom = -width % self._multiple, -height % self._multiple
         if right or bottom:
-            x = F.pad(x, (0, right, 0, bottom))  # zero is the mean colour, images being normalised
+            x = F.pad(x, (0, right, 0, bottom))  # zero is the mean colour of normalised images
         logits: Tensor = self.module(x)
         return logits[..., :height, :width]
 
 
 def _check_encoder(smp: Any, name: str) -> None:
-    """Refuse what is no encoder: behind ``tu-``, timm would follow addresses of other people's configurations."""
+    """Refuse unknown encoders: after ``tu-``, timm would also fetch configurations from addresses on the Hub."""
     timm_name = name.removeprefix("tu-")
     if timm_name == name:
         check_known("encoder_name", name, smp.encoders.get_encoder_names(), "segmentation_models_pytorch")
@@ -142,13 +142,13 @@ def _normalisation(
 
 
 def from_preprocessing(params: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...], ChannelOrder]:
-    """Normalisation of [0, 1] RGB images that does what the library's ``preprocess_input`` does to 0 to 255 ones.
+    """Compute the normalisation of [0, 1] RGB images that equals the library's ``preprocess_input`` of 0 to 255 ones.
 
     Args:
         params: ``mean`` and ``std`` per channel, in the order of ``input_space`` and in units of ``input_range``.
 
     Returns:
-        RGB mean and standard deviation, and the order of the channels that the network wants.
+        RGB mean and standard deviation, and the order of the channels that the network expects.
     """
     scale = max(params.get("input_range") or (0, 255))
     mean, std = (tuple(value / scale for value in params[key]) for key in ("mean", "std"))

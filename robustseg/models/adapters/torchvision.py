@@ -1,4 +1,4 @@
-"""torchvision's segmentation networks."""
+"""Segmentation networks of torchvision."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from robustseg.models.network import Network
 
 
 class TorchvisionNetwork(Network):
-    """A network of ``torchvision.models.segmentation``, whose checkpoints load as they are.
+    """A network of ``torchvision.models.segmentation``; the library's checkpoints load unchanged.
 
     The network resizes its logits to the images itself, with ``align_corners`` off. Images are normalised with
-    ImageNet's statistics, as torchvision's own weights expect. Its builders take no other arguments than those here.
+    ImageNet's statistics, as torchvision's own weights expect. torchvision's builders take no further arguments.
 
     Args:
-        num_classes: C.
-        name: Such as ``fcn_resnet50``, ``deeplabv3_resnet101`` or ``lraspp_mobilenet_v3_large``.
-        aux_head: Add torchvision's auxiliary head, which its own weights have; ``lraspp`` has none.
+        num_classes: Number of classes C.
+        name: Name of the network, such as ``fcn_resnet50``, ``deeplabv3_resnet101`` or ``lraspp_mobilenet_v3_large``.
+        aux_head: Add torchvision's auxiliary head, which is in its own weights; ``lraspp`` has none.
         pretrained: Let torchvision download ImageNet weights for the backbone.
 
     Raises:
@@ -47,7 +47,7 @@ class TorchvisionNetwork(Network):
             self.module: nn.Module = models.get_model(
                 name, weights=None, weights_backbone=weights, num_classes=num_classes, **options
             )
-        except Exception as error:  # torch.hub raises those of urllib, and RuntimeError for a wrong hash
+        except Exception as error:  # torch.hub raises urllib's exceptions, and RuntimeError for a wrong hash
             hint = "set pretrained: false, or model.init_weights: FILE for a local file" if pretrained else "see above"
             raise ModelError(f"torchvision could not build {name} ({reason(error)}); {hint}.") from error
         define_for_one(self.module)
@@ -55,7 +55,7 @@ class TorchvisionNetwork(Network):
 
     @property
     def backbone(self) -> nn.Module:
-        """The part that ``pretrained`` loads, which trains at the optimiser's own learning rate."""
+        """The backbone: ``pretrained`` loads it, and it trains at the optimiser's own learning rate."""
         backbone: nn.Module = self.module.backbone  # type: ignore[assignment]
         return backbone
 

@@ -19,7 +19,7 @@ from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, ChannelOrder, 
 
 
 class Preprocessing(NamedTuple):
-    """What a network wants of images in [0, 1]."""
+    """The normalisation and channel order that a network expects, for images in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -39,10 +39,10 @@ MODEL_TYPES: dict[str, Mapping[str, Any]] = {
     "segformer": _IMAGENET,
     "upernet": _IMAGENET,
 }
-"""Types that can be built, each with what its image processor does unless a ``preprocessor_config.json`` says else."""
+"""Model types that can be built, each with the defaults of its image processor."""
 
 _REFUSED = (
-    # names of repositories on the Hub, whose configuration, weights or code the library would fetch
+    # they name repositories on the Hub, and the library would fetch their configuration, weights or code
     *("auto_map", "backbone", "attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
     *("_experts_implementation", "quantization_config", "trust_remote_code", "custom_pipelines"),
 )
@@ -51,22 +51,22 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 class TransformersNetwork(Network):
-    """A network of transformers, whose checkpoints (``model.safetensors``, ``pytorch_model.bin``) load as they are.
+    """A network of transformers; its checkpoints (``model.safetensors``, ``pytorch_model.bin``) load unchanged.
 
-    Nothing is fetched and no code beside the library's own is run, whatever the configuration says. The logits are
-    resized to the images with ``align_corners`` off, as the library's ``post_process_semantic_segmentation`` does.
+    For any configuration, nothing is fetched and no code besides the library's own is run. The logits are resized to
+    the images with ``align_corners`` off, as the library's ``post_process_semantic_segmentation`` does.
 
     Args:
-        num_classes: C; that of the configuration is ignored.
-        config: Folder of a model, or its ``config.json``; or the type of a model, one of :data:`MODEL_TYPES`, for its
-            default configuration.
+        num_classes: Number of classes C; the configuration's own number is ignored.
+        config: Folder of a model, or its ``config.json``; or a model type, one of :data:`MODEL_TYPES`, for its default
+            configuration.
         pretrained: Load the encoder from the weights beside ``config.json``, which may be a classifier's, and leave
-            the head as initialised. For all of a segmentation model use ``model.init_weights`` or ``--ckpt_path``.
+            the head as initialised. For a whole segmentation model use ``model.init_weights`` or ``--ckpt_path``.
         args: Entries of the configuration to change, such as ``depths``.
 
     Raises:
-        ModelError: transformers is not installed, ``config`` is not there, names something that is not on this
-            machine, or is refused by the library; or the weights are not those of the encoder.
+        ModelError: transformers is not installed; ``config`` does not exist, refers to something that is not on this
+            machine, or is refused by the library; or the weights do not fit the encoder.
     """
 
     library = "transformers"
@@ -96,12 +96,12 @@ class TransformersNetwork(Network):
 
     @property
     def backbone(self) -> nn.Module:
-        """The encoder, which ``pretrained`` loads and which trains at the optimiser's own learning rate."""
+        """The encoder: ``pretrained`` loads it, and it trains at the optimiser's own learning rate."""
         encoder: nn.Module = getattr(self.module, str(self.module.base_model_prefix or "backbone"))
         return encoder
 
     def rename_saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Undo the renaming of ``save_pretrained``; see :meth:`Network.rename_saved`."""
+        """Rename tensors saved by ``save_pretrained`` to the names in use; see :meth:`Network.rename_saved`."""
         names = _saved_names(self.module)
         return {names.get(key, key): value for key, value in state.items()}
 
@@ -116,7 +116,7 @@ class TransformersNetwork(Network):
         if head is None:
             return self.forward(x), None
         seen: list[Tensor] = []
-        # the library computes them and keeps them to itself
+        # the library computes the auxiliary logits but does not return them
         handle = head.register_forward_hook(lambda _module, _args, output: seen.append(output))
         try:
             logits = self.forward(x)
@@ -126,7 +126,14 @@ class TransformersNetwork(Network):
 
 
 def _read(config: str) -> tuple[Path | None, dict[str, Any]]:
-    """The folder of a configuration, None for a type's default one, and what the configuration says."""
+    """Read a configuration.
+
+    Returns:
+        Its folder, None for a type's default one, and its content.
+
+    Raises:
+        ModelError: It does not exist, holds no ``config.json``, or is of an unknown type.
+    """
     path = Path(config)
     if path.is_dir() or path.is_file():
         folder = path if path.is_dir() else path.parent
@@ -156,7 +163,7 @@ def _model_type(value: object, place: str) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; nothing where the file does not exist."""
+    """Read a JSON object; return an empty one if the file does not exist."""
     if not path.is_file():
         return {}
     try:
@@ -179,7 +186,7 @@ def _entries(value: object) -> Iterator[tuple[str, object]]:
 
 
 def _check_local(content: dict[str, Any], config: str) -> None:
-    """Refuse what would make the library fetch files, or run code that is not its own."""
+    """Refuse settings that would make the library fetch files, or run code that is not its own."""
     for key, value in _entries(content):
         if (key in _REFUSED and value is not None) or (key == "model_type" and value in _REFUSED_TYPES):
             raise ModelError(
@@ -190,7 +197,7 @@ def _check_local(content: dict[str, Any], config: str) -> None:
 
 def _build(transformers: Any, model_type: str, content: dict[str, Any], num_classes: int, config: str) -> nn.Module:
     auto = transformers.models.auto
-    # a saved configuration counts classes by their names
+    # a saved configuration has the number of classes in the names of its labels
     content = {key: value for key, value in content.items() if key not in ("id2label", "label2id", "num_labels")}
     try:
         settings = auto.configuration_auto.CONFIG_MAPPING[model_type].from_dict(content)
@@ -218,22 +225,22 @@ def _preprocessing(model_type: str, folder: Path | None) -> Preprocessing:
 
 
 def from_preprocessor(settings: Mapping[str, Any]) -> Preprocessing:
-    """Normalisation of [0, 1] images that does what an image processor does to 0 to 255 ones.
+    """Compute the normalisation of [0, 1] images that equals an image processor's for 0 to 255 ones.
 
     Args:
-        settings: ``preprocessor_config.json``.
+        settings: Content of ``preprocessor_config.json``.
 
     Returns:
-        RGB mean and standard deviation in [0, 1] units, and the order of the channels that the network wants.
+        RGB mean and standard deviation in [0, 1] units, and the order of the channels that the network expects.
     """
     factor = float(settings.get("rescale_factor") or 1 / 255) if settings.get("do_rescale", True) else 1.0
-    unit = 255 * factor  # what white is when it is normalised
+    unit = 255 * factor  # value of white before it is normalised
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     if settings.get("do_normalize", True):
         mean = tuple(settings.get("image_mean") or IMAGENET_MEAN)
         std = tuple(settings.get("image_std") or IMAGENET_STD)
-    # flipped after they are normalised, so that the statistics are those of RGB
+    # the library flips the channels after the normalisation, so the statistics are in RGB order
     flipped = bool(settings.get("do_flip_channel_order", False))
     return Preprocessing(
         tuple(value / unit for value in mean), tuple(value / unit for value in std), "bgr" if flipped else "rgb"
@@ -241,15 +248,15 @@ def from_preprocessor(settings: Mapping[str, Any]) -> Preprocessing:
 
 
 def _saved_names(module: nn.Module) -> dict[str, str]:
-    """The names that the library saves tensors under, each with the one it uses; empty where they are the same.
+    """Return the names that the library saves tensors under, each with the name in use; empty if they are the same.
 
-    Since its release 5 networks have new names for their tensors, and ``save_pretrained`` writes the old ones.
+    In transformers 5, networks have new names for their tensors, and ``save_pretrained`` writes the old ones.
     """
     loading = import_library("transformers", "transformers", "TransformersNetwork")
     revert = getattr(getattr(loading, "core_model_loading", None), "revert_weight_conversion", None)
     if revert is None:
         return {}
-    # meta tensors of their own, so that each is known by its identity, also where parameters are shared
+    # separate meta tensors, so that each is known by its identity, also if parameters are shared
     own = {key: torch.empty_like(value, device="meta") for key, value in module.state_dict().items()}
     used = {id(value): key for key, value in own.items()}
     return {saved: used[id(value)] for saved, value in revert(module, own).items() if id(value) in used}
@@ -261,7 +268,7 @@ def _load_encoder(network: TransformersNetwork, folder: Path) -> None:
         raise ModelError(f"pretrained = True: {folder} holds neither {' nor '.join(_WEIGHTS)}: set pretrained: false.")
     prefix = f"{network.module.base_model_prefix or 'backbone'}."
     state = read_state_dict(path)
-    if not any(key.startswith(prefix) for key in state):  # of the encoder alone
+    if not any(key.startswith(prefix) for key in state):  # a file of the encoder alone
         state = {f"{prefix}{key}": value for key, value in state.items()}
     named = network.rename_saved(state).items()
     inner = {key.removeprefix(prefix): value for key, value in named if key.startswith(prefix)}
