@@ -1,4 +1,4 @@
-"""Weights averaged over the steps of training."""
+"""The average of weights over the steps of training."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class EMA(WeightAveraging):
-    """Exponential moving average of weights and BatchNorm statistics: what is validated, kept and evaluated.
+    """The exponential moving average of weights and BatchNorm statistics, which is validated, saved and evaluated.
 
-    After each update, average ← decay · average + (1 − decay) · weights; the first takes the weights as they are.
+    After an update, average ← decay · average + (1 − decay) · weights; the first average is a copy of the weights.
     Checkpoints hold the average as ``state_dict`` and the weights beside it.
 
-    Lightning's ``EMAWeightAveraging`` without its temporary tensors as large as the largest layers.
+    Unlike Lightning's ``EMAWeightAveraging``, it needs no temporary tensors as large as the largest layers.
 
     Args:
-        decay: Share of the average that remains, in [0, 1).
-        every_n_steps: Updates between two of the average.
+        decay: Share of the old average in the new one, in [0, 1).
+        every_n_steps: Number of optimiser steps between two updates of the average.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -31,5 +31,5 @@ class EMA(WeightAveraging):
         self.every_n_steps = every_n_steps
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Whether the average takes in the weights after the update of this number, counted from 0."""
+        """Return True if the average takes in the weights after optimiser step ``step_idx``, counted from 0."""
         return step_idx is not None and step_idx % self.every_n_steps == 0

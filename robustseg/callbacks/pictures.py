@@ -13,12 +13,12 @@ from robustseg.evaluation import Example, draw_panel
 
 
 def log_panel(trainer: pl.Trainer, tag: str, examples: Sequence[Example]) -> None:
-    """Write one picture with a row per example to each of the trainer's TensorBoard loggers.
+    """Log one picture, with a row per example, to each of the trainer's TensorBoard loggers.
 
     Args:
-        trainer: Its data set gives the palette (``palette``, one colour per class).
+        trainer: The trainer; its data set has ``palette``, one colour per class. Nothing is logged without one.
         tag: TensorBoard tag.
-        examples: Nothing is written when empty, as on all ranks but the first.
+        examples: The examples; nothing is logged if empty, as on all ranks other than the first.
     """
     palette = getattr(data_of(trainer), "palette", None)
     if not examples or palette is None:

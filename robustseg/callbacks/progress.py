@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a bar in a terminal, a line per epoch in a log file."""
+"""The progress of a run: a bar in a terminal, a line per epoch in a log file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robustseg.attacks import AttackStep
 
 
 class AttackProgressBar(RichProgressBar):
-    """Lightning's Rich progress bar with one more line while attacks run in evaluation."""
+    """Lightning's Rich progress bar, with one more line while attacks run in evaluation."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -29,7 +29,7 @@ class AttackProgressBar(RichProgressBar):
         )
 
     def attacks_done(self) -> None:
-        """Hide the line; it is not removed, since Lightning finds its own lines by position."""
+        """Hide the attack's line; removing it would break Lightning, which finds its own lines by position."""
         if self.progress is not None and self._attack_task is not None:
             self.progress.update(self._attack_task, visible=False)
 
@@ -39,21 +39,21 @@ class AttackProgressBar(RichProgressBar):
 
 
 class EpochLines(pl.Callback):
-    """One line per epoch, for log files, where a bar would be noise; nothing when the bar is on."""
+    """One line per epoch, for log files, which a bar would clutter; nothing if the bar is on."""
 
     def __init__(self) -> None:
         self._start = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock, for an epoch that is continued."""
+        """Start the clock for an epoch that is continued after a resume."""
         self._start = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock of an epoch."""
         self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the epoch's loss, the last clean and robust mIoU, and its time with validation."""
+        """Print the epoch's loss, the last clean and robust mIoU, and its time in seconds, including validation."""
         if not trainer.is_global_zero or find_progress_bar(trainer) is not None:
             return
         metrics = trainer.callback_metrics
@@ -64,6 +64,6 @@ class EpochLines(pl.Callback):
 
 
 def find_progress_bar(trainer: pl.Trainer) -> AttackProgressBar | None:
-    """The trainer's :class:`AttackProgressBar`, if it has one."""
+    """Return the trainer's :class:`AttackProgressBar`, or None without one."""
     bar = trainer.progress_bar_callback
     return bar if isinstance(bar, AttackProgressBar) else None
