@@ -1,4 +1,4 @@
-"""What to do about a training sample that cannot be read in the middle of a run."""
+"""The handling of training samples that cannot be read in the middle of a run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Content = TypeVar("Content")
 
 
 def check_policy(policy: BadSamplePolicy) -> BadSamplePolicy:
-    """Return ``policy``.
+    """Return ``policy`` if it is one.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is neither ``"stop"`` nor ``"replace"``.
     """
     if policy not in ("stop", "replace"):
         raise ValueError(f"on_bad_sample = {policy!r}: set data.on_bad_sample to stop or replace.")
@@ -28,19 +28,19 @@ def check_policy(policy: BadSamplePolicy) -> BadSamplePolicy:
 
 
 class BadSamples:
-    """Stops at a training sample that cannot be read, or replaces it by another one.
+    """The handling of training samples that cannot be read: training stops, or another sample replaces them.
 
-    Which one is a function of the fetch alone, its sample and its seed, so that it is the same in any worker process,
-    on any rank and in a run that was resumed. Each process warns once of each bad sample, and stops at more than 10 of
-    them or 1 % of the split (but not at the first): by then it is not the files that are bad.
+    The replacement is a function of the fetch alone, its sample and its seed, so it is the same in any worker process,
+    on any rank and in a resumed run. Each process warns once of each bad sample. It stops at more than 10 bad samples
+    or more than 1 % of the split, but not at the first: so many point to a fault elsewhere than in single files.
 
     Args:
         policy: ``"stop"`` or ``"replace"``.
         length: Number of samples in the split.
-        sample_id: Name of a sample by its index.
+        sample_id: Function from the index of a sample to its name.
 
     Raises:
-        ValueError: Another policy.
+        ValueError: The policy is another one.
     """
 
     def __init__(self, policy: BadSamplePolicy, length: int, sample_id: Callable[[int], str]):
@@ -48,18 +48,18 @@ class BadSamples:
         self.length = length
         self.sample_id = sample_id
         self.most = max(1, min(_MOST, length // 100))
-        """Bad samples that a process puts up with."""
+        """Most bad samples that a process tolerates."""
         self._seen: set[int] = set()
 
     def read(self, fetch: Fetch, read: Callable[[int], Content]) -> tuple[int, Content]:
-        """Index and content of the sample, or of the one in its place.
+        """Read a sample, or the one that replaces it; return its index and content.
 
         Args:
-            fetch: What was asked for.
-            read: Reads a sample by its index.
+            fetch: The request.
+            read: Function that reads a sample by its index.
 
         Raises:
-            DataError: It cannot be read and training is to stop, or too many cannot.
+            DataError: The sample cannot be read and the policy is ``"stop"``, or too many samples cannot be read.
         """
         try:
             return fetch.sample, read(fetch.sample)

@@ -1,4 +1,4 @@
-"""What a whole split holds."""
+"""The contents of a whole split: class frequencies, ids and a digest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from robustseg.data.errors import DataError
 
 
 def count_class_pixels(dataset: SegmentationDataset, num_classes: int, ignore_index: int) -> list[int]:
-    """Pixels of each class, without augmentation; it reads every sample once.
+    """Count the pixels of each class, without augmentation; this reads every sample once.
 
     Raises:
         DataError: A sample is missing or cannot be used.
@@ -25,7 +25,7 @@ def count_class_pixels(dataset: SegmentationDataset, num_classes: int, ignore_in
 
 
 def unique_ids(dataset: SegmentationDataset, split: str) -> list[str]:
-    """Ids of the samples, in order.
+    """Return the ids of the samples, in order.
 
     Raises:
         DataError: Two samples have the same id.
@@ -38,7 +38,7 @@ def unique_ids(dataset: SegmentationDataset, split: str) -> list[str]:
 
 
 def digest_of(dataset: SegmentationDataset, ids: Sequence[str]) -> str:
-    """SHA-256 over ids, pixels and masks as they are evaluated; it reads every sample once.
+    """Compute the SHA-256 over ids, pixels and masks as they are evaluated; this reads every sample once.
 
     Raises:
         DataError: A sample is missing or cannot be used.

@@ -1,4 +1,4 @@
-"""Folders, and lists of samples in text files."""
+"""Folders and lists of samples in text files, with checks and clear errors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from robustseg.data.errors import DataError, not_permitted
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there, or a link to one.
+    """Return True for an existing folder, or a link to one.
 
     Raises:
-        DataError: Permissions forbid to tell.
+        DataError: Permissions forbid access.
     """
     return stat.S_ISDIR(_mode(path))
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there, or a link to one.
+    """Return True for an existing file, or a link to one.
 
     Raises:
-        DataError: Permissions forbid to tell.
+        DataError: Permissions forbid access.
     """
     return stat.S_ISREG(_mode(path))
 
@@ -38,10 +38,10 @@ def _mode(path: Path) -> int:
 
 
 def listed(folder: Path) -> list[Path]:
-    """What a folder holds, in order.
+    """Return the contents of a folder, in order.
 
     Raises:
-        DataError: Permissions forbid to list it.
+        DataError: Permissions forbid listing it.
     """
     try:
         return sorted(folder.iterdir())
@@ -50,12 +50,12 @@ def listed(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All that is in a folder and its subfolders, also where these are links; hidden files and folders are left out.
+    """Return all files below a folder, in order, links followed; hidden files and folders are left out.
 
-    A link to a folder that it is in itself is passed over, as all of it is found already.
+    A link to one of the folders above it is skipped, since its contents are found anyway.
 
     Raises:
-        DataError: Permissions forbid to list one of the folders.
+        DataError: Permissions forbid listing one of the folders.
     """
     return sorted(_below(folder, (os.path.realpath(folder),)))
 
@@ -64,7 +64,7 @@ def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
             found = [
-                # a link may lead nowhere, or to itself
+                # a link may be broken, or point to itself
                 (Path(entry.path), is_folder(Path(entry.path)) if entry.is_symlink() else entry.is_dir())
                 for entry in entries
                 if not entry.name.startswith(".")
@@ -79,26 +79,26 @@ def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
 
 
 def in_either_case(path: Path) -> Path:
-    """``path``, or the same name with its suffix in capitals where only that is there, such as ``x.JPG``."""
+    """Return ``path``, or the same name with its suffix in capitals if only that exists, such as ``x.JPG``."""
     capitals = path.with_name(path.stem + path.suffix.upper())
     return capitals if not is_file(path) and is_file(capitals) else path
 
 
 def examples(names: Iterable[str]) -> str:
-    """The first three names, and the number of the others."""
+    """List the first three names, and the number of the others."""
     ordered = sorted(names)
     return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
 
 def existing_folder(folder: Path, layout: str) -> Path:
-    """Return ``folder``.
+    """Return ``folder`` if it exists.
 
     Args:
-        folder: What must be there.
+        folder: The folder that must exist.
         layout: The expected folders in words, for the message.
 
     Raises:
-        DataError: It is not there, written in another case, or not to be looked into.
+        DataError: It does not exist, exists in another case, or permissions forbid access.
     """
     if is_folder(folder):
         return folder
@@ -114,7 +114,7 @@ def _name_there(folder: Path, other: Path) -> str:
 
 
 def _in_another_case(folder: Path) -> Path | None:
-    """The first missing part of a path, where it is there in other letters."""
+    """Find the folder that differs from the first missing part of a path only in case; None without one."""
     for path in [folder, *folder.parents]:
         if is_folder(path.parent):
             names = (entry for entry in listed(path.parent) if is_folder(entry))
@@ -123,10 +123,10 @@ def _in_another_case(folder: Path) -> Path | None:
 
 
 def first_folder(candidates: list[Path], root: Path, layout: str) -> Path:
-    """The first of ``candidates`` that is there.
+    """Return the first of ``candidates`` that exists.
 
     Raises:
-        DataError: None is; the message is about ``root`` itself where that is missing.
+        DataError: None exists; the message is about ``root`` itself if that is missing.
     """
     for candidate in candidates:
         if is_folder(candidate):
@@ -140,14 +140,14 @@ def first_folder(candidates: list[Path], root: Path, layout: str) -> Path:
 
 
 def read_list(path: Path, paths: bool = False) -> list[str]:
-    """Names of samples, one per line; blank lines and Windows line ends are passed over.
+    """Read names of samples, one per line; blank lines and Windows line ends are ignored.
 
     Args:
         path: A text file.
-        paths: A line may also be the paths of an image and its mask, which have the name that is meant.
+        paths: A line may also be the paths of an image and its mask, with the sample's name in common.
 
     Raises:
-        DataError: It is missing, no text or empty, or a line is not a plain name or occurs twice.
+        DataError: The file is missing, no UTF-8 text or empty, or a line is not a plain name or occurs twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -178,7 +178,7 @@ def read_list(path: Path, paths: bool = False) -> list[str]:
 
 
 def _common_name(line: str, path: Path, number: int) -> str:
-    """``x`` for ``/JPEGImages/x.jpg /SegmentationClassAug/x.png``."""
+    """Return ``x`` for ``/JPEGImages/x.jpg /SegmentationClassAug/x.png``."""
     image, mask = (Path(part).stem for part in line.split())
     if image != mask:
         raise DataError(
@@ -188,14 +188,14 @@ def _common_name(line: str, path: Path, number: int) -> str:
 
 
 def check_listed(path: Path, files: dict[str, Path]) -> None:
-    """Check that the files of all names in a list are there.
+    """Check that the files of all names in a list exist.
 
     Args:
-        path: The list.
+        path: The list, for the message.
         files: File of each name.
 
     Raises:
-        DataError: Some are not; it names the list, their number and the first of them.
+        DataError: Some are missing; the message names the list, their number and the first of them.
     """
     absent = [file for file in files.values() if not is_file(file)]
     if absent:

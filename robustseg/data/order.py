@@ -1,4 +1,4 @@
-"""The order in which training sees its samples, as a function of the run's seed, the epoch and the position."""
+"""The order of samples in training, as a function of the run's seed, the epoch and the position."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from robustseg.types import Sample
 
 
 class Fetch(NamedTuple):
-    """What a data set is asked for in training."""
+    """A request to a data set in training: a sample and the seed of its augmentation."""
 
     sample: int
-    """Its index."""
+    """Index of the sample."""
     seed: int
     """Seed of the augmentation."""
 
 
 def run_seed() -> int:
-    """Seed of the run, as set by Lightning's ``seed_everything``; 0 without it."""
+    """Return the run's seed, as set by Lightning's ``seed_everything``; 0 without it."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def derived_seed(*parts: object) -> int:
-    """A 63-bit seed that is a function of ``parts``, the same in every process (unlike Python's ``hash``)."""
+    """Derive a 63-bit seed from ``parts``, the same in every process (unlike Python's ``hash``)."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 class SampleOrder(DistributedSampler[Fetch]):
-    """Shuffled samples of an epoch, starting anywhere in it, with nothing to save but where.
+    """A sampler of shuffled samples that can start anywhere in an epoch; its position is its only state.
 
-    The permutation is a function of (seed, epoch), an augmentation of (seed, epoch, sample): neither depends on the
-    number of ranks, of worker processes, or on where a run was interrupted. Ranks take turns, so that k batches of
-    each of R ranks hold the same samples as k·R batches of one. What is left after the last whole update of an epoch
-    is dropped; another permutation drops others.
+    The permutation is a function of (seed, epoch), an augmentation of (seed, epoch, sample). Neither depends on the
+    number of ranks or worker processes, or on interruptions of the run. Ranks take turns, so that k batches of each of
+    R ranks hold the same samples as k·R batches of one. Samples after the last whole update of an epoch are dropped;
+    other epochs drop others.
 
     Lightning keeps any ``DistributedSampler`` that it finds in a loader, and calls ``set_epoch``.
 
     Args:
-        dataset: What is sampled from.
+        dataset: The data set to sample from.
         batch_size: Images per batch and rank.
-        accumulate: Batches per update; epochs are whole numbers of updates, where there are enough samples for one.
-        seed: Of the run; by default :func:`run_seed`.
+        accumulate: Batches per update; an epoch is a whole number of updates if there are enough samples for one.
+        seed: Seed of the run; by default :func:`run_seed`.
         num_replicas: Number of ranks; 1 without a process group.
-        rank: This process.
+        rank: Number of this process, counted from 0.
 
     Raises:
         DataError: There are too few samples for one batch on every rank.
@@ -84,13 +84,13 @@ class SampleOrder(DistributedSampler[Fetch]):
         """Begin in the middle of an epoch.
 
         Args:
-            epoch: Counted from 0.
+            epoch: Number of the epoch, counted from 0.
             position: Number of samples of that epoch that all ranks together have seen.
         """
         self.epoch, self.start = epoch, position
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of ``epoch``; where that is the one to start in, Lightning has only come to say so."""
+        """Go to the beginning of ``epoch``, unless it is the current one, which :meth:`start_at` may have begun."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
@@ -102,5 +102,5 @@ class SampleOrder(DistributedSampler[Fetch]):
             yield Fetch(order[position], derived_seed(seed, "augmentation", epoch, order[position]))
 
     def __len__(self) -> int:
-        """Samples of a whole epoch on this rank, wherever it starts: Lightning counts its batches from 0."""
+        """Return the samples of a whole epoch on this rank, wherever it starts: Lightning counts batches from 0."""
         return self.num_samples

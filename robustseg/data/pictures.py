@@ -1,4 +1,4 @@
-"""Opening and decoding picture files."""
+"""Functions that open, check and decode picture files."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from robustseg.data.errors import DataError, not_permitted
 from robustseg.data.transforms import Pixels
 
 DEEP_MODES = ("I", "I;16", "F")
-"""Pillow's modes that do not fit 8 bits and that it clips instead of scaling."""
+"""Pillow's modes of more than 8 bits, which Pillow clips instead of scaling."""
 
-# what Pillow raises on files that are cut short, empty or no pictures at all
+# Pillow's exceptions for files that are truncated, empty or no pictures
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 _ORIENTATION = 0x0112
-"""EXIF's tag of how a viewer is to turn a picture; 1 is not at all."""
+"""EXIF's tag of a picture's orientation; 1 means not turned."""
 _HOLDS_EXIF = ("exif", "xmp", "Raw profile type exif")
-"""Where Pillow keeps it; asking a PNG without them would decode the picture."""
+"""Pillow's keys of EXIF data; reading the tag of a PNG without them would decode the picture."""
 
 
 def open_picture(path: Path) -> Image.Image:
     """Read the header of a picture; the caller closes it.
 
     Raises:
-        DataError: It is missing or no picture.
+        DataError: The file is missing, unreadable or no picture.
     """
     try:
         return Image.open(path)
@@ -38,21 +38,21 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def undecodable(path: Path, error: Exception) -> DataError:
-    """The error for a file whose header is sound and whose contents are not."""
+    """Return the error for a file with a sound header and damaged contents."""
     return DataError(f"{path} cannot be decoded ({reason(error)}): replace or remove it.")
 
 
 def reason(error: Exception) -> str:
-    """What a library had to say, in one line."""
+    """Return a library's error message in one line."""
     if isinstance(error, UnidentifiedImageError):
         return "unknown format"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def stored_mode(picture: Image.Image) -> str:
-    """How a picture that is not decoded yet is stored, in Pillow's words: ``L;4`` for grey values of 4 bits.
+    """Return the mode of a picture as stored, before decoding, in Pillow's words: ``L;4`` for grey values of 4 bits.
 
-    Its ``mode`` does not tell: grey values of 2 and 4 bits are spread over 8, colours of 16 bits are cut to 8.
+    Its ``mode`` does not show this: grey values of 2 and 4 bits are spread over 8, colours of 16 bits are cut to 8.
     """
     tiles = picture.tile if isinstance(picture, ImageFile.ImageFile) else []
     stored = tiles[0][3] if tiles else None
@@ -63,12 +63,12 @@ def stored_mode(picture: Image.Image) -> str:
 
 
 def orientation(picture: Image.Image) -> int:
-    """How a viewer is to turn a picture, by its EXIF data: 1 to 8, 1 for not at all and where there are none."""
+    """Return a picture's EXIF orientation, 1 to 8; 1 means not turned, and is returned if there is none."""
     if not any(name in picture.info for name in _HOLDS_EXIF):
         return 1
     try:
         tag = picture.getexif().get(_ORIENTATION, 1)
-    except (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error):  # damaged, so no viewer follows it
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error):  # damaged, so viewers ignore it
         return 1
     return tag if tag in range(2, 9) else 1
 
@@ -77,12 +77,12 @@ def check_image(picture: Image.Image, path: Path, upright: bool = False) -> None
     """Check that an image has 8 bits per channel.
 
     Args:
-        picture: Not decoded yet.
-        path: Its file.
-        upright: Check as well that viewers show the pixels as they are stored.
+        picture: The picture, not decoded yet.
+        path: Its file, for the message.
+        upright: Check as well that its EXIF orientation does not turn it.
 
     Raises:
-        DataError: It has more, or its EXIF orientation turns it.
+        DataError: It has more bits, or its EXIF orientation turns it.
     """
     stored = stored_mode(picture)
     if picture.mode in DEEP_MODES or ";16" in stored:
@@ -95,18 +95,18 @@ def check_image(picture: Image.Image, path: Path, upright: bool = False) -> None
 
 
 UPRIGHT = "rotate its pixels and remove the tag (PIL.ImageOps.exif_transpose), so that it is stored as it is shown"
-"""What to do about an image with an EXIF orientation."""
+"""Remedy for an image with an EXIF orientation, for messages."""
 
 
 def decode_image(path: Path, upright: bool = False) -> Pixels:
-    """Decode an image to H×W×3 RGB, as it is stored: its EXIF orientation turns nothing.
+    """Decode an image to H×W×3 RGB as it is stored, ignoring its EXIF orientation.
 
     Args:
         path: A picture file.
-        upright: Refuse an image that has such an orientation.
+        upright: Refuse an image that its EXIF orientation turns.
 
     Raises:
-        DataError: It is missing, cut short, or has more than 8 bits per channel.
+        DataError: It is missing, truncated, turned (see ``upright``), or has more than 8 bits per channel.
     """
     with open_picture(path) as picture:
         check_image(picture, path, upright)
@@ -117,10 +117,10 @@ def decode_rgb(picture: Image.Image, path: Path) -> Pixels:
     """Decode an open picture to H×W×3 RGB.
 
     Raises:
-        DataError: It is cut short.
+        DataError: It is truncated or damaged.
     """
     try:
-        # convert would copy, which takes half as long as decoding
+        # convert would copy an RGB picture, which takes half as long as decoding
         return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except PILLOW_ERRORS as error:
         raise undecodable(path, error) from error

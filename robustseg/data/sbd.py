@@ -1,4 +1,4 @@
-"""Masks of the Semantic Boundaries Dataset, which are MATLAB files."""
+"""Masks of the Semantic Boundaries Dataset, stored as MATLAB files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MAGIC = b"MATLAB 5.0 MAT-file"
 
 
 def check_sbd_header(path: Path) -> None:
-    """Check that a file begins as a MATLAB 5 file does.
+    """Check that a file begins like a MATLAB 5 file.
 
     Raises:
-        DataError: It is missing or does not.
+        DataError: The file is missing, unreadable or begins otherwise.
     """
     try:
         with path.open("rb") as file:
@@ -34,15 +34,15 @@ def read_sbd_mask(path: Path) -> Pixels:
     """Decode ``GTcls.Segmentation``: H×W ids, 0 for the background and 1 to 20 for VOC's classes.
 
     Args:
-        path: A file of SBD's folder ``cls``; of ``inst``, whose numbers are objects, it is refused.
+        path: A file of SBD's folder ``cls``; files of ``inst``, with numbers of objects, are refused.
 
     Raises:
-        DataError: It is missing, damaged, or holds something else.
+        DataError: The file is missing, damaged, or holds something else.
     """
     check_sbd_header(path)
     try:
         variables = loadmat(path)
-    except Exception as error:  # of a file that was cut short or altered: a dozen types, from TypeError to zlib's
+    except Exception as error:  # for truncated or altered files: a dozen types, from TypeError to zlib's
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} cannot be decoded ({reason}): unpack SBD again.") from error
     if "GTcls" not in variables:

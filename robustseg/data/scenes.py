@@ -1,8 +1,8 @@
 """Procedural scenes: toys on a floor, with exact ground truth.
 
-Each class is a shape with a favourite texture and a favourite hue, and neither is reliable:
+Each class is a shape with a most frequent texture and hue, and neither is reliable:
 
-- The outline always tells the class. It is tens of grey levels strong, so it survives a perturbation of 8/255.
+- The outline always shows the class. It is tens of grey levels strong, so it survives a perturbation of 8/255.
 - The coarse texture is the class's own in most objects and any other in the rest; the hue scatters so widely that
   neighbouring classes overlap.
 - A fine grating of seven grey levels is the class's own in nearly all objects: a cue like any other to ordinary
@@ -27,7 +27,7 @@ from robustseg.data.transforms import Pixels
 from robustseg.types import IGNORE_INDEX
 
 Field = NDArray[np.floating[Any]]
-"""One value, or one colour, per pixel."""
+"""Field of one value, or one colour, per pixel."""
 Distance = Callable[[Field, Field, float], Field]
 """Distance of points (u, v) from the outline of a shape of radius r, all in pixels."""
 Texture = Callable[[Field, Field], Field]
@@ -41,7 +41,7 @@ TEXTURES: tuple[Texture, ...] = (
     lambda u, v: np.clip(4 * (np.cos(7 * u) + np.cos(7 * v)) - 3, -1, 1),
     lambda u, v: np.sign(np.sin(5 * u) * np.sin(5 * v)),
 )
-"""Stripes, planks, waves, circles, dots and checks: the favourites of ``TOYS``, in their order."""
+"""Stripes, planks, waves, circles, dots and checks: the most frequent textures of ``TOYS``, in their order."""
 
 
 GREY = (1.0, 1.0, 1.0)
@@ -50,7 +50,7 @@ YELLOW_BLUE = (0.5, 0.5, -1.0)
 
 
 class Toy(NamedTuple):
-    """What the objects of one class have in common."""
+    """The common properties of the objects of one class."""
 
     distance: Distance
     hue: float
@@ -60,7 +60,7 @@ class Toy(NamedTuple):
     grating: tuple[float, float, float]
     """RGB direction of the fine grating: grey, red against green, or yellow against blue."""
     upright: bool
-    """Whether the grating's lines run down instead of across; neither a flip nor a change of scale undoes that."""
+    """True if the grating's lines are vertical, not horizontal; flips and changes of scale preserve this."""
 
 
 def _flower(u: Field, v: Field, r: float) -> Field:
@@ -91,30 +91,30 @@ TOYS = (
         False,
     ),
 )
-"""Classes 1 to 6; class 0 is the floor with all that lies flat on it."""
+"""Classes 1 to 6; class 0 is the floor with the scraps on it."""
 
 
 class Canvas(NamedTuple):
-    """A scene while it is drawn."""
+    """A scene that is being drawn."""
 
     image: Field
-    """H×W×3 in [0, 1], RGB."""
+    """RGB image, H×W×3 in [0, 1]."""
     mask: Pixels
-    """H×W ids."""
+    """Class ids, H×W."""
     unit: float
-    """Hundredth of the shorter side, in pixels."""
+    """A hundredth of the shorter side, in pixels."""
 
 
 def render_scene(entropy: Sequence[int], size: tuple[int, int] = (96, 96)) -> tuple[Pixels, Pixels]:
     """Draw a scene.
 
     Args:
-        entropy: Numbers that determine it, none negative.
+        entropy: Non-negative integers that determine the scene.
         size: (height, width) in pixels.
 
     Returns:
         The H×W×3 RGB image and the H×W mask: 0 for the floor, 1 to 6 for ``TOYS``, and the ignore index along the
-        outlines, where a pixel shows both sides.
+        outlines, since a pixel there shows both sides.
     """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
     height, width = size
@@ -169,15 +169,15 @@ def _colour(rng: Generator, hue: float, saturation: tuple[float, float], value: 
 
 
 class Patch(NamedTuple):
-    """The rectangle of the canvas around a shape."""
+    """A rectangle of the canvas around a shape."""
 
     rows: slice
     columns: slice
     x: Field
-    """1×w columns and h×1 rows of the canvas, in pixels."""
+    """Columns (1×w) and, in ``y``, rows (h×1) of the canvas, in pixels."""
     y: Field
     u: Field
-    """h×w coordinates along the axes of the shape, in pixels from its centre."""
+    """Coordinates along the axes of the shape, ``u`` and ``v``, h×w in pixels from its centre."""
     v: Field
 
 
@@ -210,7 +210,7 @@ def _texture(rng: Generator, patch: Patch, radius: float, favourite: int, loyalt
 
 
 def _grating(rng: Generator, patch: Patch, toy: Toy) -> Field:
-    """Lines 3 pixels apart and 7 grey levels strong."""
+    """Return lines 3 pixels apart and 7 grey levels strong."""
     if rng.random() > 0.98:
         toy = TOYS[int(rng.integers(len(TOYS)))]
     wave = np.sin(np.float32(2.1) * (patch.x if toy.upright else patch.y))

@@ -1,6 +1,6 @@
-"""Resizing and augmentation of an image together with its mask.
+"""The resizing and augmentation of an image together with its mask.
 
-The only file that knows albumentations (2.0.8 is its last MIT release), so that it can be exchanged here alone.
+Only this file uses albumentations (2.0.8 is its last MIT release), so that it can be replaced here alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robustseg.types import IGNORE_INDEX
 
-# albumentations asks the network for a newer version of itself when imported
+# on import, albumentations looks for a newer version on the network
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -23,7 +23,7 @@ Pixels = NDArray[np.uint8]
 """H×W×3 RGB image or H×W mask."""
 
 IMAGENET_GREY = (124, 116, 104)
-"""ImageNet's mean colour, which the usual normalisation maps to zero."""
+"""ImageNet's mean colour in RGB, 0 to 255; the usual normalisation maps it to zero."""
 
 
 def check_size(name: str, size: tuple[int, int]) -> tuple[int, int]:
@@ -38,13 +38,15 @@ def check_size(name: str, size: tuple[int, int]) -> tuple[int, int]:
 
 
 class EvalTransform:
-    """Resize to a fixed size, or leave as is.
+    """A resizing to a fixed size, or no change.
 
-    Images are averaged over areas when they shrink and interpolated bilinearly otherwise; masks take the nearest
-    pixel, so that no id appears that was not there.
+    Images are averaged over areas if both sides shrink, and interpolated bilinearly otherwise. Masks take the nearest
+    pixel, so that no new ids appear.
 
     Args:
         size: (height, width) in pixels; ``None`` keeps the size.
+    Raises:
+        ValueError: ``size`` is not a pair of positive numbers.
     """
 
     def __init__(self, size: tuple[int, int] | None = None) -> None:
@@ -61,7 +63,7 @@ class EvalTransform:
             height,
             width,
             interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-            # INTER_NEAREST rounds down, which moves the mask by half a pixel against the image
+            # INTER_NEAREST rounds down, which shifts the mask by half a pixel against the image
             mask_interpolation=cv2.INTER_NEAREST_EXACT,
         )
         result = resize(image=image, mask=mask)
@@ -69,14 +71,14 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """Random scale, crop, horizontal flip and colour jitter, determined by a seed.
+    """Random scale, crop, horizontal flip and colour jitter as a function of a seed.
 
-    Where the scaled image is smaller than the crop it is padded at a random side, the image with grey and the mask
-    with ``ignore_index``.
+    A scaled image that is smaller than the crop is padded at a random side, the image with ``fill`` and the mask with
+    ``ignore_index``.
 
     Args:
         crop_size: (height, width) of the result in pixels.
-        scale: Range of the factor that the image is resized by, the same for both sides; (1, 1) switches it off.
+        scale: Range of the resizing factor, the same for both sides; (1, 1) switches it off.
         flip: Probability of a horizontal flip.
         color: Strength of the jitter: brightness, contrast and saturation change by a factor in 1 ± color, the hue
             by ± color / 5 of a full turn. 0 switches it off.
@@ -135,19 +137,20 @@ class TrainTransform:
         return steps
 
     def __call__(self, image: Pixels, mask: Pixels, seed: int) -> tuple[Pixels, Pixels]:
-        """Augment an H×W×3 image and its H×W mask; the result depends on nothing but the arguments.
+        """Augment an H×W×3 image and its H×W mask; the result depends on the arguments only.
 
         Args:
-            image: H×W×3 RGB.
-            mask: H×W ids.
-            seed: Not negative.
+            image: RGB image, H×W×3.
+            mask: Class ids, H×W.
+            seed: Seed of the random choices, not negative.
 
         Returns:
-            The image and the mask, ``crop_size`` large.
+            The image and the mask, both of size ``crop_size``.
         """
         # one image per worker is parallel enough, and OpenCV's own threads do not survive a fork
         cv2.setNumThreads(0)
-        # not set_random_seed: it starts every step with the same seed, which ties the flip to the place of the crop
+        # not set_random_seed, which starts every step with the same seed: the flip would depend on the place of the
+        # crop
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         result = self.pipeline(image=image, mask=mask)
         return result["image"], result["mask"]
