@@ -2,7 +2,7 @@
 # Training with torchrun: machines without a scheduler, or jobs of another one. From the repository's root, on one
 # machine with four GPUs:
 #
-#   configs/slurm/torchrun.sh 4 --config configs/experiment/camvid/pspnet_r50_segpgd3.yaml
+#   configs/slurm/torchrun.sh 4 --config experiment/camvid/pspnet_r50_segpgd3
 #
 # On two machines the same is run on each, with the first one's name and a free port of it:
 #

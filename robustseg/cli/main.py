@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustseg import __version__
+from robustseg.cli.configs import list_configs
 from robustseg.cli.models import inspect_checkpoint, list_models
 from robustseg.cli.results import leaderboard, list_datasets, merge_shards
 from robustseg.cli.studies import study_command, transfer_command
@@ -32,19 +33,20 @@ from robustseg.training.strategy import check_strategy
 
 _USAGE = """usage: robustseg COMMAND [options]
 
-  train      train a model and score it at the end:   robustseg train --config configs/quickstart.yaml
+  train      train a model and score it at the end:   robustseg train --config quickstart
   evaluate   score a checkpoint under attacks:        robustseg evaluate --config RUN/config.yaml --ckpt_path FILE
   merge      bring shards of an evaluation together:  robustseg merge NEW SHARD SHARD ...
   leaderboard
              rank evaluations of several models:      robustseg leaderboard EVALUATION EVALUATION ...
   study      curves and ablations of a checkpoint:    robustseg study --config RUN/config.yaml
-                                                          --config configs/study/step_curve.yaml --ckpt_path FILE
+                                                          --config study/step_curve --ckpt_path FILE
   transfer   show images of each model to all:        robustseg transfer --models A=RUN B=RUN
-                                                          --config configs/study/transfer.yaml --output DIR
+                                                          --config study/transfer --output DIR
+  configs    which --config takes by name:            robustseg configs quickstart
   datasets   which there are, and their layout:       robustseg datasets PascalVOC
   models     which networks there are:                robustseg models pspnet_r50
   inspect    what is this file of weights?            robustseg inspect FILE --network pspnet_r50
-  doctor     is this machine, or this job, fit?       robustseg doctor --config configs/data/camvid.yaml
+  doctor     is this machine, or this job, fit?       robustseg doctor --config data/camvid
 
 robustseg train --help and robustseg evaluate --help list all options."""
 
@@ -178,6 +180,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "leaderboard": leaderboard,
         "study": study,
         "transfer": transfer,
+        "configs": list_configs,
         "datasets": list_datasets,
         "models": list_models,
         "inspect": inspect_checkpoint,

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from robustseg.config.safety import limit_imports, refused_object
 from robustseg.models import ModelError, Network
 from robustseg.models.catalogue import Facts, catalogue, facts, find_variant
 from robustseg.models.checkpoints.inspect import describe_file, describe_fit
+from robustseg.shipped import ConfigFileError, complete, find
 
 _WIDTH = 100
 
@@ -44,7 +44,7 @@ def list_models(args: Sequence[str]) -> int:
         "Mparams: million parameters with 21 classes. stride: pixels per cell of the coarsest features; logits: of the "
         "logits, before they are resized. images: the normalisation that the network expects, which is part of the "
         "model. Each loads its own checkpoints and those of the projects listed. "
-        "--config configs/network/NAME.yaml takes one; robustseg models NAME shows it."
+        "--config network/NAME takes one; robustseg models NAME shows it."
     )
     print(textwrap.fill(notes, _WIDTH))
     return 0
@@ -70,7 +70,7 @@ def _in_full(name: str) -> str:
     lines = [variant.name]
     for label, text in rows:
         lines += textwrap.wrap(text, _WIDTH, initial_indent=f"  {label:<12}", subsequent_indent=" " * 14)
-    return "\n".join([*lines, "", f"# configs/network/{variant.name}.yaml", variant.text.rstrip()])
+    return "\n".join([*lines, "", f"# --config network/{variant.name}", variant.text.rstrip()])
 
 
 def inspect_checkpoint(args: Sequence[str]) -> int:
@@ -79,7 +79,7 @@ def inspect_checkpoint(args: Sequence[str]) -> int:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Checkpoints of any project.")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--network", metavar="NAME", help="Compare with this one; robustseg models lists them.")
-    which.add_argument("--config", action="append", metavar="YAML", help="Compare with model.network of this; repeat.")
+    which.add_argument("--config", action="append", metavar="NAME", help="Compare with model.network of this; repeat.")
     parser.add_argument("--num_classes", type=int, help="Classes of that network; by default those of the file.")
     options = parser.parse_args(args)
     build: Callable[[int], Network] | None = None
@@ -102,16 +102,13 @@ def _configured(paths: Sequence[str]) -> Callable[[int], Network]:
     chosen: dict[str, Any] | None = None
     for path in paths:
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path} cannot be read as YAML: {' '.join(str(error).split())[:200]}.") from error
-        model = content.get("model") if isinstance(content, dict) else None
+            model = complete(find(path)).get("model")
+        except ConfigFileError as error:
+            raise ModelError(f"--config {error}") from error
         network = model.get("network") if isinstance(model, dict) else None
         chosen = {"class_path": network} if isinstance(network, str) else network or chosen
     if not isinstance(chosen, dict) or "class_path" not in chosen:
-        raise ModelError(
-            f"{', '.join(paths)}: no model.network with a class_path in it: add configs/network/NAME.yaml."
-        )
+        raise ModelError(f"{', '.join(paths)}: no model.network with a class_path in it: add --config network/NAME.")
     limit_imports([])
     return lambda num_classes: _build(chosen, num_classes)
 

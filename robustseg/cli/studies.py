@@ -14,6 +14,7 @@ from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.benchmark import Benchmark
 from robustseg.resume.runs import CHECKPOINTS, LAST, run_folder
+from robustseg.shipped import ConfigFileError, find
 from robustseg.studies.errors import StudyError
 from robustseg.studies.run import run_study, run_transfer, target
 from robustseg.studies.study import Answering, Study, StudyAcrossModels
@@ -160,7 +161,7 @@ def _parse_model(text: str, option: str) -> ModelFiles:
     run, config, checkpoint = Path(where), Path(where), None
     if not run.exists() and ":" in where:
         front, _, back = where.rpartition(":")
-        run, config, checkpoint = Path(front), Path(front), Path(back)
+        run, config, checkpoint = Path(front), _configuration(front, f"{option} {text}"), Path(back)
     if run.is_dir():
         config = run / "config.yaml"
         checkpoint = checkpoint or run / CHECKPOINTS / LAST
@@ -171,6 +172,13 @@ def _parse_model(text: str, option: str) -> ModelFiles:
         if not path.is_file():
             raise StudyError(f"{option} {text}: there is no {path}: name the folder of a finished run.")
     return ModelFiles(name, config, checkpoint)
+
+
+def _configuration(name: str, given: str) -> Path:
+    try:
+        return find(name)
+    except ConfigFileError as error:
+        raise StudyError(f"{given}: {error}") from error
 
 
 def check_same_data(first: SegmentationData, other: SegmentationData, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from robustseg.attacks import AttackError
 from robustseg.callbacks import AttackProgressBar, EpochLines, RobustnessEvaluation
 from robustseg.config.benchmark_of import EVALUATE_OPTIONS, benchmark_of, read_ids
 from robustseg.config.messages import Parser, keys_of
+from robustseg.config.named import ConfigFile
 from robustseg.config.safety import OPTION, limit_imports, refused_object, split_allowed
 from robustseg.data import DataError, SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
@@ -123,6 +125,15 @@ class RobustSegCLI(LightningCLI):
         parser.set_defaults({f"trainer.{name}": value for name, value in self.trainer_defaults.items()})
         parser.add_lightning_class_args(RobustSegmentation, "model")
         parser.add_subclass_arguments(SegmentationData, "data", fail_untyped=False, required=True)
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Lightning's, whose ``--config`` takes the names of shipped configurations as well."""
+        parser = self.parser_class(
+            **{"dump_header": [f"pytorch_lightning=={metadata.version('pytorch_lightning')}"], **kwargs}
+        )
+        about = "A YAML file, or the name of a configuration that robustseg configs lists; later ones win."
+        parser.add_argument("-c", "--config", action=ConfigFile, help=about)
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own options beside Lightning's."""

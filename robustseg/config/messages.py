@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from inspect import isabstract
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 from torch.optim import Optimizer
 
 from robustseg.attacks import Attack, AttackLoss, TargetMap
+from robustseg.config.named import completed
 from robustseg.config.safety import refused_import
 from robustseg.data import SegmentationData
 from robustseg.detectors import Detector
 from robustseg.models import Network
+from robustseg.shipped import ConfigFileError
 from robustseg.studies import Study
 from robustseg.types import parse_fraction
 
@@ -35,7 +39,17 @@ _SELECTABLE: dict[str, type[Any]] = {
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser with short errors that suggest the class that was meant."""
+    """Lightning's parser with short errors that suggest the class that was meant, and files that include others."""
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """Parse a file with what it includes, which a saved configuration then holds in full."""
+        try:
+            text = completed(Path(path))
+        except ConfigFileError as error:
+            self.error(str(error))
+        if text is None:
+            return super().parse_path(path, *args, **kwargs)
+        return self.parse_string(text, Path(path).name, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and how to get help, and exit with status 2."""

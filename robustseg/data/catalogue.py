@@ -48,7 +48,7 @@ class DatasetRow:
     """Paper, and where to get the files."""
     licence: str
     config: str
-    """A configuration to start from."""
+    """The shipped configuration to start from."""
     test_split: str
     """Which split scores are measured on."""
 
@@ -65,7 +65,7 @@ def datasets() -> list[DatasetRow]:
             ("nothing on disk: the scenes are drawn from a seed",),
             "part of this package",
             "as this package",
-            "configs/data/synthetic.yaml",
+            "data/synthetic",
             "test",
         )
     )
@@ -103,7 +103,7 @@ def _row(module: type[FileDataModule]) -> DatasetRow:
         layout,
         module.source,
         module.licence,
-        f"configs/data/{_CONFIGS[module]}.yaml",
+        f"data/{_CONFIGS[module]}",
         "test, or val where there is no test folder" if module in (CamVid, FolderPairs) else "val",
     )
 
@@ -124,7 +124,8 @@ def describe(row: DatasetRow, full: bool = False) -> str:
     lines = [f"{row.name} ({classes})", *textwrap.wrap(row.about, _WIDTH, initial_indent="  ", subsequent_indent="  ")]
     lines += _wrap("images", [f"{sizes}; scored on {row.test_split}"])
     lines += _wrap("below root", row.layout)
-    lines += _wrap("source", [row.source]) + _wrap("licence", [row.licence]) + _wrap("config", [row.config])
+    lines += _wrap("source", [row.source]) + _wrap("licence", [row.licence])
+    lines += _wrap("start with", [f"--config {row.config}"])
     if full and row.class_names:
         names = (f"{number}\xa0{name}" for number, name in enumerate(row.class_names))
         lines += [line.replace("\xa0", " ") for line in _wrap("class ids", [", ".join(names)])]

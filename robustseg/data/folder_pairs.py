@@ -12,6 +12,7 @@ from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import Check, FilePair, pair_by_stem
 from robustseg.data.folders import is_file, is_folder
 from robustseg.data.masks import RGB, MaskFormat
+from robustseg.shipped.names import files, plain
 from robustseg.types import IGNORE_INDEX
 
 
@@ -23,7 +24,7 @@ class FolderPairs(FileDataModule):
     - ``{train,val,test}/images/**/*.jpg`` (or PNG): the images, in subfolders or not
     - ``{train,val,test}/masks/**/*.png``: masks of the same relative paths, ids or colours of the class table
 
-    The class table is a file such as ``configs/classes/example.yaml``::
+    The class table is a file such as ``classes/example``, which robustseg configs prints::
 
         classes:
           - {name: road, id: 7, colour: [128, 64, 128]}
@@ -57,7 +58,9 @@ class FolderPairs(FileDataModule):
         "{train,val,test}/images/**/*.jpg (or PNG): the images, in subfolders or not",
         "{train,val,test}/masks/**/*.png: masks of the same relative paths, ids or colours of the class table",
     )
-    source: ClassVar[str] = "your own files, with a class table such as configs/classes/example.yaml (data.classes)"
+    source: ClassVar[str] = (
+        "your own files, with a class table such as robustseg configs classes/example prints (data.classes)"
+    )
     licence: ClassVar[str] = "yours"
     upright: ClassVar[bool] = True
 
@@ -117,8 +120,10 @@ class FolderPairs(FileDataModule):
 
 
 def _table_path(classes: str, root: Path) -> Path:
+    """A file here, or else in ``root``, or else a shipped one."""
     path = Path(classes).expanduser()
-    return root / path if not is_file(path) and is_file(root / path) else path
+    found = next((each for each in (path, root / path) if is_file(each)), None)
+    return found or files().get(plain(classes), path)
 
 
 def _template(name: str, template: str) -> str:

@@ -37,7 +37,7 @@ All options of robustseg train are taken as well: with the run's own, above all 
 trainer.devices, data.num_workers and the data with this machine. Without, it measures the embedded scenes.
 
   robustseg doctor
-  robustseg doctor --config configs/data/camvid.yaml --data.root /data/camvid --path /scratch/runs
+  robustseg doctor --config data/camvid --data.root /data/camvid --path /scratch/runs
   robustseg doctor --only slurm distributed
   srun robustseg doctor --only devices distributed     all tasks of a job join as training would
 

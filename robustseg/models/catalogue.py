@@ -1,15 +1,13 @@
-"""The named networks of ``configs/network/*.yaml``, in the repository or in an installed package."""
+"""Named networks: the shipped configurations ``network/*``."""
 
 from __future__ import annotations
 
 import difflib
-import importlib.metadata
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from inspect import isabstract
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -20,8 +18,9 @@ from torch import nn
 from robustseg.models.checkpoints.recognise import LAYOUTS, Layout
 from robustseg.models.errors import ModelError
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from robustseg.shipped import files
 
-_INSTALLED = "share/robustseg/network"
+_FOLDER = "network/"
 _PROBE = 256
 """Side in pixels of the image that the logits' stride is measured on."""
 
@@ -31,18 +30,12 @@ class Variant:
     """A named network.
 
     Attributes:
-        name: Name of the file, without ``.yaml``.
+        name: That of the file in ``network``.
         text: The file's content, which is the configuration.
     """
 
     name: str
     text: str
-
-    @property
-    def source(self) -> str:
-        """The comment lines of the file, as one string."""
-        lines = [line.removeprefix("#").strip() for line in self.text.splitlines() if line.startswith("#")]
-        return " ".join(lines)
 
     @property
     def network(self) -> str:
@@ -75,22 +68,10 @@ def catalogue() -> Mapping[str, Variant]:
     """Return every named network, by name.
 
     Raises:
-        ModelError: The files are neither in the repository nor in the installed package.
+        ConfigFileError: The files were not installed with the package.
     """
-    found = {path.stem: Variant(path.stem, path.read_text(encoding="utf-8")) for path in sorted(_files())}
-    if not found:
-        raise ModelError("the files of configs/network were not installed with robustseg: install it again.")
-    return MappingProxyType(found)
-
-
-def _files() -> list[Path]:
-    """Return the repository's files, or those that a wheel installed beside the package (setup.cfg, data_files)."""
-    repository = list((Path(__file__).parents[2] / "configs" / "network").glob("*.yaml"))
-    try:
-        installed = importlib.metadata.files("robustseg") or []
-    except importlib.metadata.PackageNotFoundError:
-        installed = []
-    return repository or [Path(str(path.locate())) for path in installed if path.match(f"{_INSTALLED}/*.yaml")]
+    found = {name.removeprefix(_FOLDER): path for name, path in files().items() if name.startswith(_FOLDER)}
+    return MappingProxyType({name: Variant(name, path.read_text(encoding="utf-8")) for name, path in found.items()})
 
 
 def classes() -> dict[str, type[Network]]:
@@ -170,8 +151,8 @@ def layouts_of(variant: Variant, network: nn.Module) -> list[Layout]:
 
 
 def config_name(layout: Layout) -> str:
-    """Return the name of the network that a layout refers to; any text after the file's name is advice."""
-    return layout.config.partition(" ")[0].removesuffix(".yaml")
+    """The named network that a layout refers to; what follows the name there is advice."""
+    return layout.config.partition(" ")[0]
 
 
 def _family(name: str) -> str:

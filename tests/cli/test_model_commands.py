@@ -115,7 +115,7 @@ def test_a_checkpoint_of_another_project(tmp_path, capsys):
     text = printed(capsys, "inspect", tmp_path / "train.pth", "--network", "pspnet_r50_semseg")
     for words in (
         "hszhao/semseg PSPNet",
-        "configs/network/pspnet_r50_semseg.yaml",
+        "network/pspnet_r50_semseg",
         "classes      19",
         "state_dict_ema (another state dict)",
         "fits         PSPNet of 19 classes",
@@ -131,7 +131,7 @@ def test_a_named_network_is_found_by_its_tensors(tmp_path, capsys, monkeypatch):
     args = few["pspnet_small"].init_args
     torch.save(SegmentationModel(PSPNet(7, **args)).state_dict(), tmp_path / "weights.pth")
     text = printed(capsys, "inspect", tmp_path / "weights.pth")
-    assert "configs/network/pspnet_small.yaml" in text
+    assert "network/pspnet_small" in text
     assert "classes      7" in text
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from robustseg.attacks import Attack
 from robustseg.cli.main import RobustSegCLI
+from robustseg.shipped import complete
 from robustseg.studies import Study
 from tests.helpers.paths import ROOT
 
@@ -17,7 +18,7 @@ CONFIGS = ROOT / "configs"
 EXPERIMENTS = sorted((CONFIGS / "experiment" / "camvid").glob("*.yaml"))
 FRAGMENTS = sorted(
     path
-    for folder in ("attack", "data", "inference", "network", "robustness")
+    for folder in ("attack", "data", "inference", "network", "recipe", "robustness")
     for path in (CONFIGS / folder).glob("*.yaml")
 )
 STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
@@ -60,12 +61,10 @@ def test_experiment(path, tmp_path):
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiments_of_one_network_differ_in_the_attacker_only(path):
     """The rows of a table are comparable: all else is that of the network's SegPGD3-AT run."""
-    import yaml
-
     network, attack = path.stem.rsplit("_", 1)
     if not (path.parent / f"{network}_segpgd3.yaml").exists():
         pytest.skip("this network is trained without attack only")
-    run, twin = (yaml.safe_load((path.parent / f"{network}_{name}.yaml").read_text()) for name in (attack, "segpgd3"))
+    run, twin = (complete(path.parent / f"{network}_{name}.yaml") for name in (attack, "segpgd3"))
     for config in (run, twin):
         del config["experiment"], config["model"]["attack"]
         config["model"].pop("adversarial_fraction", None)

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from robustseg.attacks import DAG, DS, PGD, Houdini, Targeted
 from robustseg.cli.main import RobustSegCLI
 from robustseg.models import ModelError, SlidingWindow
+from robustseg.shipped import complete
 from tests.data.trees import ade20k_tree, bdd100k_tree, cityscapes_tree, sbd_tree, voc_tree
 from tests.helpers.paths import ROOT
 
@@ -56,12 +56,8 @@ def key(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
-def read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
 def network_arguments(path: Path) -> dict[str, Any]:
-    arguments: dict[str, Any] = read(path)["model"]["network"]["init_args"]
+    arguments: dict[str, Any] = complete(path)["model"]["network"]["init_args"]
     return arguments
 
 
@@ -98,7 +94,7 @@ def test_run(path: Path, trees: Trees, tmp_path: Path):
     cli = build(path, trees, tmp_path)
     folder, (network, attack) = path.parent.name, path.stem.rsplit("_", 1)
     robust = network.endswith("_robust")
-    assert ("pretrained" in network_arguments(path)) != ("weights" in network_arguments(path))
+    assert network_arguments(path).get("pretrained", False) != ("weights" in network_arguments(path))
     assert not robust or "weights" in network_arguments(path)
     assert cli.config.experiment == key(path)
     cli.datamodule.share_batch(1)
@@ -150,7 +146,7 @@ def attacker_free(run: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", sorted({key(path).rsplit("_", 1)[0] for path in RUNS}))
 def test_runs_of_one_network_differ_in_the_attacker_only(name: str):
-    runs = [read(path) for path in RUNS if key(path).rsplit("_", 1)[0] == name]
+    runs = [complete(path) for path in RUNS if key(path).rsplit("_", 1)[0] == name]
     first, *others = [attacker_free(run) for run in runs]
     assert all(other == first for other in others)
 
@@ -158,20 +154,19 @@ def test_runs_of_one_network_differ_in_the_attacker_only(name: str):
 @pytest.mark.parametrize("data", ["voc", "cityscapes"])
 def test_models_of_a_transfer_table_see_the_same_images(data: str):
     compared = TRANSFER | (XIANG if data == "voc" else set())
-    first, *others = [read(EXPERIMENTS / data / f"{network}_standard.yaml")["data"] for network in sorted(compared)]
+    first, *others = [complete(EXPERIMENTS / data / f"{network}_standard.yaml")["data"] for network in sorted(compared)]
     assert all(other == first for other in others)
     for network in ("pspnet_r50", "deeplabv3_r50"):  # targets of Table 3
-        assert read(EXPERIMENTS / data / f"{network}_pgd3.yaml")["data"] == first
+        assert complete(EXPERIMENTS / data / f"{network}_pgd3.yaml")["data"] == first
 
 
 @pytest.mark.parametrize("name", ["pspnet_r50", "pspnet_r101", "deeplabv3_r50"])
 def test_networks_are_those_of_the_reference_code(name: str):
     """So that its checkpoints fit them (docs/papers.md, DDCAT)."""
     ours, theirs = (
-        read(path)["model"]["network"]
+        complete(path)["model"]["network"]
         for path in (EXPERIMENTS / "voc" / f"{name}_standard.yaml", CONFIGS / "network" / f"{name}_semseg.yaml")
     )
-    assert theirs["init_args"].pop("backbone_args") is None
     assert ours == theirs
 
 
@@ -184,9 +179,10 @@ def test_networks_are_those_of_the_reference_code(name: str):
 )
 def test_networks_are_those_of_pirat(run: str, network: str):
     """So that its checkpoints fit them."""
-    ours = read(EXPERIMENTS / f"{run}.yaml")["model"]["network"]
-    theirs = read(CONFIGS / "network" / f"{network}.yaml")["model"]["network"]
+    ours = complete(EXPERIMENTS / f"{run}.yaml")["model"]["network"]
+    theirs = complete(CONFIGS / "network" / f"{network}.yaml")["model"]["network"]
     assert ours["init_args"].pop("weights")
+    assert not ours["init_args"].pop("pretrained", False)
     theirs["init_args"].pop("pretrained", None)
     assert ours == theirs
 
@@ -195,7 +191,7 @@ def test_a_network_is_the_same_on_each_data_set():
     """Where a paper has it on several."""
     networks: dict[str, Any] = {}
     for path in RUNS:
-        section = read(path)["model"]["network"]
+        section = complete(path)["model"]["network"]
         assert networks.setdefault(path.stem.rsplit("_", 1)[0], section) == section
 
 
@@ -238,7 +234,7 @@ def test_every_row_of_the_papers_is_in_the_table():
 
 
 def attacks_of(kind: str, name: str) -> dict[str, Any]:
-    file = read(CONFIGS / kind / f"{name}.yaml")
+    file = complete(CONFIGS / kind / f"{name}.yaml")
     section = file["robustness"] if kind == "robustness" else file["study"]["init_args"]
     found: dict[str, Any] = section["attacks"]
     return found

@@ -1,13 +1,12 @@
 """The list of data sets and its command."""
 
 import pytest
-import yaml
 
 import robustseg.data
 from robustseg.cli.main import main
 from robustseg.data import DataError, FileDataModule, SegmentationData
 from robustseg.data.catalogue import datasets, describe, find_dataset
-from tests.helpers.paths import ROOT
+from robustseg.shipped import complete, find
 
 
 def test_every_data_set_is_in_it():
@@ -20,7 +19,7 @@ def test_every_data_set_is_in_it():
 @pytest.mark.parametrize("row", datasets(), ids=lambda row: row.name)
 def test_rows_are_complete_and_their_configs_exist(row):
     assert all((row.about, row.layout, row.source, row.licence, row.test_split))
-    config = yaml.safe_load((ROOT / row.config).read_text())
+    config = complete(find(row.config))
     assert config["data"]["class_path"] == row.name
 
 

@@ -1,14 +1,11 @@
-"""The networks that ``robustseg models`` lists are those of configs/network, also of an installed package."""
+"""The networks that ``robustseg models`` lists are those of configs/network."""
 
 from __future__ import annotations
-
-import importlib.metadata
 
 import pytest
 import torch
 
 from robustseg.models import FCN, IMAGENET_MEAN, IMAGENET_STD, ModelError, Network
-from robustseg.models import catalogue as module
 from robustseg.models.catalogue import catalogue, classes, config_name, describe_normalisation, facts, find_variant
 from robustseg.models.checkpoints.recognise import LAYOUTS
 from tests.helpers.paths import ROOT
@@ -20,21 +17,6 @@ def test_the_catalogue_is_the_folder():
     assert {name: variant.text for name, variant in catalogue().items()} == {
         path.stem: path.read_text(encoding="utf-8") for path in FILES
     }
-
-
-class Installed(importlib.metadata.PackagePath):
-    def locate(self):
-        return ROOT / "configs/network" / self.name
-
-
-def test_without_the_repository_it_is_what_was_installed(monkeypatch):
-    monkeypatch.setattr(module, "__file__", "/site-packages/robustseg/models/catalogue.py")
-    brought = [Installed("../../../share/robustseg/network/fcn_r50.yaml"), Installed("robustseg/models/catalogue.py")]
-    monkeypatch.setattr(importlib.metadata, "files", lambda name: brought)
-    assert list(catalogue.__wrapped__()) == ["fcn_r50"]
-    monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
-    with pytest.raises(ModelError, match=r"configs/network .* install it again"):
-        catalogue.__wrapped__()
 
 
 def test_every_class_has_a_variant():

@@ -80,7 +80,9 @@ def _of_other_depth(
         parts.append(f"a ResNet-{depth}{over}")
     known = recognise(state, layouts)
     same = known is not None and depth is not None and isinstance(model.network, known[0].network)
-    remedy = f"use configs/network/{known[0].config_of(known[1])}" if known and same else "take the backbone of its run"
+    remedy = (
+        f"use --config network/{known[0].config_of(known[1])}" if known and same else "take the backbone of its run"
+    )
     return f"{': '.join(parts)}; {remedy}"
 
 

@@ -88,10 +88,10 @@ def _belongs_to(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     if known is not None:
         layout, inner = known
         config = layout.config_of(inner)
-        return [("layout", layout.name), ("loads into", f"configs/network/{config}"), *_classes(state, layout)]
+        return [("layout", layout.name), ("loads into", f"network/{config}"), *_classes(state, layout)]
     fitting = [(name, count) for name in catalogue() if (count := _count_if_it_fits(state, name)) is not None]
     if fitting:
-        names = shorten([f"configs/network/{name}.yaml" for name, _ in fitting])
+        names = shorten([f"network/{name}" for name, _ in fitting])
         return [("layout", "robustseg, or a library that is adapted"), ("loads into", names), _class_row(fitting[0][1])]
     try:
         classifier = classifier_weights(state)

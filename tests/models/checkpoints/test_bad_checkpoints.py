@@ -73,7 +73,7 @@ def test_pspnet_into_deeplab(pspnet_file):
         "hszhao/semseg PSPNet",
         "the network is a DeepLabV3",
         "use PSPNet",
-        "configs/network/pspnet_r50_semseg",
+        "network/pspnet_r50_semseg",
     ):
         assert words in message
 
@@ -104,7 +104,7 @@ def test_a_deeper_file_of_another_project(tmp_path):
     message = refused(model, tmp_path / "r101.pth")
     assert "read as hszhao/semseg PSPNet" in message
     assert "23 blocks in network.backbone.body.layer3 where 2 are expected: a ResNet-101" in message
-    assert "use configs/network/pspnet_r101_semseg.yaml" in message
+    assert "use --config network/pspnet_r101_semseg" in message
 
 
 # Another number of classes

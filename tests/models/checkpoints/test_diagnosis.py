@@ -53,8 +53,8 @@ def why(network, state):
 def test_a_deeper_resnet_is_named_with_its_configuration(network, name, config):
     reason = why(on_meta(network, 5), torchvision(name))
     assert "23 blocks in network.backbone.body.layer3 where 6 are expected: a ResNet-101" in reason
-    assert f"use configs/network/{config}.yaml" in reason
-    with pytest.raises(ModelError, match=f"use {network.__name__}, as in configs/network/{config}.yaml"):
+    assert f"use --config network/{config}" in reason
+    with pytest.raises(ModelError, match=rf"use {network.__name__}, as in network/{config}\."):
         why(on_meta(PSPNet, 5), torchvision(name))
 
 
@@ -63,9 +63,9 @@ def test_inspect_names_the_configuration_of_the_depth(tmp_path, capsys):
     torch.save(state, tmp_path / "r101.pth")
     assert main(["inspect", str(tmp_path / "r101.pth"), "--network", "fcn_r50"]) == 1
     text = capsys.readouterr().out
-    assert "loads into   configs/network/fcn_r101.yaml" in text
+    assert "loads into   network/fcn_r101" in text
     assert "23 blocks in network.backbone.body.layer3 where 6 are expected: a ResNet-101" in text
-    assert "use configs/network/fcn_r101.yaml" in text
+    assert "use --config network/fcn_r101" in text
 
 
 RESNETS = [layout for layout in LAYOUTS if "_r18" in layout.config or "_r50" in layout.config]
@@ -76,8 +76,8 @@ def test_every_configuration_that_is_named_exists_and_has_its_depth(layout):
     for depth in (18, 34) if "_r18" in layout.config else (50, 101, 152):
         stages = enumerate(DEPTHS[depth], 1)
         keys = [f"layer{stage}.{block}.conv2" for stage, blocks in stages for block in range(blocks)]
-        config, _, advice = layout.config_of([*keys, *(["layer1.0.conv3"] if depth >= 50 else [])]).partition(".yaml")
-        backbone = advice.removeprefix(" with backbone: ") or catalogue()[config].init_args["backbone"]
+        config, _, advice = layout.config_of([*keys, *(["layer1.0.conv3"] if depth >= 50 else [])]).partition(" ")
+        backbone = advice.removeprefix("with backbone: ") or catalogue()[config].init_args["backbone"]
         assert timm.is_model(backbone)
         assert f"resnet{depth}" in backbone
         assert config in catalogue()
@@ -90,7 +90,7 @@ def test_layouts_without_an_advice_of_depth_keep_theirs():
 def test_semseg_of_another_depth():
     keys = on_meta(Reference, "pspnet", layers=DEPTHS[101], classes=5, width=8).state_dict()
     (layout,) = [layout for layout in LAYOUTS if layout.recognises(keys)]
-    assert layout.config_of(keys) == "pspnet_r101_semseg.yaml"
+    assert layout.config_of(keys) == "pspnet_r101_semseg"
 
 
 @pytest.mark.parametrize("name", ["fcn_resnet101", "deeplabv3_resnet50"])

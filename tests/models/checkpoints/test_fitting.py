@@ -34,7 +34,7 @@ class Other(Tiny):
 THEIRS = Layout(
     name="somewhere/tiny",
     network=Tiny,
-    config="tiny.yaml",
+    config="tiny",
     marks=(r"stem\.", r"cls\."),
     absent=(r"extra\.",),
     renames=((r"stem\.(\d)\.", r"backbone.\1."), (r"cls\.", "head.")),
@@ -218,14 +218,14 @@ def refused(model, state, tmp_path):
 
 def test_a_setting_that_no_shape_shows(tmp_path):
     message = refused(build(wide=True), theirs(build()), tmp_path)
-    for word in ("somewhere/tiny", "wide: false", "model.network.init_args", "configs/network/tiny.yaml"):
+    for word in ("somewhere/tiny", "wide: false", "model.network.init_args", "network/tiny"):
         assert word in message
 
 
 def test_another_network(tmp_path, monkeypatch):
     monkeypatch.setattr("robustseg.models.checkpoints.recognise.LAYOUTS", (replace(THEIRS, network=Other),))
     message = refused(build(), theirs(build()), tmp_path)
-    for word in ("somewhere/tiny", "the network is a Tiny", "use Other", "configs/network/tiny.yaml"):
+    for word in ("somewhere/tiny", "the network is a Tiny", "use Other", "network/tiny"):
         assert word in message
 
 

@@ -56,7 +56,7 @@ def test_what_is_set_as_it_says_passes():
 def test_the_text_is_found_in_the_file(key, tmp_path, monkeypatch):
     model = SegmentationModel(FCN(5, "resnet10t", 16, 8, backbone_args={"channels": [8, 16, 32, 64]}))
     bare = {f"x{name}": value for name, value in model.network.state_dict().items()}
-    layout = LAYOUT.__class__("MMSegmentation test", FCN, "fcn_small.yaml", (r"xbackbone\.",), ((r"x", ""),))
+    layout = LAYOUT.__class__("MMSegmentation test", FCN, "fcn_small", (r"xbackbone\.",), ((r"x", ""),))
     monkeypatch.setattr("robustseg.models.checkpoints.recognise.LAYOUTS", (layout,))
     for text in (USUAL, None):
         torch.save({"meta": {key: text}, "state_dict": bare}, tmp_path / "file.pth")

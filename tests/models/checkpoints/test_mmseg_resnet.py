@@ -133,7 +133,7 @@ def test_aligned_corners_are_the_networks_setting_and_reported(tmp_path, caplog)
 )
 def test_what_the_shapes_do_not_show_is_asked_for(kind, backbone, changed, words, tmp_path):
     torch.save(wrapped(build(config(kind, backbone)).state_dict()), tmp_path / "model.pth")
-    pattern = rf"model\.pth.*needs.*{words}.*{kind.__name__.lower()}_{backbone}_mmseg\.yaml"
+    pattern = rf"model\.pth.*needs.*{words}.*{kind.__name__.lower()}_{backbone}_mmseg;"
     with pytest.raises(ModelError, match=pattern):
         load_segmentation_weights(ours(kind, backbone, **changed), tmp_path / "model.pth")
 

@@ -82,7 +82,7 @@ def test_another_size_of_images_is_named(path):
     ids=str,
 )
 def test_what_the_shapes_do_not_show_is_asked_for(changed, words, path):
-    with pytest.raises(ModelError, match=rf"needs {words} .*segmenter_vit_s\.yaml"):
+    with pytest.raises(ModelError, match=rf"needs {words} .*segmenter_vit_s;"):
         load_segmentation_weights(ours(**changed), path)
 
 

@@ -148,8 +148,8 @@ def of_another_width(torchfcn, path):
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
-        (in_another_normalisation, ["normalisation: caffe", "fcn8s_vgg16_caffe.yaml"]),
-        (in_another_network, ["FCN16s", "use FCN8s", "fcn8s_vgg16_caffe.yaml"]),
+        (in_another_normalisation, ["normalisation: caffe", "fcn8s_vgg16_caffe"]),
+        (in_another_network, ["FCN16s", "use FCN8s", "fcn8s_vgg16_caffe"]),
         (of_other_classes, ["5 classes", "the model has 3", "score_fr", "score_pool3", "upscore8"]),
         (of_another_width, ["backbone.fc6.weight", "[256, 32, 7, 7]", "[64, 32, 7, 7]"]),
     ],

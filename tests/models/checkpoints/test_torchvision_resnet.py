@@ -83,7 +83,7 @@ def test_without_auxiliary_head(case, tmp_path):
 )
 def test_what_the_shapes_do_not_show_is_asked_for(case, changed, words):
     _, kind, _, path = case
-    with pytest.raises(ModelError, match=f"needs.*{words}.*{kind.__name__.lower()}_r50.yaml"):
+    with pytest.raises(ModelError, match=f"needs.*{words}.*{kind.__name__.lower()}_r50;"):
         load_segmentation_weights(ours(kind, **changed), path)
 
 

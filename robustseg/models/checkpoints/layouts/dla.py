@@ -20,7 +20,7 @@ def _adapt(state: State, network: nn.Module) -> State:
 DLA = Layout(
     name="ucbdrive/dla DLASeg, normalised as for Cityscapes",
     network=DLASeg,
-    config="dla34.yaml",
+    config="dla34",
     marks=(r"base\.base_layer\.", r"dla_up\.ida_0\.node_1\.", r"fc\.0\."),
     renames=(
         (r"base\.", "backbone.body."),

@@ -18,7 +18,7 @@ _LAYERS_C = tuple((rf"base\.{index + 2}\.", f"backbone.layer{index}.") for index
 DRN_D = Layout(
     name="fyu/drn DRNSeg with a DRN-D, normalised as for Cityscapes",
     network=DRNSeg,
-    config="drn_d_22.yaml",
+    config="drn_d_22",
     marks=(r"base\.0\.0\.", r"base\.8\.0\.", r"seg\.weight"),
     renames=((r"base\.([0-8])\.", r"backbone.layer\1."), *_HEAD),
     mean=CITYSCAPES_MEAN,
@@ -27,7 +27,7 @@ DRN_D = Layout(
 DRN_C = Layout(
     name="fyu/drn DRNSeg with a DRN-C, normalised as for Cityscapes",
     network=DRNSeg,
-    config="drn_d_22.yaml with a backbone such as drn_c_26",
+    config="drn_d_22 with a backbone such as drn_c_26",
     marks=(r"base\.0\.weight", r"base\.10\.0\.conv1\.", r"seg\.weight"),
     renames=(*_STEM_C, *_LAYERS_C, *_HEAD),
     # a shortcut that is not added

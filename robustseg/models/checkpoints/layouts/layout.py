@@ -25,7 +25,7 @@ class Layout:
     Attributes:
         name: Project and network, for messages: ``"hszhao/semseg PSPNet"``.
         network: Class of the network here.
-        config: File under ``configs/network`` that builds one, for messages.
+        config: Shipped configuration under ``network`` that builds one, for messages.
         deeper: Such files for other ResNets than that of ``config``, by their depth.
         backbone: timm's name of a ResNet of any depth with these tensors.
         marks: Regular expressions, each of which must match the beginning of some key.
@@ -57,7 +57,7 @@ class Layout:
     backbone: str = "resnet{}"
 
     def config_of(self, keys: Iterable[str]) -> str:
-        """The file under ``configs/network`` for a state dict of this layout, by the depth of its ResNet."""
+        """The shipped configuration under ``network`` for a state dict of this layout, by the depth of its ResNet."""
         depth = resnet_depth(keys)
         own = re.search(r"_r(\d+)", self.config)
         if depth is None or own is None or depth == int(own[1]):
@@ -96,14 +96,14 @@ class Layout:
         if not isinstance(network, self.network):
             raise ForeignError(
                 f"the weights are those of {self.name}, and the network is a {type(network).__name__}: "
-                f"use {self.network.__name__}, as in configs/network/{config}."
+                f"use {self.network.__name__}, as in network/{config}."
             )
         wrong = {name: value for name, value in self.settings.items() if getattr(network, name, None) != value}
         if wrong:
             asked = ", ".join(f"{name}: {_yaml(value)}" for name, value in wrong.items())
             raise ForeignError(
                 f"the weights are those of {self.name}, which needs {asked} in model.network.init_args, as in "
-                f"configs/network/{config}; the shapes of the tensors do not show it."
+                f"network/{config}; the shapes of the tensors do not show it."
             )
 
 

@@ -74,7 +74,7 @@ def _layouts(
         Layout(
             name=f"MMSegmentation {network.__name__} over {blocks}",
             network=network,
-            config=f"{kind}_{depth}_mmseg.yaml",
+            config=f"{kind}_{depth}_mmseg",
             backbone="resnet{}" if last == "conv2" else "resnet{}c",
             marks=(rf"backbone\.layer4\.0\.{last}\.", *(rf"decode_head\.{part}\." for part in head)),
             absent=(rf"backbone\.layer4\.0\.{absent}\.", r"backbone\.layer\d\.0\.downsample\.2\.", other_parts),

@@ -60,7 +60,7 @@ _NVLABS_BLOCK = (
 NVLABS = Layout(
     name="NVlabs/SegFormer",
     network=SegFormer,
-    config="segformer_b0.yaml",
+    config="segformer_b0",
     marks=(r"backbone\.patch_embed1\.", r"decode_head\.linear_c4\.", r"decode_head\.linear_pred\."),
     renames=(
         *((rf"backbone\.patch_embed{stage + 1}\.", f"{_embedding(stage)}.") for stage in range(4)),
@@ -100,7 +100,7 @@ _FILE_BLOCK = (
 TRANSFORMERS_FILE = Layout(
     name="transformers SegformerForSemanticSegmentation",
     network=SegFormer,
-    config="segformer_b0_transformers.yaml",
+    config="segformer_b0_transformers",
     marks=(r"segformer\.encoder\.block\.", r"decode_head\.linear_c\.", r"decode_head\.linear_fuse\."),
     renames=(
         *(
@@ -135,7 +135,7 @@ _MEMORY_BLOCK = (
 TRANSFORMERS_MEMORY = Layout(
     name="transformers 5 SegformerForSemanticSegmentation",
     network=SegFormer,
-    config="segformer_b0_transformers.yaml",
+    config="segformer_b0_transformers",
     marks=(r"segformer\.stages\.", r"decode_head\.linear_projections\.", r"decode_head\.linear_fuse\."),
     renames=(
         *(
@@ -168,7 +168,7 @@ _MMSEG_BLOCK = (
 MMSEG = Layout(
     name="MMSegmentation SegFormer",
     network=SegFormer,
-    config="segformer_b0_mmseg.yaml",
+    config="segformer_b0_mmseg",
     marks=(r"backbone\.layers\.0\.0\.projection\.", r"decode_head\.convs\.0\.conv\.", r"decode_head\.fusion_conv\."),
     renames=(
         *((rf"backbone\.layers\.{stage}\.0\.projection\.", f"{_embedding(stage)}.proj.") for stage in range(4)),

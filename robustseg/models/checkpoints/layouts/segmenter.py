@@ -40,7 +40,7 @@ _BLOCK = r"(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"
 SEGMENTER = Layout(
     name="rstrudel/segmenter",
     network=Segmenter,
-    config="segmenter_vit_s.yaml",
+    config="segmenter_vit_s",
     marks=(r"encoder\.patch_embed\.proj\.", r"decoder\.cls_emb", r"decoder\.proj_classes", r"decoder\.mask_norm\."),
     absent=(r"encoder\.dist_token",),
     renames=(
@@ -78,7 +78,7 @@ _MMSEG_BLOCK = (
 MMSEG = Layout(
     name="MMSegmentation Segmenter",
     network=Segmenter,
-    config="segmenter_vit_s_mmseg.yaml",
+    config="segmenter_vit_s_mmseg",
     marks=(r"backbone\.patch_embed\.projection\.", r"decode_head\.cls_emb", r"decode_head\.classes_proj\."),
     renames=(
         (r"backbone\.(cls_token|pos_embed)", rf"{_VIT}.\1"),

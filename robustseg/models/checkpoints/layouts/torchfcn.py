@@ -14,9 +14,7 @@ _CONVOLUTIONS = {
 
 def _layout(network: type[FCN32s], upsampling: str) -> Layout:
     stride = upsampling.removeprefix("upscore") or "32"
-    file = (
-        f"fcn{stride}s_vgg16_caffe.yaml" if network is FCN8s else f"fcn{stride}s_vgg16.yaml with normalisation: caffe"
-    )
+    file = f"fcn{stride}s_vgg16_caffe" if network is FCN8s else f"fcn{stride}s_vgg16 with normalisation: caffe"
     return Layout(
         name=f"wkentaro/pytorch-fcn FCN{stride}s",
         network=network,

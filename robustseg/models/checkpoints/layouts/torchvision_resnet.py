@@ -13,8 +13,8 @@ _DILATION = {"output_stride": 8, "align_corners": False, "first_block_dilated": 
 FCN_RESNET = Layout(
     name="torchvision FCN-ResNet",
     network=FCN,
-    config="fcn_r50.yaml",
-    deeper={101: "fcn_r101.yaml"},
+    config="fcn_r50",
+    deeper={101: "fcn_r101"},
     marks=(r"backbone\.layer4\.0\.conv3\.", r"classifier\.0\.weight", r"classifier\.4\.weight"),
     renames=(
         *_BACKBONE,
@@ -30,8 +30,8 @@ FCN_RESNET = Layout(
 DEEPLABV3_RESNET = Layout(
     name="torchvision DeepLabV3-ResNet",
     network=DeepLabV3,
-    config="deeplabv3_r50.yaml",
-    deeper={101: "deeplabv3_r101.yaml"},
+    config="deeplabv3_r50",
+    deeper={101: "deeplabv3_r101"},
     marks=(r"backbone\.layer4\.0\.conv3\.", r"classifier\.0\.convs\.4\.1\.", r"classifier\.0\.project\.0\."),
     renames=(
         *_BACKBONE,

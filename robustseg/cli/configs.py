@@ -1,0 +1,103 @@
+"""``robustseg configs``: which configurations come with the package, and copies of them to change."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from robustseg.shipped import ConfigFileError, about, complete, files, leading_comment
+from robustseg.shipped.includes import KEY
+from robustseg.shipped.names import plain, unknown
+
+
+def list_configs(args: Sequence[str]) -> int:
+    """List the configurations that come with robustseg, print some, or copy them to change them."""
+    parser = argparse.ArgumentParser(
+        "robustseg configs",
+        description=list_configs.__doc__,
+        epilog="--config takes these names wherever it takes a file: robustseg train --config quickstart.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Print these; of a folder, list what is in it.")
+    parser.add_argument("--complete", action="store_true", help="Print them with what they include in its place.")
+    parser.add_argument("--copy", type=Path, metavar="DIR", help="Copy these, or all, to this folder, complete.")
+    options = parser.parse_args(args)
+    try:
+        chosen = _chosen(options.names)
+        if options.copy is not None:
+            print(f"{_copy(chosen, options.copy)} files copied to {options.copy}.")
+        elif all(plain(name) in files() for name in options.names) and options.names:
+            print("\n".join(_text(path, options.complete).rstrip() for path in chosen.values()))
+        else:
+            print("\n".join(_rows(chosen)))
+    except ConfigFileError as error:
+        print(f"robustseg: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _chosen(names: Sequence[str]) -> Mapping[str, Path]:
+    """The files of these names, and those in folders of these names; all if there are none.
+
+    Raises:
+        ConfigFileError: There is neither of one.
+    """
+    chosen: dict[str, Path] = {} if names else dict(files())
+    for name in names:
+        wanted = plain(name).rstrip("/")
+        found = {each: path for each, path in files().items() if each == wanted or each.startswith(f"{wanted}/")}
+        if not found:
+            raise ConfigFileError(f"{name}: {unknown(name)}")
+        chosen |= found
+    return chosen
+
+
+def _rows(chosen: Mapping[str, Path]) -> list[str]:
+    rows, folder = [], ""
+    for name, path in chosen.items():
+        if (parent := name.rpartition("/")[0]) != folder:
+            rows.append("")
+            folder = parent
+        rows += [name, f"    {about(path)}"]
+    return [*rows, "", "--config NAME takes one; robustseg configs NAME prints it, --copy DIR NAME copies it."]
+
+
+def _text(path: Path, filled: bool) -> str:
+    """A file as it is, or with what it includes in its place below its own leading comment."""
+    text = path.read_text(encoding="utf-8")
+    if not filled or path.suffix != ".yaml" or not re.search(rf"^{KEY}:", text, re.MULTILINE):
+        return text
+    head = [f"# {line}".rstrip() for line in leading_comment(path)]
+    return "\n".join([*head, yaml.dump(complete(path), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120)])
+
+
+class _Plain(yaml.SafeDumper):  # type: ignore[misc]
+    """Writes what stands at several places there, in place of references to the first."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _copy(chosen: Mapping[str, Path], folder: Path) -> int:
+    """Copy files, complete; the number of files.
+
+    Raises:
+        ConfigFileError: Other files are in their places, none of which is then written, or the folder refuses.
+    """
+    targets = {folder / (f"{name}.yaml" if path.suffix == ".yaml" else name): path for name, path in chosen.items()}
+    try:
+        for target, path in targets.items():
+            if target.exists() and target.read_text(encoding="utf-8") != _text(path, filled=True):
+                raise ConfigFileError(f"{target} is there already, and different: move it, or name another folder.")
+        for target, path in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(_text(path, filled=True), encoding="utf-8")
+            shutil.copymode(path, target)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigFileError(f"{folder}: the configurations cannot be copied there ({error}).") from error
+    return len(targets)

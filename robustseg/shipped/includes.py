@@ -1,0 +1,91 @@
+"""Configuration files that include others: ``include: [network/pspnet_r50, mine.yaml]`` at the top of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from robustseg.shipped.names import ConfigFileError, files, plain, unknown
+
+KEY = "include"
+_CLASS, _ARGUMENTS = "class_path", ("init_args", "dict_kwargs")
+
+
+def complete(path: Path, load: Callable[[str], Any] = yaml.safe_load, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a configuration with what it includes: later ones replace earlier ones key by key, its own keys all.
+
+    A file may include shipped files by name, and files of its own folder or below by their path from there: whoever
+    takes a configuration from a stranger must not read further files of his own with it.
+
+    Args:
+        path: A YAML file.
+        load: Makes keys and values of its text.
+        above: Files that are being read and include this one.
+
+    Raises:
+        ConfigFileError: It, or what it includes, is missing, no YAML, outside of its folder, or includes itself.
+    """
+    path = path.resolve()
+    if path in above:
+        chain = " → ".join(str(each) for each in (*above[above.index(path) :], path))
+        raise ConfigFileError(f"{KEY}: a file includes itself: {chain}.")
+    own = _read(path, load)
+    merged: dict[str, Any] = {}
+    for entry in _entries(path, own.pop(KEY, [])):
+        merged = merge(merged, complete(_locate(path, entry), load, (*above, path)))
+    return merge(merged, own)
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Put one configuration on another; where the class changes, the arguments of the other class go.
+
+    Lists are replaced as a whole; mappings are merged, also those of names such as ``robustness.attacks``.
+    """
+    merged = {key: value for key, value in base.items() if not (key in _ARGUMENTS and _other_class(base, top))}
+    for key, value in top.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _other_class(base: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
+    """Whether both name a class, and not the same; PSPNet is robustseg.models.PSPNet."""
+    old, new = base.get(_CLASS), top.get(_CLASS)
+    if not isinstance(old, str) or not isinstance(new, str):
+        return False
+    return not f".{old}".endswith(f".{new}") and not f".{new}".endswith(f".{old}")
+
+
+def _read(path: Path, load: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        content = load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigFileError(f"{path} cannot be read as YAML: {' '.join(str(error).split())[:200]}.") from error
+    if not isinstance(content, dict):
+        raise ConfigFileError(f"{path} holds {type(content).__name__}; expected keys with values, such as model: …")
+    return content
+
+
+def _entries(path: Path, value: object) -> list[str]:
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        return value
+    raise ConfigFileError(
+        f"{path}: {KEY} is {value!r}; expected a list of names or files, such as [network/pspnet_r50, mine.yaml]."
+    )
+
+
+def _locate(path: Path, entry: str) -> Path:
+    """The file that an entry of ``path`` stands for."""
+    inner = (path.parent / entry).resolve()
+    if not inner.is_relative_to(path.parent):
+        raise ConfigFileError(
+            f"{path}: {KEY}: {entry} is outside of this file's folder: name a shipped configuration, or copy it there."
+        )
+    if inner.suffix in (".yaml", ".yml") and inner.is_file():
+        return inner
+    if (shipped := files().get(plain(entry))) is not None and shipped.suffix == ".yaml":
+        return shipped
+    raise ConfigFileError(f"{path}: {KEY}: {entry}: {unknown(entry)}")

@@ -1,0 +1,97 @@
+"""Names of the configurations that come with the package, and the files behind them."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+_PACKAGE = Path(__file__).parents[1]
+_WIDTH = 100
+
+
+class ConfigFileError(ValueError):
+    """A configuration that is not there, cannot be read, or includes what it may not."""
+
+
+def files() -> Mapping[str, Path]:
+    """Every shipped file by its name, which is its path in ``configs`` without ``.yaml``, those at the top first.
+
+    Raises:
+        ConfigFileError: They are neither in the installed package nor beside it, as in the repository.
+    """
+    return _files(_PACKAGE)
+
+
+@cache
+def _files(package: Path) -> Mapping[str, Path]:
+    for root in (package / "configs", package.parent / "configs"):
+        if (root / "quickstart.yaml").is_file():
+            paths = [path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+            names = {path.relative_to(root).as_posix().removesuffix(".yaml"): path for path in paths}
+            return MappingProxyType(dict(sorted(names.items(), key=lambda item: ("/" in item[0], item[0]))))
+    raise ConfigFileError("the configurations were not installed with robustseg: install it again.")
+
+
+def find(name: str, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> Path:
+    """The file that a name stands for: one at that path, or else a shipped one.
+
+    Args:
+        name: A path, or the name of a shipped file, also written as ``configs/NAME.yaml``.
+        say: Gets a line where it is both, and they differ.
+
+    Raises:
+        ConfigFileError: It is neither; the message has the nearest names.
+    """
+    path, shipped = Path(name), files().get(plain(name))
+    if path.exists() and not path.is_dir():
+        if shipped is not None and path.read_bytes() != shipped.read_bytes():
+            _say_once(f"robustseg: {name} is a file here and a shipped configuration: the file is taken.", say)
+        return path
+    if shipped is None:
+        raise ConfigFileError(f"{name}: {unknown(name)}")
+    return shipped
+
+
+@cache
+def _say_once(line: str, say: Callable[[str], None]) -> None:
+    say(line)
+
+
+def plain(name: str) -> str:
+    """A name without the folder and the ending that it has in the repository."""
+    return Path(name).as_posix().removeprefix("configs/").removesuffix(".yaml")
+
+
+def unknown(name: str) -> str:
+    """What to say of a name that nothing has: those like it, of which one may have been meant."""
+    wanted, known = plain(name), [each for each, path in files().items() if path.suffix == ".yaml"]
+    last = {each: each.rpartition("/")[2] for each in known}
+    own = wanted.rpartition("/")[2]
+    near = [each for each in known if last[each] == own]
+    near += difflib.get_close_matches(wanted, known, n=4, cutoff=0.7)
+    near += [each for each in known if last[each] in difflib.get_close_matches(own, last.values(), n=2, cutoff=0.7)]
+    nearest = list(dict.fromkeys(near))[:4]
+    hint = f"did you mean {', '.join(nearest)}? " if nearest else ""
+    return f"neither a file nor a shipped configuration: {hint}robustseg configs lists all."
+
+
+def leading_comment(path: Path) -> list[str]:
+    """The lines of comment that a file begins with, without their marks; those of a script after its first line."""
+    found: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#!"):
+            continue
+        if not line.startswith("#"):
+            break
+        found.append(line.removeprefix("#").strip())
+    return found
+
+
+def about(path: Path) -> str:
+    """The beginning of what a file says about itself, as one line."""
+    text = " ".join(leading_comment(path))
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 2].rpartition(" ")[0] + " …"
