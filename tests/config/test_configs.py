@@ -9,7 +9,6 @@ from PIL import Image
 
 from robustseg.attacks import Attack
 from robustseg.cli.main import RobustSegCLI
-from robustseg.shipped import complete
 from robustseg.studies import Study
 from tests.helpers.paths import ROOT
 
@@ -56,21 +55,6 @@ def test_experiment(path, tmp_path):
         assert cli.model.split.sizes(cli.datamodule.batch_size) == (4, 4)
     assert cli.model.model.num_classes == cli.datamodule.data.num_classes == 11
     assert set(cli.config_init.robustness.attacks) == {"fgsm", "pgd20", "segpgd20", "cospgd20"}
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_experiments_of_one_network_differ_in_the_attacker_only(path):
-    """The rows of a table are comparable: all else is that of the network's SegPGD3-AT run."""
-    network, attack = path.stem.rsplit("_", 1)
-    if not (path.parent / f"{network}_segpgd3.yaml").exists():
-        pytest.skip("this network is trained without attack only")
-    run, twin = (complete(path.parent / f"{network}_{name}.yaml") for name in (attack, "segpgd3"))
-    for config in (run, twin):
-        del config["experiment"], config["model"]["attack"]
-        config["model"].pop("adversarial_fraction", None)
-        if attack == "standard":  # cheaper epochs, more of them
-            del config["trainer"]["max_epochs"]
-    assert run == twin
 
 
 def draw_what_the_user_draws(path, tmp_path, monkeypatch):

@@ -40,7 +40,6 @@ def test_python_examples_run():
 def test_commands_are_understood(command, tmp_path, monkeypatch, capsys):
     """Parsed and built by the real command line, where a run's files do not exist yet with stand-ins."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     folder = tmp_path / "runs" / "quickstart" / "version_0"
     (folder / "checkpoints").mkdir(parents=True)
     stand_in = {"state_dict": {}, "global_step": 0, "loops": {}, "optimizer_states": [], "lr_schedulers": []}

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-import robustseg.models
 from robustseg.models import FCN8s, FCN16s, FCN32s, ModelError, SegmentationModel, load_segmentation_weights
 from robustseg.models.checkpoints.recognise import LAYOUTS
 
@@ -163,10 +162,3 @@ def test_other_checkpoints_are_refused(prepare, words, torchfcn, tmp_path):
     for word in [*words, str(path)]:
         assert word in str(caught.value), str(caught.value)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-def test_layouts_name_configs_that_exist():
-    folder = Path(robustseg.models.__file__).parents[2] / "configs" / "network"
-    for layout in LAYOUTS:
-        if "pytorch-fcn" in layout.name:
-            assert (folder / layout.config.split()[0]).is_file()
