@@ -161,7 +161,8 @@ def _parse_model(text: str, option: str) -> ModelFiles:
     run, config, checkpoint = Path(where), Path(where), None
     if not run.exists() and ":" in where:
         front, _, back = where.rpartition(":")
-        run, config, checkpoint = Path(front), _configuration(front, f"{option} {text}"), Path(back)
+        run, checkpoint = Path(front), Path(back)
+        config = run if run.is_dir() else _configuration(front, f"{option} {text}")
     if run.is_dir():
         config = run / "config.yaml"
         checkpoint = checkpoint or run / CHECKPOINTS / LAST

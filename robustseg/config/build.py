@@ -38,12 +38,14 @@ from robustseg.resume.checkpoint_io import AtomicCheckpointIO
 from robustseg.resume.continuation import Resume, deciding_settings
 from robustseg.resume.failure import EndInTime, end_with_launcher
 from robustseg.resume.runs import RunError, last_run, next_free, next_version, run_folder
+from robustseg.shipped import ConfigFileError
 from robustseg.studies import Study, StudyError
 from robustseg.training import RobustSegmentation, TrainingError
 
 EXPECTED_ERRORS = (
     AttackError,
     CheckpointError,
+    ConfigFileError,
     DataError,
     DetectorError,
     EvaluationError,

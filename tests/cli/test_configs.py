@@ -8,7 +8,9 @@ import yaml
 
 from robustseg.cli.configs import list_configs
 from robustseg.cli.main import RobustSegCLI, main
+from robustseg.cli.studies import parse_models
 from robustseg.shipped import complete, files
+from robustseg.studies import StudyError
 from tests.helpers.paths import ROOT
 
 SHORT = ["--trainer.accelerator", "cpu"]
@@ -98,6 +100,15 @@ def test_an_include_is_what_several_options_are(tmp_path, monkeypatch):
     assert whole.config.model.optimizer.init_args.lr == 0.001
 
 
+def test_a_model_of_a_study_is_named_by_its_configuration(tmp_path):
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.touch()
+    (place,) = parse_models([f"a=quickstart:{checkpoint}"], "--targets")
+    assert place.config == files()["quickstart"]
+    with pytest.raises(StudyError, match=r"--targets a=quikstart:.*did you mean quickstart"):
+        parse_models([f"a=quikstart:{checkpoint}"], "--targets")
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -107,6 +118,7 @@ def test_an_include_is_what_several_options_are(tmp_path, monkeypatch):
         ),
         (["evaluate", "--config", "robustness/stong"], "did you mean robustness/strong"),
         (["doctor", "--config", "data/camvit"], "did you mean data/camvid"),
+        (["inspect", "x.pth", "--config", "network/fcn_smal"], "did you mean network/fcn_small"),
         (["train", "--config", "bad.yaml"], "bad.yaml: include: ../secret.yaml is outside of this file's folder"),
     ],
 )
