@@ -151,7 +151,7 @@ def layouts_of(variant: Variant, network: nn.Module) -> list[Layout]:
 
 
 def config_name(layout: Layout) -> str:
-    """The named network that a layout refers to; what follows the name there is advice."""
+    """Return the named network that a layout refers to; what follows the name there is advice."""
     return layout.config.partition(" ")[0]
 
 
