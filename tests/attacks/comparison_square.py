@@ -61,7 +61,7 @@ def check_square(name: str) -> None:
     """Every query, every loss and the result agree with the literal search on the same draws."""
     settings, seen = SETTINGS[name], []
     images, targets = batch(settings.get("targeted", False))
-    attack = Square(EPS, STEPS, **settings)
+    attack = Square(eps=EPS, steps=STEPS, **settings)
     result = attack(tiny_net(), images, targets, generator=fixed_noise(), on_step=seen.append)
     for b, run in enumerate(literal_runs(name)):
         shown = [(step, step.rows.tolist().index(b)) for step in seen if b in step.rows.tolist()]

@@ -120,10 +120,12 @@ def correct_share(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
 
 
 BEST = {
-    "Nesterov": lambda **kw: NIFGSM(0.1, 0.06, 6, **kw),
-    "translation-invariant Nesterov": lambda **kw: TransferAttack(0.1, 0.06, 6, diversity_prob=0, kernel_size=3, **kw),
-    "translation-invariant": lambda **kw: TIFGSM(0.1, 0.06, 6, kernel_size=3, **kw),
-    "diverse": lambda **kw: DIFGSM(0.1, 0.06, 6, **kw),
+    "Nesterov": lambda **kw: NIFGSM(eps=0.1, step_size=0.06, steps=6, **kw),
+    "translation-invariant Nesterov": lambda **kw: TransferAttack(
+        eps=0.1, step_size=0.06, steps=6, diversity_prob=0, kernel_size=3, **kw
+    ),
+    "translation-invariant": lambda **kw: TIFGSM(eps=0.1, step_size=0.06, steps=6, kernel_size=3, **kw),
+    "diverse": lambda **kw: DIFGSM(eps=0.1, step_size=0.06, steps=6, **kw),
 }
 
 

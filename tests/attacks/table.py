@@ -213,11 +213,13 @@ ROWS: dict[str, Row] = {
         (3, 3),
     ),
     "MLAttack": Row(
-        lambda **kw: MLAttack(["layers.1", "layers.2"], [5, 20], step_size=0.02, steps=3, **kw), (4, 3), layers=True
+        lambda **kw: MLAttack(layers=["layers.1", "layers.2"], weights=[5, 20], step_size=0.02, steps=3, **kw),
+        (4, 3),
+        layers=True,
     ),
     "MLAttack clean best": Row(
         lambda **kw: MLAttack(
-            ["layers.1", "layers.2"], 20, step_size=0.02, steps=3, random_start=False, keep="best", **kw
+            layers=["layers.1", "layers.2"], weights=20, step_size=0.02, steps=3, random_start=False, keep="best", **kw
         ),
         (5, 3),
         layers=True,

@@ -37,7 +37,14 @@ def check_apgd(norm: str, targeted: bool = False, loss: bool = False, shrinking:
     """Every iterate and the result; returns how often a step was halved."""
     model, (images, targets) = tiny_net(), tiny_batch()
     eps = EPS[norm]
-    attack = APGD(eps, steps, MaskedCrossEntropy() if loss else None, norm, shrinking, targeted=targeted)
+    attack = APGD(
+        eps=eps,
+        steps=steps,
+        loss=MaskedCrossEntropy() if loss else None,
+        norm=norm,
+        shrinking=shrinking,
+        targeted=targeted,
+    )
     seen: list[AttackStep] = []
     result = attack(model, images, targets, on_step=seen.append)
     marked = targets.masked_fill(targets == 255, reference.NO_LABEL)
@@ -198,7 +205,7 @@ def test_torchattacks(norm: str, monkeypatch: pytest.MonkeyPatch):
     # Its first look is at the clean image, for its accuracy.
     start = looked[1]
     ours: list[Tensor] = []
-    attack = APGD(eps, steps, norm=norm)
+    attack = APGD(eps=eps, steps=steps, norm=norm)
     with monkeypatch.context() as patch:
         patch.setattr("robustseg.attacks.threat.AllowedSet.sample", lambda self, noise: start)
         attack(model, images, targets, on_step=lambda step: ours.append(step.images_adv))

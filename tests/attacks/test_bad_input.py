@@ -138,7 +138,9 @@ def test_wrong_label_is_found_even_where_scaling_would_leave_it_out():
     """Shrinking drops half of the labels; the message must not depend on which."""
     for seed in range(5):
         with pytest.raises(AttackError, match="class 77 but the model has 4 classes"):
-            DS(0.1, 0.1, 3)(tiny_net(torch.float32), *with_label(77), generator=torch.Generator().manual_seed(seed))
+            DS(eps=0.1, step_size=0.1, steps=3)(
+                tiny_net(torch.float32), *with_label(77), generator=torch.Generator().manual_seed(seed)
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])

@@ -47,7 +47,7 @@ def test_parameters_are_frozen_during_the_attack():
     assert seen == [False] * 6
 
 
-@pytest.mark.parametrize("attack", [PGD(0, steps=3), FGSM(0), DS(0, steps=3)], ids=repr)
+@pytest.mark.parametrize("attack", [PGD(eps=0, steps=3), FGSM(eps=0), DS(eps=0, steps=3)], ids=repr)
 def test_radius_zero_costs_nothing(attack: Attack):
     model = CountingNet(tiny_net())
     attack(model, *tiny_batch())

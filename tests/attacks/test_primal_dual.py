@@ -223,14 +223,21 @@ CASES = {
         "l2",
     ),
     "PDPGD linf": Case(
-        lambda **kw: PDPGD("linf", **FAST_GAME, **kw),
+        lambda **kw: PDPGD(norm="linf", **FAST_GAME, **kw),
         lambda *a, **kw: reference.literal_primal_dual(
             *a, proximal="linf", norm="linf", dual_floor=1e-12, **FAST_GAME, **kw
         ),
     ),
     "PDPGD l2": Case(
         lambda **kw: PDPGD(
-            "l2", **FAST_GAME, dual_ratio=0.2, step_decay=0.5, dual_decay=0.7, dual_average=0.4, proximal_steps=3, **kw
+            norm="l2",
+            **FAST_GAME,
+            dual_ratio=0.2,
+            step_decay=0.5,
+            dual_decay=0.7,
+            dual_average=0.4,
+            proximal_steps=3,
+            **kw,
         ),
         lambda *a, **kw: reference.literal_primal_dual(
             *a,
@@ -321,9 +328,9 @@ def fooled_share(model: Callable, images_adv: Tensor, targets: Tensor) -> float:
     ("attack", "slack"),
     [
         (ALMAProx(steps=150, step_size=0.003), 1.03),
-        (PDPGD("linf", steps=150), 1.05),
+        (PDPGD(norm="linf", steps=150), 1.05),
         (PDGD(steps=150), 1.1),
-        (PDPGD("l2", steps=150), 1.25),
+        (PDPGD(norm="l2", steps=150), 1.25),
     ],
     ids=lambda v: type(v).__name__ + v.norm if isinstance(v, Attack) else str(v),
 )
