@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import NoiseSource, Square
+from tests.helpers.nets import HEIGHT, WIDTH, tiny_batch, tiny_net
 
 from . import reference
-from .models_for_tests import HEIGHT, WIDTH, tiny_batch, tiny_net
 from .reference_square import LiteralSquare, literal_square
 
 EPS, STEPS = 0.06, 45

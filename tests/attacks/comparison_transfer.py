@@ -14,11 +14,11 @@ from robustseg.attacks import (
     SegPGDLoss,
     TransferAttack,
 )
+from tests.helpers.nets import tiny_batch, tiny_net
 
 from . import reference
 from . import reference_transfer as literal
 from .comparison import BALLS, FixedDraws
-from .models_for_tests import tiny_batch, tiny_net
 
 STEPS = 4
 RATES = {"0.6": [0.9, 0.2, 0.7], "1.5": [0.6, 0.8, 0.1], "0.9": [0.3, 0.999, 0.0]}

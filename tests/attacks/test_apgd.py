@@ -10,10 +10,10 @@ from robustseg.attacks import APGD, AdaptiveStep, AttackStep, ThreatModel
 from robustseg.attacks.losses.masked import MaskedCrossEntropy
 from robustseg.attacks.presets.strong import SHRINKING
 from robustseg.attacks.steps import adaptive as adaptive_module
+from tests.helpers.nets import tiny_batch, tiny_net
 
 from . import reference
 from .comparison import assert_allowed
-from .models_for_tests import tiny_batch, tiny_net
 from .reference_apgd import best_iterate, checkpoints, literal_stage
 
 EPS = {"linf": 0.08, "l2": 0.9}
@@ -149,6 +149,7 @@ def half_the_first_step(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(adaptive_module.AdaptiveStep, "init", init)
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(
     "mutate", [first_order, never_halve, stay_at_a_checkpoint, decide_for_the_batch, half_the_first_step]
 )

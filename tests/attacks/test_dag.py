@@ -9,10 +9,10 @@ from torch import Tensor
 from robustseg.attacks import DAG, AttackError, AttackStep
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.minimum_norm import dag
+from tests.helpers.nets import tiny_batch, tiny_net
 
 from .comparison import assert_allowed
 from .comparison_dag import SETTINGS, Recorded, batch, check_dag
-from .models_for_tests import tiny_batch, tiny_net
 from .test_closed_form import IMAGES, LABELS, WEIGHT, linear_model
 
 Patch = pytest.MonkeyPatch

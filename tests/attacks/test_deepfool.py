@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from robustseg.attacks import AttackStep, DeepFool
 from robustseg.attacks.minimum_norm import deepfool
 from robustseg.attacks.minimum_norm.base import Nearest
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from . import reference_cw_deepfool as reference
 from .comparison import assert_allowed
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 from .test_carlini_wagner import close, fooled_share, needed, right_batch
 
 Patch = pytest.MonkeyPatch
@@ -158,6 +158,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str]] = [
 ]
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(("mutate", "case"), MUTATIONS, ids=lambda v: getattr(v, "__name__", v))
 def test_defect_is_found(mutate: Callable, case: str, monkeypatch: Patch):
     with monkeypatch.context() as patch:

@@ -20,8 +20,7 @@ from robustseg.attacks import (
     WorstOf,
 )
 from robustseg.attacks.best import Best
-
-from .models_for_tests import CountingNet, tiny_batch, tiny_net
+from tests.helpers.nets import CountingNet, tiny_batch, tiny_net
 
 BALL = {"eps": 0.15, "step_size": 0.05}
 CPU = torch.device("cpu")

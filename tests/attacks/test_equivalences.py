@@ -28,8 +28,8 @@ from robustseg.attacks import (
     SignStep,
     ThreatModel,
 )
+from tests.helpers.nets import tiny_batch, tiny_net
 
-from .models_for_tests import tiny_batch, tiny_net
 from .table import ATTACKS, ROWS, build
 
 EPS, ALPHA, STEPS = "8/255", "2/255", 6

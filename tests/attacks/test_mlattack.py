@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from robustseg.attacks import PGD, AttackError, AttackStep, MLAttack, NoiseSource, WorstOf
 from robustseg.attacks.losses import features
 from robustseg.attacks.losses.features import FeatureVictim, Taps
+from tests.helpers.nets import CLASSES, TinyNet, tiny_batch, tiny_net
 
 from . import reference
 from .comparison import BALLS, STEPS, _assert_close, assert_allowed
-from .models_for_tests import CLASSES, TinyNet, tiny_batch, tiny_net
 from .table import build
 from .test_bad_input import MODELS
 from .test_trace import assert_untouched, restless, snapshot
@@ -152,6 +152,7 @@ def clean_features_of_the_start(patch: Patch) -> None:
     patch.setattr(FeatureVictim, "__init__", init)
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize(
     ("mutate", "targeted"),

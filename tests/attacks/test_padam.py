@@ -10,9 +10,9 @@ from torch import Tensor
 
 from robustseg import attacks
 from robustseg.attacks import AdamStep, AttackStep, CrossEntropy, IterativeAttack, PAdamCE, PAdamCos, ThreatModel
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from .comparison import BALLS, check_attack
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 from .reference import steepest
 from .reference_padam import Coordinate
 from .test_closed_form import IMAGES, LABELS, linear_model, slopes
@@ -245,6 +245,7 @@ def masked_cosine(patch: Patch) -> None:
     patch.setattr(attacks.LogitCosine, "per_pixel", attacks.MaskedSpherical.per_pixel)
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(
     ("mutate", "name", "norm", "targeted"),
     [

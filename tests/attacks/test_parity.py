@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from robustseg import attacks
 from robustseg.attacks import CosPGDLoss, CrossEntropy, IterativeAttack, SegPGDLoss, SignStep, ThreatModel
-
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 EPS, ALPHA, STEPS = 8 / 255, 2 / 255, 7
 

@@ -15,9 +15,9 @@ from robustseg.attacks import PDGD, PDPGD, ALMAProx, Attack, AttackStep
 from robustseg.attacks.minimum_norm import alma, constraints, descent, primal_dual
 from robustseg.attacks.minimum_norm.constraints import kept_constraints, margin_ratios, margins
 from robustseg.attacks.minimum_norm.proximal import prox_l2, prox_linf
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from . import reference_primal_dual as reference
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 
 Patch = pytest.MonkeyPatch
 ALL = (ALMAProx, PDGD, PDPGD)
@@ -627,6 +627,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str, bool]] = [
 ]
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(("mutate", "name", "targeted"), MUTATIONS, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_defect_is_found(mutate: Callable, name: str, targeted: bool, monkeypatch: Patch):
     with monkeypatch.context() as patch:

@@ -8,8 +8,8 @@ import torch
 
 from robustseg.attacks import APGD, BIM, FGSM, PGD, SEA, Attack, BalancedMaskedCrossEntropy, SegPGD, Targeted, WorstOf
 from robustseg.attacks.presets.base import SignAttack
+from tests.helpers.nets import tiny_batch, tiny_net
 
-from .models_for_tests import tiny_batch, tiny_net
 from .table import ATTACKS, build
 
 

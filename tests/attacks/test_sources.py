@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robustseg.attacks import BIM, PGD, AttackError, SourceEnsemble, TransferAttack, sources
+from tests.helpers.nets import CountingNet, tiny_batch, tiny_net
 
 from . import reference_transfer as literal
-from .models_for_tests import CountingNet, tiny_batch, tiny_net
 from .test_trace import assert_untouched, restless, snapshot
 
 COMBINE = pytest.mark.parametrize("combine", ["logits", "probabilities"])
@@ -197,6 +197,7 @@ def forget_the_weights(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(
     ("mutate", "combine"),
     [

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from robustseg.attacks import AttackError, Square, correct_pixels
 from robustseg.attacks.losses.base import cross_entropy
 from robustseg.attacks.presets import square
+from tests.helpers.nets import CLASSES, HEIGHT, WIDTH, tiny_batch, tiny_net
 
 from . import reference
 from .comparison import assert_allowed
 from .comparison_square import EPS, SETTINGS, STEPS, batch, check_square, fixed_noise, literal_runs, run_literally
-from .models_for_tests import CLASSES, HEIGHT, WIDTH, tiny_batch, tiny_net
 from .reference_square import LiteralSquare, side_length
 from .test_closed_form import IMAGES, LABELS, WEIGHT, linear_model
 

@@ -29,8 +29,8 @@ from robustseg.attacks.targets import scenes as target_scenes
 from robustseg.attacks.targets import targeted
 from robustseg.attacks.targets.label_files import text_mask
 from robustseg.types import Sample
+from tests.helpers.nets import CLASSES, HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 
-from .models_for_tests import CLASSES, HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 from .table import build
 
 CPU = torch.device("cpu")
@@ -372,6 +372,7 @@ def forget_what_is_ignored(patch: Patch) -> None:
     patch.setattr(target_maps.TargetMap, "__init__", lambda self, keep_ignored=True: original(self, False))
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize("mutate", [aim_at_the_truth, away_from_the_map, forget_what_is_ignored])
 def test_defect_of_the_aim_is_found(mutate: Callable[[Patch], None], monkeypatch: Patch):
     with monkeypatch.context() as patch:
@@ -392,6 +393,7 @@ def scene_by_pythons_hash(patch: Patch) -> None:
     patch.setattr(target_scenes, "_content", lambda targets: str(hash(str(targets))).encode())
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(
     ("mutate", "check"),
     [

@@ -25,12 +25,12 @@ from robustseg.attacks import (
     TranslationInvariantStep,
 )
 from robustseg.attacks.steps.adaptive import AdaptiveStep
+from tests.helpers.nets import tiny_batch, tiny_net
 
 from . import reference
 from . import reference_transfer as literal
 from .comparison import BALLS, FixedDraws
 from .comparison_transfer import ALWAYS, RATES
-from .models_for_tests import tiny_batch, tiny_net
 
 NORMS = pytest.mark.parametrize("norm", BALLS)
 

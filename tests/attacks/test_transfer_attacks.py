@@ -25,10 +25,10 @@ from robustseg.attacks import (
     TransferAttack,
     TranslationInvariantStep,
 )
+from tests.helpers.nets import CountingNet, per_pixel_net, tiny_batch, tiny_net
 
 from .comparison import BALLS
 from .comparison_transfer import BEST, CASES, check_best, check_case
-from .models_for_tests import CountingNet, per_pixel_net, tiny_batch, tiny_net
 
 NORMS = pytest.mark.parametrize("norm", BALLS)
 

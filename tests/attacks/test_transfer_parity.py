@@ -12,9 +12,9 @@ from robustseg.attacks import (
     NIFGSM,
     TIFGSM,
 )
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from .comparison import FixedDraws
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 
 EPS, ALPHA = 8 / 255, 2 / 255
 PEERS = {

@@ -24,9 +24,9 @@ from robustseg.attacks import (
 )
 from robustseg.detectors import DetectorError, GaussianBlur, OnPatches, ThroughBlur
 from tests.attacks.comparison import assert_allowed
-from tests.attacks.models_for_tests import HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 from tests.attacks.table import ROWS, build
 from tests.detectors.nets import noise_of
+from tests.helpers.nets import HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 
 SIZE, K = 3, 2
 WRAPS = {

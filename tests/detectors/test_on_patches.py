@@ -15,7 +15,6 @@ from robustseg.attacks.victim import Victim
 from robustseg.detectors import OnPatches, SpatialConsistency
 from robustseg.detectors.canvas import CanvasVictim, PatchVictim
 from tests.attacks.comparison import assert_allowed
-from tests.attacks.models_for_tests import HEIGHT, WIDTH, per_pixel_net, tiny_batch, tiny_net
 from tests.attacks.table import build
 from tests.detectors.nets import (
     STREAM,
@@ -27,6 +26,7 @@ from tests.detectors.nets import (
     scene,
     summed_cross_entropy,
 )
+from tests.helpers.nets import HEIGHT, WIDTH, per_pixel_net, tiny_batch, tiny_net
 
 SIZE, K = 3, 2
 

@@ -9,7 +9,6 @@ from torch import nn
 from robustseg.attacks import BIM
 from robustseg.detectors import GaussianBlur, ThroughBlur
 from tests.attacks.comparison import assert_allowed
-from tests.attacks.models_for_tests import tiny_batch, tiny_net
 from tests.attacks.table import ROWS, build
 from tests.detectors.nets import (
     NearAndFar,
@@ -18,6 +17,7 @@ from tests.detectors.nets import (
     noisy_images_and_targets,
     summed_cross_entropy,
 )
+from tests.helpers.nets import tiny_batch, tiny_net
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in ("Targeted", "Universal")])
