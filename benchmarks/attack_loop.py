@@ -78,7 +78,7 @@ def contenders(model: nn.Module, images: Tensor, targets: Tensor, steps: int) ->
     ours = {
         "BIM": attacks.BIM(**settings),
         "PGD": attacks.PGD(**settings),
-        "PGD l2": attacks.PGD(1.0, 0.25, steps, norm="l2"),
+        "PGD l2": attacks.PGD(eps=1.0, step_size=0.25, steps=steps, norm="l2"),
         "SegPGD": attacks.SegPGD(**settings),
         "SegPGD keep=best": attacks.SegPGD(**settings, keep="best"),
         "CosPGD": attacks.CosPGD(**settings),

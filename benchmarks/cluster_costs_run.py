@@ -217,7 +217,9 @@ def train(run: Run) -> dict[str, Any]:
     # one step more than is measured: the last one of an epoch ends in other hooks
     images = run.batch * run.ranks * (run.steps + 1)
     data = SyntheticScenes(train_length=images, image_size=run.size, batch_size=run.batch, num_workers=0, cache=False)
-    module = RobustSegmentation(network(run.network, data.num_classes), SegPGD(8 / 255, 0.01, run.attack_steps))
+    module = RobustSegmentation(
+        network(run.network, data.num_classes), SegPGD(eps=8 / 255, step_size=0.01, steps=run.attack_steps)
+    )
     trainer = pl.Trainer(
         accelerator="gpu" if run.device == "cuda" else "cpu",
         devices=run.ranks,

@@ -13,6 +13,7 @@ from robustseg.attacks.gradients import NO_GRADIENT
 from robustseg.attacks.guard import AttackError, AttackMode, Model, NoGradientError, NonFiniteError, attack_mode
 from robustseg.attacks.losses.base import IGNORED, ClassPixels
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.settings import Configured
 from robustseg.attacks.threat import ThreatModel
 from robustseg.attacks.victim import Victim
 from robustseg.types import IGNORE_INDEX
@@ -58,7 +59,7 @@ class AttackResult(NamedTuple):
     """What happened at each step, of attacks that were watched: see :class:`~robustseg.evaluation.trace.Traced`."""
 
 
-class Attack(ABC):
+class Attack(Configured, ABC):
     """An adversary: ``attack(model, images, targets) -> images_adv``.
 
     Attacks hold hyperparameters only. The model arrives at the call, and nothing of it is changed: gradients,

@@ -15,11 +15,12 @@ from robustseg.attacks.best import Best
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
 from robustseg.attacks.losses.base import AttackLoss, ClassPixels
 from robustseg.attacks.noise import NoiseSource
-from robustseg.attacks.steps.base import StepRule, StepState, select_state
+from robustseg.attacks.settings import settings_of
+from robustseg.attacks.steps.base import StepRule, StepState
 from robustseg.attacks.threat import AllowedSet, ThreatModel
 from robustseg.attacks.transforms import InputTransform
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX
+from robustseg.attacks.working import Batch
 
 Keep = Literal["last", "best"]
 Stages = Sequence[tuple[float, float]]
@@ -41,7 +42,6 @@ class IterativeAttack(Attack):
         steps: T ≥ 1.
         random_start: Start from noise in the allowed set instead of from the image.
         restarts: Independent runs, of which each image keeps the one that fools most pixels.
-        targeted: ``targets`` are what the attacker wants to see.
         keep: Return each image's ``"last"`` iterate or the ``"best"``: fewest correct pixels (most pixels that show
             the target, if targeted), the start included, the earliest of equals.
         transform: Random change of the input at each step.
@@ -49,8 +49,7 @@ class IterativeAttack(Attack):
             before, projected, with the step rule started anew. The last multiple is 1. Where ``keep="best"``, only
             iterates of the last stage count as results.
         watched: Loss that the step rule is told, by default ``loss`` itself.
-        ignore_index: Label of pixels that take no part.
-        seed: Seed of the noise where the call gives no generator.
+        **options: As for :class:`~robustseg.attacks.Attack`.
 
     Raises:
         ValueError: ``steps`` or ``restarts`` below 1, restarts without random start, unknown ``keep``, or ``stages``
@@ -63,17 +62,16 @@ class IterativeAttack(Attack):
         loss: AttackLoss,
         step_rule: StepRule,
         steps: int,
+        *,
         random_start: bool = True,
         restarts: int = 1,
-        targeted: bool = False,
         keep: Keep = "last",
         transform: InputTransform | None = None,
         stages: Stages = ((1.0, 1.0),),
         watched: AttackLoss | None = None,
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
+        **options: Any,
     ):
-        super().__init__(targeted=targeted, ignore_index=ignore_index, seed=seed)
+        super().__init__(**options)
         if steps < 1:
             raise ValueError(f"steps = {steps}: an attack takes at least one step (attack: null trains without one).")
         if restarts < 1:
@@ -103,7 +101,7 @@ class IterativeAttack(Attack):
         if self.threat.eps == 0:
             return images
         everything = torch.arange(len(images), device=images.device)
-        batch = _Working(victim, images, targets, noise, everything)
+        batch = _Batch(victim, targets, everything, images, noise)
         best = Best(targets, self.targeted) if self.keep == "best" or self.restarts > 1 else None
         slopes = torch.zeros((), device=images.device)
         images_adv = images
@@ -117,9 +115,7 @@ class IterativeAttack(Attack):
         refuse_non_finite(slopes)
         return self.threat.around(images).finish(images_adv if best is None else best.images_adv)
 
-    def _restart(
-        self, batch: _Working, restart: int, best: Best | None, on_step: OnStep | None
-    ) -> tuple[Tensor, Tensor]:
+    def _restart(self, batch: _Batch, restart: int, best: Best | None, on_step: OnStep | None) -> tuple[Tensor, Tensor]:
         """All stages from one start: the last iterate and the sum of all gradients."""
         images_adv, before = batch.images, 0
         slopes = torch.zeros((), device=images_adv.device)
@@ -141,7 +137,7 @@ class IterativeAttack(Attack):
             slopes, before = slopes + slope, before + steps
         return images_adv, slopes
 
-    def _run(self, batch: _Working, allowed: AllowedSet, images_adv: Tensor, run: _Run) -> tuple[Tensor, Tensor]:
+    def _run(self, batch: _Batch, allowed: AllowedSet, images_adv: Tensor, run: _Run) -> tuple[Tensor, Tensor]:
         """One run from one start, which shows all iterates to ``run.kept``.
 
         Returns:
@@ -150,34 +146,22 @@ class IterativeAttack(Attack):
         """
         images_adv = images_adv.clone()
         state = self.step_rule.init(images_adv, allowed, run.steps)
+        going = _Iterates(**vars(batch), allowed=allowed, images_adv=images_adv, state=state, ranked=run.rows)
         slope = torch.zeros((), device=images_adv.device)
-        ranked = run.rows
         for step in range(run.steps):
             if run.kept is not None and self.keep == "best" and step and step % LEAVE_EVERY == 0:
-                going = run.kept.unfinished(ranked)
-                if len(going) < len(ranked):
-                    batch, allowed, ranked = batch.select(going), allowed.select(going), ranked[going]
-                    images_adv, state = images_adv[going], select_state(state, going)
-                if not len(ranked):
-                    return images_adv, slope
-            images_adv, slope = self._step(batch, allowed, images_adv, state, step, ranked, run, slope)
+                going = going.select(run.kept.unfinished(going.ranked))
+                if not len(going.rows):
+                    return going.images_adv, slope
+            slope = slope + self._step(going, step, run)
         if run.kept is not None:
-            run.kept.offer(images_adv, logits_only(batch.victim, images_adv), ranked)
-        return images_adv, slope
+            run.kept.offer(going.images_adv, logits_only(going.victim, going.images_adv), going.ranked)
+        return going.images_adv, slope
 
-    def _step(
-        self,
-        batch: _Working,
-        allowed: AllowedSet,
-        images_adv: Tensor,
-        state: StepState,
-        step: int,
-        ranked: Tensor,
-        run: _Run,
-        slope: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The next iterate and ``slope`` plus this gradient."""
-        ahead = self.step_rule.look_ahead(images_adv, state, allowed)
+    def _step(self, batch: _Iterates, step: int, run: _Run) -> Tensor:
+        """Move the iterates; the sum of the gradient."""
+        images_adv = batch.images_adv
+        ahead = self.step_rule.look_ahead(images_adv, batch.state, batch.allowed)
         # A graph of its own for each step; the rule may have given the iterate itself.
         point = ahead.detach().requires_grad_()
         seen, seen_targets = point, batch.targets
@@ -191,13 +175,13 @@ class IterativeAttack(Attack):
         watched = loss.detach() if self.watched is None else self._watch(logits, seen_targets, run.before + step)
         if run.kept is not None and self.keep == "best":
             is_iterate = self.transform is None and ahead is images_adv
-            run.kept.offer(images_adv, logits.detach() if is_iterate else logits_only(batch.victim, images_adv), ranked)
+            run.kept.offer(
+                images_adv, logits.detach() if is_iterate else logits_only(batch.victim, images_adv), batch.ranked
+            )
         # The loss has saved what it needs; the logits would stay in memory through the backward pass.
         shown = logits.detach() if run.on_step is not None else None
         del seen, logits
         grad = input_gradient(-loss.sum() if self.targeted else loss.sum(), point)
-        # Looked at when the run is over, since looking waits; the sign of NaN is 0, which would pass for robust.
-        slope = slope + grad.sum(dtype=torch.float32)
         if run.on_step is not None and shown is not None:
             run.on_step(
                 AttackStep(
@@ -212,8 +196,11 @@ class IterativeAttack(Attack):
                 )
             )
         del shown, loss
-        moved = self.step_rule.update(images_adv, grad, -watched if self.targeted else watched, state, allowed)
-        return allowed.project(moved), slope
+        watched = -watched if self.targeted else watched
+        moved = self.step_rule.update(images_adv, grad, watched, batch.state, batch.allowed)
+        batch.images_adv = batch.allowed.project(moved)
+        # Looked at when the run is over, since looking waits; the sign of NaN is 0, which would pass for robust.
+        return grad.sum(dtype=torch.float32)
 
     def _objective(self, victim: Victim, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
         """What a step follows, B values; for attacks that look at more of the forward than its logits."""
@@ -226,11 +213,23 @@ class IterativeAttack(Attack):
 
     def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
         loss = self.loss.for_data(class_pixels)
-        if loss is self.loss:
-            return self
-        other = copy.copy(self)
-        other.loss = loss
-        return other
+        return self if loss is self.loss else self.with_loop(loss=loss)
+
+    def with_loop(self, **settings: Any) -> IterativeAttack:
+        """Copy the attack with other settings of the loop, also with those that its class decides itself.
+
+        Args:
+            **settings: Arguments of :class:`IterativeAttack`, such as ``threat``, ``loss``, ``step_rule`` or ``steps``.
+
+        Raises:
+            TypeError: The loop has no such setting.
+            ValueError: It refuses a value, or the combination.
+        """
+        clone = copy.copy(self)
+        clone._given = None
+        own = {name: getattr(self, name) for name in settings_of(IterativeAttack)}
+        IterativeAttack.__init__(clone, **{**own, **settings})
+        return clone
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         described = {
@@ -259,27 +258,20 @@ class IterativeAttack(Attack):
         return f"{type(self).__name__}({settings})"
 
 
-@dataclass(frozen=True)
-class _Working:
-    """The images that are still being attacked."""
-
-    victim: Victim
-    images: Tensor
-    targets: Tensor
+@dataclass
+class _Batch(Batch):
     noise: NoiseSource
-    rows: Tensor
-    """Their indices in the batch of the call."""
 
-    def select(self, going: Tensor) -> _Working:
-        if len(going) == len(self.rows):
-            return self
-        return _Working(
-            self.victim.select(going),
-            self.images[going],
-            self.targets[going],
-            self.noise.select(going, len(self.rows)),
-            self.rows[going],
-        )
+
+@dataclass
+class _Iterates(_Batch):
+    """One run's iterates."""
+
+    allowed: AllowedSet
+    images_adv: Tensor
+    state: StepState
+    ranked: Tensor
+    """Rows of ``kept`` of the run."""
 
 
 @dataclass(frozen=True)

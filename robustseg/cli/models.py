@@ -15,6 +15,7 @@ from robustseg.config.safety import limit_imports, refused_object
 from robustseg.models import ModelError, Network
 from robustseg.models.catalogue import Facts, catalogue, facts, find_variant
 from robustseg.models.checkpoints.inspect import describe_file, describe_fit
+from robustseg.models.checkpoints.read import read_weights
 from robustseg.shipped import ConfigFileError, complete, find
 
 _WIDTH = 100
@@ -89,9 +90,10 @@ def inspect_checkpoint(args: Sequence[str]) -> int:
         build = _configured(options.config)
     fits = True
     for index, file in enumerate(options.files):
-        print("\n" * (index > 0) + describe_file(file))
+        reading = read_weights(file)
+        print("\n" * (index > 0) + describe_file(reading))
         if build is not None:
-            text, fitting = describe_fit(file, build, options.num_classes)
+            text, fitting = describe_fit(reading, build, options.num_classes)
             print(text)
             fits = fits and fitting
     return 0 if fits else 1

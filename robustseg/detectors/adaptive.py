@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -75,9 +74,8 @@ class AdaptiveAttack(Attack):
                 raise DetectorError(f"attack = {type(inner).__name__} {reason}.")
 
     def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
-        other = copy.copy(self)
-        other.attack = self.attack.for_data(class_pixels)
-        return other
+        inner = self.attack.for_data(class_pixels)
+        return self if inner is self.attack else self.replace(attack=inner)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -2,13 +2,8 @@
 
 from robustseg.models.adapters import SMPNetwork, TorchvisionNetwork, TransformersNetwork
 from robustseg.models.backbone import Backbone
-from robustseg.models.checkpoints.load import (
-    RECORD_FORMAT,
-    RECORD_KEY,
-    WeightsInfo,
-    load_segmentation_weights,
-    read_record,
-)
+from robustseg.models.checkpoints.load import WeightsInfo, load_segmentation_weights, read_record
+from robustseg.models.checkpoints.record import RECORD_FORMAT, RECORD_KEY
 from robustseg.models.dlaseg import DLASeg
 from robustseg.models.drn import DRN
 from robustseg.models.drnseg import DRNSeg

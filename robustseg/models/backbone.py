@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from robustseg.models.checkpoints.classifiers import ClassifierWeights, classifier_weights
 from robustseg.models.checkpoints.compare import by_module, compare, not_finite, shorten
-from robustseg.models.checkpoints.read import read_state_dict, sha256
+from robustseg.models.checkpoints.read import read_state_dict
+from robustseg.models.checkpoints.reading import sha256
 from robustseg.models.conv_stem import replace_stem
 from robustseg.models.errors import ModelError
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, RAW_MEAN, RAW_STD

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pydoc import locate
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 from packaging.version import InvalidVersion, Version
 
 import robustseg
+from robustseg.attacks.settings import settings_of
 from robustseg.data import derived_seed, run_seed
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.protocol import differences
@@ -188,7 +190,19 @@ def _other_settings(
 ) -> list[str]:
     if any(facts_before[key] != facts[key] for key in _SHARED):
         before, now = _in_images(before, facts_before), _in_images(now, facts)
-    return differences(before, now)
+    return differences(_as_now(before, now), now)
+
+
+def _as_now(before: Any, now: Any) -> Any:
+    """Settings of an older version, with the defaults of those that its classes did not have."""
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return before
+    same = {key: _as_now(value, now.get(key)) for key, value in before.items()}
+    arguments, cls = now.get("init_args"), locate(str(now.get("class_path")))
+    if isinstance(arguments, Mapping) and isinstance(same.get("init_args"), Mapping) and isinstance(cls, type):
+        defaults = {key: plain(value) for key, value in settings_of(cls).items() if key in arguments}
+        same["init_args"] = defaults | same["init_args"]
+    return same
 
 
 def _in_images(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

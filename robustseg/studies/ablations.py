@@ -144,7 +144,7 @@ class DynamicScaleAblation(Sweep):
         return [self._point(count, scale_range) for count in self.steps for scale_range in self.scale_ranges]
 
     def _point(self, steps: int, scale_range: float) -> Point:
-        attack = DS(self.eps, self.step_size, steps, scale_range, self.norm)
+        attack = DS(eps=self.eps, step_size=self.step_size, steps=steps, scale_range=scale_range, norm=self.norm)
         return Point(f"T = {steps}", scale_range, scale_range, f"ds{steps} {scale_range:g}", attack)
 
     def heading(self) -> str:  # noqa: D102

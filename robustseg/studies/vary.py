@@ -32,7 +32,7 @@ def with_steps(name: str, attack: Attack, steps: int) -> IterativeAttack:
     iterative = _iterative(name, attack)
     if isinstance(attack, (FGSM, SegFGSM)):
         raise StudyError(f"attacks.{name}: {type(attack).__name__} has one step by definition: use BIM or SegPGD.")
-    return _rebuilt(iterative, steps=steps)
+    return iterative.with_loop(steps=steps)
 
 
 def with_eps(name: str, attack: Attack, eps: Fraction, relative: bool) -> IterativeAttack:
@@ -52,7 +52,9 @@ def with_eps(name: str, attack: Attack, eps: Fraction, relative: bool) -> Iterat
     if iterative.threat.eps == 0:
         raise StudyError(f"attacks.{name}: eps = 0 says nothing about its step size: give it a positive eps.")
     follows = relative or isinstance(attack, (FGSM, SegFGSM))
-    return _rebuilt(iterative, eps=eps, factor=eps / iterative.threat.eps if follows else Fraction(1))
+    threat = ThreatModel(str(eps), iterative.threat.norm, iterative.threat.bounds)
+    rule = _scaled(iterative.step_rule, eps / iterative.threat.eps) if follows else iterative.step_rule
+    return iterative.with_loop(threat=threat, step_rule=rule)
 
 
 def _iterative(name: str, attack: Attack) -> IterativeAttack:
@@ -62,31 +64,6 @@ def _iterative(name: str, attack: Attack) -> IterativeAttack:
             "gradient, such as PGD, SegPGD, CosPGD, APGD or DS."
         )
     return attack
-
-
-def _rebuilt(
-    attack: IterativeAttack, steps: int | None = None, eps: Fraction | None = None, factor: Fraction = Fraction(1)
-) -> IterativeAttack:
-    # Whatever a subclass has beside the loop's settings stays as it is.
-    clone = copy.copy(attack)
-    threat = attack.threat if eps is None else ThreatModel(str(eps), attack.threat.norm, attack.threat.bounds)
-    IterativeAttack.__init__(
-        clone,
-        threat,
-        attack.loss,
-        attack.step_rule if factor == 1 else _scaled(attack.step_rule, factor),
-        attack.steps if steps is None else steps,
-        attack.random_start,
-        attack.restarts,
-        attack.targeted,
-        attack.keep,
-        attack.transform,
-        attack.stages,
-        attack.watched,
-        attack.ignore_index,
-        attack.seed,
-    )
-    return clone
 
 
 def _scaled(rule: StepRule, factor: Fraction) -> StepRule:

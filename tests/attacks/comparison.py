@@ -9,9 +9,9 @@ from torch import Tensor
 
 from robustseg import attacks
 from robustseg.attacks import Attack, AttackStep, NoiseSource
+from tests.helpers.nets import tiny_batch, tiny_net
 
 from . import reference, reference_losses
-from .models_for_tests import tiny_batch, tiny_net
 from .reference_padam import literal_padam
 
 IGNORE_INDEX = 255

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import DAG, NoiseSource
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from . import reference
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 from .reference_dag import literal_dag
 
 

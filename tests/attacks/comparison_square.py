@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import NoiseSource, Square
+from tests.helpers.nets import HEIGHT, WIDTH, tiny_batch, tiny_net
 
 from . import reference
-from .models_for_tests import HEIGHT, WIDTH, tiny_batch, tiny_net
 from .reference_square import LiteralSquare, literal_square
 
 EPS, STEPS = 0.06, 45
@@ -61,7 +61,7 @@ def check_square(name: str) -> None:
     """Every query, every loss and the result agree with the literal search on the same draws."""
     settings, seen = SETTINGS[name], []
     images, targets = batch(settings.get("targeted", False))
-    attack = Square(EPS, STEPS, **settings)
+    attack = Square(eps=EPS, steps=STEPS, **settings)
     result = attack(tiny_net(), images, targets, generator=fixed_noise(), on_step=seen.append)
     for b, run in enumerate(literal_runs(name)):
         shown = [(step, step.rows.tolist().index(b)) for step in seen if b in step.rows.tolist()]

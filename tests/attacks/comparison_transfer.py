@@ -14,11 +14,11 @@ from robustseg.attacks import (
     SegPGDLoss,
     TransferAttack,
 )
+from tests.helpers.nets import tiny_batch, tiny_net
 
 from . import reference
 from . import reference_transfer as literal
 from .comparison import BALLS, FixedDraws
-from .models_for_tests import tiny_batch, tiny_net
 
 STEPS = 4
 RATES = {"0.6": [0.9, 0.2, 0.7], "1.5": [0.6, 0.8, 0.1], "0.9": [0.3, 0.999, 0.0]}
@@ -120,10 +120,12 @@ def correct_share(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
 
 
 BEST = {
-    "Nesterov": lambda **kw: NIFGSM(0.1, 0.06, 6, **kw),
-    "translation-invariant Nesterov": lambda **kw: TransferAttack(0.1, 0.06, 6, diversity_prob=0, kernel_size=3, **kw),
-    "translation-invariant": lambda **kw: TIFGSM(0.1, 0.06, 6, kernel_size=3, **kw),
-    "diverse": lambda **kw: DIFGSM(0.1, 0.06, 6, **kw),
+    "Nesterov": lambda **kw: NIFGSM(eps=0.1, step_size=0.06, steps=6, **kw),
+    "translation-invariant Nesterov": lambda **kw: TransferAttack(
+        eps=0.1, step_size=0.06, steps=6, diversity_prob=0, kernel_size=3, **kw
+    ),
+    "translation-invariant": lambda **kw: TIFGSM(eps=0.1, step_size=0.06, steps=6, kernel_size=3, **kw),
+    "diverse": lambda **kw: DIFGSM(eps=0.1, step_size=0.06, steps=6, **kw),
 }
 
 

@@ -213,11 +213,13 @@ ROWS: dict[str, Row] = {
         (3, 3),
     ),
     "MLAttack": Row(
-        lambda **kw: MLAttack(["layers.1", "layers.2"], [5, 20], step_size=0.02, steps=3, **kw), (4, 3), layers=True
+        lambda **kw: MLAttack(layers=["layers.1", "layers.2"], weights=[5, 20], step_size=0.02, steps=3, **kw),
+        (4, 3),
+        layers=True,
     ),
     "MLAttack clean best": Row(
         lambda **kw: MLAttack(
-            ["layers.1", "layers.2"], 20, step_size=0.02, steps=3, random_start=False, keep="best", **kw
+            layers=["layers.1", "layers.2"], weights=20, step_size=0.02, steps=3, random_start=False, keep="best", **kw
         ),
         (5, 3),
         layers=True,
@@ -265,6 +267,16 @@ ATTACKS = [*ROWS]
 RANDOM = [name for name, row in ROWS.items() if row.random]
 WITH_NORM = [(name, norm) for name, row in ROWS.items() for norm in row.norms]
 """Every attack with every norm that it supports."""
+LOOPS = (
+    *("PGD", "PGD restarts best", "DS best", "APGD shrinking", "worst of", "NIFGSM best", "MLAttack", "Square", "DAG"),
+    *("ALMAProx", "PDGD", "PDPGD", "CW", "DeepFool", "Targeted", "Universal"),
+)
+"""One attack for each piece of code that has a loop, or another way through one, of its own."""
+
+
+def first_norm_or_loop(name: str, norm: str) -> bool:
+    """The part of :data:`WITH_NORM` that the default run takes: norms differ in the threat model and in the loops."""
+    return norm == ROWS[name].norms[0] or name in LOOPS
 
 
 def build(name: str, eps: float | str = 0.05, norm: str | None = None, **settings: object) -> Attack:

@@ -10,10 +10,10 @@ from robustseg.attacks import APGD, AdaptiveStep, AttackStep, ThreatModel
 from robustseg.attacks.losses.masked import MaskedCrossEntropy
 from robustseg.attacks.presets.strong import SHRINKING
 from robustseg.attacks.steps import adaptive as adaptive_module
+from tests.helpers.nets import tiny_batch, tiny_net
 
 from . import reference
 from .comparison import assert_allowed
-from .models_for_tests import tiny_batch, tiny_net
 from .reference_apgd import best_iterate, checkpoints, literal_stage
 
 EPS = {"linf": 0.08, "l2": 0.9}
@@ -37,7 +37,14 @@ def check_apgd(norm: str, targeted: bool = False, loss: bool = False, shrinking:
     """Every iterate and the result; returns how often a step was halved."""
     model, (images, targets) = tiny_net(), tiny_batch()
     eps = EPS[norm]
-    attack = APGD(eps, steps, MaskedCrossEntropy() if loss else None, norm, shrinking, targeted=targeted)
+    attack = APGD(
+        eps=eps,
+        steps=steps,
+        loss=MaskedCrossEntropy() if loss else None,
+        norm=norm,
+        shrinking=shrinking,
+        targeted=targeted,
+    )
     seen: list[AttackStep] = []
     result = attack(model, images, targets, on_step=seen.append)
     marked = targets.masked_fill(targets == 255, reference.NO_LABEL)
@@ -142,6 +149,7 @@ def half_the_first_step(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(adaptive_module.AdaptiveStep, "init", init)
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(
     "mutate", [first_order, never_halve, stay_at_a_checkpoint, decide_for_the_batch, half_the_first_step]
 )
@@ -198,7 +206,7 @@ def test_torchattacks(norm: str, monkeypatch: pytest.MonkeyPatch):
     # Its first look is at the clean image, for its accuracy.
     start = looked[1]
     ours: list[Tensor] = []
-    attack = APGD(eps, steps, norm=norm)
+    attack = APGD(eps=eps, steps=steps, norm=norm)
     with monkeypatch.context() as patch:
         patch.setattr("robustseg.attacks.threat.AllowedSet.sample", lambda self, noise: start)
         attack(model, images, targets, on_step=lambda step: ours.append(step.images_adv))

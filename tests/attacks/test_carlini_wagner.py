@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from robustseg.attacks import BIM, CW, AttackStep
 from robustseg.attacks.minimum_norm import carlini_wagner, coordinates
 from robustseg.attacks.minimum_norm.base import Nearest
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from . import reference_cw_deepfool as reference
 from .comparison import assert_allowed
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 
 Patch = pytest.MonkeyPatch
 
@@ -242,6 +242,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], Callable, dict]] = [
 ]
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(("mutate", "check", "settings"), MUTATIONS, ids=lambda v: getattr(v, "__name__", None))
 def test_defect_is_found(mutate: Callable, check: Callable, settings: dict, monkeypatch: Patch):
     with monkeypatch.context() as patch:

@@ -9,10 +9,10 @@ from torch import Tensor
 from robustseg.attacks import DAG, AttackError, AttackStep
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.minimum_norm import dag
+from tests.helpers.nets import tiny_batch, tiny_net
 
 from .comparison import assert_allowed
 from .comparison_dag import SETTINGS, Recorded, batch, check_dag
-from .models_for_tests import tiny_batch, tiny_net
 from .test_closed_form import IMAGES, LABELS, WEIGHT, linear_model
 
 Patch = pytest.MonkeyPatch
@@ -103,7 +103,7 @@ def test_unbounded_result_leaves_the_ball_and_the_bounded_one_does_not():
     settings = {"step_size": 0.05, "steps": 30, "success": 1.0}
     assert float((DAG(**settings)(model, images, targets) - images).abs().max()) > 0.2
     for eps, norm in ((0.1, "linf"), (0.5, "l2")):
-        assert_allowed(DAG(eps, norm=norm, **settings)(model, images, targets), images, eps, norm)
+        assert_allowed(DAG(eps=eps, norm=norm, **settings)(model, images, targets), images, eps, norm)
 
 
 def test_drawn_class_is_any_of_the_wrong_ones():
@@ -134,7 +134,17 @@ def test_steps_are_not_lost_in_half_precision(dtype: torch.dtype):
 
 
 def test_describe_holds_every_setting():
-    attack = DAG("8/255", "1/255", 50, 0.9, "runner-up", "l2", True, 0, 3)
+    attack = DAG(
+        eps="8/255",
+        step_size="1/255",
+        steps=50,
+        success=0.9,
+        aim="runner-up",
+        norm="l2",
+        targeted=True,
+        ignore_index=0,
+        seed=3,
+    )
     assert attack.describe() == {
         "attack": "DAG",
         "eps": "8/255",

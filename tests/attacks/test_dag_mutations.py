@@ -11,9 +11,11 @@ from robustseg.attacks import DAG, correct_pixels
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.minimum_norm import dag
 from robustseg.attacks.threat import AllowedSet
+from tests.helpers.nets import CLASSES
 
 from .comparison_dag import check_dag
-from .models_for_tests import CLASSES
+
+pytestmark = pytest.mark.mutation
 
 Patch = pytest.MonkeyPatch
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from robustseg.attacks import AttackStep, DeepFool
 from robustseg.attacks.minimum_norm import deepfool
 from robustseg.attacks.minimum_norm.base import Nearest
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from . import reference_cw_deepfool as reference
 from .comparison import assert_allowed
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 from .test_carlini_wagner import close, fooled_share, needed, right_batch
 
 Patch = pytest.MonkeyPatch
@@ -23,7 +23,7 @@ def check(norm: str = "l2", candidates: int = 10, eps: float | None = None, succ
     """Every iterate, every reported margin and the result; returns how many steps each image took."""
     model, images, targets = right_batch()
     seen: list[AttackStep] = []
-    attack = DeepFool(eps, norm, success=success, steps=6, candidates=candidates, overshoot=0.05)
+    attack = DeepFool(eps=eps, norm=norm, success=success, steps=6, candidates=candidates, overshoot=0.05)
     result = attack(model, images, targets, on_step=seen.append)
     steps = []
     for row in range(2):
@@ -158,6 +158,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str]] = [
 ]
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(("mutate", "case"), MUTATIONS, ids=lambda v: getattr(v, "__name__", v))
 def test_defect_is_found(mutate: Callable, case: str, monkeypatch: Patch):
     with monkeypatch.context() as patch:
@@ -291,7 +292,7 @@ def test_unreachable_share_gives_the_most_fooled_iterate(norm: str, eps: float |
         return torch.where(fixed.unsqueeze(1), certain + 0 * inner(x), inner(x))
 
     seen: list[AttackStep] = []
-    images_adv = DeepFool(eps, norm, steps=8)(model, images, targets, on_step=seen.append)
+    images_adv = DeepFool(eps=eps, norm=norm, steps=8)(model, images, targets, on_step=seen.append)
     best = fooled_share(model, images_adv, targets)
     for step in seen:
         assert all(b >= s for b, s in zip(best, fooled_share(model, step.images_adv, targets), strict=True))
@@ -304,7 +305,7 @@ def test_unreachable_share_gives_the_most_fooled_iterate(norm: str, eps: float |
 def test_iterates_stay_in_the_ball():
     model, images, targets = right_batch()
     for norm, eps in (("linf", 0.05), ("l2", 0.4)):
-        DeepFool(eps, norm, steps=4)(
+        DeepFool(eps=eps, norm=norm, steps=4)(
             model, images, targets, on_step=lambda s, e=eps, n=norm: assert_allowed(s.images_adv, images, e, n)
         )
 
@@ -368,7 +369,7 @@ def test_settings(settings: dict, message: str):
 
 
 def test_description_holds_every_setting():
-    assert DeepFool("8/255", "linf", 0.9, 7, 3, 0.1).describe() == {
+    assert DeepFool(eps="8/255", norm="linf", success=0.9, steps=7, candidates=3, overshoot=0.1).describe() == {
         "attack": "DeepFool",
         "eps": "8/255",
         "norm": "linf",

@@ -20,8 +20,7 @@ from robustseg.attacks import (
     WorstOf,
 )
 from robustseg.attacks.best import Best
-
-from .models_for_tests import CountingNet, tiny_batch, tiny_net
+from tests.helpers.nets import CountingNet, tiny_batch, tiny_net
 
 BALL = {"eps": 0.15, "step_size": 0.05}
 CPU = torch.device("cpu")
@@ -34,7 +33,7 @@ def members(**settings: object) -> list[Attack]:
         PGD(**BALL, steps=3, keep="best", **settings),
         SegPGD(**BALL, steps=3, seed=4, **settings),
         CosPGD(**BALL, steps=2, restarts=2, **settings),
-        APGD(0.15, 8, **settings),
+        APGD(eps=0.15, steps=8, **settings),
     ]
 
 
@@ -97,15 +96,19 @@ def forever(self: Best, rows: Tensor) -> Tensor:
 
 
 LEAVING = {
-    "PGD": lambda **kw: PGD(0.3, 0.1, 25, keep="best", **kw),
-    "PGD restarts": lambda **kw: PGD(0.3, 0.1, 12, restarts=3, keep="best", **kw),
-    "PGD last of restarts": lambda **kw: PGD(0.3, 0.1, 12, restarts=3, **kw),
-    "PGD l2": lambda **kw: PGD(3, 1, 25, keep="best", norm="l2", **kw),
-    "DS": lambda **kw: DS(0.3, 0.1, 25, random_start=True, keep="best", **kw),
-    "APGD": lambda **kw: APGD(0.3, 25, **kw),
-    "APGD shrinking": lambda **kw: APGD(0.15, 44, shrinking=True, restarts=2, **kw),
+    "PGD": lambda **kw: PGD(eps=0.3, step_size=0.1, steps=25, keep="best", **kw),
+    "PGD restarts": lambda **kw: PGD(eps=0.3, step_size=0.1, steps=12, restarts=3, keep="best", **kw),
+    "PGD last of restarts": lambda **kw: PGD(eps=0.3, step_size=0.1, steps=12, restarts=3, **kw),
+    "PGD l2": lambda **kw: PGD(eps=3, step_size=1, steps=25, keep="best", norm="l2", **kw),
+    "DS": lambda **kw: DS(eps=0.3, step_size=0.1, steps=25, random_start=True, keep="best", **kw),
+    "APGD": lambda **kw: APGD(eps=0.3, steps=25, **kw),
+    "APGD shrinking": lambda **kw: APGD(eps=0.15, steps=44, shrinking=True, restarts=2, **kw),
     "worst of": lambda **kw: WorstOf(
-        [PGD(0.3, 0.1, 12, keep="best", **kw), APGD("0.3", 25, **kw), BIM(0.3, 0.1, 2, **kw)]
+        [
+            PGD(eps=0.3, step_size=0.1, steps=12, keep="best", **kw),
+            APGD(eps="0.3", steps=25, **kw),
+            BIM(eps=0.3, step_size=0.1, steps=2, **kw),
+        ]
     ),
 }
 
@@ -143,7 +146,7 @@ def test_nobody_leaves_before_being_finished():
     """A batch of images that cannot be broken costs what it costs."""
     model = CountingNet(tiny_net())
     images, targets = tiny_batch()
-    result = PGD(0.001, 0.001, 25, keep="best").run(model, images, targets)
+    result = PGD(eps=0.001, step_size=0.001, steps=25, keep="best").run(model, images, targets)
     assert result.forwards.tolist() == [26, 26]
     assert result.backwards.tolist() == [25, 25]
     assert model.forwards == 26
@@ -152,7 +155,7 @@ def test_nobody_leaves_before_being_finished():
 def test_steps_name_the_images_that_are_left():
     model, (images, targets) = tiny_net(), batch()
     seen: list[AttackStep] = []
-    attack = PGD(0.3, 0.1, 25, keep="best")
+    attack = PGD(eps=0.3, step_size=0.1, steps=25, keep="best")
     result = attack.run(model, images, targets, on_step=seen.append)
     assert seen[0].rows.tolist() == [0, 1, 2, 3]
     assert len(seen[-1].rows) < 4
@@ -177,7 +180,7 @@ def test_image_that_is_wrong_already_costs_one_forward():
 
 @pytest.mark.parametrize(("preset", "count"), [(SEA, 3), (StrongEnsemble, 7)])
 def test_presets(preset: type[WorstOf], count: int):
-    attack = preset(PIXELS, steps=300)
+    attack = preset(class_pixels=PIXELS, steps=300)
     assert len(attack.attacks) == count
     for member in attack.attacks:
         assert isinstance(member, IterativeAttack)
@@ -194,9 +197,9 @@ def test_strong_is_never_weaker_than_sea_or_any_member():
     model = tiny_net()
     for seed in range(2):
         images, targets = batch(seed)
-        strong = StrongEnsemble(PIXELS, 0.05, steps=10)
+        strong = StrongEnsemble(class_pixels=PIXELS, eps=0.05, steps=10)
         worst = hits(model, strong(model, images, targets), targets)
-        for attack in [SEA(PIXELS, 0.05, steps=10), *strong.attacks]:
+        for attack in [SEA(class_pixels=PIXELS, eps=0.05, steps=10), *strong.attacks]:
             assert (worst <= hits(model, attack(model, images, targets), targets)).all()
 
 
@@ -204,8 +207,8 @@ def test_strong_is_never_weaker_than_sea_or_any_member():
     ("attacks", "message"),
     [
         ([], r"attacks = \[\]"),
-        ([PGD(), PGD("4/255")], "different threat models"),
-        ([PGD(0.1), PGD(0.1, norm="l2")], "different threat models"),
+        ([PGD(), PGD(eps="4/255")], "different threat models"),
+        ([PGD(eps=0.1), PGD(eps=0.1, norm="l2")], "different threat models"),
         ([PGD(), PGD(targeted=True)], r"differ in targeted \(False, True\)"),
         ([PGD(), PGD(ignore_index=0)], r"differ in ignore_index \(255, 0\)"),
     ],

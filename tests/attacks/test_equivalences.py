@@ -28,8 +28,8 @@ from robustseg.attacks import (
     SignStep,
     ThreatModel,
 )
+from tests.helpers.nets import tiny_batch, tiny_net
 
-from .models_for_tests import tiny_batch, tiny_net
 from .table import ATTACKS, ROWS, build
 
 EPS, ALPHA, STEPS = "8/255", "2/255", 6
@@ -42,12 +42,18 @@ def by_hand(norm: str, loss: object, rule: object, steps: int = STEPS, **setting
 
 
 PAIRS = {
-    "FGSM = one step of PGD": lambda n: (FGSM(EPS, n), PGD(EPS, EPS, 1, n, random_start=False)),
-    "FGSM = one step of BIM": lambda n: (FGSM(EPS, n), BIM(EPS, EPS, 1, n)),
-    "SegFGSM = one step of SegPGD": lambda n: (SegFGSM(EPS, n), SegPGD(EPS, EPS, 1, norm=n, random_start=False)),
+    "FGSM = one step of PGD": lambda n: (
+        FGSM(eps=EPS, norm=n),
+        PGD(eps=EPS, step_size=EPS, steps=1, norm=n, random_start=False),
+    ),
+    "FGSM = one step of BIM": lambda n: (FGSM(eps=EPS, norm=n), BIM(eps=EPS, step_size=EPS, steps=1, norm=n)),
+    "SegFGSM = one step of SegPGD": lambda n: (
+        SegFGSM(eps=EPS, norm=n),
+        SegPGD(eps=EPS, step_size=EPS, steps=1, norm=n, random_start=False),
+    ),
     "SegFGSM = one step by any dynamic schedule": lambda n: (
-        SegFGSM(EPS, n),
-        SegPGD(EPS, EPS, 1, "exp", norm=n, random_start=False),
+        SegFGSM(eps=EPS, norm=n),
+        SegPGD(eps=EPS, step_size=EPS, steps=1, schedule="exp", norm=n, random_start=False),
     ),
     "BIM = PGD from the image": lambda n: (BIM(**BALL, norm=n), PGD(**BALL, norm=n, random_start=False)),
     "MIFGSM without memory = BIM": lambda n: (MIFGSM(**BALL, decay=0, norm=n), BIM(**BALL, norm=n)),
@@ -77,7 +83,10 @@ PAIRS = {
         DS(**BALL, norm=n),
         by_hand(n, CrossEntropy(), SignStep(ALPHA), random_start=False, transform=DynamicScale()),
     ),
-    "fractions = decimals": lambda n: (BIM("0.25", "1/8", 3, n), BIM(0.25, 0.125, 3, n)),
+    "fractions = decimals": lambda n: (
+        BIM(eps="0.25", step_size="1/8", steps=3, norm=n),
+        BIM(eps=0.25, step_size=0.125, steps=3, norm=n),
+    ),
 }
 
 
@@ -98,8 +107,8 @@ def test_equal_attacks(pair: str, norm: str, targeted: bool):
 def test_runs_whose_loss_does_not_depend_on_T_are_prefixes(attack: type[Attack]):
     model, (images, targets) = tiny_net(), tiny_batch()
     seen: list[Tensor] = []
-    attack(EPS, ALPHA, 5)(model, images, targets, on_step=lambda step: seen.append(step.images_adv))
-    assert torch.equal(attack(EPS, ALPHA, 3)(model, images, targets), seen[3])
+    attack(eps=EPS, step_size=ALPHA, steps=5)(model, images, targets, on_step=lambda step: seen.append(step.images_adv))
+    assert torch.equal(attack(eps=EPS, step_size=ALPHA, steps=3)(model, images, targets), seen[3])
 
 
 def correct_share(model: torch.nn.Module, images: Tensor, targets: Tensor) -> Tensor:
@@ -110,10 +119,10 @@ def correct_share(model: torch.nn.Module, images: Tensor, targets: Tensor) -> Te
 
 
 BEST = {
-    "PGD": lambda **kw: PGD(0.1, 0.06, 6, **kw),
-    "SegPGD": lambda **kw: SegPGD(0.1, 0.06, 6, **kw),
-    "MIFGSM l2": lambda **kw: MIFGSM(1.0, 0.5, 6, norm="l2", **kw),
-    "DS": lambda **kw: DS(0.1, 0.06, 6, random_start=True, **kw),
+    "PGD": lambda **kw: PGD(eps=0.1, step_size=0.06, steps=6, **kw),
+    "SegPGD": lambda **kw: SegPGD(eps=0.1, step_size=0.06, steps=6, **kw),
+    "MIFGSM l2": lambda **kw: MIFGSM(eps=1.0, step_size=0.5, steps=6, norm="l2", **kw),
+    "DS": lambda **kw: DS(eps=0.1, step_size=0.06, steps=6, random_start=True, **kw),
 }
 
 
@@ -148,8 +157,8 @@ def test_restarts_are_never_worse_than_one_run(keep: str, targeted: bool):
     for seed in range(4):
         images, targets = tiny_batch(seed=seed, batch=3)
         settings = {"keep": keep, "targeted": targeted}
-        single = PGD(0.1, 0.06, 3, **settings)(model, images, targets)
-        several = PGD(0.1, 0.06, 3, restarts=4, **settings)(model, images, targets)
+        single = PGD(eps=0.1, step_size=0.06, steps=3, **settings)(model, images, targets)
+        several = PGD(eps=0.1, step_size=0.06, steps=3, restarts=4, **settings)(model, images, targets)
         shares = [correct_share(model, x, targets) for x in (single, several)]
         difference = shares[1] - shares[0] if targeted else shares[0] - shares[1]
         assert (difference >= 0).all()
@@ -207,12 +216,12 @@ def test_description_names_what_distinguishes_attacks(name: str):
 @pytest.mark.parametrize(
     "attack",
     [
-        lambda eps, step, norm: PGD(eps, step, 4, norm=norm),
-        lambda eps, step, norm: MIFGSM(eps, step, 4, norm=norm),
-        lambda eps, step, norm: NIFGSM(eps, step, 4, norm=norm),
-        lambda eps, step, norm: PAdamCE(eps, step, 4, norm=norm),
-        lambda eps, step, norm: APGD(eps, 8, norm=norm, shrinking=True),
-        lambda eps, step, norm: DAG(eps, "1/10", 8, norm=norm),
+        lambda eps, step, norm: PGD(eps=eps, step_size=step, steps=4, norm=norm),
+        lambda eps, step, norm: MIFGSM(eps=eps, step_size=step, steps=4, norm=norm),
+        lambda eps, step, norm: NIFGSM(eps=eps, step_size=step, steps=4, norm=norm),
+        lambda eps, step, norm: PAdamCE(eps=eps, step_size=step, steps=4, norm=norm),
+        lambda eps, step, norm: APGD(eps=eps, steps=8, norm=norm, shrinking=True),
+        lambda eps, step, norm: DAG(eps=eps, step_size="1/10", steps=8, norm=norm),
     ],
     ids=["PGD", "MIFGSM", "NIFGSM", "PAdamCE", "APGD", "DAG"],
 )
@@ -232,5 +241,5 @@ def test_rms_is_l2_in_another_unit(attack):
 def test_rms_of_a_step_is_the_same_for_any_size(size):
     images = torch.full((2, 3, *size), 0.5, dtype=torch.float64)
     targets = torch.zeros(2, *size, dtype=torch.long)
-    images_adv = FGSM("1/10", norm="rms")(tiny_net(), images, targets)
+    images_adv = FGSM(eps="1/10", norm="rms")(tiny_net(), images, targets)
     assert (images_adv - images).square().mean((1, 2, 3)).sqrt().tolist() == pytest.approx([0.1, 0.1], rel=1e-9)

@@ -25,9 +25,9 @@ from robustseg.attacks import (
     Tsallis,
 )
 from robustseg.attacks.losses import margin as losses_margin
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from . import reference_losses as literals
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 from .reference import NO_LABEL, Loss
 from .test_closed_form import IMAGES, LABELS, WEIGHT, linear_model
 from .test_reference import random_logits

@@ -23,6 +23,8 @@ from robustseg.attacks.losses import pixelwise as losses
 from . import test_losses
 from .comparison import check_attack
 
+pytestmark = pytest.mark.mutation
+
 Patch = pytest.MonkeyPatch
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from robustseg.attacks import PGD, AttackError, AttackStep, MLAttack, NoiseSource, WorstOf
 from robustseg.attacks.losses import features
 from robustseg.attacks.losses.features import FeatureVictim, Taps
+from tests.helpers.nets import CLASSES, TinyNet, tiny_batch, tiny_net
 
 from . import reference
 from .comparison import BALLS, STEPS, _assert_close, assert_allowed
-from .models_for_tests import CLASSES, TinyNet, tiny_batch, tiny_net
 from .table import build
 from .test_bad_input import MODELS
 from .test_trace import assert_untouched, restless, snapshot
@@ -70,7 +70,9 @@ def check(norm: str, targeted: bool) -> None:
     eps, alpha = BALLS[norm]
     net, (images, targets) = tiny_net(), tiny_batch()
     labels = targets.masked_fill(targets == 255, reference.NO_LABEL)
-    attack = MLAttack(LAYERS, WEIGHTS, eps, alpha, STEPS, norm, targeted=targeted)
+    attack = MLAttack(
+        layers=LAYERS, weights=WEIGHTS, eps=eps, step_size=alpha, steps=STEPS, norm=norm, targeted=targeted
+    )
     seen: list[AttackStep] = []
     result = attack(net, images, targets, on_step=seen.append)
     assert not torch.equal(seen[0].images_adv, images)
@@ -150,6 +152,7 @@ def clean_features_of_the_start(patch: Patch) -> None:
     patch.setattr(FeatureVictim, "__init__", init)
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize(
     ("mutate", "targeted"),
@@ -182,7 +185,7 @@ def test_closed_form():
     images[0, 0] = 1.0
     seen: list[AttackStep] = []
     # 3/4 from (1, ¼, ¼): w·x = 1 − ½ + ⅛ = ⅝. The label 0 is left by going up, the first step from the clean image.
-    attack = MLAttack(["0"], 3.0, 0.125, 0.0625, 2, random_start=False)
+    attack = MLAttack(layers=["0"], weights=3.0, eps=0.125, step_size=0.0625, steps=2, random_start=False)
     result = attack(model, images, torch.zeros(1, 1, 1, dtype=torch.long), on_step=seen.append)
     clean, moved = 0.625, 0.625 + 0.0625 * 2.5  # the first channel is at 1 already
     assert seen[0].loss.item() == pytest.approx(math.log1p(math.exp(clean)), rel=1e-12)
@@ -194,8 +197,10 @@ def test_closed_form():
 
 def test_weight_zero_is_pgd():
     net, (images, targets) = tiny_net(), tiny_batch()
-    expected = PGD(0.05, 0.02, 4, restarts=2, keep="best")(net, images, targets)
-    actual = MLAttack(LAYERS, 0.0, 0.05, 0.02, 4, restarts=2, keep="best")(net, images, targets)
+    expected = PGD(eps=0.05, step_size=0.02, steps=4, restarts=2, keep="best")(net, images, targets)
+    actual = MLAttack(layers=LAYERS, weights=0.0, eps=0.05, step_size=0.02, steps=4, restarts=2, keep="best")(
+        net, images, targets
+    )
     assert torch.equal(actual, expected)
 
 
@@ -203,7 +208,7 @@ def test_images_may_leave_and_are_watched_on_their_own():
     """Finished images leave the batch at step 10; the others' features are still compared with their own."""
     net, (images, targets) = tiny_net(), tiny_batch(batch=3)
     targets[1] = (net(images)[1].argmax(0) + 1) % CLASSES
-    attack = MLAttack(LAYERS, WEIGHTS, 0.03, 0.01, 14, keep="best")
+    attack = MLAttack(layers=LAYERS, weights=WEIGHTS, eps=0.03, step_size=0.01, steps=14, keep="best")
     rows: list[int] = []
     noise = NoiseSource.for_samples(0, ["a", "b", "c"], torch.device("cpu"))
     together = attack.run(net, images, targets, generator=noise, on_step=lambda step: rows.append(len(step.rows)))
@@ -218,7 +223,12 @@ def test_images_may_leave_and_are_watched_on_their_own():
 
 def test_member_of_an_ensemble():
     net, (images, targets) = tiny_net(), tiny_batch()
-    attack = WorstOf([PGD(0.05, 0.02, 2), MLAttack(LAYERS, 5.0, 0.05, 0.02, 2)])
+    attack = WorstOf(
+        [
+            PGD(eps=0.05, step_size=0.02, steps=2),
+            MLAttack(layers=LAYERS, weights=5.0, eps=0.05, step_size=0.02, steps=2),
+        ]
+    )
     assert attack(net, images, targets).shape == images.shape
 
 
@@ -231,7 +241,7 @@ def test_hooks_are_removed_after_an_exception_in_the_model(fail_at: int):
     model, (images, targets) = restless(fail_at), tiny_batch(torch.float32)
     before = snapshot(model)
     with pytest.raises(KeyError, match="inside the model"):
-        MLAttack(["body.layers.1"], steps=3)(model, images, targets)
+        MLAttack(layers=["body.layers.1"], steps=3)(model, images, targets)
     assert_untouched(before, snapshot(model))
 
 
@@ -244,14 +254,14 @@ def test_hooks_are_there_during_the_attack_and_removed_after_an_exception_in_the
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        MLAttack(LAYERS)(net, images, targets, on_step=stop)
+        MLAttack(layers=LAYERS)(net, images, targets, on_step=stop)
     assert counts == [2]
     assert hooks(net) == 0
 
 
 def test_radius_zero_sets_no_hook_and_takes_no_forward():
     images, targets = tiny_batch()
-    assert torch.equal(MLAttack(["nowhere"], eps=0)(lambda x: x, images, targets), images)
+    assert torch.equal(MLAttack(layers=["nowhere"], eps=0)(lambda x: x, images, targets), images)
 
 
 class InPlace(nn.Module):
@@ -271,7 +281,9 @@ class InPlace(nn.Module):
 def test_features_are_those_of_the_layer_and_not_of_what_is_done_to_them_in_place():
     model, (images, targets) = InPlace().double(), tiny_batch()
     seen: list[AttackStep] = []
-    MLAttack(["first"], 7.0, 0.1, 0.02, 2)(model, images, targets, on_step=seen.append)
+    MLAttack(layers=["first"], weights=7.0, eps=0.1, step_size=0.02, steps=2)(
+        model, images, targets, on_step=seen.append
+    )
     labels = targets.masked_fill(targets == 255, -100)
     for step in seen:
         now, clean = model.first(step.images_adv).detach(), model.first(images).detach()
@@ -313,8 +325,10 @@ class Pyramid(nn.Module):
 def test_feature_maps_by_index(indices: tuple[int, ...]):
     model, (images, targets) = Pyramid().double(), tiny_batch()
     seen: list[AttackStep] = []
-    result = MLAttack(indices, 1e4, 0.05, 0.01, 3)(model, images, targets, on_step=seen.append)
-    assert not torch.equal(result, PGD(0.05, 0.01, 3)(model, images, targets))
+    result = MLAttack(layers=indices, weights=1e4, eps=0.05, step_size=0.01, steps=3)(
+        model, images, targets, on_step=seen.append
+    )
+    assert not torch.equal(result, PGD(eps=0.05, step_size=0.01, steps=3)(model, images, targets))
     labels = targets.masked_fill(targets == 255, -100)
     for step in seen:
         expected = nn.functional.cross_entropy(step.logits, labels, reduction="none").sum((1, 2))
@@ -339,7 +353,7 @@ def test_dead_layer_does_not_divide_by_zero():
     net, (images, targets) = tiny_net(), tiny_batch()
     net.layers[4].weight.data.zero_()
     net.layers[4].bias.data.zero_()
-    assert torch.isfinite(MLAttack(["layers.4"])(net, images, targets)).all()
+    assert torch.isfinite(MLAttack(layers=["layers.4"])(net, images, targets)).all()
 
 
 def test_backbone_of_the_package():
@@ -353,10 +367,10 @@ def test_backbone_of_the_package():
     images_adv = attack(model, images, targets)
     assert_allowed(images_adv, images, 8 / 255, "linf")
     assert hooks(model) == 0
-    named = MLAttack(["backbone.body.layer3", "backbone.body.layer4"], steps=2)(model, images, targets)
+    named = MLAttack(layers=["backbone.body.layer3", "backbone.body.layer4"], steps=2)(model, images, targets)
     assert torch.equal(images_adv, named)
     with pytest.raises(AttackError, match=r"layer 2: the backbone gives 2 feature maps; choose from 0 to 1"):
-        MLAttack([2])(model, images, targets)
+        MLAttack(layers=[2])(model, images, targets)
     assert hooks(model) == 0
 
 
@@ -411,7 +425,7 @@ class Numbers(nn.Module):
 def test_layers_that_cannot_be_used(layer: int | str, message: str):
     model = Odd()
     with pytest.raises(AttackError, match=message):
-        MLAttack([layer])(model, *tiny_batch(torch.float32))
+        MLAttack(layers=[layer])(model, *tiny_batch(torch.float32))
     assert hooks(model) == 0
 
 
@@ -419,12 +433,12 @@ def test_near_names_and_ends_of_names():
     model, (images, targets) = nn.ModuleDict({"a": TinyNet(), "b": TinyNet()}), tiny_batch(torch.float32)
     model.forward = lambda x: model["a"](x)
     with pytest.raises(AttackError, match=r"layer 'layers.1' may be a.layers.1, b.layers.1: give more of the name"):
-        MLAttack(["layers.1"])(model, images, targets)
+        MLAttack(layers=["layers.1"])(model, images, targets)
     with pytest.raises(AttackError, match=r"no layer 'a.layer.1'; there are, for example, a\.layers"):
-        MLAttack(["a.layer.1"])(model, images, targets)
+        MLAttack(layers=["a.layer.1"])(model, images, targets)
     with pytest.raises(AttackError, match=r"no layer 'ayers.1'"):
-        MLAttack(["ayers.1"])(model, images, targets)
-    assert MLAttack(["a.layers.1"])(model, images, targets).shape == images.shape
+        MLAttack(layers=["ayers.1"])(model, images, targets)
+    assert MLAttack(layers=["a.layers.1"])(model, images, targets).shape == images.shape
 
 
 def test_feature_index_where_the_backbone_gives_no_list():
@@ -432,13 +446,13 @@ def test_feature_index_where_the_backbone_gives_no_list():
     model.body.forward = lambda x: model.body.stem(x)
     model.forward = lambda x: model.body(x)
     with pytest.raises(AttackError, match=r"backbone of layer 1 gives a Tensor, not a list of features"):
-        MLAttack([1])(model, *tiny_batch(torch.float32))
+        MLAttack(layers=[1])(model, *tiny_batch(torch.float32))
 
 
 def test_plain_function_has_no_layers():
     net = tiny_net(torch.float32)
     with pytest.raises(AttackError, match=r"a function, not a module, so that it has no layers.*give the module"):
-        MLAttack(["layers.1"])(lambda x: net(x), *tiny_batch(torch.float32))
+        MLAttack(layers=["layers.1"])(lambda x: net(x), *tiny_batch(torch.float32))
 
 
 class Beside(nn.Module):
@@ -485,7 +499,7 @@ def test_settings(settings: dict, message: str):
 
 
 def test_description():
-    described = MLAttack([-2, "head"], [1, 0.5]).describe()
+    described = MLAttack(layers=[-2, "head"], weights=[1, 0.5]).describe()
     assert described["attack"] == "MLAttack"
     assert (described["layers"], described["weights"]) == ("-2, head", "1.0, 0.5")
 

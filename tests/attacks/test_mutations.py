@@ -18,6 +18,8 @@ from robustseg.attacks.transforms import DynamicScale
 
 from .comparison import check_attack
 
+pytestmark = pytest.mark.mutation
+
 Patch = pytest.MonkeyPatch
 
 

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from robustseg.attacks import AttackError
+from tests.helpers.nets import tiny_batch, tiny_net
 
-from .models_for_tests import tiny_batch, tiny_net
 from .table import ATTACKS, ROWS, build
 
 

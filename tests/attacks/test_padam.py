@@ -10,9 +10,9 @@ from torch import Tensor
 
 from robustseg import attacks
 from robustseg.attacks import AdamStep, AttackStep, CrossEntropy, IterativeAttack, PAdamCE, PAdamCos, ThreatModel
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from .comparison import BALLS, check_attack
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 from .reference import steepest
 from .reference_padam import Coordinate
 from .test_closed_form import IMAGES, LABELS, linear_model, slopes
@@ -22,7 +22,7 @@ EPS, ALPHA = 8 / 255, 2 / 255
 
 
 def test_first_step_has_length_alpha_along_the_sign():
-    attack = PAdamCE("1/4", "1/8", 1, random_start=False)
+    attack = PAdamCE(eps="1/4", step_size="1/8", steps=1, random_start=False)
     images_adv = attack(linear_model(), IMAGES, LABELS)
     # α·g/(|g| + 1e-8), of gradients of at least 1/8.
     torch.testing.assert_close(images_adv, IMAGES + slopes(0.75, -0.25).sign() / 8, rtol=0, atol=1e-8)
@@ -30,7 +30,7 @@ def test_first_step_has_length_alpha_along_the_sign():
 
 
 def test_first_l2_step_has_length_alpha():
-    attack = PAdamCE(0.5, "1/8", 1, "l2", random_start=False)
+    attack = PAdamCE(eps=0.5, step_size="1/8", steps=1, norm="l2", random_start=False)
     delta = attack(linear_model(), IMAGES, LABELS) - IMAGES
     torch.testing.assert_close(delta.flatten(1).norm(dim=1), torch.full((2,), 0.125).double(), rtol=1e-12, atol=0)
     torch.testing.assert_close(
@@ -129,7 +129,7 @@ def projected_adam(
 def test_adam_of_torch(preset: type[IterativeAttack], pixels: Callable[[Tensor, Tensor], Tensor], targeted: bool):
     model, (images, targets) = tiny_net(), tiny_batch(batch=3, ignored=False)
     seen: list[AttackStep] = []
-    attack = preset(EPS, ALPHA, 25, targeted=targeted, seed=5)
+    attack = preset(eps=EPS, step_size=ALPHA, steps=25, targeted=targeted, seed=5)
     actual = attack(model, images, targets, on_step=seen.append)
     assert not torch.equal(seen[0].images_adv, images)
     expected = projected_adam(model, images, targets, seen[0].images_adv, pixels, 25, targeted=targeted)
@@ -245,6 +245,7 @@ def masked_cosine(patch: Patch) -> None:
     patch.setattr(attacks.LogitCosine, "per_pixel", attacks.MaskedSpherical.per_pixel)
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(
     ("mutate", "name", "norm", "targeted"),
     [

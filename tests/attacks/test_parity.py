@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from robustseg import attacks
 from robustseg.attacks import CosPGDLoss, CrossEntropy, IterativeAttack, SegPGDLoss, SignStep, ThreatModel
-
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 EPS, ALPHA, STEPS = 8 / 255, 2 / 255, 7
 
@@ -21,19 +20,19 @@ def segmentation_batch(dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor]:
 
 PAIRS = {
     "FGSM": ({"eps": EPS}, lambda: attacks.FGSM(eps=EPS)),
-    "BIM": ({"eps": EPS, "alpha": ALPHA, "steps": STEPS}, lambda: attacks.BIM(EPS, ALPHA, STEPS)),
+    "BIM": ({"eps": EPS, "alpha": ALPHA, "steps": STEPS}, lambda: attacks.BIM(eps=EPS, step_size=ALPHA, steps=STEPS)),
     "PGD": (
         {"eps": EPS, "alpha": ALPHA, "steps": STEPS, "random_start": False},
-        lambda: attacks.PGD(EPS, ALPHA, STEPS, random_start=False),
+        lambda: attacks.PGD(eps=EPS, step_size=ALPHA, steps=STEPS, random_start=False),
     ),
     "PGDL2": (
         {"eps": 0.5, "alpha": 0.15, "steps": STEPS, "random_start": False},
-        lambda: attacks.PGD(0.5, 0.15, STEPS, norm="l2", random_start=False),
+        lambda: attacks.PGD(eps=0.5, step_size=0.15, steps=STEPS, norm="l2", random_start=False),
     ),
     # It divides by the mean of |∇| where the paper has the sum: every momentum is larger by the same factor.
     "MIFGSM": (
         {"eps": EPS, "alpha": ALPHA, "steps": STEPS, "decay": 0.8},
-        lambda: attacks.MIFGSM(EPS, ALPHA, STEPS, decay=0.8),
+        lambda: attacks.MIFGSM(eps=EPS, step_size=ALPHA, steps=STEPS, decay=0.8),
     ),
 }
 
@@ -62,7 +61,7 @@ def test_torchattacks_from_the_same_random_start(monkeypatch: pytest.MonkeyPatch
     torchattacks = pytest.importorskip("torchattacks")
     model, images, targets = segmentation_batch(torch.float64)
     steps: list[attacks.AttackStep] = []
-    actual = attacks.PGD(EPS, ALPHA, STEPS, seed=4)(model, images, targets, on_step=steps.append)
+    actual = attacks.PGD(eps=EPS, step_size=ALPHA, steps=STEPS, seed=4)(model, images, targets, on_step=steps.append)
     noise = steps[0].images_adv - images
     with monkeypatch.context() as patch:
         patch.setattr(Tensor, "uniform_", lambda self, low, high: self.copy_(noise))
@@ -76,7 +75,7 @@ def test_torchattacks_targeted():
     wanted = (targets + 1) % CLASSES
     peer = torchattacks.BIM(model, eps=EPS, alpha=ALPHA, steps=STEPS)
     peer.set_mode_targeted_by_label(quiet=True)
-    actual = attacks.BIM(EPS, ALPHA, STEPS, targeted=True)(model, images, wanted)
+    actual = attacks.BIM(eps=EPS, step_size=ALPHA, steps=STEPS, targeted=True)(model, images, wanted)
     torch.testing.assert_close(actual, peer(images, wanted), rtol=0, atol=1e-9)
 
 

@@ -15,9 +15,9 @@ from robustseg.attacks import PDGD, PDPGD, ALMAProx, Attack, AttackStep
 from robustseg.attacks.minimum_norm import alma, constraints, descent, primal_dual
 from robustseg.attacks.minimum_norm.constraints import kept_constraints, margin_ratios, margins
 from robustseg.attacks.minimum_norm.proximal import prox_l2, prox_linf
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from . import reference_primal_dual as reference
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 
 Patch = pytest.MonkeyPatch
 ALL = (ALMAProx, PDGD, PDPGD)
@@ -223,14 +223,21 @@ CASES = {
         "l2",
     ),
     "PDPGD linf": Case(
-        lambda **kw: PDPGD("linf", **FAST_GAME, **kw),
+        lambda **kw: PDPGD(norm="linf", **FAST_GAME, **kw),
         lambda *a, **kw: reference.literal_primal_dual(
             *a, proximal="linf", norm="linf", dual_floor=1e-12, **FAST_GAME, **kw
         ),
     ),
     "PDPGD l2": Case(
         lambda **kw: PDPGD(
-            "l2", **FAST_GAME, dual_ratio=0.2, step_decay=0.5, dual_decay=0.7, dual_average=0.4, proximal_steps=3, **kw
+            norm="l2",
+            **FAST_GAME,
+            dual_ratio=0.2,
+            step_decay=0.5,
+            dual_decay=0.7,
+            dual_average=0.4,
+            proximal_steps=3,
+            **kw,
         ),
         lambda *a, **kw: reference.literal_primal_dual(
             *a,
@@ -321,9 +328,9 @@ def fooled_share(model: Callable, images_adv: Tensor, targets: Tensor) -> float:
     ("attack", "slack"),
     [
         (ALMAProx(steps=150, step_size=0.003), 1.03),
-        (PDPGD("linf", steps=150), 1.05),
+        (PDPGD(norm="linf", steps=150), 1.05),
         (PDGD(steps=150), 1.1),
-        (PDPGD("l2", steps=150), 1.25),
+        (PDPGD(norm="l2", steps=150), 1.25),
     ],
     ids=lambda v: type(v).__name__ + v.norm if isinstance(v, Attack) else str(v),
 )
@@ -620,6 +627,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], str, bool]] = [
 ]
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(("mutate", "name", "targeted"), MUTATIONS, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_defect_is_found(mutate: Callable, name: str, targeted: bool, monkeypatch: Patch):
     with monkeypatch.context() as patch:

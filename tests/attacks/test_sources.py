@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robustseg.attacks import BIM, PGD, AttackError, SourceEnsemble, TransferAttack, sources
+from tests.helpers.nets import CountingNet, tiny_batch, tiny_net
 
 from . import reference_transfer as literal
-from .models_for_tests import CountingNet, tiny_batch, tiny_net
 from .test_trace import assert_untouched, restless, snapshot
 
 COMBINE = pytest.mark.parametrize("combine", ["logits", "probabilities"])
@@ -76,7 +76,7 @@ def test_attack_follows_the_gradient_of_the_ensemble(combine: str):
         shares = [answer.softmax(1) for answer in answers]
         return ((shares[0] + 3 * shares[1] + 0.5 * shares[2]) / 4.5).log()
 
-    attack = TransferAttack(0.05, 0.02, 3, kernel_size=3)
+    attack = TransferAttack(eps=0.05, step_size=0.02, steps=3, kernel_size=3)
     actual = attack(SourceEnsemble(models, [1, 3, 0.5], combine), images, targets)
     torch.testing.assert_close(actual, attack(ensemble, images, targets), rtol=0, atol=1e-9)
     assert not torch.allclose(actual, attack(models[0], images, targets), atol=1e-3)
@@ -197,6 +197,7 @@ def forget_the_weights(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(
     ("mutate", "combine"),
     [

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from robustseg.attacks import AttackError, Square, correct_pixels
 from robustseg.attacks.losses.base import cross_entropy
 from robustseg.attacks.presets import square
+from tests.helpers.nets import CLASSES, HEIGHT, WIDTH, tiny_batch, tiny_net
 
 from . import reference
 from .comparison import assert_allowed
 from .comparison_square import EPS, SETTINGS, STEPS, batch, check_square, fixed_noise, literal_runs, run_literally
-from .models_for_tests import CLASSES, HEIGHT, WIDTH, tiny_batch, tiny_net
 from .reference_square import LiteralSquare, side_length
 from .test_closed_form import IMAGES, LABELS, WEIGHT, linear_model
 
@@ -69,7 +69,7 @@ def test_torchattacks(pixel: tuple[int, int], targeted: bool):
     targets = torch.full((1, HEIGHT, WIDTH), 255)
     targets[0, pixel[0], pixel[1]] = label
     options = {"p_init": 0.8, "start": "vertical", "objective": "loss", "targeted": targeted}
-    actual = Square(EPS, steps, **options)(model, images, targets, generator=fixed_noise())
+    actual = Square(eps=EPS, steps=steps, **options)(model, images, targets, generator=fixed_noise())
     (run,) = run_literally(images, targets, steps, options)
     peer = torchattacks.Square(OnePixel(model, *pixel), eps=EPS, n_queries=steps, loss="ce")
     peer.targeted = targeted
@@ -109,7 +109,7 @@ def test_square_fits_into_the_image():
 def test_first_query_shows_stripes(start: str):
     images = torch.full((2, 3, 30, 40), 0.5)
     targets = torch.zeros(2, 30, 40, dtype=torch.long)
-    signs = Square("1/8", 1, start=start)(lambda x: x, images, targets) * 8 - 4
+    signs = Square(eps="1/8", steps=1, start=start)(lambda x: x, images, targets) * 8 - 4
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     along, across = (2, 3) if start == "vertical" else (3, 2)
     assert torch.equal(signs, signs.narrow(along, 0, 1).expand_as(signs))
@@ -125,7 +125,7 @@ def candidates(steps: int, count: int) -> tuple[Tensor, list[Tensor]]:
     images = torch.full((count, 3, HEIGHT, WIDTH), 0.5)
     targets = torch.zeros(count, HEIGHT, WIDTH, dtype=torch.long)
     seen: list[Tensor] = []
-    Square("1/8", steps)(
+    Square(eps="1/8", steps=steps)(
         lambda x: torch.zeros(len(x), 2, HEIGHT, WIDTH), images, targets, on_step=lambda s: seen.append(s.images_adv)
     )
     return seen[0], seen[1:]
@@ -168,7 +168,7 @@ def test_colours_that_change_something_are_equally_likely():
 def test_linear_model_is_solved(targeted: bool):
     """Each pixel has eight colours and its own loss: enough queries find the best of all, x ± ε·sign(w)."""
     # At ε = 1/8 no pixel crosses the boundary.
-    images_adv = Square("1/8", 600, targeted=targeted)(linear_model(), IMAGES, LABELS)
+    images_adv = Square(eps="1/8", steps=600, targeted=targeted)(linear_model(), IMAGES, LABELS)
     uphill = ((LABELS == 0).double() - (LABELS == 1).double()).unsqueeze(1) * WEIGHT.sign().view(1, 3, 1, 1)
     best = IMAGES + (-uphill if targeted else uphill) / 8
     valid = (LABELS != 255).unsqueeze(1).expand_as(best)
@@ -178,7 +178,7 @@ def test_linear_model_is_solved(targeted: bool):
 @pytest.mark.parametrize("objective", ["loss", "accuracy"])
 def test_longer_search_is_worse_for_the_model(objective: str):
     model, (images, targets) = tiny_net(), tiny_batch()
-    attack = Square(0.1, 200, objective=objective)
+    attack = Square(eps=0.1, steps=200, objective=objective)
     images_adv = attack(model, images, targets)
     assert_allowed(images_adv, images, 0.1, "linf")
 
@@ -189,7 +189,7 @@ def test_longer_search_is_worse_for_the_model(objective: str):
             return cross_entropy(logits, mapped).flatten(1).sum(1)
         return -correct_pixels(logits, mapped).flatten(1).sum(1).double()
 
-    start = Square(0.1, 1)(model, images, targets)
+    start = Square(eps=0.1, steps=1)(model, images, targets)
     assert (judge(images_adv) > judge(start)).all()
     assert (judge(images_adv) > judge(images)).all()
 
@@ -203,7 +203,7 @@ def test_models_without_gradient(objective: str):
         with torch.no_grad():
             return nn.functional.one_hot(model(x).argmax(1), CLASSES).movedim(3, 1).double()
 
-    images_adv = Square(0.1, 200, objective=objective)(answer, images, targets)
+    images_adv = Square(eps=0.1, steps=200, objective=objective)(answer, images, targets)
 
     def correct(x: Tensor) -> int:
         return int((answer(x).argmax(1) == targets).sum())
@@ -217,7 +217,9 @@ def test_looking_for_finished_images_changes_nothing(name: str, monkeypatch: Pat
     results, shown = [], []
     for every in (1, 10, 1000):
         monkeypatch.setattr(square, "LEAVE_EVERY", every)
-        result = Square(EPS, STEPS, **SETTINGS[name]).run(tiny_net(), images, targets, generator=fixed_noise())
+        result = Square(eps=EPS, steps=STEPS, **SETTINGS[name]).run(
+            tiny_net(), images, targets, generator=fixed_noise()
+        )
         results.append(result.images_adv)
         shown.append(int(result.forwards.sum()))
         assert not result.backwards.any()
@@ -228,7 +230,7 @@ def test_looking_for_finished_images_changes_nothing(name: str, monkeypatch: Pat
 
 def test_no_image_left_ends_the_search():
     images, targets = batch()
-    result = Square(0.2, STEPS).run(tiny_net(), images[1:2], targets[1:2])
+    result = Square(eps=0.2, steps=STEPS).run(tiny_net(), images[1:2], targets[1:2])
     assert 0 < int(result.forwards) < STEPS
     assert int(result.forwards) % 10 == 0
     assert not (tiny_net()(result.images_adv).argmax(1) == targets[1:2]).any()
@@ -245,7 +247,7 @@ def test_logits_that_are_not_finite_are_refused(at: int, value: float):
         return model(x) * (value if len(calls) == at else 1)
 
     with pytest.raises(AttackError, match=r"logits that are not finite.*float32"):
-        Square(EPS, 15)(broken, images, targets)
+        Square(eps=EPS, steps=15)(broken, images, targets)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_logits_that_are_not_finite_are_refused(at: int, value: float):
 )
 def test_model(answer: Callable, message: str):
     with pytest.raises(AttackError, match=message):
-        Square(EPS, 3)(answer, *tiny_batch())
+        Square(eps=EPS, steps=3)(answer, *tiny_batch())
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,17 @@ def test_settings(settings: dict, message: str):
 
 
 def test_describe_holds_every_setting():
-    assert Square("4/255", 500, 0.3, "horizontal", "accuracy", "linf", True, 0, 7).describe() == {
+    assert Square(
+        eps="4/255",
+        steps=500,
+        p_init=0.3,
+        start="horizontal",
+        objective="accuracy",
+        norm="linf",
+        targeted=True,
+        ignore_index=0,
+        seed=7,
+    ).describe() == {
         "attack": "Square",
         "eps": "4/255",
         "norm": "linf",

@@ -14,6 +14,8 @@ from robustseg.attacks.threat import AllowedSet
 
 from .comparison_square import EPS, check_square
 
+pytestmark = pytest.mark.mutation
+
 Patch = pytest.MonkeyPatch
 
 

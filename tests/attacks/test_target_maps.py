@@ -29,8 +29,8 @@ from robustseg.attacks.targets import scenes as target_scenes
 from robustseg.attacks.targets import targeted
 from robustseg.attacks.targets.label_files import text_mask
 from robustseg.types import Sample
+from tests.helpers.nets import CLASSES, HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 
-from .models_for_tests import CLASSES, HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 from .table import build
 
 CPU = torch.device("cpu")
@@ -330,7 +330,7 @@ def test_repr_tells_the_settings(picture: Path):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_targeted_is_the_inner_attack_on_the_map(norm: str, picture: Path):
     net, (images, targets) = tiny_net(), tiny_batch()
-    inner = PGD(0.05, 0.02, 3, norm, targeted=True)
+    inner = PGD(eps=0.05, step_size=0.02, steps=3, norm=norm, targeted=True)
     for target_map in every_map(picture):
         expected = inner.run(net, images, target_map(targets))
         actual = Targeted(inner, target_map).run(net, images, targets)
@@ -342,7 +342,7 @@ def test_targeted_is_the_inner_attack_on_the_map(norm: str, picture: Path):
 def check_that_it_reaches_the_map() -> None:
     net, (images, targets) = tiny_net(), tiny_batch()
     target_map = Strip([0, 2])
-    images_adv = Targeted(PGD(0.5, 0.05, 20, targeted=True), target_map)(net, images, targets)
+    images_adv = Targeted(PGD(eps=0.5, step_size=0.05, steps=20, targeted=True), target_map)(net, images, targets)
     valid, wanted = targets != 255, torch.tensor([0, 0, 0, 2, 2, 2]).expand_as(targets)
     reached = [(net(x).argmax(1) == wanted)[valid].double().mean() for x in (images, images_adv)]
     assert reached[1] > reached[0] + 0.2
@@ -372,6 +372,7 @@ def forget_what_is_ignored(patch: Patch) -> None:
     patch.setattr(target_maps.TargetMap, "__init__", lambda self, keep_ignored=True: original(self, False))
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize("mutate", [aim_at_the_truth, away_from_the_map, forget_what_is_ignored])
 def test_defect_of_the_aim_is_found(mutate: Callable[[Patch], None], monkeypatch: Patch):
     with monkeypatch.context() as patch:
@@ -392,6 +393,7 @@ def scene_by_pythons_hash(patch: Patch) -> None:
     patch.setattr(target_scenes, "_content", lambda targets: str(hash(str(targets))).encode())
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(
     ("mutate", "check"),
     [
@@ -409,7 +411,7 @@ def test_defect_of_the_choice_is_found(mutate: Callable, check: Callable, monkey
 
 def test_targeted_with_an_attack_of_its_own_loop_and_with_best():
     net, (images, targets) = tiny_net(), tiny_batch()
-    for inner in (DAG(0.05, step_size=0.02, steps=2, targeted=True), build("PGD restarts best", targeted=True)):
+    for inner in (DAG(eps=0.05, step_size=0.02, steps=2, targeted=True), build("PGD restarts best", targeted=True)):
         assert Targeted(inner, PureClass(1))(net, images, targets).shape == images.shape
 
 
@@ -418,7 +420,9 @@ def test_image_of_which_nothing_is_wanted_comes_back_unchanged(tmp_path: Path):
     labels[0, 0] = 1
     net, (images, targets) = CountingNet(tiny_net()), tiny_batch(batch=3)
     targets[:, 0, 0] = torch.tensor([0, 255, 2])
-    attack = Targeted(PGD(0.05, 0.02, 2, targeted=True), LabelImage(save(tmp_path / "l.png", labels)))
+    attack = Targeted(
+        PGD(eps=0.05, step_size=0.02, steps=2, targeted=True), LabelImage(save(tmp_path / "l.png", labels))
+    )
     noise = NoiseSource.for_samples(0, ["a", "b", "c"], CPU)
     seen: list[list[int]] = []
     result = attack.run(net, images, targets, generator=noise, on_step=lambda step: seen.append(step.rows.tolist()))
@@ -435,13 +439,13 @@ def test_map_with_classes_that_the_model_does_not_have():
 
 
 def test_description_holds_map_and_inner_attack():
-    described = Targeted(PGD("4/255", seed=3, targeted=True, ignore_index=-1), PureClass(2)).describe()
+    described = Targeted(PGD(eps="4/255", seed=3, targeted=True, ignore_index=-1), PureClass(2)).describe()
     assert described["attack"] == "Targeted"
     assert (described["eps"], described["inner.attack"], described["inner.seed"]) == ("4/255", "PGD", 3)
     assert described["target_map"] == "PureClass(keep_ignored=True, class_id=2)"
 
 
 def test_threat_ignore_index_and_seed_are_those_of_the_inner_attack():
-    inner = PGD("4/255", seed=3, targeted=True, ignore_index=-1)
+    inner = PGD(eps="4/255", seed=3, targeted=True, ignore_index=-1)
     attack = Targeted(inner, PureClass(2))
     assert (attack.threat, attack.ignore_index, attack.seed, attack.targeted) == (inner.threat, -1, 3, False)

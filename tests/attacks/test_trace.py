@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from .models_for_tests import CLASSES, TinyNet, tiny_batch, tiny_net
-from .table import ATTACKS, ROWS, build
+from tests.helpers.cases import partly
+from tests.helpers.nets import CLASSES, TinyNet, tiny_batch, tiny_net
 
-every_attack = pytest.mark.parametrize("name", ATTACKS)
+from .table import ATTACKS, LOOPS, ROWS, build
+
+# What goes on around an attack is the same code for all: the default run takes one of each loop.
+every_attack = pytest.mark.parametrize("name", partly(ATTACKS, LOOPS.__contains__))
 
 
 class Restless(nn.Module):
@@ -81,7 +84,7 @@ def test_no_trace(name: str, mode: str):
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("name", [name for name in ATTACKS if ROWS[name].asks])
+@pytest.mark.parametrize("name", partly([name for name in ATTACKS if ROWS[name].asks], LOOPS.__contains__))
 def test_no_trace_after_an_exception(name: str, mode: str):
     fail_at = 1 if ROWS[name].cost and ROWS[name].cost[0] == 1 else 2
     model, (images, targets) = restless(fail_at), tiny_batch(torch.float32)
@@ -135,7 +138,7 @@ def test_works_without_autograd_around_it(name: str, surrounding: Callable):
     assert not actual.is_inference()
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if not ROWS[name].layers])
+@pytest.mark.parametrize("name", partly([name for name in ATTACKS if not ROWS[name].layers], LOOPS.__contains__))
 def test_plain_function_is_a_model(name: str):
     model, (images, targets) = tiny_net(torch.float32), tiny_batch(torch.float32)
     actual = build(name)(lambda x: model(x), images, targets)

@@ -25,12 +25,12 @@ from robustseg.attacks import (
     TranslationInvariantStep,
 )
 from robustseg.attacks.steps.adaptive import AdaptiveStep
+from tests.helpers.nets import tiny_batch, tiny_net
 
 from . import reference
 from . import reference_transfer as literal
 from .comparison import BALLS, FixedDraws
 from .comparison_transfer import ALWAYS, RATES
-from .models_for_tests import tiny_batch, tiny_net
 
 NORMS = pytest.mark.parametrize("norm", BALLS)
 
@@ -143,7 +143,12 @@ def test_one_pixel_moves_its_neighbourhood(norm: str):
     targets = torch.full((1, 9, 9), 255)
     targets[0, 3, 5] = 0
     eps = 1 / 128 if norm == "rms" else 1 / 8  # over few pixels, which must not leave [0, 1]
-    delta = TIFGSM(eps, eps, 1, kernel="linear", kernel_size=3, norm=norm)(TwoClasses(), images, targets) - images
+    delta = (
+        TIFGSM(eps=eps, step_size=eps, steps=1, kernel="linear", kernel_size=3, norm=norm)(
+            TwoClasses(), images, targets
+        )
+        - images
+    )
     kernel = torch.zeros(9, 9, dtype=torch.float64)
     kernel[2:5, 4:7] = torch.tensor([[0.25, 0.5, 0.25], [0.5, 1, 0.5], [0.25, 0.5, 0.25]])
     shape = torch.tensor(TwoClasses.weight, dtype=torch.float64).view(1, 3, 1, 1) * kernel
@@ -212,7 +217,7 @@ def test_points_of_the_gradient():
 
     steps: list[AttackStep] = []
     targets = torch.zeros(1, 3, 3, dtype=torch.long)
-    NIFGSM("1/4", "1/64", 4, decay=0.5)(model, images, targets, on_step=steps.append)
+    NIFGSM(eps="1/4", step_size="1/64", steps=4, decay=0.5)(model, images, targets, on_step=steps.append)
     sign = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64).view(1, 3, 1, 1)
     for t, (point, step) in enumerate(zip(seen, steps, strict=True)):
         iterate = images + sign * t / 64

@@ -25,10 +25,10 @@ from robustseg.attacks import (
     TransferAttack,
     TranslationInvariantStep,
 )
+from tests.helpers.nets import CountingNet, per_pixel_net, tiny_batch, tiny_net
 
 from .comparison import BALLS
 from .comparison_transfer import BEST, CASES, check_best, check_case
-from .models_for_tests import CountingNet, per_pixel_net, tiny_batch, tiny_net
 
 NORMS = pytest.mark.parametrize("norm", BALLS)
 
@@ -49,10 +49,10 @@ def test_best_is_an_iterate(name: str, targeted: bool):
 @pytest.mark.parametrize(
     ("attack", "forwards"),
     [
-        (TIFGSM(0.1, 0.01, 5, keep="best"), 6),
-        (NIFGSM(0.1, 0.01, 5, decay=0, keep="best"), 6),
-        (NIFGSM(0.1, 0.01, 5, keep="best"), 11),
-        (TransferAttack(0.1, 0.01, 5, diversity_prob=0, keep="best"), 11),
+        (TIFGSM(eps=0.1, step_size=0.01, steps=5, keep="best"), 6),
+        (NIFGSM(eps=0.1, step_size=0.01, steps=5, decay=0, keep="best"), 6),
+        (NIFGSM(eps=0.1, step_size=0.01, steps=5, keep="best"), 11),
+        (TransferAttack(eps=0.1, step_size=0.01, steps=5, diversity_prob=0, keep="best"), 11),
     ],
     ids=repr,
 )
@@ -71,7 +71,7 @@ def test_frame_without_gradient_makes_no_longer_look_ahead(norm: str):
     framed = torch.rand(2, 3, 12, 11, dtype=torch.float64)
     framed[inside] = images
     framed_targets = F.pad(targets, (1, 4, 3, 2), value=255)
-    attack = NIFGSM(BALLS[norm][0], 0.1, 5, norm=norm)
+    attack = NIFGSM(eps=BALLS[norm][0], step_size=0.1, steps=5, norm=norm)
     torch.testing.assert_close(
         attack(model, framed, framed_targets)[inside], attack(model, images, targets), rtol=0, atol=1e-12
     )
@@ -92,7 +92,15 @@ EQUAL = {
         TransferAttack(nesterov=False, **kw),
     ),
     "by hand": lambda eps, norm, step_size, steps, targeted: (
-        TransferAttack(eps, step_size, steps, CosPGDLoss(), norm=norm, targeted=targeted, random_start=True),
+        TransferAttack(
+            eps=eps,
+            step_size=step_size,
+            steps=steps,
+            loss=CosPGDLoss(),
+            norm=norm,
+            targeted=targeted,
+            random_start=True,
+        ),
         IterativeAttack(
             ThreatModel(eps, norm),
             CosPGDLoss(),

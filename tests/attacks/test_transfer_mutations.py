@@ -22,6 +22,8 @@ from robustseg.attacks.steps import transfer as transfer_steps
 
 from .comparison_transfer import check_best, check_case
 
+pytestmark = pytest.mark.mutation
+
 Patch = pytest.MonkeyPatch
 
 

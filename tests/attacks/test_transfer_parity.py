@@ -12,29 +12,29 @@ from robustseg.attacks import (
     NIFGSM,
     TIFGSM,
 )
+from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from .comparison import FixedDraws
-from .models_for_tests import CLASSES, tiny_batch, tiny_net
 
 EPS, ALPHA = 8 / 255, 2 / 255
 PEERS = {
-    "NIFGSM": ({"decay": 0.9}, lambda **kw: NIFGSM(EPS, ALPHA, 7, decay=0.9, **kw)),
+    "NIFGSM": ({"decay": 0.9}, lambda **kw: NIFGSM(eps=EPS, step_size=ALPHA, steps=7, decay=0.9, **kw)),
     "DIFGSM": (
         {"decay": 0.8, "diversity_prob": 0},
-        lambda **kw: DIFGSM(EPS, ALPHA, 7, decay=0.8, diversity_prob=0, **kw),
+        lambda **kw: DIFGSM(eps=EPS, step_size=ALPHA, steps=7, decay=0.8, diversity_prob=0, **kw),
     ),
     "TIFGSM": (
         {"decay": 0.8, "diversity_prob": 0, "len_kernel": 5},
-        lambda **kw: TIFGSM(EPS, ALPHA, 7, decay=0.8, kernel_size=5, **kw),
+        lambda **kw: TIFGSM(eps=EPS, step_size=ALPHA, steps=7, decay=0.8, kernel_size=5, **kw),
     ),
-    "TIFGSM ": ({"diversity_prob": 0}, lambda **kw: TIFGSM(EPS, ALPHA, 7, **kw)),
+    "TIFGSM ": ({"diversity_prob": 0}, lambda **kw: TIFGSM(eps=EPS, step_size=ALPHA, steps=7, **kw)),
     "TIFGSM linear": (
         {"diversity_prob": 0, "kernel_name": "linear", "len_kernel": 7, "decay": 1.0},
-        lambda **kw: TIFGSM(EPS, ALPHA, 7, kernel="linear", kernel_size=7, decay=1, **kw),
+        lambda **kw: TIFGSM(eps=EPS, step_size=ALPHA, steps=7, kernel="linear", kernel_size=7, decay=1, **kw),
     ),
     "TIFGSM uniform": (
         {"diversity_prob": 0, "kernel_name": "uniform", "len_kernel": 3},
-        lambda **kw: TIFGSM(EPS, ALPHA, 7, kernel="uniform", kernel_size=3, **kw),
+        lambda **kw: TIFGSM(eps=EPS, step_size=ALPHA, steps=7, kernel="uniform", kernel_size=3, **kw),
     ),
 }
 
@@ -114,7 +114,7 @@ def test_torchattacks_with_the_same_random_sizes(name: str, rate: float):
         expected = other(images, torch.tensor([2]))
     assert 7 < len(scalars) < 28, "some steps are diverse and some are not, or this tests less than it says"
     preset = {"DIFGSM": DIFGSM, "TIFGSM": TIFGSM}[name]
-    ours = preset(EPS, ALPHA, 7, decay=0.8, diversity_prob=0.7, resize_rate=rate)
+    ours = preset(eps=EPS, step_size=ALPHA, steps=7, decay=0.8, diversity_prob=0.7, resize_rate=rate)
     actual = ours(segment, images, torch.full((1, 12, 12), 2), generator=FixedDraws(scalars))
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
 
@@ -124,5 +124,5 @@ def test_torchattacks_targeted():
     wanted = (targets + 1) % CLASSES
     other = peer("NIFGSM", tiny_net(), torch.float64, {})
     other.set_mode_targeted_by_label(quiet=True)
-    actual = NIFGSM(EPS, ALPHA, 7, targeted=True)(tiny_net(), images, wanted)
+    actual = NIFGSM(eps=EPS, step_size=ALPHA, steps=7, targeted=True)(tiny_net(), images, wanted)
     torch.testing.assert_close(actual, other(images, wanted), rtol=0, atol=1e-9)

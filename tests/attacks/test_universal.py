@@ -28,9 +28,9 @@ from robustseg.attacks import (
 from robustseg.attacks.universal import delta as universal_delta
 from robustseg.attacks.universal import fit as universal
 from robustseg.types import Batch
+from tests.helpers.nets import CLASSES, HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 
 from . import reference
-from .models_for_tests import CLASSES, HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 from .test_bad_input import MODELS
 from .test_trace import assert_untouched, restless, snapshot
 
@@ -168,6 +168,7 @@ def show_unclipped_images(patch: Patch) -> None:
     patch.setattr(universal, "_perturbed", lambda images, delta: images + delta)
 
 
+@pytest.mark.mutation
 @pytest.mark.parametrize(
     ("mutate", "targeted", "tile_size"),
     [

@@ -12,7 +12,7 @@ from robustseg.data.lightning import SegmentationDataModule
 from robustseg.detectors import ScaleConsistency
 from robustseg.evaluation import RobustnessEvaluator
 from robustseg.training import RobustSegmentation
-from tests.training.nets import ToyNetwork
+from tests.helpers.nets import ToyNetwork
 
 ATTACKS = {"pgd2": PGD(steps=2), "pgd1": PGD(steps=1)}
 

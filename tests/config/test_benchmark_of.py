@@ -11,7 +11,7 @@ from robustseg.data import SyntheticScenes
 from robustseg.evaluation.benchmark import Shard
 from robustseg.models import RECORD_KEY, load_segmentation_weights
 from robustseg.training import RobustSegmentation
-from tests.training.nets import ToyNetwork
+from tests.helpers.nets import ToyNetwork
 
 TRAINED_WITH = {"attack": "SegPGD", "eps": "8/255", "steps": 3}
 

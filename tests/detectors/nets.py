@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from robustseg.attacks import NoiseSource
-from tests.attacks.models_for_tests import HEIGHT, WIDTH
+from tests.helpers.nets import HEIGHT, WIDTH
 
 STREAM = 0xADA7
 """Of the patches of an adaptive attack."""

@@ -24,9 +24,9 @@ from robustseg.attacks import (
 )
 from robustseg.detectors import DetectorError, GaussianBlur, OnPatches, ThroughBlur
 from tests.attacks.comparison import assert_allowed
-from tests.attacks.models_for_tests import HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 from tests.attacks.table import ROWS, build
 from tests.detectors.nets import noise_of
+from tests.helpers.nets import HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 
 SIZE, K = 3, 2
 WRAPS = {
@@ -132,7 +132,7 @@ def test_observers_see_the_whole_image(name, how):
 
 
 def test_settings_are_nested_and_plain():
-    inner = Houdini("0.06", norm="rms", targeted=True, ignore_index=7, seed=3)
+    inner = Houdini(eps="0.06", norm="rms", targeted=True, ignore_index=7, seed=3)
     attack = OnPatches(ThroughBlur(inner, 2, whole=True), 40, 5, redraw=True)
     assert (attack.targeted, attack.ignore_index, attack.seed) == (True, 7, 3)
     assert attack.threat is inner.threat
@@ -174,7 +174,7 @@ def test_a_target_map_goes_outside():
         (lambda: OnPatches(DAG(), k=0), r"k = 0: at least one patch"),
         (lambda: OnPatches(DS()), r"attack = DS moves its targets"),
         (lambda: OnPatches(WorstOf([PGD(), DS(eps="8/255")])), r"attack = DS moves its targets"),
-        (lambda: OnPatches(MLAttack(["a"])), r"attack = MLAttack compares features"),
+        (lambda: OnPatches(MLAttack(layers=["a"])), r"attack = MLAttack compares features"),
         (lambda: OnPatches(OnPatches(DAG())), r"attack = OnPatches cuts patches .* put it outside"),
         (lambda: ThroughBlur(OnPatches(DAG()), whole=True), r"attack = OnPatches cuts patches"),
         (lambda: OnPatches(Targeted(PGD(targeted=True), PureClass(0))), r"put it outside, Targeted\(OnPatches"),
@@ -238,5 +238,5 @@ def test_selected_by_name_in_yaml(tmp_path):
     attack = RobustSegCLI([*tiny, "--config", str(path)]).model.attack
     assert isinstance(attack, Attack)
     assert not isinstance(attack, IterativeAttack)
-    inner = ThroughBlur(DAG("0.06", norm="rms"), 2, whole=True)
+    inner = ThroughBlur(DAG(eps="0.06", norm="rms"), 2, whole=True)
     assert attack.describe() == OnPatches(inner, 9, 4, redraw=True).describe()

@@ -15,7 +15,6 @@ from robustseg.attacks.victim import Victim
 from robustseg.detectors import OnPatches, SpatialConsistency
 from robustseg.detectors.canvas import CanvasVictim, PatchVictim
 from tests.attacks.comparison import assert_allowed
-from tests.attacks.models_for_tests import HEIGHT, WIDTH, per_pixel_net, tiny_batch, tiny_net
 from tests.attacks.table import build
 from tests.detectors.nets import (
     STREAM,
@@ -27,6 +26,7 @@ from tests.detectors.nets import (
     scene,
     summed_cross_entropy,
 )
+from tests.helpers.nets import HEIGHT, WIDTH, per_pixel_net, tiny_batch, tiny_net
 
 SIZE, K = 3, 2
 
@@ -52,7 +52,7 @@ def literal_loss(model, image, targets, corners, size, stand_in=False):
 @pytest.mark.parametrize("redraw", [False, True])
 def test_gradient_is_that_of_the_image_and_its_patches(redraw, targeted):
     model, (images, targets) = tiny_net(), tiny_batch(batch=3)
-    attack = OnPatches(BIM(2, 0.5, 3, norm="l2", targeted=targeted), SIZE, K, redraw)
+    attack = OnPatches(BIM(eps=2, step_size=0.5, steps=3, norm="l2", targeted=targeted), SIZE, K, redraw)
     steps = []
     found = attack(model, images, targets, generator=noise_of("abc"), on_step=steps.append)
     draws = corners_of("abc", K, SIZE, 3)
@@ -82,7 +82,7 @@ def test_patches_of_a_per_pixel_model_change_weights_only():
         for top, left in places:
             held[row, top : top + 4, left : left + 4] += 1
     assert held.max() > 2
-    found = OnPatches(FGSM("0.25", norm="l2"), 4, 5)(model, images, targets, generator=noise_of("ab"))
+    found = OnPatches(FGSM(eps="0.25", norm="l2"), 4, 5)(model, images, targets, generator=noise_of("ab"))
     weighted = grad * held.unsqueeze(1)
     expected = images + 0.25 * weighted / weighted.flatten(1).norm(dim=1).view(2, 1, 1, 1)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
@@ -111,7 +111,7 @@ def test_patches_are_uniform_and_not_the_detectors():
         seen.append(shown)
         return shown * 0.5
 
-    attack = OnPatches(FGSM("8/255"), 6, 25)
+    attack = OnPatches(FGSM(eps="8/255"), 6, 25)
     attack(model, images, torch.zeros(40, 10, 8, dtype=torch.long), generator=noise_of([f"{i}" for i in range(40)]))
     assert [tuple(shown.shape) for shown in seen] == [(40, 3, 10, 8), (1000, 3, 6, 6)]
     # The first value of each patch is where in the image?
@@ -137,7 +137,7 @@ def test_redrawn_patches_leave_no_trace_of_the_first_draw():
         seen.append(shown.detach())
         return net(shown)
 
-    OnPatches(BIM("1/1000", "1/1000", 2, keep="best"), SIZE, K, redraw=True)(
+    OnPatches(BIM(eps="1/1000", step_size="1/1000", steps=2, keep="best"), SIZE, K, redraw=True)(
         model, images, targets, generator=noise_of("ab")
     )
     draws = corners_of("ab", K, SIZE, 3)
@@ -212,7 +212,7 @@ def test_each_attack_is_the_best_one_at_its_own_patches(seed, target):
     for other patches, or for none, can be lower. Each image is looked at on its own."""
     model = NearAndFar().double()
     images, wanted = noisy_images_and_targets(seed, target)
-    inner = BIM(0.06, 0.01, 20, norm="rms", targeted=True)
+    inner = BIM(eps=0.06, step_size=0.01, steps=20, norm="rms", targeted=True)
     found = {"plain": inner(model, images, wanted)}
     for draw in range(3):
         found[draw] = OnPatches(inner, 6, 2)(model, images, wanted, generator=noise_of("ab", 10 * seed + draw))

@@ -9,7 +9,6 @@ from torch import nn
 from robustseg.attacks import BIM
 from robustseg.detectors import GaussianBlur, ThroughBlur
 from tests.attacks.comparison import assert_allowed
-from tests.attacks.models_for_tests import tiny_batch, tiny_net
 from tests.attacks.table import ROWS, build
 from tests.detectors.nets import (
     NearAndFar,
@@ -18,6 +17,7 @@ from tests.detectors.nets import (
     noisy_images_and_targets,
     summed_cross_entropy,
 )
+from tests.helpers.nets import tiny_batch, tiny_net
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in ("Targeted", "Universal")])
@@ -43,7 +43,7 @@ def test_through_blur_is_the_attack_on_the_blurred_model(name):
 def test_gradient_through_the_blur_and_without_it():
     model, (images, targets) = tiny_net(), tiny_batch()
     steps = []
-    attack = ThroughBlur(BIM(2, 0.5, 1, norm="l2"), 0.6, whole=True)
+    attack = ThroughBlur(BIM(eps=2, step_size=0.5, steps=1, norm="l2"), 0.6, whole=True)
     found = attack(model, images, targets, on_step=steps.append)
     for row in range(2):
         point = images[row].clone().requires_grad_()
@@ -60,7 +60,7 @@ def test_each_attack_is_the_best_one_at_what_it_is_shown(seed, target):
     """The blurred image, the image, or both: the loss of an affine model is convex, and descent finds its minimum."""
     model, blur = NearAndFar().double(), GaussianBlur(1.2)
     images, wanted = noisy_images_and_targets(seed, target)
-    inner = BIM(0.06, 0.01, 20, norm="rms", targeted=True)
+    inner = BIM(eps=0.06, step_size=0.01, steps=20, norm="rms", targeted=True)
     losses = {"plain": {}, "blurred": {}, "both": {}}
     for name, attack in {
         "plain": inner,

@@ -38,9 +38,9 @@ from robustseg.models import SegmentationModel
 CLASSES = 7
 EPS = "16/255"
 SUITE = {
-    "pgd20": PGD(EPS, "1/100", 20),
-    "segpgd20": SegPGD(EPS, "1/100", 20),
-    "cospgd20": CosPGD(EPS, "1/100", 20),
+    "pgd20": PGD(eps=EPS, step_size="1/100", steps=20),
+    "segpgd20": SegPGD(eps=EPS, step_size="1/100", steps=20),
+    "cospgd20": CosPGD(eps=EPS, step_size="1/100", steps=20),
 }
 
 
@@ -83,7 +83,7 @@ def standard():
 
 @functools.cache
 def robust():
-    return train(50, PGD(EPS, "8/255", 3))
+    return train(50, PGD(eps=EPS, step_size="8/255", steps=3))
 
 
 @functools.cache
@@ -406,7 +406,7 @@ def test_rescaled_logits_predict_the_same_and_have_a_median_margin_of_one():
 def test_what_was_shown_to_the_model_is_counted_in_images():
     images, targets = grey(3)
     model = subject(brightness(), images, targets, batch_size=2)
-    model.attacked(PGD(EPS, "1/100", 4, ignore_index=IGNORED))
+    model.attacked(PGD(eps=EPS, step_size="1/100", steps=4, ignore_index=IGNORED))
     assert (model.forwards, model.backwards) == (12, 12)
     model.accuracies(images)
     assert (model.forwards, model.backwards) == (15, 12)
@@ -453,7 +453,7 @@ def test_noise_and_square_do_not_see_gradients():
 
 
 def test_attacks_are_rebuilt_with_more_steps():
-    attack = APGD(EPS, 20, shrinking=True)
+    attack = APGD(eps=EPS, steps=20, shrinking=True)
     doubled = with_steps(attack, 2, 5)
     assert doubled.describe() == {
         **attack.describe(),
@@ -463,18 +463,18 @@ def test_attacks_are_rebuilt_with_more_steps():
         "stages": "12 at 2 eps, 12 at 1.5 eps, 16 at 1 eps",
     }
     assert attack.steps == 20
-    pair = with_steps(WorstOf([PGD(EPS, steps=3), CosPGD(EPS, steps=4)]), 2, 1)
+    pair = with_steps(WorstOf([PGD(eps=EPS, steps=3), CosPGD(eps=EPS, steps=4)]), 2, 1)
     assert [member.steps for member in pair.attacks] == [6, 8]
     assert gradients_of(pair) == 14
-    assert gradients_of(PGD(EPS, steps=5, restarts=3)) == 15
+    assert gradients_of(PGD(eps=EPS, steps=5, restarts=3)) == 15
     # Not the plain loop: a copy of its settings would be another attack.
-    assert gradients_of(MLAttack([-1])) == gradients_of(Square(EPS)) == 0
-    assert gradients_of(WorstOf([PGD(EPS), Square(EPS)])) == 0
+    assert gradients_of(MLAttack(layers=[-1])) == gradients_of(Square(eps=EPS)) == 0
+    assert gradients_of(WorstOf([PGD(eps=EPS), Square(eps=EPS)])) == 0
 
 
 def test_the_same_noise_as_in_the_evaluation():
     images, targets = grey()
-    attack = PGD(EPS, steps=1, ignore_index=IGNORED)
+    attack = PGD(eps=EPS, steps=1, ignore_index=IGNORED)
     model = subject(brightness(), images, targets)
     noise = NoiseSource.for_samples((0, attack.seed), model.ids, images.device)
     assert torch.equal(model.attacked(attack), attack(brightness(), images, targets, generator=noise))
@@ -483,7 +483,7 @@ def test_the_same_noise_as_in_the_evaluation():
 def test_an_attack_of_too_few_steps_is_far_from_converged():
     _, images, targets = data()
     targets = targets.masked_fill(targets == 255, IGNORED)
-    weak = {"pgd2": PGD(EPS, "1/255", 2, random_start=False)}
+    weak = {"pgd2": PGD(eps=EPS, step_size="1/255", steps=2, random_start=False)}
     found = probe_convergence(subject(standard(), images, targets, classes=CLASSES), weak, {})
     assert found["attack"] == "pgd2"
     assert found["before"]["pixel_acc"] > found["after"]["pixel_acc"]
@@ -494,7 +494,7 @@ def test_the_suite_counts_in_the_comparison_where_it_is_known():
     images, targets = grey()
     model = subject(brightness(), images, targets)
     nothing_left = class_counts(confusion_matrix(1 - targets, targets, 2))
-    attacks = {"short": PGD(EPS, steps=3), "long": PGD(EPS, steps=300), "other": PGD("1/255")}
+    attacks = {"short": PGD(eps=EPS, steps=3), "long": PGD(eps=EPS, steps=300), "other": PGD(eps="1/255")}
     alone = probe_convergence(model, attacks, {})
     assert (alone["attack"], alone["compared_with"], alone["longer"]) == ("short", ["short"], ["long"])
     known = probe_convergence(model, attacks, {"long": nothing_left})

@@ -275,11 +275,13 @@ def test_an_attack_that_could_not_run_is_no_robustness():
     ],
 )
 def test_the_budget_is_compared_exactly(eps, norm, sizes, verdict):
-    found = flag(4, attacks={"pgd20": row(PGD(eps, norm=norm, steps=20), **sizes)})
+    found = flag(4, attacks={"pgd20": row(PGD(eps=eps, norm=norm, steps=20), **sizes)})
     assert found.verdict == verdict, found.line
     assert found.evidence["pgd20"]["eps"] == {"0.03": "3/100", "0.06": "3/50"}.get(eps, eps)
     stored = sizes.get(f"{norm}_max_8bit", 0)
-    assert ("8-bit images" in found.line) == (verdict == "ok" and stored > float(PGD(eps, norm=norm).threat.eps) + 1e-6)
+    assert ("8-bit images" in found.line) == (
+        verdict == "ok" and stored > float(PGD(eps=eps, norm=norm).threat.eps) + 1e-6
+    )
 
 
 def test_attacks_of_any_size_have_no_budget():
@@ -298,10 +300,14 @@ def test_settings_tell_what_an_attack_is():
     assert not white_box(row(PGD(), backwards=0))
     assert losses_of(ensemble) == {"CrossEntropy", "JensenShannon"}
     assert losses_of(mixed) == {"SegPGDLoss"}
-    assert losses_of(row(SEA([1, 2]))) == {"BalancedMaskedCrossEntropy", "MaskedCrossEntropy", "JensenShannon"}
+    assert losses_of(row(SEA(class_pixels=[1, 2]))) == {
+        "BalancedMaskedCrossEntropy",
+        "MaskedCrossEntropy",
+        "JensenShannon",
+    }
     assert losses_of(row(CW(eps="8/255", norm="linf"))) == {"CW"}
     assert losses_of(square) == losses_of(row(FGSM())) == set()
-    assert threat_of(row(PGD("0.5", norm="l2"))) == ("1/2", "l2")
+    assert threat_of(row(PGD(eps="0.5", norm="l2"))) == ("1/2", "l2")
     assert threat_of(row(CW())) is None
 
 

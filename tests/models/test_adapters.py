@@ -417,6 +417,7 @@ def test_a_configuration_cannot_fetch_or_run_anything(changes, no_network, tmp_p
     assert not no_network
 
 
+@pytest.mark.slow
 def test_nothing_is_downloaded_unless_asked_for(no_network, monkeypatch):
     TorchvisionNetwork(CLASSES, "lraspp_mobilenet_v3_large", aux_head=False)
     SMPNetwork(CLASSES, "FPN", "resnet18")

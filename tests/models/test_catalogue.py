@@ -23,6 +23,7 @@ def test_every_class_has_a_variant():
     assert {variant.network for variant in catalogue().values()} == classes().keys() - {"ExternalNetwork"}
 
 
+@pytest.mark.slow
 def test_every_layouts_configuration_takes_it():
     for layout in LAYOUTS:
         variant = find_variant(config_name(layout))

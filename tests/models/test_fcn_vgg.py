@@ -116,6 +116,7 @@ def test_start_of_another_depth_is_refused(tmp_path):
         ConvVGG("vgg13", hidden=8, weights=path)
 
 
+@pytest.mark.slow
 def test_offline_pretrained_names_both_ways_out(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError) as caught:

@@ -32,6 +32,7 @@ def test_head_equals_torchvisions(pair, randomise):
     torch.testing.assert_close(head.eval()(features), reference.classifier.eval()(features), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_whole_network_equals_torchvisions_with_its_backbone_file(pair, randomise, tmp_path):
     """Weights file, dilation, features of both levels, heads and upsampling in one."""
     kind, reference = pair

@@ -116,6 +116,7 @@ def test_a_constant_network_stays_constant():
     torch.testing.assert_close(logits, torch.tensor([1.0, -2.0]).view(1, 2, 1, 1).expand(2, 2, 9, 9))
 
 
+@pytest.mark.slow
 def test_it_is_attacked_as_a_whole_and_scored_as_a_target():
     model, images = build(), torch.rand(2, 3, 12, 16)
     averaged = MultiScale(model, flip=True).eval()

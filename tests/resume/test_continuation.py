@@ -233,3 +233,13 @@ def test_an_epoch_is_closed_only_at_its_end(ready, processed, at_end):
     assert close_epoch(checkpoint) is at_end
     for key in ("total", "current"):
         assert checkpoint["loops"]["fit_loop"]["epoch_progress"][key]["completed"] == (2 if at_end else 1)
+
+
+def test_settings_that_an_older_version_did_not_have_count_where_they_are_no_defaults():
+    attack = {"class_path": "robustseg.attacks.SegPGD", "init_args": {"eps": "8/255", "steps": 3}}
+    now = changed(attack, init_args__restarts=1, init_args__stages=[[1.0, 1.0]], init_args__watched=None)
+    older = record(configuration=changed(CONFIGURATION, model__attack=attack))
+    assert check(checkpoint=older, configuration=changed(CONFIGURATION, model__attack=now)) == []
+    other = changed(now, init_args__restarts=2)
+    with pytest.raises(TrainingError, match=r"model\.attack\.init_args\.restarts: 1 there, 2 here"):
+        check(checkpoint=older, configuration=changed(CONFIGURATION, model__attack=other))

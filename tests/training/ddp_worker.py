@@ -17,7 +17,7 @@ from robustseg.callbacks import RobustnessEvaluation
 from robustseg.data import SyntheticScenes
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
-from tests.training.nets import ToyNetwork, toy_batch
+from tests.helpers.nets import ToyNetwork, toy_batch
 
 
 class Recorder(pl.Callback):

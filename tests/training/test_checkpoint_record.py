@@ -18,7 +18,7 @@ from robustseg.metrics import SegmentationScores
 from robustseg.models import SegmentationModel, SlidingWindow, load_segmentation_weights, read_record
 from robustseg.training import RobustSegmentation, TrainingError
 from robustseg.training.record import plain, validation_record
-from tests.training.nets import ToyNetwork
+from tests.helpers.nets import ToyNetwork
 
 
 def scenes(**changes):

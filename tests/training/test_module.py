@@ -12,7 +12,7 @@ from robustseg.attacks import PGD, Attack, SegPGD
 from robustseg.data import SyntheticScenes
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.training import RobustSegmentation, TrainingError
-from tests.training.nets import ToyNetwork, toy_batch
+from tests.helpers.nets import ToyNetwork, toy_batch
 
 
 def scenes(**changes):

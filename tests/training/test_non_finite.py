@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from robustseg.attacks import PGD
 from robustseg.training import RobustSegmentation, TrainingError
 from robustseg.training.non_finite import LIMIT, NonFiniteLoss
+from tests.helpers.nets import ToyNetwork, toy_batch
 from tests.helpers.paths import ROOT
-from tests.training.nets import ToyNetwork, toy_batch
 
 POISONED, POISONED_CLEAN = -1, -2
 """A batch whose last image, which is attacked, or first image, which is not, the network cannot digest."""

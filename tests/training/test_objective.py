@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from robustseg.training import LearningRateFactor, count_valid, update_loss
-from tests.training.nets import toy_batch
+from tests.helpers.nets import toy_batch
 
 
 def literal_means(logits, targets, clean):

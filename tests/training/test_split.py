@@ -6,7 +6,7 @@ import torch
 from robustseg.attacks import PGD, NoiseSource
 from robustseg.models import SegmentationModel
 from robustseg.training import AdversarialSplit, TrainingError
-from tests.training.nets import ToyNetwork, toy_batch
+from tests.helpers.nets import ToyNetwork, toy_batch
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from robustseg.attacks import PGD, Attack
 from robustseg.training import RobustSegmentation, TrainingError
 from robustseg.training.strategy import check_strategy
 from robustseg.types import Batch
+from tests.helpers.nets import ToyNetwork, toy_batch
 from tests.helpers.paths import ROOT
 from tests.training.ddp_worker import OneBatch, Recorder, merged
-from tests.training.nets import ToyNetwork, toy_batch
 
 
 def trainer(**arguments):

@@ -12,7 +12,6 @@ from robustseg.attacks.minimum_norm.constraints import DropLargest, margin_ratio
 from robustseg.attacks.minimum_norm.descent import DescentAttack, Search
 from robustseg.attacks.minimum_norm.proximal import prox_linf
 from robustseg.attacks.threat import Norm, per_image
-from robustseg.types import IGNORE_INDEX
 
 _STEEPEST = 1e8
 """Bound of ρ: squares of the gradients, in which it stands to the fourth power, stay within float32."""
@@ -46,7 +45,6 @@ class ALMAProx(DescentAttack):
     two classes are our choices.
 
     Args:
-        steps: T ≥ 1.
         step_size: First λ, in units of the [0, 1] pixel range: about the change of a channel in one step.
         step_decay: Last λ over the first, in (0, 1].
         multiplier: First μ of every pixel, in (0, 1].
@@ -62,10 +60,7 @@ class ALMAProx(DescentAttack):
         surplus: Logit difference by which a pixel must be fooled.
         drop_largest: ``"gradually"`` by default; or ``"never"``, or ``"always"``.
         norm: ``"linf"``.
-        success: Share of the valid pixels that must be misclassified (must show the target, if targeted).
-        eps: Radius of the ball that the result is projected into, or None.
-        targeted: ``targets`` are what the attacker wants to see.
-        ignore_index: Label of pixels that take no part.
+        **options: As for :class:`~robustseg.attacks.minimum_norm.descent.DescentAttack`.
 
     Raises:
         ValueError: A value outside of the range that is given here.
@@ -75,7 +70,7 @@ class ALMAProx(DescentAttack):
 
     def __init__(
         self,
-        steps: int = 500,
+        *,
         step_size: float | str = 0.001,
         step_decay: float = 0.1,
         multiplier: float = 1.0,
@@ -91,12 +86,9 @@ class ALMAProx(DescentAttack):
         surplus: float = 1e-4,
         drop_largest: DropLargest = "gradually",
         norm: Norm = "linf",
-        success: float = 0.99,
-        eps: float | str | None = None,
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
+        **options: Any,
     ):
-        super().__init__(norm, steps, step_size, drop_largest, success, eps, targeted, ignore_index)
+        super().__init__(step_size=step_size, drop_largest=drop_largest, norm=norm, **options)
         self.step_decay = step_decay
         self.multiplier = multiplier
         self.penalty = penalty

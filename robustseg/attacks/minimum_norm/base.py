@@ -13,7 +13,6 @@ from robustseg.attacks.losses.base import IGNORED, correct_pixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, ThreatModel, per_image
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX
 
 
 class MinimumNormAttack(Attack):
@@ -26,9 +25,7 @@ class MinimumNormAttack(Attack):
         norm: What is small, and the norm of the ball.
         success: Share of the valid pixels that must be misclassified (must show the target, if targeted).
         eps: Radius of the ball, or None.
-        targeted: ``targets`` are what the attacker wants to see.
-        ignore_index: Label of pixels that take no part.
-        seed: Seed of the noise where the call gives no generator.
+        **options: As for :class:`~robustseg.attacks.Attack`.
 
     Raises:
         ValueError: A norm that the attack is not made for, ``success`` outside of (0, 1], or a wrong ``eps``.
@@ -39,14 +36,13 @@ class MinimumNormAttack(Attack):
 
     def __init__(
         self,
+        *,
         norm: Norm,
         success: float = 0.99,
         eps: float | str | None = None,
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
+        **options: Any,
     ):
-        super().__init__(targeted=targeted, ignore_index=ignore_index, seed=seed)
+        super().__init__(**options)
         if norm not in self.norms:
             raise ValueError(f"norm = {norm!r}: {type(self).__name__} is made for {' and '.join(self.norms)}.")
         if not 0 < success <= 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -18,7 +18,8 @@ from robustseg.attacks.minimum_norm.coordinates import Adam, BallChart, Chart, T
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, per_image
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX, parse_fraction
+from robustseg.attacks.working import Batch
+from robustseg.types import parse_fraction
 
 _FACTOR = 10.0
 """How far c moves while it is not enclosed from both sides."""
@@ -55,16 +56,13 @@ class CW(MinimumNormAttack):
     Costs ``steps`` input gradients and one more forward in each run.
 
     Args:
-        eps: Radius of the ball in [0, 1] pixel units, or None (l2 only).
         norm: ``"l2"`` or ``"linf"``.
-        success: Share of the valid pixels that must be fooled.
         steps: T ≥ 1 of each run.
         step_size: Step of Adam: in tanh space (l2), or in units of the [0, 1] pixel range (linf).
         search_steps: Runs with different c ≥ 1 (l2 only).
         initial_c: c > 0 of the first run (l2 only).
         confidence: κ ≥ 0, in units of the logits.
-        targeted: ``targets`` are what the attacker wants to see.
-        ignore_index: Label of pixels that take no part.
+        **options: As for :class:`~robustseg.attacks.MinimumNormAttack`; ``eps`` may be None under l2 only.
 
     Raises:
         ValueError: linf without ``eps``, an unknown norm, or a setting outside of the range given above.
@@ -74,19 +72,17 @@ class CW(MinimumNormAttack):
 
     def __init__(
         self,
-        eps: float | str | None = None,
+        *,
         norm: Norm = "l2",
-        success: float = 0.99,
         steps: int = 200,
         step_size: float | str = 0.01,
         search_steps: int = 6,
         initial_c: float = 0.001,
         confidence: float = 0.0,
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
+        **options: Any,
     ):
-        super().__init__(norm, success, eps, targeted, ignore_index)
-        if norm == "linf" and eps is None:
+        super().__init__(norm=norm, **options)
+        if norm == "linf" and self.threat is None:
             raise ValueError("eps = None: under linf CW searches a given ball; give eps, 8/255 for example, or use l2.")
         if steps < 1:
             raise ValueError(f"steps = {steps}: an attack takes at least one step.")
@@ -113,7 +109,8 @@ class CW(MinimumNormAttack):
         on_step: OnStep | None,
         nearest: Nearest,
     ) -> None:
-        batch = _Batch(victim, images, targets, torch.arange(len(images), device=images.device), self._chart(images))
+        rows, chart = torch.arange(len(images), device=images.device), self._chart(images)
+        batch = _Batch(victim, targets, rows, images, chart, Adam(chart.start))
         weights = _Weights(len(images), self.initial_c, images.device)
         slopes = torch.zeros((), device=images.device)
         for run in range(1 if self.norm == "linf" else self.search_steps):
@@ -141,8 +138,9 @@ class CW(MinimumNormAttack):
         """
         succeeded = torch.zeros(len(c), dtype=torch.bool, device=c.device)
         slope = torch.zeros((), device=c.device)
-        adam = Adam(batch.chart.start)
+        batch.adam = Adam(batch.chart.start)
         for step in range(self.steps):
+            adam = batch.adam
             point = batch.chart.images(adam.at).to(batch.images.dtype).detach().requires_grad_()
             logits = batch.victim(point)
             if step == run == 0:
@@ -162,10 +160,10 @@ class CW(MinimumNormAttack):
             stays = enough & (self.norm == "linf")
             adam.at = torch.where(per_image(stays, moved), adam.at, moved)
             if going is not None:
-                batch, adam = batch.select(going), adam.select(going)
+                batch = batch.select(going)
                 if not len(going):
                     return batch, succeeded, slope
-        last = batch.chart.images(adam.at).to(batch.images.dtype)
+        last = batch.chart.images(batch.adam.at).to(batch.images.dtype)
         _, enough = self._judge(logits_only(batch.victim, last), last, batch, nearest)
         return batch, _mark(succeeded, batch.rows, enough), slope
 
@@ -213,26 +211,11 @@ class CW(MinimumNormAttack):
         }
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """The images that are still being attacked."""
-
-    victim: Victim
-    images: Tensor
-    targets: Tensor
-    rows: Tensor
-    """Their indices in the batch of the call."""
+@dataclass
+class _Batch(Batch):
     chart: Chart
-
-    def select(self, going: Tensor) -> _Batch:
-        return replace(
-            self,
-            victim=self.victim.select(going),
-            images=self.images[going],
-            targets=self.targets[going],
-            rows=self.rows[going],
-            chart=self.chart.select(going),
-        )
+    adam: Adam
+    """Where the images are in the chart."""
 
 
 def _mark(marks: Tensor, rows: Tensor, more: Tensor) -> Tensor:

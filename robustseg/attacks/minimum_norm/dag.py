@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -15,7 +15,8 @@ from robustseg.attacks.losses.base import IGNORED, correct_pixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import AllowedSet, Norm, ThreatModel, per_image
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX, parse_fraction
+from robustseg.attacks.working import Working
+from robustseg.types import parse_fraction
 
 Aim = Literal["random", "runner-up"]
 
@@ -50,9 +51,7 @@ class DAG(Attack):
         success: Share of an image's valid pixels in (0, 1] at which it counts as fooled; 1 for the paper's rule.
         aim: ``"random"`` or ``"runner-up"``; of no effect if targeted.
         norm: Norm of the ball; of no effect without ``eps``.
-        targeted: ``targets`` are what the attacker wants to see.
-        ignore_index: Label of pixels that take no part.
-        seed: Seed of the noise where the call gives no generator.
+        **options: As for :class:`~robustseg.attacks.Attack`.
 
     Raises:
         ValueError: ``step_size`` is not positive, ``steps`` below 1, ``success`` outside of (0, 1], unknown ``aim`` or
@@ -61,17 +60,16 @@ class DAG(Attack):
 
     def __init__(
         self,
+        *,
         eps: float | str | None = None,
         step_size: float | str = "1/510",
         steps: int = 200,
         success: float = 0.99,
         aim: Aim = "random",
         norm: Norm = "linf",
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
+        **options: Any,
     ):
-        super().__init__(targeted=targeted, ignore_index=ignore_index, seed=seed)
+        super().__init__(**options)
         ball = ThreatModel(0 if eps is None else eps, norm)
         self.threat = None if eps is None else ball
         self.step_size: Fraction = parse_fraction(step_size, "step_size")
@@ -197,14 +195,10 @@ class DAG(Attack):
 
 
 @dataclass
-class _State:
+class _State(Working):
     """The images that are still being attacked, and what is known of them."""
 
-    victim: Victim
-    targets: Tensor
     allowed: AllowedSet | None
-    rows: Tensor
-    """Their indices in the batch of the call."""
     point: Tensor
     """The iterate, B×3×H×W, at least float32."""
     best: Tensor
@@ -219,12 +213,6 @@ class _State:
     """B bool: enough pixels are fooled."""
     wrong: Tensor | None = None
     """B×H×W classes aimed at, if they were drawn."""
-
-    def select(self, going: Tensor) -> _State:
-        # All tensors have the images as their first dimension.
-        tensors = {name: value[going] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        allowed = None if self.allowed is None else self.allowed.select(going)
-        return replace(self, victim=self.victim.select(going), allowed=allowed, **tensors)
 
 
 def _wrong_classes(targets: Tensor, classes: int, noise: NoiseSource) -> Tensor:

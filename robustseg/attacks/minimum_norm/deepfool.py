@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only
 from robustseg.attacks.losses.base import correct_pixels
 from robustseg.attacks.minimum_norm.base import MinimumNormAttack, Nearest
 from robustseg.attacks.noise import NoiseSource
-from robustseg.attacks.threat import Norm, per_image
+from robustseg.attacks.threat import AllowedSet, Norm, per_image
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX
+from robustseg.attacks.working import Working
 
 _LEAST = 1e-4
 """Smallest mean margin that a step makes up for, in units of the logits."""
@@ -54,14 +55,12 @@ class DeepFool(MinimumNormAttack):
     step. Images that are fooled stay where they are, and leave the working batch after at most ten gradients.
 
     Args:
-        eps: Radius of the ball in [0, 1] pixel units (linf) or Euclidean length (l2), or None.
         norm: ``"l2"`` or ``"linf"``.
-        success: Share of the valid pixels that must be misclassified.
         steps: T ≥ 1; 50 in the paper's code.
         candidates: How many wrong classes of a pixel are looked at in a step, ≥ 1; the paper looks at all, its code at
             the first nine.
         overshoot: η ≥ 0; 0.02 in the paper.
-        ignore_index: Label of pixels that take no part.
+        **options: As for :class:`~robustseg.attacks.MinimumNormAttack`; not ``targeted``.
 
     Raises:
         ValueError: An unknown norm, or a setting outside of the range given above.
@@ -71,15 +70,14 @@ class DeepFool(MinimumNormAttack):
 
     def __init__(
         self,
-        eps: float | str | None = None,
+        *,
         norm: Norm = "l2",
-        success: float = 0.99,
         steps: int = 50,
         candidates: int = 10,
         overshoot: float = 0.02,
-        ignore_index: int = IGNORE_INDEX,
+        **options: Any,
     ):
-        super().__init__(norm, success, eps, ignore_index=ignore_index)
+        super().__init__(norm=norm, targeted=False, **options)
         if steps < 1:
             raise ValueError(f"steps = {steps}: an attack takes at least one step.")
         if candidates < 1:
@@ -102,34 +100,33 @@ class DeepFool(MinimumNormAttack):
         rows = torch.arange(len(images), device=images.device)
         # In float32 at least: small steps would be rounded away in half precision.
         at = images.to(torch.promote_types(images.dtype, torch.float32))
-        allowed = None if self.threat is None else self.threat.around(images)
+        batch = _Iterates(victim, targets, rows, at, None if self.threat is None else self.threat.around(images))
         slopes = torch.zeros((), device=images.device)
         for step in range(self.steps):
-            point = at.to(images.dtype).detach().requires_grad_()
-            logits = victim(point)
+            point = batch.at.to(images.dtype).detach().requires_grad_()
+            logits = batch.victim(point)
             if step == 0:
                 check_logits(logits, point, targets)
-            fooled = nearest.offer(point, logits.detach(), rows)
+            fooled = nearest.offer(point, logits.detach(), batch.rows)
             looks = step % max(1, LEAVE_EVERY // min(self.candidates, max(1, logits.shape[1] - 1))) == 0
             going = (~fooled).nonzero()[:, 0] if looks else None
             if going is not None and not len(going):
                 refuse_non_finite(slopes)
                 return
             shown = logits.detach() if on_step is not None else None
-            delta, margin, slope = self._shortest(logits, point, targets)
+            delta, margin, slope = self._shortest(logits, point, batch.targets)
             del logits
             slopes = slopes + slope
             if on_step is not None and shown is not None:
-                on_step(AttackStep(step + 1, self.steps, 0, point.detach(), shown, targets, margin, rows))
-            moved = (at + (1 + self.overshoot) * delta.to(at.dtype)).clamp(0, 1)
-            if allowed is not None:
-                moved = allowed.project(moved)
-            at = torch.where(per_image(fooled, at), at, moved)
-            if going is not None and len(going) < len(rows):
-                victim, allowed = victim.select(going), None if allowed is None else allowed.select(going)
-                targets, rows, at = targets[going], rows[going], at[going]
-        last = at.to(images.dtype)
-        nearest.offer(last, logits_only(victim, last), rows)
+                seen = point.detach()
+                on_step(AttackStep(step + 1, self.steps, 0, seen, shown, batch.targets, margin, batch.rows))
+            moved = (batch.at + (1 + self.overshoot) * delta.to(batch.at.dtype)).clamp(0, 1)
+            if batch.allowed is not None:
+                moved = batch.allowed.project(moved)
+            batch.at = torch.where(per_image(fooled, moved), batch.at, moved)
+            batch = batch if going is None else batch.select(going)
+        last = batch.at.to(images.dtype)
+        nearest.offer(last, logits_only(batch.victim, last), batch.rows)
         refuse_non_finite(slopes)
 
     def _shortest(self, logits: Tensor, point: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,3 +177,10 @@ class DeepFool(MinimumNormAttack):
             "candidates": self.candidates,
             "overshoot": self.overshoot,
         }
+
+
+@dataclass
+class _Iterates(Working):
+    at: Tensor
+    """The iterates, B×3×H×W, at least float32."""
+    allowed: AllowedSet | None

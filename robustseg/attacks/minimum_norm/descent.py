@@ -14,9 +14,9 @@ from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.minimum_norm.base import MinimumNormAttack, Nearest
 from robustseg.attacks.minimum_norm.constraints import DropLargest, check_drop_largest, kept_constraints
 from robustseg.attacks.noise import NoiseSource
-from robustseg.attacks.threat import Norm, per_image
+from robustseg.attacks.threat import per_image
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX, parse_fraction
+from robustseg.types import parse_fraction
 
 
 class Search(ABC):
@@ -55,15 +55,11 @@ class DescentAttack(MinimumNormAttack):
     kept in float32 at least; the model and the result have the dtype of the images.
 
     Args:
-        norm: What is small, and the norm of the ball.
         steps: T ≥ 1.
         step_size: Length of the first steps, in units of the [0, 1] pixel range.
         drop_largest: Constraints that need not be fulfilled, see
             :func:`~robustseg.attacks.minimum_norm.constraints.kept_constraints`.
-        success: Share of the valid pixels that must be misclassified (must show the target, if targeted).
-        eps: Radius of the ball, or None.
-        targeted: ``targets`` are what the attacker wants to see.
-        ignore_index: Label of pixels that take no part.
+        **options: As for :class:`~robustseg.attacks.MinimumNormAttack`.
 
     Raises:
         ValueError: As for :class:`~robustseg.attacks.MinimumNormAttack`; ``steps`` below 1, ``step_size`` not
@@ -72,16 +68,13 @@ class DescentAttack(MinimumNormAttack):
 
     def __init__(
         self,
-        norm: Norm,
-        steps: int,
-        step_size: float | str,
-        drop_largest: DropLargest,
-        success: float = 0.99,
-        eps: float | str | None = None,
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
+        *,
+        steps: int = 500,
+        step_size: float | str = 0.01,
+        drop_largest: DropLargest = "never",
+        **options: Any,
     ):
-        super().__init__(norm, success=success, eps=eps, targeted=targeted, ignore_index=ignore_index)
+        super().__init__(**options)
         if steps < 1:
             raise ValueError(f"steps = {steps}: an attack takes at least one step.")
         self.step_size = parse_fraction(step_size, "step_size")

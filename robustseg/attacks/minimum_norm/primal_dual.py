@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustseg.attacks.losses.base import IGNORED
-from robustseg.attacks.minimum_norm.constraints import DropLargest, margins
+from robustseg.attacks.minimum_norm.constraints import margins
 from robustseg.attacks.minimum_norm.descent import DescentAttack, Search
 from robustseg.attacks.minimum_norm.proximal import prox_l2, prox_linf
 from robustseg.attacks.threat import Norm, per_image
-from robustseg.types import IGNORE_INDEX
 
 _ADAM = (0.9, 0.999, 1e-8)
 """β₁, β₂ and the term that keeps the quotient finite."""
@@ -40,20 +39,15 @@ class PDGD(DescentAttack):
     default nothing is dropped.
 
     Args:
-        steps: T ≥ 1.
-        step_size: First step of Adam, in units of the [0, 1] pixel range: about the change of a channel in one step.
         step_decay: Last over first, in (0, 1].
         dual_ratio: λ₀ over the sum of the λᵢ at the start, positive.
         dual_step: First step of ℓ, positive.
         dual_decay: Last over first, in (0, 1].
         dual_average: Inertia of λ, in [0, 1).
         dual_floor: Smallest λᵢ/λ₀, and λ₀/λᵢ, in (0, 1); 1e-6 for PDGD and 1e-12 for PDPGD.
-        drop_largest: ``"never"`` as in the comparison; or ``"gradually"``, or ``"always"``.
         norm: ``"l2"``.
-        success: Share of the valid pixels that must be misclassified (must show the target, if targeted).
-        eps: Radius of the ball that the result is projected into, or None.
-        targeted: ``targets`` are what the attacker wants to see.
-        ignore_index: Label of pixels that take no part.
+        **options: As for :class:`~robustseg.attacks.minimum_norm.descent.DescentAttack`; ``step_size`` is the first
+            step of Adam.
 
     Raises:
         ValueError: A value outside of the range that is given here.
@@ -63,22 +57,17 @@ class PDGD(DescentAttack):
 
     def __init__(
         self,
-        steps: int = 500,
-        step_size: float | str = 0.01,
+        *,
         step_decay: float = 0.01,
         dual_ratio: float = 1.0,
         dual_step: float = 0.1,
         dual_decay: float = 0.1,
         dual_average: float = 0.9,
         dual_floor: float = 1e-6,
-        drop_largest: DropLargest = "never",
         norm: Norm = "l2",
-        success: float = 0.99,
-        eps: float | str | None = None,
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
+        **options: Any,
     ):
-        super().__init__(norm, steps, step_size, drop_largest, success, eps, targeted, ignore_index)
+        super().__init__(norm=norm, **options)
         self.step_decay = step_decay
         self.dual_ratio = dual_ratio
         self.dual_step = dual_step
@@ -124,19 +113,8 @@ class PDPGD(PDGD):
         norm: ``"linf"`` or ``"l2"``.
         proximal_steps: Inner iterations, 1 or more.
         tolerance: Relative change at which they end, 0 or more.
-        steps: As all the others, see :class:`PDGD`.
-        step_size: First step of Adam.
-        step_decay: Last over first.
-        dual_ratio: λ₀ over the sum of the λᵢ at the start.
-        dual_step: First step of ℓ.
-        dual_decay: Last over first.
-        dual_average: Inertia of λ.
-        dual_floor: Smallest λᵢ/λ₀, and λ₀/λᵢ.
-        drop_largest: Constraints that need not be fulfilled.
-        success: Share of the valid pixels that must be fooled.
-        eps: Radius of the ball, or None.
-        targeted: ``targets`` are what the attacker wants to see.
-        ignore_index: Label of pixels that take no part.
+        dual_floor: As all the others, see :class:`PDGD`.
+        **options: As for :class:`PDGD`.
 
     Raises:
         ValueError: A value outside of the range that is given here.
@@ -146,39 +124,14 @@ class PDPGD(PDGD):
 
     def __init__(
         self,
+        *,
         norm: Norm = "linf",
-        steps: int = 500,
-        step_size: float | str = 0.01,
-        step_decay: float = 0.01,
-        dual_ratio: float = 1.0,
-        dual_step: float = 0.1,
-        dual_decay: float = 0.1,
-        dual_average: float = 0.9,
-        dual_floor: float = 1e-12,
         proximal_steps: int = 5,
         tolerance: float = 0.01,
-        drop_largest: DropLargest = "never",
-        success: float = 0.99,
-        eps: float | str | None = None,
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
+        dual_floor: float = 1e-12,
+        **options: Any,
     ):
-        super().__init__(
-            steps,
-            step_size,
-            step_decay,
-            dual_ratio,
-            dual_step,
-            dual_decay,
-            dual_average,
-            dual_floor,
-            drop_largest,
-            norm,
-            success,
-            eps,
-            targeted,
-            ignore_index,
-        )
+        super().__init__(norm=norm, dual_floor=dual_floor, **options)
         if proximal_steps < 1:
             raise ValueError(f"proximal_steps = {proximal_steps}: without any, nothing makes the norm small.")
         if not tolerance >= 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from robustseg.attacks.best import Best
 from robustseg.attacks.losses.base import ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.victim import Victim
+from robustseg.attacks.working import Batch
 
 
 class WorstOf(Attack):
@@ -61,33 +61,28 @@ class WorstOf(Attack):
         if self.threat is not None and self.threat.eps == 0:
             return images
         best = Best(targets, self.targeted)
-        rows = torch.arange(len(images), device=images.device)
-        self._offer(best, victim, images, targets, rows)
+        batch = Batch(victim, targets, torch.arange(len(images), device=images.device), images)
+        self._offer(best, batch, images)
         for member in self.attacks:
-            rows = rows[best.unfinished(rows)]
-            if not len(rows):
+            batch = batch.select(best.unfinished(batch.rows))
+            if not len(batch.rows):
                 break
-            part = victim.select(rows)
-            images_adv = member.perturb(
-                part,
-                images[rows],
-                targets[rows],
-                noise.fork(member.seed).select(rows, len(images)),
-                None if on_step is None else shift_rows(on_step, rows),
-            )
-            self._offer(best, part, images_adv.detach(), targets[rows], rows)
+            own = noise.fork(member.seed).select(batch.rows, len(images))
+            shown = None if on_step is None else shift_rows(on_step, batch.rows)
+            images_adv = member.perturb(batch.victim, batch.images, batch.targets, own, shown)
+            self._offer(best, batch, images_adv.detach())
         return best.images_adv
 
     @staticmethod
-    def _offer(best: Best, victim: Victim, images_adv: Tensor, targets: Tensor, rows: Tensor) -> None:
+    def _offer(best: Best, batch: Batch, images_adv: Tensor) -> None:
         with torch.no_grad():
-            logits = check_logits(victim(images_adv), images_adv, targets, differentiable=False)
-        best.offer(images_adv, logits, rows)
+            logits = check_logits(batch.victim(images_adv), images_adv, batch.targets, differentiable=False)
+        best.offer(images_adv, logits, batch.rows)
 
     def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
-        other = copy.copy(self)
-        other.attacks = tuple(member.for_data(class_pixels) for member in self.attacks)
-        return other
+        members = [member.for_data(class_pixels) for member in self.attacks]
+        same = all(member is own for member, own in zip(members, self.attacks, strict=True))
+        return self if same else self.replace(attacks=members)
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         described: dict[str, Any] = {

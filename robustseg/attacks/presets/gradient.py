@@ -1,44 +1,35 @@
-"""The named attacks, as compositions over the one gradient loop; constructors only.
+"""The named attacks along the gradient of a loss; constructors only.
 
 Defaults are those of the SegPGD paper (Gu et al., ECCV 2022, Sec. 4.1): α = 0.01, ε = 8/255. The paper equates
-0.03 and 8/255; the exact 8/255 is used here. ``eps`` and ``step_size`` are in units of the [0, 1] pixel range.
+0.03 and 8/255; the exact 8/255 is used here.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
-from robustseg.attacks.iterative import IterativeAttack, Keep
 from robustseg.attacks.losses.base import AttackLoss
 from robustseg.attacks.losses.pixelwise import CosPGDLoss, CrossEntropy, Schedule, SegPGDLoss
+from robustseg.attacks.presets.base import BallAttack, SignAttack
 from robustseg.attacks.steps.sign import MomentumStep, SignStep
 from robustseg.attacks.threat import Norm, ThreatModel
 from robustseg.attacks.transforms import DynamicScale
-from robustseg.types import IGNORE_INDEX
 
 
-class _SingleStep(IterativeAttack):
-    """One step of size eps from the clean image along the class's loss."""
+class _SingleStep(BallAttack):
+    """One step of size eps from the clean image."""
 
-    _loss: ClassVar[AttackLoss]
-
-    def __init__(
-        self,
-        eps: float | str = "8/255",
-        norm: Norm = "linf",
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
-    ):
-        threat = ThreatModel(eps, norm)
+    def __init__(self, loss: AttackLoss, *, eps: float | str = "8/255", norm: Norm = "linf", **options: Any):
         # At eps = 0 no step is taken, whatever its size; a step of zero would be refused.
-        step = SignStep(str(threat.eps or 1))
-        super().__init__(threat, self._loss, step, 1, random_start=False, targeted=targeted, ignore_index=ignore_index)
+        step = SignStep(str(ThreatModel(eps, norm).eps or 1))
+        super().__init__(loss, step, eps=eps, norm=norm, steps=1, random_start=False, **options)
 
 
 class FGSM(_SingleStep):
     """One sign step of size eps along the cross-entropy (Goodfellow et al., ICLR 2015)."""
 
-    _loss = CrossEntropy()
+    def __init__(self, **options: Any):
+        super().__init__(CrossEntropy(), **options)
 
 
 class SegFGSM(_SingleStep):
@@ -47,167 +38,68 @@ class SegFGSM(_SingleStep):
     λ(1) = 0 by every dynamic schedule; the "λ = 1" in that section is a misprint.
     """
 
-    _loss = SegPGDLoss()
+    def __init__(self, **options: Any):
+        super().__init__(SegPGDLoss(), **options)
 
 
-class BIM(IterativeAttack):
+class BIM(SignAttack):
     """Iterated sign steps on the cross-entropy from the clean image (Kurakin et al., 2017)."""
 
-    def __init__(
-        self,
-        eps: float | str = "8/255",
-        step_size: float | str = 0.01,
-        steps: int = 10,
-        norm: Norm = "linf",
-        targeted: bool = False,
-        keep: Keep = "last",
-        ignore_index: int = IGNORE_INDEX,
-    ):
-        super().__init__(
-            ThreatModel(eps, norm),
-            CrossEntropy(),
-            SignStep(step_size),
-            steps,
-            random_start=False,
-            targeted=targeted,
-            keep=keep,
-            ignore_index=ignore_index,
-        )
+    def __init__(self, **options: Any):
+        super().__init__(CrossEntropy(), random_start=False, **options)
 
 
-class _RandomStart(IterativeAttack):
-    """Iterated steps along the class's loss from a random start."""
-
-    _loss: ClassVar[AttackLoss]
-
-    def __init__(
-        self,
-        eps: float | str = "8/255",
-        step_size: float | str = 0.01,
-        steps: int = 10,
-        norm: Norm = "linf",
-        random_start: bool = True,
-        restarts: int = 1,
-        targeted: bool = False,
-        keep: Keep = "last",
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
-    ):
-        super().__init__(
-            ThreatModel(eps, norm),
-            self._loss,
-            SignStep(step_size),
-            steps,
-            random_start,
-            restarts,
-            targeted,
-            keep,
-            ignore_index=ignore_index,
-            seed=seed,
-        )
-
-
-class PGD(_RandomStart):
+class PGD(SignAttack):
     """Iterated steps on the cross-entropy from a random start (Madry et al., ICLR 2018)."""
 
-    _loss = CrossEntropy()
+    def __init__(self, **options: Any):
+        super().__init__(CrossEntropy(), **options)
 
 
-class CosPGD(_RandomStart):
+class CosPGD(SignAttack):
     """PGD on the cross-entropy weighted by softmax–target cosine similarity (Agnihotri et al., ICML 2024)."""
 
-    _loss = CosPGDLoss()
+    def __init__(self, **options: Any):
+        super().__init__(CosPGDLoss(), **options)
 
 
-class SegPGD(IterativeAttack):
+class SegPGD(SignAttack):
     """PGD that weights correct and wrong pixels by a schedule (Gu et al., ECCV 2022, Eqs. 4 and 5).
 
-    The weight depends on t/T, so a run of fewer steps is not the beginning of a longer one.
+    The weight depends on t/T, so a run of fewer steps is not the beginning of a longer one. ``schedule`` and
+    ``constant`` are those of :class:`~robustseg.attacks.SegPGDLoss`.
     """
 
-    def __init__(
-        self,
-        eps: float | str = "8/255",
-        step_size: float | str = 0.01,
-        steps: int = 10,
-        schedule: Schedule = "linear",
-        constant: float = 0.25,
-        norm: Norm = "linf",
-        random_start: bool = True,
-        restarts: int = 1,
-        targeted: bool = False,
-        keep: Keep = "last",
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
-    ):
-        super().__init__(
-            ThreatModel(eps, norm),
-            SegPGDLoss(schedule, constant),
-            SignStep(step_size),
-            steps,
-            random_start,
-            restarts,
-            targeted,
-            keep,
-            ignore_index=ignore_index,
-            seed=seed,
-        )
+    def __init__(self, *, schedule: Schedule = "linear", constant: float = 0.25, **options: Any):
+        super().__init__(SegPGDLoss(schedule, constant), **options)
 
 
-class MIFGSM(IterativeAttack):
-    """Momentum iterative FGSM from the clean image (Dong et al., CVPR 2018)."""
+class MIFGSM(BallAttack):
+    """Momentum iterative FGSM from the clean image (Dong et al., CVPR 2018).
 
-    def __init__(
-        self,
-        eps: float | str = "8/255",
-        step_size: float | str = 0.01,
-        steps: int = 10,
-        decay: float = 1.0,
-        norm: Norm = "linf",
-        targeted: bool = False,
-        keep: Keep = "last",
-        ignore_index: int = IGNORE_INDEX,
-    ):
-        super().__init__(
-            ThreatModel(eps, norm),
-            CrossEntropy(),
-            MomentumStep(step_size, decay),
-            steps,
-            random_start=False,
-            targeted=targeted,
-            keep=keep,
-            ignore_index=ignore_index,
-        )
+    ``step_size`` and ``decay`` are those of :class:`~robustseg.attacks.MomentumStep`.
+    """
+
+    def __init__(self, *, step_size: float | str = 0.01, decay: float = 1.0, **options: Any):
+        super().__init__(CrossEntropy(), MomentumStep(step_size, decay), random_start=False, **options)
 
 
-class DS(IterativeAttack):
+class DS(SignAttack):
     """Dynamic scale: BIM on randomly resized images (Gu et al., 2021, Eq. 5), for examples that transfer.
 
-    Defaults are the paper's: ε = 0.03, α = 0.01, λ = 0.5, 1000 steps; about 200 already work.
+    Defaults are the paper's: ε = 0.03, α = 0.01, λ = 0.5, 1000 steps; about 200 already work. ``scale_range`` is λ.
     """
 
     def __init__(
         self,
+        *,
         eps: float | str = 0.03,
-        step_size: float | str = 0.01,
         steps: int = 1000,
         scale_range: float = 0.5,
-        norm: Norm = "linf",
         random_start: bool = False,
-        targeted: bool = False,
-        keep: Keep = "last",
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
+        **options: Any,
     ):
+        transform = DynamicScale(scale_range)
         super().__init__(
-            ThreatModel(eps, norm),
-            CrossEntropy(),
-            SignStep(step_size),
-            steps,
-            random_start=random_start,
-            targeted=targeted,
-            keep=keep,
-            transform=DynamicScale(scale_range),
-            ignore_index=ignore_index,
-            seed=seed,
+            CrossEntropy(), eps=eps, steps=steps, random_start=random_start, transform=transform, **options
         )

@@ -9,18 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from robustseg.attacks.base import OnStep
-from robustseg.attacks.iterative import IterativeAttack, Keep
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.losses.features import FeatureVictim, Taps
 from robustseg.attacks.losses.pixelwise import CrossEntropy
 from robustseg.attacks.noise import NoiseSource
-from robustseg.attacks.steps.sign import SignStep
-from robustseg.attacks.threat import Norm, ThreatModel
+from robustseg.attacks.presets.base import SignAttack
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX
 
 
-class MLAttack(IterativeAttack):
+class MLAttack(SignAttack):
     """PGD on the cross-entropy plus the distance of the features of several layers from those of the clean image.
 
     After Gupta and Rahtu, "MLAttack: Fooling Semantic Segmentation Networks by Multi-layer Attacks", GCPR 2019. Neither
@@ -38,16 +35,7 @@ class MLAttack(IterativeAttack):
         layers: Dotted names as in ``named_modules()``, or the ends of such names where only one layer ends so; or
             integers, which count the feature maps of the model's timm backbone (negative ones from the last).
         weights: w_l ≥ 0, one per layer or one for all; 0 leaves plain PGD.
-        eps: Radius, in units of the [0, 1] pixel range.
-        step_size: α, as for :class:`~robustseg.attacks.SignStep`.
-        steps: T ≥ 1.
-        norm: ``"linf"``, ``"l2"`` or ``"rms"``.
-        random_start: Start from noise in the ball instead of from the image.
-        restarts: Independent runs, of which each image keeps the one that fools most pixels.
-        targeted: ``targets`` are what the attacker wants to see.
-        keep: Return each image's ``"last"`` iterate or the ``"best"``.
-        ignore_index: Label of pixels that take no part.
-        seed: Seed of the noise where the call gives no generator.
+        **options: As for :class:`~robustseg.attacks.presets.base.SignAttack`.
 
     Raises:
         ValueError: No layer, weights that are negative or do not fit the layers, or as for
@@ -56,31 +44,12 @@ class MLAttack(IterativeAttack):
 
     def __init__(
         self,
+        *,
         layers: Sequence[int | str] = (-2, -1),
         weights: float | Sequence[float] = 1.0,
-        eps: float | str = "8/255",
-        step_size: float | str = 0.01,
-        steps: int = 10,
-        norm: Norm = "linf",
-        random_start: bool = True,
-        restarts: int = 1,
-        targeted: bool = False,
-        keep: Keep = "last",
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
+        **options: Any,
     ):
-        super().__init__(
-            ThreatModel(eps, norm),
-            CrossEntropy(),
-            SignStep(step_size),
-            steps,
-            random_start,
-            restarts,
-            targeted,
-            keep,
-            ignore_index=ignore_index,
-            seed=seed,
-        )
+        super().__init__(CrossEntropy(), **options)
         if isinstance(layers, str) or not layers or "" in layers:
             raise ValueError(f"layers = {layers!r}: give a list of at least one layer's name or index.")
         each = [float(weights)] * len(layers) if isinstance(weights, (int, float)) else [float(w) for w in weights]

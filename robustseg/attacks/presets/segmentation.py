@@ -1,60 +1,29 @@
-"""The named attacks whose loss was made for segmentation or for structured outputs; constructors only.
-
-``eps`` and ``step_size`` are in units of the [0, 1] pixel range.
-"""
+"""The named attacks whose loss was made for segmentation or for structured outputs; constructors only."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
-from robustseg.attacks.iterative import IterativeAttack, Keep
 from robustseg.attacks.losses.base import AttackLoss
 from robustseg.attacks.losses.margin import HoudiniLoss, Rival, TaskLoss
 from robustseg.attacks.losses.masked import LogitCosine
 from robustseg.attacks.losses.pixelwise import CrossEntropy, Tsallis
+from robustseg.attacks.presets.base import BallAttack, SignAttack
 from robustseg.attacks.steps.adam import AdamStep
-from robustseg.attacks.steps.sign import SignStep
-from robustseg.attacks.threat import Norm, ThreatModel
-from robustseg.types import IGNORE_INDEX
 
 
-class TsallisPGD(IterativeAttack):
+class TsallisPGD(SignAttack):
     """PGD on the Tsallis cross-entropy with q swept over the run (arXiv:2605.03405).
 
     q begins at ``q_start`` and ends (q_end − q_start)/T short of ``q_end``, see :class:`~robustseg.attacks.Tsallis`; a
     run of fewer steps is not the beginning of a longer one. The step sizes are those of the other presets.
     """
 
-    def __init__(
-        self,
-        eps: float | str = "8/255",
-        step_size: float | str = 0.01,
-        steps: int = 10,
-        q_start: float = -2.0,
-        q_end: float = 1.0,
-        norm: Norm = "linf",
-        random_start: bool = True,
-        restarts: int = 1,
-        targeted: bool = False,
-        keep: Keep = "last",
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
-    ):
-        super().__init__(
-            ThreatModel(eps, norm),
-            Tsallis(q_start, q_end),
-            SignStep(step_size),
-            steps,
-            random_start,
-            restarts,
-            targeted,
-            keep,
-            ignore_index=ignore_index,
-            seed=seed,
-        )
+    def __init__(self, *, q_start: float = -2.0, q_end: float = 1.0, **options: Any):
+        super().__init__(Tsallis(q_start, q_end), **options)
 
 
-class Houdini(IterativeAttack):
+class Houdini(SignAttack):
     """Steps along Houdini's surrogate of the task loss (Cisse, Adi, Neverova & Keshet, NeurIPS 2017).
 
     Made for targeted attacks (``targeted=True``, with a target map). ``rival`` and ``task_loss`` are those of
@@ -63,62 +32,16 @@ class Houdini(IterativeAttack):
     """
 
     def __init__(
-        self,
-        eps: float | str = "8/255",
-        step_size: float | str = 0.01,
-        steps: int = 10,
-        rival: Rival = "auto",
-        task_loss: TaskLoss = "error",
-        norm: Norm = "linf",
-        random_start: bool = False,
-        targeted: bool = False,
-        keep: Keep = "last",
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
+        self, *, rival: Rival = "auto", task_loss: TaskLoss = "error", random_start: bool = False, **options: Any
     ):
-        super().__init__(
-            ThreatModel(eps, norm),
-            HoudiniLoss(rival, task_loss),
-            SignStep(step_size),
-            steps,
-            random_start,
-            targeted=targeted,
-            keep=keep,
-            ignore_index=ignore_index,
-            seed=seed,
-        )
+        super().__init__(HoudiniLoss(rival, task_loss), random_start=random_start, **options)
 
 
-class _PAdam(IterativeAttack):
-    """Projected Adam from a random start along the class's loss."""
+class _PAdam(BallAttack):
+    """Projected Adam from a random start."""
 
-    _loss: ClassVar[AttackLoss]
-
-    def __init__(
-        self,
-        eps: float | str = "8/255",
-        step_size: float | str = "2/255",
-        steps: int = 200,
-        norm: Norm = "linf",
-        random_start: bool = True,
-        restarts: int = 1,
-        targeted: bool = False,
-        keep: Keep = "last",
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
-    ):
-        super().__init__(
-            ThreatModel(eps, norm),
-            self._loss,
-            AdamStep(step_size),
-            steps,
-            random_start,
-            restarts,
-            targeted,
-            keep,
-            ignore_index=ignore_index,
-            seed=seed,
-        )
+    def __init__(self, loss: AttackLoss, *, step_size: float | str = "2/255", steps: int = 200, **options: Any):
+        super().__init__(loss, AdamStep(step_size), steps=steps, **options)
 
 
 class PAdamCE(_PAdam):
@@ -130,10 +53,12 @@ class PAdamCE(_PAdam):
     over the batch, see :class:`~robustseg.attacks.AdamStep`.
     """
 
-    _loss = CrossEntropy()
+    def __init__(self, **options: Any):
+        super().__init__(CrossEntropy(), **options)
 
 
 class PAdamCos(_PAdam):
     """As :class:`PAdamCE`, on the cosine between logits and target (:class:`~robustseg.attacks.LogitCosine`)."""
 
-    _loss = LogitCosine()
+    def __init__(self, **options: Any):
+        super().__init__(LogitCosine(), **options)

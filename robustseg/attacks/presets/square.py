@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from robustseg.attacks.losses.base import IGNORED, correct_pixels, cross_entropy
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, ThreatModel, per_image
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX
+from robustseg.attacks.working import Working
 
 Stripes = Literal["vertical", "horizontal"]
 Objective = Literal["loss", "accuracy"]
@@ -51,9 +51,7 @@ class Square(Attack):
         objective: What gets worse: ``"loss"``, the mean cross-entropy over the valid pixels, or ``"accuracy"``, the
             number of correct pixels (of pixels that do not show the target, if targeted).
         norm: Only ``"linf"``.
-        targeted: ``targets`` are what the attacker wants to see.
-        ignore_index: Label of pixels that take no part.
-        seed: Seed of the noise where the call gives no generator.
+        **options: As for :class:`~robustseg.attacks.Attack`.
 
     Raises:
         ValueError: Another norm, ``steps`` below 1, ``p_init`` outside of (0, 1], an unknown ``start`` or
@@ -62,17 +60,16 @@ class Square(Attack):
 
     def __init__(
         self,
+        *,
         eps: float | str = "8/255",
         steps: int = 1000,
         p_init: float = 0.8,
         start: Stripes = "vertical",
         objective: Objective = "loss",
         norm: Norm = "linf",
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
+        **options: Any,
     ):
-        super().__init__(targeted=targeted, ignore_index=ignore_index, seed=seed)
+        super().__init__(**options)
         if norm != "linf":
             raise ValueError(f"norm = {norm!r}: Square is made for linf.")
         if steps < 1:
@@ -206,19 +203,15 @@ class Square(Attack):
 
 
 @dataclass
-class _State:
+class _State(Working):
     """The images that are still being attacked, and what the search knows of them."""
 
-    victim: Victim
-    targets: Tensor
     low: Tensor
     """x − ε within [0, 1], B×3×H×W."""
     high: Tensor
     """x + ε within [0, 1], B×3×H×W."""
     draws: Tensor
     """U[0, 1) of all candidates, B×(steps − 1)×3: place across and down, and colour."""
-    rows: Tensor
-    """Their indices in the batch of the call."""
     images_adv: Tensor
     """The candidates that were kept."""
     score: Tensor
@@ -227,13 +220,6 @@ class _State:
     """B bool: nothing is left to do."""
     finite: Tensor
     """One bool: all losses so far were finite."""
-
-    def select(self, going: Tensor) -> _State:
-        # All tensors but the one bool have the images as their first dimension.
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and value.ndim}
-        return replace(
-            self, victim=self.victim.select(going), **{name: value[going] for name, value in tensors.items()}
-        )
 
 
 def _refuse_non_finite(state: _State) -> None:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from robustseg.attacks.iterative import IterativeAttack, Stages
-from robustseg.attacks.losses.base import AttackLoss
+from robustseg.attacks.base import Attack
+from robustseg.attacks.iterative import Stages
+from robustseg.attacks.losses.base import AttackLoss, ClassPixels
 from robustseg.attacks.losses.margin import Margin
 from robustseg.attacks.losses.masked import BalancedMaskedCrossEntropy, MaskedCrossEntropy
 from robustseg.attacks.losses.pixelwise import CosPGDLoss, CrossEntropy, JensenShannon, SegPGDLoss, Tsallis
+from robustseg.attacks.presets.base import BallAttack
 from robustseg.attacks.presets.ensemble import WorstOf
 from robustseg.attacks.steps.adaptive import AdaptiveStep
-from robustseg.attacks.threat import Norm, ThreatModel
-from robustseg.types import IGNORE_INDEX
 
 SHRINKING: Stages = ((0.3, 2.0), (0.3, 1.5), (0.4, 1.0))
 """(share of the steps, multiple of ε) of SEA."""
 
 
-class APGD(IterativeAttack):
+class APGD(BallAttack):
     """Auto-PGD (Croce & Hein, ICML 2020) over any loss; returns the iterate with the fewest correct pixels.
 
     Two iterates are kept per image: that of the largest cross-entropy steers the step size, whatever loss gives the
@@ -31,51 +32,48 @@ class APGD(IterativeAttack):
     leave early.
 
     Args:
-        eps: Radius of the ball.
-        steps: T, over all stages.
         loss: What gives the gradient; the cross-entropy by default.
-        norm: ``linf``, ``l2`` or ``rms``.
+        steps: T, over all stages.
         shrinking: Begin in larger balls.
-        random_start: Start from noise in the (first) ball.
-        restarts: Independent runs.
-        targeted: ``targets`` are what the attacker wants to see.
-        ignore_index: Label of pixels that take no part.
-        seed: Seed of the noise where the call gives no generator.
+        **options: As for :class:`~robustseg.attacks.presets.base.BallAttack`.
 
     Raises:
         ValueError: As for :class:`IterativeAttack`; ``shrinking`` takes at least 4 steps.
     """
 
-    def __init__(
-        self,
-        eps: float | str = "8/255",
-        steps: int = 100,
-        loss: AttackLoss | None = None,
-        norm: Norm = "linf",
-        shrinking: bool = False,
-        random_start: bool = True,
-        restarts: int = 1,
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
-    ):
+    def __init__(self, *, loss: AttackLoss | None = None, steps: int = 100, shrinking: bool = False, **options: Any):
         super().__init__(
-            ThreatModel(eps, norm),
             loss or CrossEntropy(),
             AdaptiveStep(),
-            steps,
-            random_start,
-            restarts,
-            targeted,
+            steps=steps,
             keep="best",
             stages=SHRINKING if shrinking else ((1.0, 1.0),),
             watched=None if loss is None else CrossEntropy(),
-            ignore_index=ignore_index,
-            seed=seed,
+            **options,
         )
 
 
-class SEA(WorstOf):
+class _Shrinking(WorstOf):
+    """The worst of APGD with shrinking ε on several losses, of which the first weights classes by their pixels."""
+
+    def __init__(
+        self,
+        losses: Sequence[AttackLoss],
+        class_pixels: Sequence[float] | None,
+        *,
+        steps: int = 300,
+        seed: int = 0,
+        **options: Any,
+    ):
+        self.class_pixels = None if class_pixels is None else tuple(class_pixels)
+        every = [BalancedMaskedCrossEntropy(self.class_pixels), *losses]
+        super().__init__([APGD(loss=loss, steps=steps, shrinking=True, **options) for loss in every], seed)
+
+    def for_data(self, class_pixels: ClassPixels) -> Attack:
+        return self if self.class_pixels is not None else self.replace(class_pixels=tuple(class_pixels()))
+
+
+class SEA(_Shrinking):
     """The segmentation ensemble attack: APGD with shrinking ε on three losses, the worst of them per image
     (Croce, Singh & Hein, ECCV 2024).
 
@@ -86,52 +84,21 @@ class SEA(WorstOf):
     Args:
         class_pixels: Pixels of each class in the training set, for the balanced loss, see
             :class:`~robustseg.attacks.BalancedMaskedCrossEntropy`.
-        eps: Radius of the ball.
-        steps: Steps of each member; 300 in the paper.
-        norm: ``linf`` in the paper.
-        targeted: ``targets`` are what the attacker wants to see.
-        ignore_index: Label of pixels that take no part.
+        steps: Steps of each member; 300 in the paper, under ``linf``.
         seed: Seed of the noise where the call gives no generator.
+        **options: Of the members, as for :class:`APGD`.
     """
 
-    def __init__(
-        self,
-        class_pixels: Sequence[float] | None = None,
-        eps: float | str = "8/255",
-        steps: int = 300,
-        norm: Norm = "linf",
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
-    ):
-        losses = _sea_losses(class_pixels)
-        super().__init__([_member(loss, eps, steps, norm, targeted, ignore_index) for loss in losses], seed)
+    def __init__(self, *, class_pixels: Sequence[float] | None = None, **options: Any):
+        super().__init__([MaskedCrossEntropy(), JensenShannon()], class_pixels, **options)
 
 
-class StrongEnsemble(WorstOf):
+class StrongEnsemble(_Shrinking):
     """SEA and four more members of the same kind, on the losses that it lacks: SegPGD's, CosPGD's, Tsallis and margin.
 
     Arguments as for :class:`SEA`.
     """
 
-    def __init__(
-        self,
-        class_pixels: Sequence[float] | None = None,
-        eps: float | str = "8/255",
-        steps: int = 300,
-        norm: Norm = "linf",
-        targeted: bool = False,
-        ignore_index: int = IGNORE_INDEX,
-        seed: int = 0,
-    ):
-        losses = [*_sea_losses(class_pixels), SegPGDLoss(), CosPGDLoss(), Tsallis(), Margin()]
-        super().__init__([_member(loss, eps, steps, norm, targeted, ignore_index) for loss in losses], seed)
-
-
-def _sea_losses(class_pixels: Sequence[float] | None) -> list[AttackLoss]:
-    counts = None if class_pixels is None else tuple(class_pixels)
-    return [BalancedMaskedCrossEntropy(counts), MaskedCrossEntropy(), JensenShannon()]
-
-
-def _member(loss: AttackLoss, eps: float | str, steps: int, norm: Norm, targeted: bool, ignore_index: int) -> APGD:
-    return APGD(eps, steps, loss, norm, shrinking=True, targeted=targeted, ignore_index=ignore_index)
+    def __init__(self, *, class_pixels: Sequence[float] | None = None, **options: Any):
+        losses = [MaskedCrossEntropy(), JensenShannon(), SegPGDLoss(), CosPGDLoss(), Tsallis(), Margin()]
+        super().__init__(losses, class_pixels, **options)

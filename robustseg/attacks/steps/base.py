@@ -38,8 +38,3 @@ class StepRule(ABC):
             state: The rule's own, changed in place.
             allowed: The allowed set.
         """
-
-
-def select_state(state: StepState, rows: Tensor) -> StepState:
-    """The state of some images of the working batch."""
-    return {name: value[rows] if isinstance(value, Tensor) else value for name, value in state.items()}

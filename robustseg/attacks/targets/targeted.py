@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from torch import Tensor
@@ -53,9 +52,8 @@ class Targeted(Attack):
         return self.attack._perturb_some(aimed.nonzero()[:, 0], victim, images, wanted, noise, on_step)
 
     def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
-        other = copy.copy(self)
-        other.attack = self.attack.for_data(class_pixels)
-        return other
+        inner = self.attack.for_data(class_pixels)
+        return self if inner is self.attack else self.replace(attack=inner)
 
     def wanted(self, targets: Tensor, ignore_index: int | None = None) -> Tensor:
         """The target map of a batch, B×H×W.

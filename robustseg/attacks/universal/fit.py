@@ -239,7 +239,7 @@ class Universal(Attack):
         eps: Radius to apply it in, at most its own, to which it is then clipped; by default its own.
         tile: Repeat it from the upper left corner over images of another size, as one that was fitted with
             ``tile_size`` is meant to be.
-        ignore_index: Label of pixels that take no part.
+        **options: ``ignore_index``, as for :class:`~robustseg.attacks.Attack`.
 
     Raises:
         ValueError: The file holds no such perturbation, or ``eps`` is larger than its own.
@@ -248,16 +248,17 @@ class Universal(Attack):
     def __init__(
         self,
         path: str | Path,
+        *,
         eps: float | str | None = None,
         tile: bool = False,
-        ignore_index: int = IGNORE_INDEX,
+        **options: Any,
     ):
         self.universal = UniversalDelta.load(path)
         own = self.universal.threat.eps
         self.threat: ThreatModel = ThreatModel(str(own) if eps is None else eps, "linf")
         if self.threat.eps > own:
             raise ValueError(f"eps = {eps} is larger than the {own} of {path}: fit a perturbation for it.")
-        super().__init__(targeted=False, ignore_index=ignore_index, seed=self.universal.seed)
+        super().__init__(targeted=False, seed=self.universal.seed, **options)
         self.path = str(path)
         self.tile = tile
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -44,21 +43,8 @@ def with_steps(attack: Attack, factor: int, seed: int) -> Attack:
         # A member's noise within WorstOf depends on its own seed.
         return WorstOf([with_steps(member, factor, seed + member.seed) for member in attack.attacks], seed)
     assert isinstance(attack, IterativeAttack)
-    return IterativeAttack(
-        attack.threat,
-        attack.loss,
-        copy.copy(attack.step_rule),
-        factor * attack.steps,
-        attack.random_start,
-        attack.restarts,
-        attack.targeted,
-        attack.keep,
-        attack.transform,
-        attack.stages,
-        attack.watched,
-        attack.ignore_index,
-        seed,
-    )
+    # Also of FGSM, whose constructor has no steps.
+    return attack.with_loop(steps=factor * attack.steps, seed=seed)
 
 
 def probe_convergence(subject: Subject, attacks: Mapping[str, Attack], suite: Mapping[str, Tensor]) -> Evidence:

@@ -35,7 +35,9 @@ def probe_attack(kind: Kind, threat: ThreatModel, steps: int) -> Attack:
     """
     share = STEP_SHARE if kind is PGD else Fraction(5, 2) / steps
     step_size = str(threat.eps * share)
-    return kind(str(threat.eps), step_size, steps, threat.norm, keep="best", ignore_index=IGNORED)
+    return kind(
+        eps=str(threat.eps), step_size=step_size, steps=steps, norm=threat.norm, keep="best", ignore_index=IGNORED
+    )
 
 
 class WhiteBox:
@@ -113,7 +115,7 @@ def probe_order(subject: Subject, white: WhiteBox) -> Evidence:
     """Pixel accuracy under attacks that follow no gradient, against the worst white-box attack on the same images."""
     found = {"uniform_noise": _uniform_noise(subject), "sign_noise": _sign_noise(subject)}
     if subject.threat.norm == "linf":
-        square = Square(str(subject.threat.eps), SQUARE_QUERIES, ignore_index=IGNORED)
+        square = Square(eps=str(subject.threat.eps), steps=SQUARE_QUERIES, ignore_index=IGNORED)
         found["square"] = subject.accuracies(subject.attacked(square))
     return {
         "white_box": number(white.worst.mean()),
@@ -147,6 +149,6 @@ def probe_one_step(subject: Subject, white: WhiteBox) -> Evidence:
     """Pixel accuracy under FGSM at parts of ε, and under many steps at ε."""
     fgsm = {}
     for factor in (Fraction(1, 4), Fraction(1, 2), Fraction(1)):
-        attack = FGSM(str(subject.threat.eps * factor), subject.threat.norm, ignore_index=IGNORED)
+        attack = FGSM(eps=str(subject.threat.eps * factor), norm=subject.threat.norm, ignore_index=IGNORED)
         fgsm[str(factor)] = number(subject.accuracies(subject.attacked(attack)).mean())
     return {"clean": number(subject.clean.mean()), "fgsm": fgsm, "many_steps": number(white.worst.mean())}

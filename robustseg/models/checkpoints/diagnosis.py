@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from robustseg.models.adapters.torchvision import TorchvisionNetwork
 from robustseg.models.backbone import Backbone
 from robustseg.models.checkpoints.classifiers import classifier_weights
-from robustseg.models.checkpoints.compare import Mismatch, compare
+from robustseg.models.checkpoints.compare import Mismatch
 from robustseg.models.checkpoints.layouts.layout import Layout, State, resnet_depth
 from robustseg.models.checkpoints.read import PREFIXES
+from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.checkpoints.rename import fit_to, recognise
 from robustseg.models.errors import ModelError
 from robustseg.models.model import SegmentationModel
@@ -26,30 +28,27 @@ _DEEPEST = 3
 """Of how many names a prefix may consist that is unknown."""
 
 
-def explain(
-    model: SegmentationModel, state: Mapping[str, Tensor], found: State, layouts: Sequence[Layout]
-) -> str | None:
+def explain(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout]) -> str | None:
     """Say why a file does not fit, and the remedy.
 
     Args:
         model: The network that is configured.
-        state: As read from the file.
-        found: The same by the model's names, as far as that is possible.
+        reading: The file, fitted to the model.
         layouts: Those that are known.
 
     Returns:
         One clause; None where the names do not tell.
     """
-    mismatch = compare(model.state_dict(), found)
-    if not mismatch.missing and not mismatch.unexpected:
+    state, mismatch = reading.tensors, reading.mismatch
+    if mismatch is None or (not mismatch.missing and not mismatch.unexpected):
         return None
     # the counters are the model's own where the file has none
-    found = {key: value for key, value in found.items() if not key.endswith("num_batches_tracked")}
+    found = {key: value for key, value in reading.named.items() if not key.endswith("num_batches_tracked")}
     return (
         _of_torchvision(model, state, layouts)
         or _of_other_depth(model, state, found, layouts)
         or _without_aux(mismatch)
-        or _prefixed(model, state, layouts)
+        or _prefixed(model, reading, layouts)
         or _of_a_classifier(model, state)
     )
 
@@ -58,7 +57,7 @@ def _of_torchvision(model: SegmentationModel, state: Mapping[str, Tensor], layou
     known = recognise(state, layouts) if isinstance(model.network, TorchvisionNetwork) else None
     if known is None or not known[0].name.startswith("torchvision"):
         return None
-    wanted = f"{known[0].network.__name__.lower()}_resnet{resnet_depth(known[1])}"
+    wanted = f"{known[0].network.__name__.lower()}_resnet{resnet_depth(known[1].state)}"
     own = getattr(model.network, "name", None)
     return None if wanted == own else f"the weights are those of torchvision's {wanted}, not {own}: set name: {wanted}"
 
@@ -79,10 +78,9 @@ def _of_other_depth(
         over = f", and the network is over a ResNet-{own_depth}" if own_depth is not None else ""
         parts.append(f"a ResNet-{depth}{over}")
     known = recognise(state, layouts)
-    same = known is not None and depth is not None and isinstance(model.network, known[0].network)
-    remedy = (
-        f"use --config network/{known[0].config_of(known[1])}" if known and same else "take the backbone of its run"
-    )
+    remedy = "take the backbone of its run"
+    if known is not None and depth is not None and isinstance(model.network, known[0].network):
+        remedy = f"use --config network/{known[0].config_of(known[1].state)}"
     return f"{': '.join(parts)}; {remedy}"
 
 
@@ -107,8 +105,9 @@ def _without_aux(mismatch: Mismatch) -> str | None:
     return None
 
 
-def _prefixed(model: SegmentationModel, state: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str | None:
+def _prefixed(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout]) -> str | None:
     """Name the prefixes behind which a file has one or more networks that fit."""
+    state = reading.tensors
     fitting: list[str] = []
     for depth in range(1, _DEEPEST + 1):
         prefixes = dict.fromkeys(".".join(key.split(".")[:depth]) + "." for key in state if key.count(".") >= depth)
@@ -120,10 +119,10 @@ def _prefixed(model: SegmentationModel, state: Mapping[str, Tensor], layouts: Se
             if len(inner) < len(state) and 2 * len(inner) < len(model.network.state_dict()):
                 continue
             try:
-                found = fit_to(model, inner, layouts)[0]
+                mismatch = fit_to(model, replace(reading, tensors=inner), layouts).mismatch
             except ModelError:
                 continue
-            if not compare(model.state_dict(), found):
+            if not mismatch:
                 fitting.append(prefix)
     if not fitting:
         return None

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from robustseg.models import ModelError, Network, SegmentationModel, read_record
+from robustseg.models import ModelError, Network, SegmentationModel
 from robustseg.models.catalogue import catalogue, config_name, find_variant
 from robustseg.models.checkpoints.classifiers import LAYOUTS as CLASSIFIERS
 from robustseg.models.checkpoints.classifiers import classifier_weights
-from robustseg.models.checkpoints.compare import compare, not_finite, shorten
-from robustseg.models.checkpoints.read import PREFIXES, is_state_dict, read_plain, read_state_dict, sha256, wrapping_of
+from robustseg.models.checkpoints.compare import not_finite, shorten
+from robustseg.models.checkpoints.read import PREFIXES
+from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.checkpoints.recognise import LAYOUTS, ForeignError, Layout, explain, fit_names, recognise
 
 _CLASSES = (3, 5)
@@ -24,46 +24,23 @@ _KEYS = 12
 """How many keys are listed of those that are missing, unexpected or of another shape."""
 
 
-def describe_file(path: str | Path) -> str:
-    """Everything that a file says about itself.
-
-    Raises:
-        ModelError: It does not exist, cannot be read or holds no tensors.
-    """
-    state = read_state_dict(path)
-    content = read_plain(path)
-    wrappings, beside = _wrappings(content)
-    lines = [str(path)]
+def describe_file(reading: Reading) -> str:
+    """Everything that a file says about itself."""
+    lines = [str(reading.path)]
     rows = [
-        ("size", f"{Path(path).stat().st_size / 1e6:.1f} MB"),
-        ("SHA-256", sha256(path)),
-        ("wrappings", " > ".join([*wrappings, *_prefixes(state)]) or "none"),
-        ("beside", shorten(beside) if beside else "nothing"),
-        ("tensors", _count(state)),
+        ("size", f"{reading.path.stat().st_size / 1e6:.1f} MB"),
+        ("SHA-256", reading.sha256),
+        ("wrappings", " > ".join([*reading.wrappings, *_prefixes(reading.tensors)]) or "none"),
+        ("beside", shorten(reading.beside) if reading.beside else "nothing"),
+        ("tensors", _count(reading.tensors)),
     ]
-    if broken := not_finite({key: value for key, value in state.items() if value.layout == torch.strided}):
+    if broken := not_finite({key: value for key, value in reading.tensors.items() if value.layout == torch.strided}):
         rows.append(("not finite", f"{shorten(broken)}: it is refused"))
-    rows += _belongs_to(state)
-    record = read_record(path)
-    if record is not None:
-        rows += _of_record(record)
+    rows += _belongs_to(reading)
+    if reading.record is not None:
+        rows += _of_record(reading.record)
     lines += [f"  {label:<{_LABEL}}{text}" for label, text in rows]
     return "\n".join(lines)
-
-
-def _wrappings(content: object) -> tuple[list[str], list[str]]:
-    """The entries around the state dict, from outside, and what is kept beside it."""
-    path: list[str] = []
-    beside: list[str] = []
-    while isinstance(content, dict) and (wrapping := wrapping_of(content)):
-        path.append(wrapping)
-        beside += [
-            f"{key} (another state dict)" if is_state_dict(value) else str(key)
-            for key, value in content.items()
-            if key != wrapping
-        ]
-        content = content[wrapping]
-    return path, beside
 
 
 def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
@@ -82,19 +59,19 @@ def _count(state: Mapping[str, Tensor]) -> str:
     return f"{len(state)} ({', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}), {values:,} values"
 
 
-def _belongs_to(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+def _belongs_to(reading: Reading) -> list[tuple[str, str]]:
     """Whose names the tensors have, which configuration loads them, and for how many classes they are."""
-    known = recognise(state, LAYOUTS)
+    known = recognise(reading.tensors, LAYOUTS)
     if known is not None:
         layout, inner = known
-        config = layout.config_of(inner)
-        return [("layout", layout.name), ("loads into", f"network/{config}"), *_classes(state, layout)]
-    fitting = [(name, count) for name in catalogue() if (count := _count_if_it_fits(state, name)) is not None]
+        config = layout.config_of(inner.state)
+        return [("layout", layout.name), ("loads into", f"network/{config}"), *_classes(reading, layout)]
+    fitting = [(name, count) for name in catalogue() if (count := _count_if_it_fits(reading, name)) is not None]
     if fitting:
         names = shorten([f"network/{name}" for name, _ in fitting])
         return [("layout", "robustseg, or a library that is adapted"), ("loads into", names), _class_row(fitting[0][1])]
     try:
-        classifier = classifier_weights(state)
+        classifier = classifier_weights(reading.tensors)
     except ModelError as error:
         return [("layout", str(error))]
     named = any(layout.name == classifier.layout for layout in CLASSIFIERS)
@@ -104,9 +81,9 @@ def _belongs_to(state: Mapping[str, Tensor]) -> list[tuple[str, str]]:
     return rows
 
 
-def _classes(state: Mapping[str, Tensor], layout: Layout) -> list[tuple[str, str]]:
+def _classes(reading: Reading, layout: Layout) -> list[tuple[str, str]]:
     try:
-        count = _class_count(state, find_variant(config_name(layout)).build)
+        count = _class_count(reading, find_variant(config_name(layout)).build)
     except ModelError:
         return []
     return [_class_row(count)] if count else []
@@ -116,20 +93,20 @@ def _class_row(count: int) -> tuple[str, str]:
     return ("classes", str(count))
 
 
-def _count_if_it_fits(state: Mapping[str, Tensor], name: str) -> int | None:
+def _count_if_it_fits(reading: Reading, name: str) -> int | None:
     """The class count, where these are a named network's tensors."""
     try:
         build = find_variant(name).build
-        count = _class_count(state, build)
-        return count if count and not _differences(state, build(count)) else None
+        count = _class_count(reading, build)
+        return count if count and not _fitted(reading, build(count))[1].mismatch else None
     except ModelError:
         return None
 
 
-def _class_count(state: Mapping[str, Tensor], build: Callable[[int], Network]) -> int | None:
+def _class_count(reading: Reading, build: Callable[[int], Network]) -> int | None:
     """For how many classes a file's tensors are, where they are those of a network."""
     one, other = (SegmentationModel(build(count)).to("meta") for count in _CLASSES)
-    found, _ = fit_names(one, state)
+    found = fit_names(one, reading).named
     shapes = other.state_dict()
     counts = {
         found[key].shape[axis]
@@ -141,42 +118,36 @@ def _class_count(state: Mapping[str, Tensor], build: Callable[[int], Network]) -
     return counts.pop() if len(counts) == 1 else None
 
 
-def _differences(state: Mapping[str, Tensor], network: Network) -> str:
+def _fitted(reading: Reading, network: Network) -> tuple[SegmentationModel, Reading]:
     model = SegmentationModel(network).to("meta")
-    return compare(model.state_dict(), fit_names(model, state)[0]).report()
+    return model, fit_names(model, reading)
 
 
-def _reason(state: Mapping[str, Tensor], network: Network) -> str | None:
-    """Why the tensors differ, in one clause, where their names tell."""
-    model = SegmentationModel(network).to("meta")
-    return explain(model, state, fit_names(model, state)[0])
-
-
-def describe_fit(path: str | Path, build: Callable[[int], Network], num_classes: int | None) -> tuple[str, bool]:
+def describe_fit(reading: Reading, build: Callable[[int], Network], num_classes: int | None) -> tuple[str, bool]:
     """How a file's tensors differ from those of a network, by module.
 
     Args:
-        path: The file.
+        reading: The file.
         build: Makes the network for a number of classes.
         num_classes: That number; None: the file's.
 
     Returns:
         The report, and whether nothing differs.
     """
-    state = read_state_dict(path)
     try:
-        count = num_classes or _class_count(state, build) or _CLASSES[0]
+        count = num_classes or _class_count(reading, build) or _CLASSES[0]
         network = build(count)
-        report = _differences(state, network)
-        reason = _reason(state, network) if report else None
+        model, fitted = _fitted(reading, network)
+        reason = explain(model, fitted)
     except ForeignError as error:
         return f"  {'does not fit':<{_LABEL}}{error}", False
     name = f"{type(network).__name__} of {count} classes"
-    if not report:
+    if not fitted.mismatch:
         return f"  {'fits':<{_LABEL}}{name}: every tensor", True
     if reason:
         name += f": {reason}"
-    return f"  {'does not fit':<{_LABEL}}{name}\n" + "\n".join(f"    {line}" for line in _shown(report)), False
+    differences = "\n".join(f"    {line}" for line in _shown(fitted.mismatch.report()))
+    return f"  {'does not fit':<{_LABEL}}{name}\n{differences}", False
 
 
 def _shown(report: str) -> list[str]:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from torch import Tensor
 
-from robustseg.models.checkpoints.compare import Mismatch, by_module, compare, not_finite
-from robustseg.models.checkpoints.read import read_plain, read_weights, sha256
+from robustseg.models.checkpoints.compare import Mismatch, by_module, not_finite
+from robustseg.models.checkpoints.read import read_plain, read_weights
+from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.checkpoints.recognise import ForeignError, check_config, explain, fit_names
+from robustseg.models.checkpoints.record import record_in
 from robustseg.models.errors import ModelError
 from robustseg.models.model import SegmentationModel
 
 logger = logging.getLogger(__name__)
 
-RECORD_KEY = "robustseg"
-"""Entry of a Lightning checkpoint under which training keeps its record."""
-RECORD_FORMAT = 1
-"""Changes when the meaning of the record does."""
 _MAY_DIFFER = ("output_stride", "rates", "learned_upsampling")
 """Settings that are changed on purpose: DeepLab is trained at stride 16 and evaluated at 8."""
 _REMEDY = "check model.network against its training run, or see all of it with robustseg inspect."
@@ -66,39 +63,42 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
         ModelError: The file is missing or unreadable, was trained with another number of classes, belongs to another
             network, or differs from the model in the names, shapes or kinds of its tensors.
     """
-    digest = sha256(path)
     try:
-        read = read_weights(path)
-        found, layout = fit_names(model, read.state, path)
-        if layout is not None:
-            check_config(layout, read.config, model.network)
+        reading = fit_names(model, read_weights(path), warn=True)
+        if reading.layout is not None:
+            check_config(reading.layout, reading.config, model.network)
     except ForeignError as error:
         raise ModelError(f"{path}: {error}") from error
     expected = model.state_dict()
-    found |= {key: expected[key] for key in _kept_keys(model, without)}
-    mismatch = compare(expected, found)
-    if mismatch:
-        _refuse_other_classes(model, path, expected, found, mismatch)
-        logger.info("%s does not fit the network.\n%s", path, mismatch.report())
-        named = f" (read as {layout.name})" if layout else ""
-        reason = explain(model, read.state, found)
-        remedy = f"{reason} (robustseg inspect shows all of it)." if reason else f"{mismatch}; {_REMEDY}"
-        raise ModelError(f"{path}{named} does not fit the network: {remedy}")
-    if broken := not_finite(found):
+    kept = {key: expected[key] for key in _kept_keys(model, without)}
+    reading = reading.compared(expected, reading.named | kept, reading.layout)
+    if reading.mismatch:
+        _refuse_other_classes(model, reading, expected, reading.mismatch)
+        logger.info("%s does not fit the network.\n%s", path, reading.mismatch.report())
+        read_as = f" (read as {reading.layout.name})" if reading.layout else ""
+        reason = explain(model, reading)
+        remedy = f"{reason} (robustseg inspect shows all of it)." if reason else f"{reading.mismatch}; {_REMEDY}"
+        raise ModelError(f"{path}{read_as} does not fit the network: {remedy}")
+    if broken := not_finite(reading.named):
         raise ModelError(
             f"{path} holds values that are not finite ({by_module(broken)}), as a training that diverged leaves them: "
             f"take an earlier checkpoint."
         )
-    record = _record_in(read.content)
-    if layout is None:
-        _refuse_other_settings(model, record, path)
-    model.load_state_dict(found, strict=True)
-    info = WeightsInfo(path=str(path), sha256=digest)
-    if read.averaged:
+    if reading.layout is None:
+        _refuse_other_settings(model, reading.record, path)
+    model.load_state_dict(reading.named, strict=True)
+    return _info(reading, path)
+
+
+def _info(reading: Reading, path: str | Path) -> WeightsInfo:
+    info = WeightsInfo(path=str(path), sha256=reading.sha256)
+    if reading.averaged:
         info["averaged"] = True
-    if record is not None:
-        info["record"] = record
-    return info | {"layout": layout.name} if layout else info
+    if reading.record is not None:
+        info["record"] = reading.record
+    if reading.layout is not None:
+        info["layout"] = reading.layout.name
+    return info
 
 
 def _refuse_other_settings(model: SegmentationModel, record: dict[str, Any] | None, path: str | Path) -> None:
@@ -157,48 +157,21 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     if not Path(path).is_file():
         raise ModelError(f"weights file {path} does not exist: give a checkpoint.")
     try:
-        return _record_in(read_plain(path))
+        return record_in(read_plain(path))
     except ModelError:
         return None
 
 
-def _record_in(content: object) -> dict[str, Any] | None:
-    """The record among all that a file holds; None where there is none that is understood."""
-    record = content.get(RECORD_KEY) if isinstance(content, dict) else None
-    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT or not _is_plain(record):
-        return None
-    complete = {"val", "data", "epoch", "global_step", "trained_with"} <= record.keys()
-    return record if complete and _is_validation(record["val"]) else None
-
-
-def _is_validation(value: object) -> bool:
-    """Whether a record's ``val`` is None or has the figures."""
-    if not isinstance(value, dict):
-        return value is None
-    figures = [value.get(name, "missing") for name in ("miou", "pixel_acc")]
-    return all(figure is None or (isinstance(figure, float) and 0 <= figure <= 1) for figure in figures)
-
-
-def _is_plain(value: object) -> bool:
-    """Whether JSON can hold ``value`` as it is."""
-    if isinstance(value, dict):
-        return all(isinstance(name, str) and _is_plain(entry) for name, entry in value.items())
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
-
-
 def _refuse_other_classes(
     model: SegmentationModel,
-    path: str | Path,
+    reading: Reading,
     expected: dict[str, Tensor],
-    found: dict[str, Tensor],
     mismatch: Mismatch,
 ) -> None:
     """Raise the one message for a differing class count, where that is all that differs."""
     if mismatch.missing or mismatch.unexpected:
         return
-    pairs = [(expected[key].shape, found[key].shape) for key in mismatch.wrong]
+    pairs = [(expected[key].shape, reading.named[key].shape) for key in mismatch.wrong]
     # Along whichever axes they are: those of the tokens of a transformer, both of a transposed convolution.
     same_rank = all(len(own) == len(other) for own, other in pairs)
     counts = {
@@ -208,9 +181,9 @@ def _refuse_other_classes(
     if same_rank and weights and len(counts) == 1 and next(iter(counts))[0] == model.num_classes:
         modules = dict.fromkeys(_module_of(key) for key in mismatch.wrong)
         raise ModelError(
-            f"{path} was trained with {counts.pop()[1]} classes, the model has {model.num_classes}: use the data set "
-            f"it was trained on, or give the network its num_classes. To train from all of it but its classifiers: "
-            f"model.init_weights with model.init_without: [{', '.join(modules)}]."
+            f"{reading.path} was trained with {counts.pop()[1]} classes, the model has {model.num_classes}: "
+            f"use the data set it was trained on, or give the network its num_classes. To train from all of it but its "
+            f"classifiers: model.init_weights with model.init_without: [{', '.join(modules)}]."
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from robustseg.models.checkpoints.compare import shorten
+from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -64,24 +64,6 @@ class _StandIn:
         """Forget an element of a list."""
 
 
-class Weights(NamedTuple):
-    """The tensors of a file."""
-
-    state: dict[str, Tensor]
-    """Name to CPU tensor."""
-    averaged: bool
-    """Whether the file says that they are a running average (EMA, SWA) of those that were trained."""
-    content: object
-    """All that the file holds, the tensors among it."""
-
-    @property
-    def config(self) -> str | None:
-        """The configuration that mmengine and mmcv keep beside the tensors, as text."""
-        meta = self.content.get("meta") if isinstance(self.content, dict) else None
-        texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, dict) else []
-        return next((text for text in texts if isinstance(text, str)), None)
-
-
 def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     """Read the tensors of a file without executing anything in it.
 
@@ -96,32 +78,34 @@ def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tenso
     Raises:
         ModelError: The file is missing, unreadable, holds other objects than tensors, or is not a state dict.
     """
-    return read_weights(path, key).state
+    return read_weights(path, key).tensors
 
 
-def read_weights(path: str | Path, key: str | None = None) -> Weights:
+def read_weights(path: str | Path, key: str | None = None) -> Reading:
     """Read the tensors of a file, and what is beside them; see :func:`read_state_dict`."""
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"weights file {path} {_no_file(path, key or '--ckpt_path or model.init_weights')}.")
     whole = content = read_plain(path)
-    averaged = False
-    for _ in range(MOST_WRAPPINGS):
-        if not isinstance(content, dict) or not (wrapping := wrapping_of(content)):
-            break
-        others = [key for key in content if key != wrapping and is_state_dict(content[key])]
-        if others:
-            logger.warning("%s: loaded %s, and not %s, which it holds beside it", path, wrapping, shorten(others))
+    wrappings: list[str] = []
+    beside: list[str] = []
+    while len(wrappings) < MOST_WRAPPINGS and isinstance(content, dict) and (wrapping := wrapping_of(content)):
+        others = [key for key in content if key != wrapping]
+        states = [key for key in others if is_state_dict(content[key])]
+        if states:
+            logger.warning("%s: loaded %s, and not %s, which it holds beside it", path, wrapping, shorten(states))
+        beside += [f"{key} (another state dict)" if key in states else str(key) for key in others]
+        wrappings.append(wrapping)
         content = content[wrapping]
-        averaged = averaged or wrapping in AVERAGES
     if not isinstance(content, dict) or not content:
         kind = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ModelError(f"{path} is not a state dict: it holds {kind}.")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ModelError(f"{path} is not a state dict: {_no_entry(name, value)}.")
-    averaged = averaged or any(name.rpartition(".")[2] == AVERAGING_COUNTER for name in content)
-    return Weights(dict(content), averaged, whole)
+    counted = any(name.rpartition(".")[2] == AVERAGING_COUNTER for name in content)
+    averaged = counted or any(wrapping in AVERAGES for wrapping in wrappings)
+    return Reading(path, dict(content), whole, tuple(wrappings), tuple(beside), averaged)
 
 
 def _no_file(path: Path, key: str) -> str:
@@ -217,17 +201,6 @@ def _not_weights(path: Path) -> str | None:
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page, such as the one that asks to log in or to confirm a download: download it again"
     return None
-
-
-def sha256(path: str | Path) -> str:
-    """The file's SHA-256, hexadecimal; that of nothing where it does not exist."""
-    path = Path(path)
-    digest = hashlib.sha256()
-    if path.is_file():  # read_state_dict has the message for a missing file
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 class Inner(NamedTuple):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from robustseg.models.checkpoints import diagnosis
 from robustseg.models.checkpoints.layouts import (
     dla,
@@ -20,6 +16,7 @@ from robustseg.models.checkpoints.layouts import (
 )
 from robustseg.models.checkpoints.layouts.layout import ForeignError, Layout, State
 from robustseg.models.checkpoints.mmseg_config import check_config
+from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.checkpoints.rename import fit_to, recognise
 from robustseg.models.model import SegmentationModel
 
@@ -37,16 +34,14 @@ LAYOUTS: tuple[Layout, ...] = (
 """Every layout that is known, the more particular ones first."""
 
 
-def fit_names(
-    model: SegmentationModel, state: Mapping[str, Tensor], source: object = None
-) -> tuple[State, Layout | None]:
+def fit_names(model: SegmentationModel, reading: Reading, warn: bool = False) -> Reading:
     """Name a file's tensors as the model does; see :func:`~robustseg.models.checkpoints.rename.fit_to`."""
-    return fit_to(model, state, LAYOUTS, source)
+    return fit_to(model, reading, LAYOUTS, warn)
 
 
-def explain(model: SegmentationModel, state: Mapping[str, Tensor], found: State) -> str | None:
+def explain(model: SegmentationModel, reading: Reading) -> str | None:
     """Say why a file does not fit; see :func:`~robustseg.models.checkpoints.diagnosis.explain`."""
-    return diagnosis.explain(model, state, found, LAYOUTS)
+    return diagnosis.explain(model, reading, LAYOUTS)
 
 
 __all__ = ["LAYOUTS", "ForeignError", "Layout", "State", "check_config", "explain", "fit_names", "recognise"]

@@ -11,6 +11,7 @@ from torch import Tensor
 from robustseg.models.checkpoints.compare import compare, shorten
 from robustseg.models.checkpoints.layouts.layout import Layout, State
 from robustseg.models.checkpoints.read import Inner, unwrapped
+from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.model import SegmentationModel
 from robustseg.models.network import Network
 
@@ -31,53 +32,52 @@ class _Named(NamedTuple):
     """How many of the names the model has, less those that it has not."""
 
 
-def recognise(state: Mapping[str, Tensor], layouts: Sequence[Layout]) -> tuple[Layout, State] | None:
-    """The layout of a state dict, and its tensors without the wrappings around it; None for one that is not known."""
-    found = _recognise(state, layouts)
-    return None if found is None else (found[0], found[1].state)
-
-
-def _recognise(state: Mapping[str, Tensor], layouts: Sequence[Layout]) -> tuple[Layout, Inner] | None:
-    for inner in unwrapped(state):
+def recognise(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> tuple[Layout, Inner] | None:
+    """The layout of a file's tensors, and these without the prefixes around it; None for one that is not known."""
+    for inner in unwrapped(tensors):
         for layout in layouts:
             if layout.recognises(inner.state):
                 return layout, inner
     return None
 
 
-def fit_to(
-    model: SegmentationModel, state: Mapping[str, Tensor], layouts: Sequence[Layout], source: object = None
-) -> tuple[State, Layout | None]:
-    """Name a file's tensors as the model does.
+def fit_to(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout], warn: bool = False) -> Reading:
+    """Name a file's tensors as the model does, and compare them with the model's.
 
     Args:
         model: Says which names are expected.
-        state: As read from the file.
+        reading: As read from the file.
         layouts: Those that are known.
-        source: The file, for warnings of what is not taken from it; None: none are given.
+        warn: Say in the log what is not taken from the file.
 
     Returns:
-        The tensors by the names of ``model.state_dict()``, and the layout that they had where that is another
-        project's. Where nothing fits, they are as close to the model's names as can be.
+        The reading with the tensors by the names of ``model.state_dict()``, the layout that they had where that is
+        another project's, and the mismatch.
 
     Raises:
         ForeignError: The layout is known and belongs to another network, or to other settings of this one.
     """
     expected = model.state_dict()
-    closest = _closest(model, expected, state)
-    if not compare(expected, closest.state):
-        return _told(closest.state, closest.inner, expected, source), None
+    closest = _closest(model, expected, reading.tensors)
+    layout, named, inner = None, closest.state, closest.inner
     # A file of our own with a few tensors too many or of other shapes is not another project's.
-    known = None if closest.common > len(expected) // 2 else _recognise(state, layouts)
-    if known is None or _is_adapted(model, known[0]):
-        return _told(closest.state, closest.inner, expected, source), None
-    layout, inner = known
+    if compare(expected, closest.state) and closest.common <= len(expected) // 2:
+        known = recognise(reading.tensors, layouts)
+        if known is not None and not _is_adapted(model, known[0]):
+            layout, inner = known
+            named = _converted(model, expected, layout, inner)
+    if warn:
+        _tell(named, inner, expected, reading.path)
+    return reading.compared(expected, named, layout)
+
+
+def _converted(model: SegmentationModel, expected: State, layout: Layout, inner: Inner) -> State:
     converted = {f"network.{key}": value for key, value in layout.convert(inner.state, model.network).items()}
     for key, value in (("mean", layout.mean), ("std", layout.std)):
         own = expected[key]
         stays = value is None or model.normalisation_given
         converted[key] = own if stays else own.new_tensor(value).view_as(own)
-    return _told(converted | _counters(expected, converted), inner, expected, source), layout
+    return converted | _counters(expected, converted)
 
 
 def _closest(model: SegmentationModel, expected: State, state: Mapping[str, Tensor]) -> _Named:
@@ -104,10 +104,10 @@ def _is_adapted(model: SegmentationModel, layout: Layout) -> bool:
     return isinstance(library, str) and layout.name.split()[0] == library
 
 
-def _told(found: State, inner: Inner, expected: State, source: object) -> State:
+def _tell(found: State, inner: Inner, expected: State, source: object) -> None:
     """Warn of what is not taken from a file whose names fit otherwise."""
-    if source is None or found.keys() != expected.keys():
-        return found
+    if found.keys() != expected.keys():
+        return
     if inner.beside:
         where = "".join(inner.prefixes)
         logger.warning("%s: loaded %s*, and not %s, which it holds beside it", source, where, shorten(inner.beside))
@@ -117,7 +117,6 @@ def _told(found: State, inner: Inner, expected: State, source: object) -> State:
             "%s, std %s; if the file is one of robustseg's, these were lost from it",
             *(source, *([round(value, 4) for value in expected[key].flatten().tolist()] for key in NORMALISATION)),
         )
-    return found
 
 
 def _counters(expected: State, found: State) -> State:

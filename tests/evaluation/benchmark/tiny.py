@@ -17,7 +17,7 @@ from robustseg.data import SyntheticScenes
 from robustseg.evaluation.benchmark import Benchmark, module, run
 from robustseg.evaluation.store import read_records, streams
 from robustseg.models import SegmentationModel
-from tests.training.nets import ToyNetwork
+from tests.helpers.nets import ToyNetwork
 
 IMAGES = 11
 ATTACKS: Mapping[str, Attack] = {"fgsm": FGSM(), "pgd2": PGD(steps=2), "cospgd2": CosPGD(steps=2)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import timm
@@ -23,6 +24,7 @@ from robustseg.models import (
     load_segmentation_weights,
 )
 from robustseg.models.catalogue import catalogue
+from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.checkpoints.recognise import LAYOUTS, explain, fit_names
 from tests.models.checkpoints.reference_semseg import Reference
 
@@ -43,7 +45,7 @@ def torchvision(name, aux=True):
 
 def why(network, state):
     model = SegmentationModel(network).to("meta")
-    return explain(model, state, fit_names(model, state)[0])
+    return explain(model, fit_names(model, Reading(Path("file.pth"), state)))
 
 
 @pytest.mark.parametrize(

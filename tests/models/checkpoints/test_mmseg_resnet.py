@@ -109,7 +109,7 @@ def test_aligned_corners_are_the_networks_setting_and_reported(tmp_path, caplog)
     reference = build(config(PSPNet, "r18", align_corners=True))
     torch.save(wrapped(reference.state_dict()), tmp_path / "iter_80000.pth")
     model = ours(PSPNet, "r18", align_corners=True)
-    with caplog.at_level(logging.INFO, "robustseg.models.checkpoints.recognise"):
+    with caplog.at_level(logging.INFO, "robustseg.models.checkpoints"):
         load_segmentation_weights(model, tmp_path / "iter_80000.pth")
     assert "769x769" in caplog.text
     assert "this network has align_corners: true" in caplog.text

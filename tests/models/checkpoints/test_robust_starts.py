@@ -198,6 +198,7 @@ def test_conv_stem_of_the_robust_convnexts(randomise_all, tmp_path):
         Backbone("convnext_tiny", None, weights=path, args=SMALL)
 
 
+@pytest.mark.slow
 def test_torchvision_resnet_and_vgg(randomise, tmp_path):
     path = str(tmp_path / "weights.pth")
     reference = randomise(resnet50(num_classes=7)).eval()

@@ -41,7 +41,9 @@ def case(request, tmp_path_factory):
     return request.param, kind, reference.double(), path
 
 
-@pytest.mark.parametrize("size", [(33, 47), (65, 81)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize(
+    "size", [(33, 47), pytest.param((65, 81), marks=pytest.mark.exhaustive)], ids="{0[0]}x{0[1]}".format
+)
 def test_logits_and_gradients_are_torchvisions(case, size):
     name, kind, reference, path = case
     model = ours(kind)

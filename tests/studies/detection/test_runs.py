@@ -15,8 +15,8 @@ from robustseg.evaluation.report.markdown import escape
 from robustseg.models import SegmentationModel
 from robustseg.studies import run_transfer
 from tests.evaluation.benchmark.tiny import measured, quiet_trainer
+from tests.helpers.nets import ToyNetwork
 from tests.studies.detection.tiny import ATTACKS, CLASSES, MAPS, MODELS, benchmark, detection, study_of, transfer_of
-from tests.training.nets import ToyNetwork
 
 PGD = {"pgd": ATTACKS["pgd"]}
 PURE = {"pure": MAPS["pure"]}

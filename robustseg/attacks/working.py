@@ -1,0 +1,52 @@
+"""The images of a batch that an attack still works on: those that are finished leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.victim import Victim
+
+Own = TypeVar("Own", bound="Working")
+
+
+@dataclass
+class Working:
+    """The images that are still being attacked; attacks add what else they know of each.
+
+    Every tensor that has dimensions has the images as its first one. Numbers and scalars are the whole batch's.
+    """
+
+    victim: Victim
+    targets: Tensor
+    """B×H×W."""
+    rows: Tensor
+    """Indices in the batch of the call, B values."""
+
+    def select(self: Own, going: Tensor) -> Own:
+        """The part of the images at these positions, ascending; the whole is returned as it is."""
+        count = len(self.rows)
+        if len(going) == count:
+            return self
+        return replace(self, **{name: _part(value, going, count) for name, value in vars(self).items()})
+
+
+@dataclass
+class Batch(Working):
+    """The images that are still being attacked, with the clean ones."""
+
+    images: Tensor
+    """B×3×H×W."""
+
+
+def _part(value: Any, going: Tensor, count: int) -> Any:
+    if isinstance(value, Tensor):
+        return value[going] if value.ndim else value
+    if isinstance(value, dict):
+        return {name: _part(entry, going, count) for name, entry in value.items()}
+    if isinstance(value, NoiseSource):
+        return value.select(going, count)
+    return value.select(going) if hasattr(value, "select") else value
