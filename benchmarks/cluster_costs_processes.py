@@ -46,7 +46,7 @@ class Processes:
         forks = device == "cpu" and "forkserver" in multiprocessing.get_all_start_methods()
         self.context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
-            self.context.set_forkserver_preload(["robustseg.cli.main"])
+            self.context.set_forkserver_preload(["robustseg.cli.train"])
         self.gpus: list[str] | None = None
         if device == "cuda":
             with tempfile.TemporaryDirectory() as found:

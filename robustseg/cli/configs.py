@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
+from robustseg.cli.arguments import Arguments
 from robustseg.shipped import ConfigFileError, about, complete, files, leading_comment
 from robustseg.shipped.includes import KEY
 from robustseg.shipped.names import plain, unknown
@@ -18,11 +17,8 @@ from robustseg.shipped.names import plain, unknown
 
 def list_configs(args: Sequence[str]) -> int:
     """List the configurations that come with robustseg, print some, or copy them to change them."""
-    parser = argparse.ArgumentParser(
-        "robustseg configs",
-        description=list_configs.__doc__,
-        epilog="--config takes these names wherever it takes a file: robustseg train --config quickstart.",
-    )
+    parser = Arguments("configs", list_configs.__doc__)
+    parser.epilog = "--config takes these names wherever it takes a file: robustseg train --config quickstart."
     parser.add_argument("names", nargs="*", metavar="NAME", help="Print these; of a folder, list what is in it.")
     parser.add_argument("--complete", action="store_true", help="Print them with what they include in its place.")
     parser.add_argument("--copy", type=Path, metavar="DIR", help="Copy these, or all, to this folder, complete.")

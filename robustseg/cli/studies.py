@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
-import pytorch_lightning as pl
-
+from robustseg.cli.arguments import Arguments
+from robustseg.cli.computing import measuring
+from robustseg.config.build import RobustSegCLI
+from robustseg.config.safety import OPTION, split_allowed
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.benchmark import Benchmark
@@ -19,21 +22,7 @@ from robustseg.studies.errors import StudyError
 from robustseg.studies.run import run_study, run_transfer, target
 from robustseg.studies.study import Answering, Study, StudyAcrossModels
 
-
-class Evaluation(Protocol):
-    """What the commands need of a parsed command line."""
-
-    config: Any
-    config_init: Any
-    datamodule: SegmentationDataModule
-    trainer: pl.Trainer
-    checkpoint: str | None
-
-    def loaded_benchmark(self, check_images: int = 8) -> Benchmark:
-        """The model with its checkpoint's weights, and what to score it on."""
-
-
-Build = Callable[..., Evaluation]
+Build = Callable[..., RobustSegCLI]
 """``build(args, study=…)``: parses and builds an evaluation, with or without the key ``study``."""
 
 
@@ -50,7 +39,23 @@ class ModelFiles(NamedTuple):
         return ["--config", str(self.config), "--ckpt_path", str(self.checkpoint)]
 
 
-def study_command(args: Sequence[str], build: Build) -> int:
+def study(args: Sequence[str]) -> int:
+    """Measure a study of a checkpoint, on further models as well with ``--targets``."""
+    allowed, _ = split_allowed(args)
+    # The configuration of a target gets nothing else from this command line.
+    return measuring(lambda: _study(args, partial(_evaluation, allowed=allowed)))
+
+
+def transfer(args: Sequence[str]) -> int:
+    """Show adversarial images of each of several models to all of them."""
+    return measuring(lambda: _transfer(args, _evaluation))
+
+
+def _evaluation(args: Sequence[str], study: bool, allowed: Sequence[str] = ()) -> RobustSegCLI:
+    return RobustSegCLI([*args, *(f"{OPTION}={package}" for package in allowed)], evaluate=True, study=study)
+
+
+def _study(args: Sequence[str], build: Build) -> int:
     """Measure one study of one model.
 
     Args:
@@ -74,7 +79,7 @@ def study_command(args: Sequence[str], build: Build) -> int:
     return 0
 
 
-def transfer_command(args: Sequence[str], build: Build) -> int:
+def _transfer(args: Sequence[str], build: Build) -> int:
     """Attack several models, and show the adversarial images of each to all of them.
 
     Args:
@@ -85,9 +90,10 @@ def transfer_command(args: Sequence[str], build: Build) -> int:
     Raises:
         StudyError: There are less than two models, or they do not fit together.
     """
-    parser = argparse.ArgumentParser("robustseg transfer", add_help=False, allow_abbrev=False)
-    parser.add_argument("--models", nargs="*", default=[])
-    parser.add_argument("--output")
+    parser = Arguments("transfer", transfer.__doc__)
+    parser.add_argument("--models", nargs="*", default=[], metavar="NAME=RUN", help="Two or more, each a run's folder.")
+    parser.add_argument("--output", metavar="FOLDER", help="Folder of the results, which is continued if it is there.")
+    parser.epilog = "All options of robustseg study are taken as well, --config above all; they hold for every model."
     options, rest = parser.parse_known_args(args)
     places = parse_models(options.models, "--models")
     if len(places) < 2:

@@ -21,6 +21,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from robustseg.attacks import AttackError
 from robustseg.callbacks import AttackProgressBar, EpochLines, RobustnessEvaluation
 from robustseg.config.benchmark_of import EVALUATE_OPTIONS, benchmark_of, read_ids
+from robustseg.config.help import describe
 from robustseg.config.messages import Parser, keys_of
 from robustseg.config.named import ConfigFile
 from robustseg.config.safety import OPTION, limit_imports, refused_object, split_allowed
@@ -98,6 +99,7 @@ class RobustSegCLI(LightningCLI):
         self.study = study
         self.allowed_imports, args = split_allowed(args)
         limit_imports(self.allowed_imports)
+        command = "study" if study else "evaluate" if evaluate else "train"
         super().__init__(
             RobustSegmentation,
             save_config_callback=None if evaluate else _SaveConfig,
@@ -111,8 +113,9 @@ class RobustSegCLI(LightningCLI):
             },
             parser_class=Parser,
             parser_kwargs={
-                "description": "Evaluate a checkpoint." if evaluate else "Train a model.",
-                "prog": _prog(evaluate, study),
+                "description": describe(command),
+                "prog": f"robustseg {command}",
+                "usage": "%(prog)s [--config FILE ...] [--KEY VALUE ...]",
             },
             args=list(args),
             run=False,
@@ -360,7 +363,3 @@ def say(line: str) -> None:
 
 def _as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _prog(evaluate: bool, study: bool) -> str:
-    return f"robustseg {'study' if study else 'evaluate' if evaluate else 'train'}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+import argparse
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from inspect import isabstract
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,8 +17,10 @@ from pytorch_lightning.cli import LightningArgumentParser
 from torch.optim import Optimizer
 
 from robustseg.attacks import Attack, AttackLoss, TargetMap
+from robustseg.config.help import HelpFormatter, arrange
 from robustseg.config.named import completed
 from robustseg.config.safety import refused_import
+from robustseg.config.suggest import did_you_mean
 from robustseg.data import SegmentationData
 from robustseg.detectors import Detector
 from robustseg.models import Network
@@ -37,9 +41,26 @@ _SELECTABLE: dict[str, type[Any]] = {
 }
 """Base class of what a key selects, by the key's last part."""
 
+_UNKNOWN_OPTION = (
+    r"Option '([\w.]+)' is not accepted$",
+    r"Group '(\w+)' does not accept option '([\w.]+)'$",
+    r"unrecognized arguments: (--[\w.]+)",
+)
+"""How the parser says that there is no such option."""
+
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser with short errors that suggest the class that was meant, and files that include others."""
+    """Lightning's parser with short errors that suggest what was meant, help that begins with our own options, and
+    files that include others."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An abbreviation would be a typing error that is taken for another option.
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs, "allow_abbrev": False})
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """The help text, its groups in order."""
+        arrange(self)
+        return str(super().format_help(formatter))
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """Parse a file with what it includes, which a saved configuration then holds in full."""
@@ -52,10 +73,39 @@ class Parser(LightningArgumentParser):
         return self.parse_string(text, Path(path).name, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print what is wrong and how to get help, and exit with status 2."""
-        short = refused_import(message) or _unknown_class(message) or message
+        """Print what is wrong and how to get help, and exit with status 2.
+
+        Raises:
+            ArgumentError: This is the parser of a class's arguments: who asked it knows the key, and exits.
+        """
+        message = f"{message}{self._hint(message)}"
+        if not self.exit_on_error:
+            raise argparse.ArgumentError(None, message) from ex
+        short = refused_import(message) or _unknown_class(message) or _in_class(message) or message
         print(f"robustseg: error: {short}\n--help lists all options.", file=sys.stderr)
         sys.exit(2)
+
+    def _hint(self, message: str) -> str:
+        """The option that was meant, where a message is about one that does not exist."""
+        for pattern in _UNKNOWN_OPTION:
+            if found := re.match(pattern, message):
+                given = ".".join(found.groups())
+                # keys of a file have no hyphens in front
+                known = (name if given.startswith("--") else name.lstrip("-") for name in self._option_string_actions)
+                return f".{did_you_mean(given, known)}"
+        return ""
+
+
+def _in_class(message: str) -> str | None:
+    """A message for an argument of a class, in place of all that the parser tried beside this class."""
+    problems = list(re.finditer(r"^( *).*Problem with given class_path '([\w.]+)':\n", message, re.MULTILINE))
+    if not problems:
+        return None
+    indent, path = problems[-1].groups()
+    lines = message[problems[-1].end() :].splitlines()
+    own = list(takewhile(lambda line: line.startswith(f"{indent} "), lines))
+    keys = re.findall(r'Parser key "([\w.]+)"', message[: problems[-1].start()])
+    return f"{'.'.join(keys)}: {path.rpartition('.')[2]}: {textwrap.dedent(chr(10).join(own))}"
 
 
 def _unknown_class(message: str) -> str | None:
@@ -64,16 +114,16 @@ def _unknown_class(message: str) -> str | None:
     if unknown is None:
         return None
     # Of a class within a class the message names both keys: the one in front of the unknown name is meant.
-    keys = re.findall(r'Parser key "([\w.]+)"', message[: unknown.start()])
+    keys = re.findall(r'(?:Parser key "|^--)([\w.]+?)(?:"|\.help:)', message[: unknown.start()])
     if not keys:
         return None
     base = _SELECTABLE.get(keys[-1].rpartition(".")[2])
     if base is None:
         return None
     names = sorted(cls.__name__ for cls in _concrete(base))
-    near = difflib.get_close_matches(unknown[1], names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"{keys[-1]}: there is no class {unknown[1]!r}.{hint} There are: {', '.join(names)}."
+    return (
+        f"{keys[-1]}: there is no class {unknown[1]!r}.{did_you_mean(unknown[1], names)} There are: {', '.join(names)}."
+    )
 
 
 def _concrete(base: type[Any]) -> set[type[Any]]:

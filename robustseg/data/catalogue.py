@@ -4,81 +4,22 @@ from __future__ import annotations
 
 import difflib
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from robustseg.data.ade20k import ADE20K
-from robustseg.data.bdd100k import BDD100K
-from robustseg.data.camvid import CamVid
-from robustseg.data.cityscapes import Cityscapes
 from robustseg.data.errors import DataError
-from robustseg.data.file_module import FileDataModule
-from robustseg.data.folder_pairs import FolderPairs
-from robustseg.data.synthetic import SyntheticScenes
-from robustseg.data.voc import PascalVOC
+from robustseg.data.facts import DATASETS, DatasetFacts
 
-_CONFIGS: dict[type[FileDataModule], str] = {
-    ADE20K: "ade20k",
-    BDD100K: "bdd100k",
-    CamVid: "camvid",
-    Cityscapes: "cityscapes",
-    FolderPairs: "folder_pairs",
-    PascalVOC: "voc",
-}
-"""Name of each data set's configuration."""
 _WIDTH = 100
 """Columns of the printed text."""
 
 
-@dataclass(frozen=True)
-class DatasetRow:
-    """One data set of the catalogue."""
-
-    name: str
-    """Class, as in ``data.class_path``."""
-    about: str
-    """One sentence."""
-    class_names: tuple[str, ...]
-    """Empty where a class table says them."""
-    split_sizes: Mapping[str, int]
-    """Images in each split as published; empty where that is up to the files."""
-    layout: tuple[str, ...]
-    """Files below ``root``."""
-    source: str
-    """Paper, and where to get the files."""
-    licence: str
-    config: str
-    """The shipped configuration to start from."""
-    test_split: str
-    """Which split scores are measured on."""
-
-
-def datasets() -> list[DatasetRow]:
-    """All data sets, by name."""
-    rows = [_row(module) for module in _CONFIGS]
-    rows.append(
-        DatasetRow(
-            SyntheticScenes.__name__,
-            _about(SyntheticScenes),
-            tuple(name for name, _ in SyntheticScenes.classes),
-            {"train": 512, "val": 64, "test": 64},
-            ("nothing on disk: the scenes are drawn from a seed",),
-            "part of this package",
-            "as this package",
-            "data/synthetic",
-            "test",
-        )
-    )
-    return rows
-
-
-def find_dataset(name: str) -> DatasetRow:
+def find_dataset(name: str) -> DatasetFacts:
     """The data set of a name, in any case.
 
     Raises:
         DataError: There is none; the message names the nearest.
     """
-    rows = {row.name.lower(): row for row in datasets()}
+    rows = {facts.name.lower(): facts for facts in DATASETS}
     if name.lower() in rows:
         return rows[name.lower()]
     near = [key for key in rows if name.lower() in key or key in name.lower()] if name else []
@@ -90,44 +31,32 @@ def find_dataset(name: str) -> DatasetRow:
     raise DataError(f"there is no data set {name!r}: {suggestion}")
 
 
-def _row(module: type[FileDataModule]) -> DatasetRow:
-    layout = module.layout
-    if module is PascalVOC:
-        first, second = PascalVOC.aug_layout
-        layout = (*layout, f"for train_list: trainaug also {first}", f"or {second}")
-    return DatasetRow(
-        module.__name__,
-        _about(module),
-        tuple(name for name, _ in module.classes),
-        module.split_sizes,
-        layout,
-        module.source,
-        module.licence,
-        f"data/{_CONFIGS[module]}",
-        "test, or val where there is no test folder" if module in (CamVid, FolderPairs) else "val",
-    )
-
-
-def _about(module: type) -> str:
-    return (module.__doc__ or "").strip().splitlines()[0]
-
-
-def describe(row: DatasetRow, full: bool = False) -> str:
+def describe(facts: DatasetFacts, full: bool = False) -> str:
     """A data set in words, in lines of at most 100 columns.
 
     Args:
-        row: The data set.
+        facts: Those of the data set.
         full: Name all classes.
     """
-    sizes = ", ".join(f"{split} {size}" for split, size in row.split_sizes.items()) or "as many as there are files"
-    classes = f"{len(row.class_names)} classes" if row.class_names else "classes from a table"
-    lines = [f"{row.name} ({classes})", *textwrap.wrap(row.about, _WIDTH, initial_indent="  ", subsequent_indent="  ")]
-    lines += _wrap("images", [f"{sizes}; scored on {row.test_split}"])
-    lines += _wrap("below root", row.layout)
-    lines += _wrap("source", [row.source]) + _wrap("licence", [row.licence])
-    lines += _wrap("start with", [f"--config {row.config}"])
-    if full and row.class_names:
-        names = (f"{number}\xa0{name}" for number, name in enumerate(row.class_names))
+    sizes = ", ".join(f"{split} {size}" for split, size in facts.split_sizes.items()) or "as many as there are files"
+    layout = facts.layout
+    if facts.more_layout:
+        first, second = facts.more_layout
+        layout = (*layout, f"for train_list: trainaug also {first}", f"or {second}")
+    classes = f"{len(facts.class_names)} classes" if facts.class_names else "classes from a table"
+    lines = [
+        f"{facts.name} ({classes})",
+        *textwrap.wrap(facts.about, _WIDTH, initial_indent="  ", subsequent_indent="  "),
+    ]
+    lines += _wrap("images", [f"{sizes}; scored on {facts.test_split}"])
+    lines += _wrap("below root", layout)
+    lines += (
+        _wrap("source", [facts.source])
+        + _wrap("licence", [facts.licence])
+        + _wrap("start with", [f"--config {facts.config}"])
+    )
+    if full and facts.class_names:
+        names = (f"{number}\xa0{name}" for number, name in enumerate(facts.class_names))
         lines += [line.replace("\xa0", " ") for line in _wrap("class ids", [", ".join(names)])]
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from robustseg.data.base import Split
 from robustseg.data.errors import DataError
+from robustseg.data.facts.cityscapes import CITYSCAPES
 from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import FilePair, PairedFiles, files_by_name, pair_up
 from robustseg.data.folders import existing_folder, files_below
@@ -19,28 +20,6 @@ from robustseg.types import IGNORE_INDEX
 LabelKind = Literal["auto", "labelIds", "labelTrainIds"]
 """Which of the two kinds of mask files is read."""
 
-CITYSCAPES_CLASSES: tuple[tuple[str, RGB], ...] = (
-    ("road", (128, 64, 128)),
-    ("sidewalk", (244, 35, 232)),
-    ("building", (70, 70, 70)),
-    ("wall", (102, 102, 156)),
-    ("fence", (190, 153, 153)),
-    ("pole", (153, 153, 153)),
-    ("traffic light", (250, 170, 30)),
-    ("traffic sign", (220, 220, 0)),
-    ("vegetation", (107, 142, 35)),
-    ("terrain", (152, 251, 152)),
-    ("sky", (70, 130, 180)),
-    ("person", (220, 20, 60)),
-    ("rider", (255, 0, 0)),
-    ("car", (0, 0, 142)),
-    ("truck", (0, 0, 70)),
-    ("bus", (0, 60, 100)),
-    ("train", (0, 80, 100)),
-    ("motorcycle", (0, 0, 230)),
-    ("bicycle", (119, 11, 32)),
-)
-"""Name and RGB colour of the train ids 0 to 18."""
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Label id of each train id; the other label ids up to 33 belong to no class that is evaluated."""
 VOID_COLOURS: tuple[RGB, ...] = (
@@ -59,7 +38,7 @@ def are_label_ids(present: Collection[int]) -> bool:
     Args:
         present: Ids in it, among them foreign ones.
     """
-    foreign = [value for value in present if value > len(CITYSCAPES_CLASSES) - 1 and value != IGNORE_INDEX]
+    foreign = [value for value in present if value > len(CITYSCAPES.classes) - 1 and value != IGNORE_INDEX]
     return bool(foreign) and max(foreign) <= max(LABEL_IDS)
 
 
@@ -78,7 +57,7 @@ def _label_hint(present: Collection[int]) -> str | None:
     All train ids are label ids as well, but 255 is not, and every image shows the car that it was taken from.
     """
     others = [value for value in present if value != IGNORE_INDEX]
-    if len(others) == len(present) or max(others, default=0) >= len(CITYSCAPES_CLASSES):
+    if len(others) == len(present) or max(others, default=0) >= len(CITYSCAPES.classes):
         return None
     return (
         "the file holds train ids (0-18 and 255) in place of label ids (0-33): rename such files to "
@@ -112,21 +91,9 @@ class Cityscapes(FileDataModule):
         ValueError: An argument is outside its range; the message names it.
     """
 
-    classes: ClassVar[tuple[tuple[str, RGB], ...]] = CITYSCAPES_CLASSES
+    classes: ClassVar[tuple[tuple[str, RGB], ...]] = CITYSCAPES.classes
+    layout: ClassVar[tuple[str, ...]] = CITYSCAPES.layout
     void_colours: ClassVar[tuple[RGB, ...]] = VOID_COLOURS
-    layout: ClassVar[tuple[str, ...]] = (
-        "leftImg8bit/{train,val,test}/CITY/*_leftImg8bit.png: the images",
-        "gtFine/{train,val,test}/CITY/*_gtFine_labelIds.png or *_gtFine_labelTrainIds.png: the masks",
-    )
-    split_sizes: ClassVar[dict[str, int]] = {"train": 2975, "val": 500, "test": 1525}
-    source: ClassVar[str] = (
-        "Cordts et al., CVPR 2016; leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of "
-        "https://www.cityscapes-dataset.com/downloads/"
-    )
-    licence: ClassVar[str] = (
-        "not commercial: https://www.cityscapes-dataset.com/license/ (asks for registration, so nothing is downloaded "
-        "here)"
-    )
 
     def __init__(
         self,

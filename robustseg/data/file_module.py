@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,12 +32,6 @@ class FileDataModule(SegmentationData):
 
     layout: ClassVar[tuple[str, ...]] = ()
     """Files below ``root``, one kind per line."""
-    split_sizes: ClassVar[Mapping[str, int]] = {}
-    """Images in each split as published."""
-    source: ClassVar[str] = ""
-    """Paper, and where to get the files."""
-    licence: ClassVar[str] = ""
-    """Under what terms they may be used."""
     void_ids: ClassVar[tuple[int, ...]] = (IGNORE_INDEX,)
     """Ids in the files of pixels that belong to no class."""
     void_colours: ClassVar[tuple[RGB, ...]] = ()

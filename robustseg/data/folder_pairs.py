@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 
 from robustseg.data.base import Split
 from robustseg.data.class_table import read_class_table
+from robustseg.data.facts.own import FOLDER_PAIRS
 from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import Check, FilePair, pair_by_stem
 from robustseg.data.folders import is_file, is_folder
@@ -54,14 +55,7 @@ class FolderPairs(FileDataModule):
         ValueError: An argument is outside its range; the message names it.
     """
 
-    layout: ClassVar[tuple[str, ...]] = (
-        "{train,val,test}/images/**/*.jpg (or PNG): the images, in subfolders or not",
-        "{train,val,test}/masks/**/*.png: masks of the same relative paths, ids or colours of the class table",
-    )
-    source: ClassVar[str] = (
-        "your own files, with a class table such as robustseg configs classes/example prints (data.classes)"
-    )
-    licence: ClassVar[str] = "yours"
+    layout: ClassVar[tuple[str, ...]] = FOLDER_PAIRS.layout
     upright: ClassVar[bool] = True
 
     def __init__(

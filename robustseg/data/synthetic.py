@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from robustseg.data.base import SegmentationData, Split, _at_least
 from robustseg.data.dataset import SegmentationDataset
+from robustseg.data.facts.own import SYNTHETIC_SCENES
 from robustseg.data.scenes import render_scene
 from robustseg.data.transforms import Pixels, TrainTransform
 
@@ -71,15 +72,7 @@ class SyntheticScenes(SegmentationData):
         ValueError: An argument is outside its range; the message names it.
     """
 
-    classes: ClassVar[tuple[tuple[str, tuple[int, int, int]], ...]] = (
-        ("floor", (96, 96, 96)),
-        ("ball", (228, 26, 28)),
-        ("crate", (166, 86, 40)),
-        ("tent", (77, 175, 74)),
-        ("ring", (255, 217, 47)),
-        ("flower", (231, 84, 190)),
-        ("pencil", (55, 126, 184)),
-    )
+    classes: ClassVar[tuple[tuple[str, tuple[int, int, int]], ...]] = SYNTHETIC_SCENES.classes
 
     def __init__(
         self,

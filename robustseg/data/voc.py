@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from robustseg.data.base import Split
 from robustseg.data.errors import DataError
+from robustseg.data.facts.voc import PASCAL_VOC, voc_colour
 from robustseg.data.file_module import FileDataModule
 from robustseg.data.files import FilePair
 from robustseg.data.folders import (
@@ -27,26 +28,8 @@ from robustseg.types import IGNORE_INDEX
 TrainList = Literal["train", "trainaug"]
 """Which images are trained on."""
 
-_NAMES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 _AUG_LISTS = ("train_aug.txt", "trainaug.txt", "aug.txt")
 """The last is mmsegmentation's and names SBD's images only, to which VOC's are added in any case."""
-
-
-def voc_colour(index: int) -> RGB:
-    """Colour of an index in VOC's masks (the devkit's VOClabelcolormap).
-
-    The lowest three bits of the index are the highest bits of red, green and blue, the next three the ones below.
-
-    Args:
-        index: 0 to 255.
-    """
-    channels = [0, 0, 0]
-    for bit in range(8):
-        channels[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
-    return channels[0], channels[1], channels[2]
 
 
 class PascalVOC(FileDataModule):
@@ -85,26 +68,9 @@ class PascalVOC(FileDataModule):
         ValueError: An argument is outside its range; the message names it.
     """
 
-    classes: ClassVar[tuple[tuple[str, RGB], ...]] = tuple(
-        (name, voc_colour(index)) for index, name in enumerate(_NAMES)
-    )
+    classes: ClassVar[tuple[tuple[str, RGB], ...]] = PASCAL_VOC.classes
+    layout: ClassVar[tuple[str, ...]] = PASCAL_VOC.layout
     void_colours: ClassVar[tuple[RGB, ...]] = (voc_colour(IGNORE_INDEX),)
-    layout: ClassVar[tuple[str, ...]] = (
-        "VOCdevkit/VOC2012/JPEGImages/*.jpg: the images",
-        "VOCdevkit/VOC2012/SegmentationClass/*.png: masks, ids 0 to 20, 255 for void (the rim of objects)",
-        "VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val}.txt: names of the samples of each split",
-    )
-    aug_layout: ClassVar[tuple[str, ...]] = (
-        "SegmentationClassAug/*.png beside SegmentationClass, with or without a list train_aug.txt",
-        "below sbd_root: benchmark_RELEASE/dataset/cls/*.mat and train.txt, val.txt beside cls",
-    )
-    """For ``trainaug``, one of them."""
-    split_sizes: ClassVar[dict[str, int]] = {"train": 1464, "trainaug": 10582, "val": 1449}
-    source: ClassVar[str] = (
-        "Everingham et al., IJCV 2010; Hariharan et al., ICCV 2011; data.download: true, or "
-        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and http://home.bharathh.info/pubs/codes/SBD/download.html"
-    )
-    licence: ClassVar[str] = "flickr's terms of use for the images: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"
 
     def __init__(
         self,
@@ -179,7 +145,7 @@ class PascalVOC(FileDataModule):
 
     def _sbd(self, root: Path, base: Path, without: set[str]) -> dict[str, FilePair]:
         """SBD's images and masks outside of VOC's validation split."""
-        layout = f"{self.aug_layout[1]} (set data.sbd_root)"
+        layout = f"{PASCAL_VOC.more_layout[1]} (set data.sbd_root)"
         folder = first_folder(_sbd_folders(root), root, layout).parent
         pairs: dict[str, FilePair] = {}
         for name in ("train.txt", "val.txt"):
@@ -199,7 +165,7 @@ class PascalVOC(FileDataModule):
     def _class_aug(self, base: Path, without: set[str]) -> dict[str, FilePair]:
         """The images and masks of a folder of SBD's masks that someone converted."""
         folder = base / "SegmentationClassAug"
-        wanted = f"train_list: trainaug asks for SBD: {' or '.join(self.aug_layout)}"
+        wanted = f"train_list: trainaug asks for SBD: {' or '.join(PASCAL_VOC.more_layout)}"
         existing_folder(folder, f"{wanted} (set data.sbd_root, or data.train_list to train)")
         places = [base / "ImageSets" / "Segmentation", base / "ImageSets" / "SegmentationAug", base, folder]
         path = next((place / name for place in places for name in _AUG_LISTS if is_file(place / name)), None)

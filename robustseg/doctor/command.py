@@ -27,21 +27,25 @@ SECTIONS = {
     "devices": "CPU and GPUs, and whether trainer.accelerator is here",
     "resources": "cores, threads, /dev/shm",
     "slurm": "the job's variables, time left, requeue and signal",
-    "distributed": "gloo and NCCL between processes of this machine, or between all tasks of srun or torchrun",
+    "distributed": "gloo and NCCL between processes here, or all tasks of a job",
     "paths": "folders that a run writes to: atomic files, locks, room, speed",
     "data": "images per second for several numbers of workers",
 }
 
 _EPILOG = """\
-All options of robustseg train are taken as well: with the run's own, above all --config, the doctor compares
-trainer.devices, data.num_workers and the data with this machine. Without, it measures the embedded scenes.
+All options of robustseg train are taken as well: with the run's own, above all
+--config, the doctor compares trainer.devices, data.num_workers and the data
+with this machine. Without, it measures the embedded scenes.
 
   robustseg doctor
-  robustseg doctor --config data/camvid --data.root /data/camvid --path /scratch/runs
+  robustseg doctor --config data/camvid --data.root /data/camvid
+  robustseg doctor --path /scratch/runs
   robustseg doctor --only slurm distributed
-  srun robustseg doctor --only devices distributed     all tasks of a job join as training would
+  srun robustseg doctor --only devices distributed
+                            all tasks of a job join as training would
 
-Exit status: 0 without a problem (cautions do not count), 1 with one, 2 for options that are wrong."""
+Exit status: 0 without a problem (cautions do not count), 1 with one, 2 for
+options that are wrong."""
 
 
 class _Options(NamedTuple):
@@ -98,7 +102,7 @@ def doctor(args: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "robustseg doctor",
-        description="Examine this machine, or this job, before a long run: what is there, whether it works, and what "
+        description="Examine this machine, or this job, before a long run: what is there, whether it\nworks, and what "
         "to do if not.",
         epilog="sections:\n"
         + "\n".join(f"  {name:<12} {about}" for name, about in SECTIONS.items())

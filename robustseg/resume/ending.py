@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import traceback
 
-import torch
-
 from robustseg.resume.preemption import Preempted
 
 
@@ -33,7 +31,11 @@ def is_no_failure(error: BaseException) -> bool:
 
 def is_consequence(error: BaseException) -> bool:
     """Whether an exception may come from a collective that another rank has left."""
-    if isinstance(error, torch.distributed.DistError):
+    if not isinstance(error, RuntimeError):
+        return False
+    from torch.distributed import DistError  # not above: the messages of commands that compute nothing need no torch
+
+    if isinstance(error, DistError):
         return True
     text = str(error).lower()
     return type(error) is RuntimeError and any(word in text for word in ("gloo", "nccl", "by peer"))

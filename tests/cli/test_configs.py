@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from robustseg.cli.configs import list_configs
-from robustseg.cli.main import RobustSegCLI, main
+from robustseg.cli.main import main
 from robustseg.cli.studies import parse_models
+from robustseg.config.build import RobustSegCLI
 from robustseg.shipped import complete, files
 from robustseg.studies import StudyError
 from tests.helpers.paths import ROOT

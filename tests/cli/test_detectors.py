@@ -10,7 +10,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from robustseg.cli.main import RobustSegCLI, main
+from robustseg.cli.main import main
+from robustseg.config.build import RobustSegCLI
 from robustseg.detectors import OnPatches, ScaleConsistency, SpatialConsistency, ThroughBlur
 from robustseg.evaluation.report import read_card
 from tests.evaluation.report.pages import parse

@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from robustseg.cli.main import RobustSegCLI, main
+from robustseg.cli.main import main
+from robustseg.config.build import RobustSegCLI
 from tests.helpers.paths import CONF
 
 TINY = ["--config", str(CONF / "tiny.yaml")]
@@ -207,8 +208,17 @@ def test_bad_values_end_in_one_line_before_anything_is_written(arguments, parts,
         (["--model.network", "PSPnet"], ["model.network", "PSPnet"]),
         (["--data", "CamVdi"], ["data", "CamVid"]),
         (["--model.optimizer", "AdamX"], ["model.optimizer", "AdamX", "AdamW"]),
-        (["--model.attack.stps", "3"], ["stps"]),
-        (["--config", "missing.yaml"], ["missing.yaml"]),
+        (["--model.attack.stps", "3"], ["model.attack: SegPGD", "stps", "Did you mean steps?"]),
+        (["--model.attack.help", "SegPDG"], ["model.attack", "Did you mean SegPGD?"]),
+        (["--trainer.max_epoch", "3"], ["--trainer.max_epoch", "Did you mean --trainer.max_epochs?"]),
+        (["--confg", "x"], ["--confg", "Did you mean --config?"]),
+        (["--config", "trainer: {max_epoch: 3}"], ["max_epoch", "Did you mean trainer.max_epochs?"]),
+        (["--config", "modle: {attack: null}"], ["modle.attack", "Did you mean model.attack?"]),
+        (
+            ["--config", "robustness: {attacks: {a: {class_path: PGD, init_args: {stps: 3}}}}"],
+            ["robustness.attacks: PGD", "stps", "Did you mean steps?"],
+        ),
+        (["--model.attack.steps", "no"], ["model.attack: SegPGD", "steps", "int"]),
     ],
 )
 def test_unknown_names_are_refused_by_the_parser(arguments, parts, tmp_path, capsys):
@@ -291,12 +301,3 @@ def test_evaluate_ignores_where_training_started_from(run, tmp_path):
 def test_evaluate_needs_a_checkpoint(capsys):
     assert main(["evaluate", *TINY]) == 1
     assert "--ckpt_path" in capsys.readouterr().err
-
-
-def test_help_version_and_unknown_command(capsys):
-    assert main(["--help"]) == 0
-    assert main(["--version"]) == 0
-    assert "robustseg" in capsys.readouterr().out
-    assert main([]) == 2
-    assert main(["trian"]) == 2
-    assert "'trian'" in capsys.readouterr().err

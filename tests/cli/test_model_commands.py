@@ -25,7 +25,7 @@ def printed(capsys, *args, status=0):
 
 def test_the_table_has_a_row_for_each_network(capsys, monkeypatch):
     few = {name: catalogue()[name] for name in ("fcn_small", "pspnet_r50_semseg", "smpnetwork_small")}
-    monkeypatch.setattr("robustseg.cli.models.catalogue", lambda: few)
+    monkeypatch.setattr("robustseg.cli.networks.catalogue", lambda: few)
     text = printed(capsys, "models")
     assert [line.split()[0] for line in text.splitlines() if line.split()[1:2] and line.split()[0] in few] == list(few)
     (row,) = [line for line in text.splitlines() if line.startswith("pspnet_r50_semseg")]
@@ -36,7 +36,9 @@ def test_the_table_has_a_row_for_each_network(capsys, monkeypatch):
 
 def test_a_network_whose_library_is_absent_keeps_its_row(capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "segmentation_models_pytorch", None)
-    monkeypatch.setattr("robustseg.cli.models.catalogue", lambda: {"smpnetwork_small": catalogue()["smpnetwork_small"]})
+    monkeypatch.setattr(
+        "robustseg.cli.networks.catalogue", lambda: {"smpnetwork_small": catalogue()["smpnetwork_small"]}
+    )
     assert "pip install segmentation-models-pytorch" in printed(capsys, "models")
 
 

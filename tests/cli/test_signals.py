@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from robustseg.cli.main import RobustSegCLI
+from robustseg.config.build import RobustSegCLI
 from robustseg.evaluation.store import read_records, streams
 from tests.helpers.paths import CONF, ROOT
 

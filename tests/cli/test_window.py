@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from robustseg.cli.main import RobustSegCLI, main
+from robustseg.cli.main import main
+from robustseg.config.build import RobustSegCLI
 from robustseg.models import SlidingWindow, read_record
 from tests.helpers.paths import CONF
 

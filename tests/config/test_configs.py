@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from robustseg.attacks import Attack
-from robustseg.cli.main import RobustSegCLI
+from robustseg.config.build import RobustSegCLI
 from robustseg.studies import Study
 from tests.helpers.paths import ROOT
 

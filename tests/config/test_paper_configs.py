@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from robustseg.attacks import DAG, DS, PGD, Houdini, Targeted
-from robustseg.cli.main import RobustSegCLI
+from robustseg.config.build import RobustSegCLI
 from robustseg.models import ModelError, SlidingWindow
 from robustseg.shipped import complete
 from tests.data.trees import ade20k_tree, bdd100k_tree, cityscapes_tree, sbd_tree, voc_tree

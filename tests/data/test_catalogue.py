@@ -4,28 +4,30 @@ import pytest
 
 import robustseg.data
 from robustseg.cli.main import main
-from robustseg.data import DataError, FileDataModule, SegmentationData
-from robustseg.data.catalogue import datasets, describe, find_dataset
+from robustseg.data import DataError, FileDataModule, SegmentationData, public
+from robustseg.data.catalogue import describe, find_dataset
+from robustseg.data.facts import DATASETS
 from robustseg.shipped import complete, find
 
 
-def test_every_data_set_is_in_it():
-    classes = {name: thing for name, thing in vars(robustseg.data).items() if isinstance(thing, type)}
+def test_every_data_module_is_in_it():
+    classes = {name: thing for name, thing in vars(public).items() if isinstance(thing, type)}
     modules = {name for name, thing in classes.items() if issubclass(thing, SegmentationData)}
-    assert {row.name for row in datasets()} == modules - {"SegmentationData", "FileDataModule"}
+    assert [facts.name for facts in DATASETS] == sorted(modules - {"SegmentationData", "FileDataModule"})
     assert issubclass(robustseg.data.CamVid, FileDataModule)
 
 
-@pytest.mark.parametrize("row", datasets(), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", DATASETS, ids=lambda row: row.name)
 def test_rows_are_complete_and_their_configs_exist(row):
     assert all((row.about, row.layout, row.source, row.licence, row.test_split))
     config = complete(find(row.config))
     assert config["data"]["class_path"] == row.name
+    assert getattr(robustseg.data, row.name).__doc__.splitlines()[0] == row.about
 
 
 @pytest.mark.parametrize("full", [True, False])
 def test_texts_fit_into_100_columns(full):
-    for row in datasets():
+    for row in DATASETS:
         assert max(map(len, describe(row, full).splitlines())) <= 100
         assert all(name in " ".join(describe(row, full=True).split()) for name in row.class_names)
 
@@ -33,7 +35,7 @@ def test_texts_fit_into_100_columns(full):
 def test_all_are_listed(capsys):
     assert main(["datasets"]) == 0
     text = capsys.readouterr().out
-    for row in datasets():
+    for row in DATASETS:
         assert f"{row.name} (" in text
         assert row.config in text
     assert "leftImg8bit/{train,val,test}/CITY/*_leftImg8bit.png" in text

@@ -226,7 +226,7 @@ def test_logits_of_another_size_are_refused_as_before():
 
 
 def test_selected_by_name_in_yaml(tmp_path):
-    from robustseg.cli.main import RobustSegCLI
+    from robustseg.config.build import RobustSegCLI
 
     path = tmp_path / "attack.yaml"
     path.write_text(

@@ -9,7 +9,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from robustseg.cli.main import RobustSegCLI, main
+from robustseg.cli.main import main
+from robustseg.config.build import RobustSegCLI
 from tests.helpers.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

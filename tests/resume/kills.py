@@ -24,7 +24,7 @@ from pathlib import Path
 # a child must not inherit threads that have computed
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import robustseg.cli.main  # noqa: F401  imported here, so that a forked child need not
+import robustseg.cli.train  # noqa: F401  imported here, so that a forked child need not
 from robustseg import files
 from tests.helpers.paths import ROOT
 from tests.resume.runs import command, fingerprint, fork, kill, newest, state, train, unlike, wait

@@ -9,8 +9,9 @@ import pytest
 import torch
 import yaml
 
-from robustseg.cli.main import RobustSegCLI, main
+from robustseg.cli.main import main
 from robustseg.cli.studies import check_same_data
+from robustseg.config.build import RobustSegCLI
 from robustseg.data import SyntheticScenes
 from robustseg.studies import StudyError
 from tests.helpers.paths import CONF

@@ -1,6 +1,8 @@
-"""The 150 classes of ADE20K's scene parsing benchmark."""
+"""ADE20K with the 150 classes of its scene parsing benchmark."""
 
 from __future__ import annotations
+
+from robustseg.data.facts.row import Classes, DatasetFacts
 
 _TABLE = """
 wall 787878, building b47878, sky 06e6e6, floor 503232, tree 04c803, ceiling 787850, road 8c8c8c, bed cc05ff,
@@ -35,5 +37,23 @@ def _row(entry: str) -> tuple[str, tuple[int, int, int]]:
     return name, (red, green, blue)
 
 
-ADE20K_CLASSES = tuple(_row(entry) for entry in _TABLE.replace("\n", " ").split(","))
+_CLASSES: Classes = tuple(_row(entry) for entry in _TABLE.replace("\n", " ").split(","))
 """Name and RGB colour of the classes 1 to 150 of the files. Road and skyscraper have the same colour."""
+
+ADE = DatasetFacts(
+    name="ADE20K",
+    about="ADE20K with the 150 classes of the scene parsing challenge: 20210 training and 2000 validation images.",
+    classes=_CLASSES,
+    layout=(
+        "ADEChallengeData2016/images/{training,validation}/*.jpg: the images, of many sizes",
+        "ADEChallengeData2016/annotations/{training,validation}/*.png: masks of the same names, 0 for unlabelled, "
+        "k for class k-1",
+    ),
+    split_sizes={"train": 20210, "val": 2000},
+    source="Zhou et al., CVPR 2017; ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu/",
+    licence=(
+        "masks BSD-3, images for research and education only: https://ade20k.csail.mit.edu/terms/ (to be accepted "
+        "there, so nothing is downloaded here)"
+    ),
+    config="data/ade20k",
+)

@@ -1,0 +1,32 @@
+"""``robustseg evaluate``: a checkpoint under the attacks of a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from robustseg.cli.computing import measuring
+from robustseg.config.build import RobustSegCLI
+from robustseg.evaluation.benchmark import run_benchmark
+from robustseg.resume.runs import run_folder
+
+UNRELIABLE = 3
+"""Exit status of ``evaluate --strict`` for results that are marked unreliable."""
+
+
+def evaluate(args: Sequence[str]) -> int:
+    """Score a checkpoint's weights, in the model and on the data of the configuration."""
+    return measuring(lambda: _evaluate(args))
+
+
+def _evaluate(args: Sequence[str]) -> int:
+    cli = RobustSegCLI(args, evaluate=True)
+    config = cli.config
+    benchmark = cli.loaded_benchmark(config.check_images)
+    folder = Path(config.output) if config.output else run_folder(cli.checkpoint) / benchmark.name
+    cli.trainer.logger = TensorBoardLogger(str(folder), name="", version="")
+    card = run_benchmark(cli.trainer, benchmark, folder)
+    unreliable = card is not None and card["verdict"] == "unreliable"
+    return UNRELIABLE if config.strict and unreliable else 0

@@ -1,0 +1,73 @@
+"""``robustseg train``: a training run, checked before it writes anything and scored at its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustseg.cli.computing import preemptible
+from robustseg.config.build import RobustSegCLI, say
+from robustseg.evaluation.benchmark import run_benchmark
+from robustseg.models import load_segmentation_weights
+from robustseg.resume.continuation import check_continuation, run_facts
+from robustseg.resume.preemption import PreemptionSignals
+from robustseg.resume.runs import LAST, RunError
+from robustseg.training.strategy import check_strategy
+
+
+def train(args: Sequence[str]) -> int:
+    """Train as configured, then score the model on the test split under all attacks of the suite."""
+    return preemptible(lambda signals: _train(RobustSegCLI(args), signals))
+
+
+def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
+    _check_before_training(cli)
+    cli.save.signals = signals
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
+    if cli.config.trainer.fast_dev_run:
+        return 0
+    best, last = cli.config_init.checkpoint, cli.save.folder / LAST if cli.save.folder else None
+    path = (best.best_model_path if best.monitor else None) or (
+        str(last) if last and last.is_file() else cli.checkpoint
+    )
+    weights = load_segmentation_weights(cli.model.model, path) if path else None
+    benchmark = cli.benchmark(weights, check_images=0)
+    # What is measured is kept at once: there is nothing to finish first.
+    signals.leave_at_once()
+    run_benchmark(cli.trainer, benchmark, Path(cli.trainer.log_dir or cli.trainer.default_root_dir) / benchmark.name)
+    return 0
+
+
+def _check_before_training(cli: RobustSegCLI) -> None:
+    """Find what would end the run later, before it writes anything: data, split, checkpoint, monitored figure."""
+    cli.datamodule.share_batch(cli.trainer.world_size, cli.trainer.accumulate_grad_batches)
+    for caution in check_strategy(cli.trainer, cli.model, cli.datamodule.batch_size):
+        say(caution)
+    trainer = cli.config.trainer
+    if trainer.overfit_batches:
+        raise RunError("trainer.overfit_batches replaces the order of the data: use trainer.limit_train_batches.")
+    if trainer.max_time is not None or isinstance(trainer.val_check_interval, (str, dict)):
+        raise RunError(
+            "trainer.max_time and a val_check_interval in time depend on the machine's speed, so that no run could be "
+            "continued exactly: limit epochs or steps; a scheduler's time limit is no end, see docs/clusters.md."
+        )
+    cli.open_data("fit", "test")
+    cli.model.check_batch_size(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
+    if cli.checkpoint is not None and cli.resumed is not None:
+        facts = run_facts(cli.trainer, cli.datamodule)
+        check_continuation(cli.resumed, facts, cli.settings, cli.config.resume, cli.checkpoint)
+        load_segmentation_weights(cli.model.model, cli.checkpoint)
+        cli.resumed = None  # as large as the model and its optimiser
+    monitor, robustness = cli.config_init.checkpoint.monitor, cli.config_init.robustness
+    _, _, figure = (monitor or "").partition("val/")
+    attack = figure.partition("/")[0]
+    if attack in robustness.attacks:
+        every, validated = robustness.every_n_epochs, cli.config.trainer.check_val_every_n_epoch or 1
+        saved = math.lcm(validated, cli.config.checkpoint.every_n_epochs or 1)
+        if attack not in robustness.validate_with or not every or saved % every:
+            raise RunError(
+                f"checkpoint.monitor {monitor} is not there at every validation: put {attack} into "
+                f"robustness.validate_with, and set robustness.every_n_epochs to a divisor of {saved} (epochs between "
+                "checkpoints) or checkpoint.every_n_epochs to a multiple of it."
+            )

@@ -1,0 +1,17 @@
+"""Suggestions for a name that does not exist; nothing heavy is imported for them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean X?`` with a leading space, or nothing where no known name is like it."""
+    spelled = {_plain(each): each for each in known}
+    near = difflib.get_close_matches(_plain(name), spelled, n=1, cutoff=0.6)
+    return f" Did you mean {spelled[near[0]]}?" if near else ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")

@@ -1,0 +1,49 @@
+"""Everything that ``robustseg.data`` offers: loaded as a whole, so that a configuration can name each data set."""
+
+from robustseg.data.ade20k import ADE20K
+from robustseg.data.base import SegmentationData, Split
+from robustseg.data.bdd100k import BDD100K
+from robustseg.data.camvid import CamVid
+from robustseg.data.cityscapes import Cityscapes
+from robustseg.data.dataset import SegmentationDataset
+from robustseg.data.errors import DataError
+from robustseg.data.file_module import FileDataModule
+from robustseg.data.files import FilePair, PairedFiles, check_headers, pair_by_stem
+from robustseg.data.folder_pairs import FolderPairs
+from robustseg.data.loading import UnpaddedDistributedSampler, collate
+from robustseg.data.masks import MaskFormat
+from robustseg.data.order import Fetch, SampleOrder, derived_seed, run_seed
+from robustseg.data.scenes import render_scene
+from robustseg.data.synthetic import SceneDataset, SyntheticScenes
+from robustseg.data.transforms import EvalTransform, TrainTransform
+from robustseg.data.voc import PascalVOC
+
+__all__ = [
+    "ADE20K",
+    "BDD100K",
+    "CamVid",
+    "Cityscapes",
+    "DataError",
+    "EvalTransform",
+    "Fetch",
+    "FileDataModule",
+    "FilePair",
+    "FolderPairs",
+    "MaskFormat",
+    "PairedFiles",
+    "PascalVOC",
+    "SampleOrder",
+    "SceneDataset",
+    "SegmentationData",
+    "SegmentationDataset",
+    "Split",
+    "SyntheticScenes",
+    "TrainTransform",
+    "UnpaddedDistributedSampler",
+    "check_headers",
+    "collate",
+    "derived_seed",
+    "pair_by_stem",
+    "render_scene",
+    "run_seed",
+]
