@@ -150,7 +150,7 @@ def test_settings_of_the_data_reach_the_inner_attack():
         def for_data(self, class_pixels):
             return PGD(eps=str(class_pixels()[0]))
 
-    attack = OnPatches(Asking("1/255"), 4, 2)
+    attack = OnPatches(Asking(eps="1/255"), 4, 2)
     known = attack.for_data(lambda: [0.25])
     assert isinstance(attack.attack, Asking)
     assert (type(known), type(known.attack), known.k) == (OnPatches, PGD, 2)
