@@ -16,17 +16,16 @@ from robustseg.data import SegmentationData
 from robustseg.data.lightning import data_of
 from robustseg.detectors import Detector
 from robustseg.evaluation import CLEAN, Attacked, Example, RobustnessEvaluator
+from robustseg.evaluation.figures import LOGGED
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
-
-_LOGGED = ("miou", "pixel_acc", "image_miou")
 
 
 class RobustnessEvaluation(pl.Callback):
     """Scores the model under attacks, with what it sees in validation and test batches.
 
-    At validation it logs ``val/<attack>/miou`` (also ``pixel_acc`` and ``image_miou``), and the clean scores of the
-    same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over the data set: no
+    At validation it logs ``val/<attack>/miou`` (and the other :data:`~robustseg.evaluation.figures.LOGGED`), and the
+    clean scores of the same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over the data set: no
     autocast, one confusion matrix, every image once. All attacks on all images are the work of
     :mod:`robustseg.evaluation.benchmark`, for which ``suite``, ``test_num_images`` and the detectors are kept here as
     well.
@@ -117,8 +116,9 @@ class RobustnessEvaluation(pl.Callback):
         if self._evaluator is None:
             return
         for name, row in self._evaluator.compute().items():
-            for figure in _LOGGED:
-                pl_module.log(f"val/{name}/{figure}", row[figure].float())
+            for key, figure in LOGGED.items():
+                if key in row:
+                    pl_module.log(f"val/{name}/{figure}", row[key].float())
         for name, examples in self._examples.items():
             log_panel(trainer, f"val/{name}", examples)
         self._evaluator, self._examples = None, {}

@@ -14,7 +14,8 @@ from torch import Tensor
 from robustseg.evaluation.checks import overall, trust_flags
 from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.evaluator import CLEAN
-from robustseg.evaluation.record import FIGURES, FOOLED, summarise
+from robustseg.evaluation.figures import keys_in
+from robustseg.evaluation.record import COLUMNS, FOOLED, summarise
 from robustseg.evaluation.records import answers_to, refusal, refuse_others, unique_records
 from robustseg.evaluation.store import streams
 from robustseg.evaluation.views import View, seen_name, view_settings
@@ -23,9 +24,9 @@ from robustseg.metrics import (
     class_iou_from_counts,
     confidence_intervals,
     greedy_worst_case,
-    mean_acc_from_counts,
     miou_from_counts,
     pixel_acc_from_counts,
+    scores_from_counts,
     worst_case_images,
 )
 
@@ -42,7 +43,7 @@ class Measurements(NamedTuple):
     counts: dict[str, Tensor]
     """Per name of records, "clean" first: N×3×C int64, see :func:`~robustseg.metrics.class_counts`."""
     figures: dict[str, Tensor]
-    """Likewise: N×9 float64, columns :data:`~robustseg.evaluation.record.FIGURES`."""
+    """Likewise: N×K float64, columns :data:`~robustseg.evaluation.record.COLUMNS`."""
     refused: dict[str, str]
     """Why an attack could not be run, for those that are not complete because of it."""
     batch_sizes: list[int]
@@ -91,7 +92,7 @@ def read_measurements(
         if view.wants(attack)
     }
     counts = {name: torch.zeros(len(samples), 3, num_classes, dtype=torch.int64) for name in answers}
-    figures = {name: torch.zeros(len(samples), len(FIGURES), dtype=torch.float64) for name in answers}
+    figures = {name: torch.zeros(len(samples), len(COLUMNS), dtype=torch.float64) for name in answers}
     there = {name: torch.zeros(len(samples), dtype=torch.bool) for name in attack_of}
     sizes, values = set(), dict[str, dict[int, Tensor]]()
     for record in unique_records(found):
@@ -161,7 +162,7 @@ def build_card(
             "settings": dict(settings),
             "error": None,
             **robust,
-            "gap": {key: _gap(clean[key], robust[key]) for key in ("pixel_acc", "miou", "image_miou")},
+            "gap": {key: _gap(clean[key], robust[key]) for key in keys_in("gap")},
             **{key: number(value) for key, value in summary.items()},
             "without_valid_pixels": int(summary["without_valid_pixels"]),
         }
@@ -188,12 +189,8 @@ def build_card(
 def scores(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
     """Figures of a data set from the counts of its images, N×3×C."""
     total = counts.sum(0)
-    image_miou = miou_from_counts(counts)
     return {
-        "pixel_acc": number(pixel_acc_from_counts(total)),
-        "mean_acc": number(mean_acc_from_counts(total)),
-        "miou": number(miou_from_counts(total)),
-        "image_miou": number(image_miou.nanmean()),
+        **{key: number(value) for key, value in scores_from_counts(counts).items()},
         "class_iou": dict(zip(class_names, map(number, class_iou_from_counts(total)), strict=True)),
         "images": len(counts),
         "confidence": {name: [number(low), number(high)] for name, (low, high) in confidence_intervals(counts).items()},

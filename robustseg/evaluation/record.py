@@ -16,8 +16,17 @@ from robustseg.types import IGNORE_INDEX
 FOOLED = 0.99
 """Share of the valid pixels that must be wrong for an image to count as fooled; that of the minimum-norm papers."""
 
-FIGURES = ("linf", "l2", "linf_8bit", "l2_8bit", "wrong", "forwards", "backwards", "seconds", "target_success", "rms")
-"""Columns of :func:`image_figures`."""
+COLUMNS = ("linf", "l2", "linf_8bit", "l2_8bit", "wrong", "forwards", "backwards", "seconds", "target_success", "rms")
+"""Names of what is measured of each image under an attack, in the order of :func:`image_figures`."""
+
+
+def named(rows: Tensor) -> dict[str, Tensor]:
+    """Columns of N×K figures by name.
+
+    Args:
+        rows: N×K, of :func:`image_figures`.
+    """
+    return dict(zip(COLUMNS, rows.unbind(-1), strict=True))
 
 
 def image_figures(
@@ -41,7 +50,7 @@ def image_figures(
         ignore_index: Label of pixels that are not counted.
 
     Returns:
-        B×10 float64, the columns :data:`FIGURES`. Sizes are those of the perturbation, in units of the [0, 1] pixel
+        B×K float64, the columns :data:`COLUMNS`. Sizes are those of the perturbation, in units of the [0, 1] pixel
         range, as it is and, under names that say so, after the adversarial image was rounded to 8 bit. NaN: ``wrong``
         of an image without valid pixels, ``target_success`` without a target map.
     """
@@ -52,26 +61,26 @@ def image_figures(
     delta = (result.images_adv.double() - clean).flatten(1)
     # What remains of the perturbation in a PNG file.
     rounded = (result.images_adv.double().mul(255).round().div(255) - clean).flatten(1)
-    columns = (
-        delta.abs().amax(1),
-        delta.norm(dim=1),
-        rounded.abs().amax(1),
-        rounded.norm(dim=1),
-        wrong,
-        result.forwards,
-        result.backwards,
-        torch.full((len(images),), seconds / len(images)),
-        nothing if wanted is None else target_success(predictions, wanted, targets, ignore_index),
-        delta.square().mean(1).sqrt(),
-    )
-    return torch.stack([column.to(device=images.device, dtype=torch.float64) for column in columns], 1)
+    found = {
+        "linf": delta.abs().amax(1),
+        "l2": delta.norm(dim=1),
+        "linf_8bit": rounded.abs().amax(1),
+        "l2_8bit": rounded.norm(dim=1),
+        "wrong": wrong,
+        "forwards": result.forwards,
+        "backwards": result.backwards,
+        "seconds": torch.full((len(images),), seconds / len(images)),
+        "target_success": nothing if wanted is None else target_success(predictions, wanted, targets, ignore_index),
+        "rms": delta.square().mean(1).sqrt(),
+    }
+    return torch.stack([found[name].to(device=images.device, dtype=torch.float64) for name in COLUMNS], 1)
 
 
 def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:
     """Figures of a data set under one attack from those of its images.
 
     Args:
-        rows: N×10, columns :data:`FIGURES`.
+        rows: N×K, columns :data:`COLUMNS`.
         fooled: Share of the valid pixels that must be wrong for an image to count as fooled.
 
     Returns:
@@ -82,22 +91,22 @@ def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:
         ``fooled_l2``, the median size of the perturbation (NaN without any); ``linf_max``, ``l2_max``,
         ``linf_max_8bit``, ``l2_max_8bit`` and ``rms_max`` over all images.
     """
-    linf, l2, _, _, wrong, forwards, backwards, seconds, shown, rms = rows.unbind(1)
+    of = named(rows)
     # NaN without valid pixels.
-    valid = wrong.isfinite()
-    is_fooled = wrong >= fooled - 1e-9
-    largest = rows[:, :4].amax(0)
+    valid = of["wrong"].isfinite()
+    is_fooled = of["wrong"] >= fooled - 1e-9
     return {
-        "forwards": forwards.mean(),
-        "backwards": backwards.mean(),
-        "seconds": seconds.mean(),
+        **{name: of[name].mean() for name in ("forwards", "backwards", "seconds")},
         "without_valid_pixels": (~valid).sum(),
-        "target_success": shown.nanmean(),
+        "target_success": of["target_success"].nanmean(),
         "fooled_share": is_fooled.sum() / valid.sum(),
-        "fooled_linf": _median(linf[is_fooled]),
-        "fooled_l2": _median(l2[is_fooled]),
-        **dict(zip(("linf_max", "l2_max", "linf_max_8bit", "l2_max_8bit"), largest, strict=True)),
-        "rms_max": rms.amax(),
+        "fooled_linf": _median(of["linf"][is_fooled]),
+        "fooled_l2": _median(of["l2"][is_fooled]),
+        "linf_max": of["linf"].amax(),
+        "l2_max": of["l2"].amax(),
+        "linf_max_8bit": of["linf_8bit"].amax(),
+        "l2_max_8bit": of["l2_8bit"].amax(),
+        "rms_max": of["rms"].amax(),
     }
 
 

@@ -10,11 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
+from robustseg.evaluation.figures import Figure, shown_in
 from robustseg.evaluation.record import FOOLED
-
-_PERCENT = ("pixel_acc", "miou", "image_miou", "mean_acc")
-_COST = {"forwards": 0, "backwards": 0}
-"""Columns of what an image cost, with their digits."""
 
 
 def scores_table(card: Mapping[str, Any]) -> Table:
@@ -22,36 +19,49 @@ def scores_table(card: Mapping[str, Any]) -> Table:
     data = card["data"]
     table = Table(title=f"{data['name']} {data['split']}, {data['images']} images, in %", title_justify="left")
     attacks = card["attacks"]
-    aimed = any(row.get("target_success") is not None for row in attacks.values())
-    columns = (*_PERCENT, "target_success") if aimed else _PERCENT
+    rows = [row for row in (card["clean"], *attacks.values()) if not row.get("error")]
+    # Figures that every card has, and others where an attack has them.
+    columns = [f for f in shown_in("terminal") if f.required or any(row.get(f.key) is not None for row in rows)]
     table.add_column("attack", no_wrap=True)
-    for column in (*columns, *_COST):
-        table.add_column(column, justify="right")
+    for column in columns:
+        table.add_column(column.key, justify="right")
     for name, row in {"clean": card["clean"], **attacks}.items():
         if row.get("error"):
             table.add_row(name, "could not run")
             continue
-        percent = [shown(row.get(column), 2, 100) for column in columns]
-        table.add_row(name, *percent, *(shown(row[c], digits) if c in row else "" for c, digits in _COST.items()))
+        table.add_row(name, *(_cell(row, column) for column in columns))
     if card["worst_case"] is not None and len(attacks) > 1:
         table.add_section()
         for name, row in (("worst per image", "per_image"), ("worst, greedy", "greedy")):
-            table.add_row(name, *(shown(card["worst_case"][row].get(column), 2, 100) for column in columns))
+            table.add_row(name, *(_cell(card["worst_case"][row], column) for column in columns))
     return table
+
+
+def _cell(row: Mapping[str, Any], figure: Figure) -> str:
+    """Empty where a row is of nothing that costs calls."""
+    if figure.unit != "share":
+        return shown(row[figure.key], figure.digits) if figure.key in row else ""
+    return shown(row.get(figure.key), 2, 100)
 
 
 def distances_table(card: Mapping[str, Any]) -> Table | None:
     """A terminal table of how far attacks without a bound went to fool an image; None without such attacks."""
     title = f"perturbations that fool {FOOLED:.0%} of an image's valid pixels, or what an attack's success asks for"
     table = Table(title=title, title_justify="left")
-    for column in ("attack", "images fooled", "median linf", "median l2"):
-        table.add_column(column, justify="left" if column == "attack" else "right")
+    table.add_column("attack")
+    for figure in shown_in("distances"):
+        table.add_column(figure.heading, justify="right")
     for name, row in card["attacks"].items():
         if row["settings"].get("eps") is not None or row["error"] or row["settings"].get("targeted"):
             continue
-        linf = "–" if row["fooled_linf"] is None else f"{255 * row['fooled_linf']:.2f}/255"
-        table.add_row(name, f"{shown(row['fooled_share'], 1, 100)} %", linf, shown(row["fooled_l2"], 3))
+        table.add_row(name, *(_size_cell(row.get(f.key), f) for f in shown_in("distances")))
     return table if table.row_count else None
+
+
+def _size_cell(value: float | None, figure: Figure) -> str:
+    suffix = {"share": " %", "linf": "/255"}.get(figure.unit, "")
+    text = shown(value, figure.digits, figure.factor)
+    return text if value is None else f"{text}{suffix}"
 
 
 def rejection_table(card: Mapping[str, Any]) -> Table | None:

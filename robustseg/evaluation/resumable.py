@@ -27,7 +27,7 @@ from robustseg.evaluation.evaluator import (
 from robustseg.evaluation.panels import Example
 from robustseg.evaluation.pictures import PictureKeeper
 from robustseg.evaluation.protocol import claim
-from robustseg.evaluation.record import FIGURES, image_figures
+from robustseg.evaluation.record import COLUMNS, image_figures
 from robustseg.evaluation.records import answers_to, refusal_path, refuse_others, unique_records
 from robustseg.evaluation.results import write_json
 from robustseg.evaluation.store import ImageRecord, RecordWriter, streams
@@ -219,7 +219,7 @@ class ResumableEvaluator:
     ) -> list[ImageRecord]:
         """What a view notes of adversarial images: the records that are missing, without scores."""
         nothing = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
-        figures = torch.full((len(FIGURES),), math.nan, dtype=torch.float64)
+        figures = torch.full((len(COLUMNS),), math.nan, dtype=torch.float64)
         return [
             ImageRecord(id, name, nothing, figures, len(batch.ids), values)
             for id, values in zip(batch.ids, look.finish(outcome), strict=True)

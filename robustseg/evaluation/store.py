@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import warnings
 import zlib
@@ -24,24 +25,31 @@ import torch
 from torch import Tensor
 
 from robustseg.evaluation.errors import EvaluationError
-from robustseg.evaluation.record import FIGURES
+from robustseg.evaluation.record import COLUMNS
 
 RECORDS = "records"
 
-_SCHEMA = pa.schema(
-    [
-        ("sample", pa.string()),
-        ("attack", pa.string()),
-        # Most of an image's matrix is zero: positions in the flat C×C matrix, and what stands there.
-        ("cells", pa.list_(pa.int32())),
-        ("counts", pa.list_(pa.int64())),
-        ("figures", pa.list_(pa.float64(), len(FIGURES))),
-        ("batch_size", pa.int32()),
-        # Only of attacks that were watched, and of views.
-        ("values", pa.list_(pa.float64())),
-        ("crc32", pa.uint32()),
-    ]
-)
+_COLUMNS = ("linf", "l2", "linf_8bit", "l2_8bit", "wrong", "forwards", "backwards", "seconds", "target_success", "rms")
+"""Of streams that do not name theirs: those of version 0.1."""
+
+
+def _schema(figures: int) -> pa.Schema:
+    """Of a stream with so many figures of each image."""
+    return pa.schema(
+        [
+            ("sample", pa.string()),
+            ("attack", pa.string()),
+            # Most of an image's matrix is zero: positions in the flat C×C matrix, and what stands there.
+            ("cells", pa.list_(pa.int32())),
+            ("counts", pa.list_(pa.int64())),
+            ("figures", pa.list_(pa.float64(), figures)),
+            ("batch_size", pa.int32()),
+            # Only of attacks that were watched, and of views.
+            ("values", pa.list_(pa.float64())),
+            ("crc32", pa.uint32()),
+        ]
+    )
+
 
 _DAMAGE = (
     pa.ArrowException,
@@ -67,7 +75,7 @@ class ImageRecord(NamedTuple):
     confusion: Tensor
     """C×C int64: rows are true classes, columns predicted ones."""
     figures: Tensor
-    """Columns :data:`~robustseg.evaluation.record.FIGURES`, float64."""
+    """Columns :data:`~robustseg.evaluation.record.COLUMNS`, float64."""
     batch_size: int
     """Images in the batch that it was computed in: rounding in a model may depend on it."""
     values: Tensor | None = None
@@ -81,6 +89,8 @@ class Stream(NamedTuple):
     path: Path
     about: dict[str, Any]
     """What the writer said: see :class:`RecordWriter`."""
+    columns: tuple[str, ...]
+    """Names of its figures."""
 
 
 class RecordWriter:
@@ -101,8 +111,9 @@ class RecordWriter:
         self._folder = folder / RECORDS
         self._name = name
         self._num_classes = num_classes
-        header = json.dumps({**about, "num_classes": num_classes}, allow_nan=False)
-        self._schema = _SCHEMA.with_metadata({"robustseg": header, "crc32": str(zlib.crc32(header.encode()))})
+        header = json.dumps({**about, "num_classes": num_classes, "columns": COLUMNS}, allow_nan=False)
+        check = str(zlib.crc32(header.encode()))
+        self._schema = _schema(len(COLUMNS)).with_metadata({"robustseg": header, "crc32": check})
         self._file: io.BufferedWriter | None = None
         # Arrow writes here, and we to the file: only then is a short write to a full disk noticed and undone.
         self._buffer = io.BytesIO()
@@ -175,7 +186,7 @@ def streams(folder: Path) -> list[Stream]:
                 continue
             with pa.OSFile(str(path)) as file:
                 schema = pa.ipc.open_stream(file).schema
-            metadata, ours = schema.metadata or {}, schema.names == _SCHEMA.names
+            metadata, ours = schema.metadata or {}, schema.names == _schema(len(COLUMNS)).names
         except _DAMAGE as error:
             if isinstance(error, PermissionError | IsADirectoryError):
                 raise EvaluationError(f"{path}: cannot be read ({error}): make it readable, or move it out.") from error
@@ -185,26 +196,32 @@ def streams(folder: Path) -> list[Stream]:
             raise EvaluationError(f"{path}: not a stream of robustseg's records: move it out of this folder.")
         header = metadata.get(b"robustseg", b"")
         # Without this a damaged byte in it could pass for another evaluation.
-        if not schema.equals(_SCHEMA) or metadata.get(b"crc32") != str(zlib.crc32(header)).encode():
+        intact = metadata.get(b"crc32") == str(zlib.crc32(header)).encode()
+        about = json.loads(header) if intact else {}
+        columns = tuple(about.pop("columns", _COLUMNS))
+        if not intact or not schema.equals(_schema(len(columns))):
             warnings.warn(
                 f"{path}: the beginning is damaged, or of another version, and none of its records is used.",
                 stacklevel=2,
             )
             continue
-        found.append(Stream(path, json.loads(header)))
+        found.append(Stream(path, about, columns))
     return found
 
 
 def read_records(stream: Stream) -> Iterator[ImageRecord]:
-    """The whole records of a stream. A torn or damaged end is dropped with a warning: it will be measured again."""
-    classes = int(stream.about["num_classes"])
+    """The whole records of a stream. A torn or damaged end is dropped with a warning: it will be measured again.
+
+    Figures are found by their names; NaN are those that the stream does not have.
+    """
+    classes, columns = int(stream.about["num_classes"]), stream.columns
     with pa.OSFile(str(stream.path)) as file:
         batches = pa.ipc.open_stream(file)
         while True:
             try:
                 batch = batches.read_next_batch()
                 batch.validate(full=True)
-                records = _from_arrow(batch, classes)
+                records = _from_arrow(batch, classes, columns)
             except StopIteration:
                 return
             except _DAMAGE as error:
@@ -273,7 +290,7 @@ def _to_arrow(records: Sequence[ImageRecord], schema: pa.Schema) -> pa.RecordBat
     return pa.record_batch([pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)], schema=schema)
 
 
-def _from_arrow(batch: pa.RecordBatch, classes: int) -> list[ImageRecord]:
+def _from_arrow(batch: pa.RecordBatch, classes: int, columns: Sequence[str]) -> list[ImageRecord]:
     records = []
     for row in batch.to_pylist():
         cells, counts = np.array(row["cells"], np.int32), np.array(row["counts"], np.int64)
@@ -281,6 +298,7 @@ def _from_arrow(batch: pa.RecordBatch, classes: int) -> list[ImageRecord]:
         values = None if row["values"] is None else np.array(row["values"], np.float64)
         if _crc(row["sample"], row["attack"], cells, counts, figures, row["batch_size"], values) != row["crc32"]:
             raise ValueError(f"checksum of {row['sample']} under {row['attack']}")
+        by_name = dict(zip(columns, figures.tolist(), strict=True))
         confusion = torch.zeros(classes * classes, dtype=torch.int64)
         confusion[torch.from_numpy(cells).long()] = torch.from_numpy(counts)
         confusion = confusion.view(classes, classes)
@@ -289,7 +307,7 @@ def _from_arrow(batch: pa.RecordBatch, classes: int) -> list[ImageRecord]:
                 row["sample"],
                 row["attack"],
                 confusion,
-                torch.from_numpy(figures),
+                torch.tensor([by_name.get(name, math.nan) for name in COLUMNS], dtype=torch.float64),
                 row["batch_size"],
                 None if values is None else torch.from_numpy(values),
             )

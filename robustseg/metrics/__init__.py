@@ -7,6 +7,7 @@ from robustseg.metrics.counts import (
     mean_acc_from_counts,
     miou_from_counts,
     pixel_acc_from_counts,
+    scores_from_counts,
 )
 from robustseg.metrics.functional import (
     class_iou,
@@ -36,6 +37,7 @@ __all__ = [
     "misratio",
     "pixel_acc",
     "pixel_acc_from_counts",
+    "scores_from_counts",
     "target_success",
     "worst_case_images",
 ]

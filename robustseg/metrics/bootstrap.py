@@ -7,9 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from robustseg.metrics.counts import check_counts, mean_acc_from_counts, miou_from_counts, pixel_acc_from_counts
+from robustseg.metrics.counts import DATASET_SCORES, IMAGE_SCORES, SCORES, check_counts
 
-_NAMES = ("pixel_acc", "mean_acc", "miou", "image_miou")
 _BLOCK = 2**20
 """Most numbers in the largest array of one block of resamples: 8 MB in float64."""
 
@@ -36,7 +35,7 @@ def confidence_intervals(
         seed: Seed of the draws.
 
     Returns:
-        (low, high) of ``pixel_acc``, ``mean_acc``, ``miou`` and ``image_miou`` in [0, 1]; NaN without any valid pixel.
+        (low, high) of every score in [0, 1]; NaN without any valid pixel.
 
     Raises:
         ValueError: The counts have another shape or no image or fit no confusion matrix, the level is outside of (0,
@@ -46,7 +45,7 @@ def confidence_intervals(
     scores = _scores_of_resamples(_in_fixed_order(counts), resamples, torch.Generator().manual_seed(seed))
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = scores.quantile(ends, dim=1).tolist()
-    return dict(zip(_NAMES, zip(low, high, strict=True), strict=True))
+    return dict(zip(SCORES, zip(low, high, strict=True), strict=True))
 
 
 def _in_fixed_order(counts: Tensor) -> Tensor:
@@ -59,11 +58,11 @@ def _in_fixed_order(counts: Tensor) -> Tensor:
 
 
 def _scores_of_resamples(counts: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
-    """Return the scores of each resample: 4×``resamples``, the rows in the order of ``_NAMES``."""
+    """Return the scores of each resample: K×``resamples``, a row for each of :data:`SCORES`."""
     images = len(counts)
     if not images:
-        return torch.full((len(_NAMES), resamples), torch.nan, dtype=torch.float64)
-    flat, image_miou = counts.flatten(1), miou_from_counts(counts)
+        return torch.full((len(SCORES), resamples), torch.nan, dtype=torch.float64)
+    flat, own = counts.flatten(1), [score(counts) for score in IMAGE_SCORES.values()]
     block = max(1, _BLOCK // max(flat.shape))
     scores = []
     for start in range(0, resamples, block):
@@ -72,8 +71,8 @@ def _scores_of_resamples(counts: Tensor, resamples: int, generator: torch.Genera
         weights.scatter_add_(1, chosen, torch.ones_like(weights))
         # Exact in any order of summation: these are whole numbers below 2^53.
         totals = (weights @ flat).view(-1, *counts.shape[1:])
-        whole = [pixel_acc_from_counts(totals), mean_acc_from_counts(totals), miou_from_counts(totals)]
-        scores.append(torch.stack([*whole, image_miou[chosen].mean(-1)]))
+        whole = [score(totals) for score in DATASET_SCORES.values()]
+        scores.append(torch.stack([*whole, *(values[chosen].mean(-1) for values in own)]))
     return torch.cat(scores, dim=1)
 
 

@@ -8,6 +8,8 @@ float64 counts.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -90,6 +92,28 @@ def mean_acc_from_counts(counts: Tensor) -> Tensor:
     """
     true_positives, true, _ = _parts(counts)
     return (true_positives / true).nanmean(-1)
+
+
+DATASET_SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "pixel_acc": pixel_acc_from_counts,
+    "mean_acc": mean_acc_from_counts,
+    "miou": miou_from_counts,
+}
+"""Scores of a data set, functions of the counts of all its images together."""
+IMAGE_SCORES: Mapping[str, Callable[[Tensor], Tensor]] = {"image_miou": miou_from_counts}
+"""Scores of a data set that are means over the images with valid pixels, functions of an image's counts."""
+SCORES = (*DATASET_SCORES, *IMAGE_SCORES)
+
+
+def scores_from_counts(counts: Tensor) -> dict[str, Tensor]:
+    """Every score of a data set by name, in [0, 1]; NaN without any valid pixel.
+
+    Args:
+        counts: N×3×C, of :func:`class_counts`.
+    """
+    total = counts.sum(0)
+    whole = {name: score(total) for name, score in DATASET_SCORES.items()}
+    return whole | {name: score(counts).nanmean() for name, score in IMAGE_SCORES.items()}
 
 
 def check_counts(counts: Tensor, leading: str) -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from robustseg.metrics.functional import class_iou, confusion_matrix, mean_acc, miou, pixel_acc
+from robustseg.metrics.counts import DATASET_SCORES, IMAGE_SCORES, class_counts
+from robustseg.metrics.functional import class_iou, confusion_matrix
 from robustseg.types import IGNORE_INDEX
 
 _FIXED_POINT = 2**40
@@ -29,7 +30,6 @@ class SegmentationScores(Metric):
 
     full_state_update = False
     confusion: Tensor
-    image_miou_sum: Tensor
     scored_images: Tensor
     images: Tensor
 
@@ -39,7 +39,8 @@ class SegmentationScores(Metric):
         self.ignore_index = ignore_index
         zero = torch.zeros((), dtype=torch.long)
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("image_miou_sum", zero.clone(), dist_reduce_fx="sum")
+        for name in IMAGE_SCORES:
+            self.add_state(f"{name}_sum", zero.clone(), dist_reduce_fx="sum")
         self.add_state("scored_images", zero.clone(), dist_reduce_fx="sum")
         self.add_state("images", zero.clone(), dist_reduce_fx="sum")
 
@@ -54,20 +55,21 @@ class SegmentationScores(Metric):
             ValueError: Shapes differ, or an id is outside of the classes.
         """
         per_image = confusion_matrix(predictions, targets, self.num_classes, self.ignore_index)
-        image_miou = miou(per_image)
         self.confusion += per_image.sum(0)
-        self.image_miou_sum += (image_miou.nan_to_num(0.0) * _FIXED_POINT).round().long().sum()
         # An image without valid pixels has no score of its own and changes no figure.
-        self.scored_images += image_miou.isfinite().sum()
+        for name, score in IMAGE_SCORES.items():
+            fixed = (score(class_counts(per_image)).nan_to_num(0.0) * _FIXED_POINT).round().long()
+            setattr(self, f"{name}_sum", getattr(self, f"{name}_sum") + fixed.sum())
+        self.scored_images += (per_image.flatten(1).sum(1) > 0).sum()
         self.images += len(targets)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return ``miou``, ``pixel_acc``, ``mean_acc``, ``image_miou``, ``class_iou`` (C) in [0, 1], and ``images``."""
+        """Return every score and ``class_iou`` (C) in [0, 1], and ``images``."""
+        total = class_counts(self.confusion)
+        sums = {name: getattr(self, f"{name}_sum").double() / _FIXED_POINT for name in IMAGE_SCORES}
         return {
-            "miou": miou(self.confusion),
-            "pixel_acc": pixel_acc(self.confusion),
-            "mean_acc": mean_acc(self.confusion),
-            "image_miou": self.image_miou_sum.double() / _FIXED_POINT / self.scored_images,
+            **{name: score(total) for name, score in DATASET_SCORES.items()},
+            **{name: value / self.scored_images for name, value in sums.items()},
             "class_iou": class_iou(self.confusion),
             "images": self.images,
         }

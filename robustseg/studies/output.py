@@ -12,12 +12,13 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from robustseg.evaluation import write_json
+from robustseg.evaluation.figures import BY_KEY, SCORES
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.markdown import escape
 from robustseg.evaluation.report.markdown import table as markdown_table
 from robustseg.evaluation.report.pages import render, write_text
 from robustseg.evaluation.report.wording import NOTHING, count, percent, plain, setting, span
-from robustseg.studies.study import FIGURES, Study, StudyResult, Table
+from robustseg.studies.study import Study, StudyResult, Table
 
 FORMAT = 1
 """Of the JSON file."""
@@ -74,11 +75,11 @@ def _cell(row: Mapping[str, Any], key: str) -> str:
     value = row[key]
     if key in ("misratio", "floss_share"):
         return percent(value)
-    if key in FIGURES:
+    if key in SCORES:
         between = span((row.get("confidence") or {}).get(key))
         return percent(value) + (f" ({between})" if between else "")
     if isinstance(value, float):
-        return count(value) if key in ("forwards", "backwards") else f"{value:.4g}"
+        return count(value) if key in BY_KEY and BY_KEY[key].unit == "calls" else f"{value:.4g}"
     if value is None:
         return "could not run" if row.get("error") and key not in ("eps", "steps") else NOTHING
     return plain(value)

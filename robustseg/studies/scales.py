@@ -14,7 +14,6 @@ from robustseg.evaluation.report.plots import Bar, bar_plot
 from robustseg.models import MultiScale
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import (
-    COST_COLUMNS,
     SCORE_COLUMNS,
     Answering,
     Study,
@@ -91,7 +90,7 @@ class MultiScaleEvaluation(Study):
             "Scores at several sizes of the image",
             "Images are attacked at full size (100 %) and scored at each size. Where a smaller size brings the clean "
             "figures back, the attack depends on the size that it was made for.",
-            {"attack": "attack", "scored_at": "scored at", **SCORE_COLUMNS, **COST_COLUMNS},
+            {"attack": "attack", "scored_at": "scored at", **SCORE_COLUMNS},
             rows,
             plots,
         )

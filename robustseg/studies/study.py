@@ -13,15 +13,16 @@ from torch import nn
 from robustseg.attacks import Attack
 from robustseg.evaluation.benchmark import Benchmark
 from robustseg.evaluation.card import Measurements, scores
+from robustseg.evaluation.figures import SCORES, shown_in
 from robustseg.evaluation.record import summarise
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.views import View
 from robustseg.studies.errors import StudyError
 
-FIGURES = ("miou", "pixel_acc", "mean_acc", "image_miou")
-"""Scores in every study's rows, shares in [0, 1]."""
-SCORE_COLUMNS = {key: f"{key}, %" for key in FIGURES}
-COST_COLUMNS = {"forwards": "forwards", "backwards": "backwards"}
+SCORE_COLUMNS = {
+    figure.key: f"{figure.heading}, %" if figure.unit == "share" else figure.heading for figure in shown_in("study")
+}
+"""Figures in every study's rows, with their headings."""
 
 
 class Answering(NamedTuple):
@@ -181,15 +182,14 @@ def score_row(measured: Measurements, record: str, attack: str | None, class_nam
         class_names: C names.
 
     Returns:
-        :data:`FIGURES`, ``confidence``, ``images``, ``forwards``, ``backwards`` (mean per image) and ``error``: why the
+        Scores, ``confidence``, ``images``, what else a study shows (0 of clean images) and ``error``: why the
         attack could not run on this model, in which case the rest is None.
     """
     if record in measured.refused:
-        nothing = (*FIGURES, "confidence", "forwards", "backwards")
-        return {**dict.fromkeys(nothing), "images": 0, "error": measured.refused[record]}
+        return {**dict.fromkeys((*SCORE_COLUMNS, "confidence")), "images": 0, "error": measured.refused[record]}
     found = scores(measured.counts[record], class_names)
-    row = {key: found[key] for key in (*FIGURES, "confidence", "images")}
-    cost = {"forwards": 0.0, "backwards": 0.0}
+    row = {key: found[key] for key in (*SCORES, "confidence", "images")}
+    cost = {key: 0.0 for key in SCORE_COLUMNS if key not in SCORES}
     if attack is not None:
         summary = summarise(measured.figures[record])
         cost = {key: float(summary[key]) for key in cost}

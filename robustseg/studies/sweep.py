@@ -14,7 +14,7 @@ from robustseg.evaluation.report import Curve
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.plots import curve_plot
 from robustseg.studies.errors import StudyError
-from robustseg.studies.study import COST_COLUMNS, SCORE_COLUMNS, Answering, Study, StudyResult, percent, score_row
+from robustseg.studies.study import SCORE_COLUMNS, Answering, Study, StudyResult, percent, score_row
 
 
 class Point(NamedTuple):
@@ -76,7 +76,7 @@ class Sweep(Study):
         return StudyResult(
             self.heading(),
             self.explanation(),
-            {**columns, **SCORE_COLUMNS, **COST_COLUMNS},
+            {**columns, **SCORE_COLUMNS},
             rows,
             [plot for place, model in enumerate(models) for plot in self.plots(rows, model, place, several)],
         )

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource, NonFiniteError
 from robustseg.data import run_seed
 from robustseg.data.lightning import data_of
+from robustseg.evaluation.figures import LOGGED
 from robustseg.metrics import SegmentationScores
 from robustseg.models import RECORD_KEY, Network, SegmentationModel, SlidingWindow, load_segmentation_weights
 from robustseg.training.non_finite import NonFiniteLoss, NonFinitePolicy
@@ -287,8 +288,8 @@ class RobustSegmentation(pl.LightningModule):
     def _log_scores(self, stage: str) -> dict[str, Tensor]:
         scores: dict[str, Tensor] = self.scores.compute()
         self.scores.reset()
-        for name in ("miou", "pixel_acc", "image_miou"):
-            self.log(f"{stage}/{name}", scores[name].float(), prog_bar=name == "miou", rank_zero_only=False)
+        for key, name in LOGGED.items():
+            self.log(f"{stage}/{name}", scores[key].float(), prog_bar=key == "miou", rank_zero_only=False)
         return scores
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -14,7 +14,7 @@ from robustseg.attacks import FGSM, PGD, CosPGD, NoiseSource
 from robustseg.evaluation import EvaluationError, ResumableEvaluator, scores_table
 from robustseg.evaluation.card import Measurements, build_card, number, read_measurements
 from robustseg.evaluation.protocol import claim, digest
-from robustseg.evaluation.record import FIGURES
+from robustseg.evaluation.record import COLUMNS
 from robustseg.evaluation.store import RECORDS, ImageRecord, RecordWriter
 
 CLASSES = ["road", "sky", "car", "never there"]
@@ -313,7 +313,7 @@ def test_versions_are_those_of_all_writers(tmp_path):
         facts = {"protocol": protocol, "attacks": {}, "versions": {"torch": torch_version}}
         with RecordWriter(tmp_path, "records", facts, 4) as writer:
             matrix = torch.eye(4, dtype=torch.int64)
-            writer.append([ImageRecord(f"id{number_}", "clean", matrix, torch.zeros(len(FIGURES)).double(), 1)])
+            writer.append([ImageRecord(f"id{number_}", "clean", matrix, torch.zeros(len(COLUMNS)).double(), 1)])
     assert len(list((tmp_path / RECORDS).iterdir())) == 3
     measured = read_measurements(tmp_path, protocol, IDS[:3], {}, 4)
     assert [each["versions"]["torch"] for each in measured.about] == ["2.1", "2.2"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from robustseg.evaluation import EvaluationError
-from robustseg.evaluation.record import FIGURES
+from robustseg.evaluation.record import COLUMNS
 from robustseg.evaluation.store import RECORDS, ImageRecord, RecordWriter, read_records, streams
 
 ABOUT = {"protocol": "p", "attacks": {"pgd": {"eps": "8/255"}}, "versions": {"torch": "2"}}
@@ -23,7 +23,7 @@ ABOUT = {"protocol": "p", "attacks": {"pgd": {"eps": "8/255"}}, "versions": {"to
 def record(sample: str, attack: str = "pgd", classes: int = 3, seed: int = 0) -> ImageRecord:
     generator = torch.Generator().manual_seed(seed)
     confusion = torch.randint(0, 3, (classes, classes), generator=generator) * 2**40
-    figures = torch.rand(len(FIGURES), generator=generator, dtype=torch.float64)
+    figures = torch.rand(len(COLUMNS), generator=generator, dtype=torch.float64)
     figures[4] = float("nan")
     return ImageRecord(sample, attack, confusion, figures, 2)
 

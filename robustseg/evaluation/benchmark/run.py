@@ -31,6 +31,7 @@ from robustseg.evaluation.benchmark.probe import checks_of
 from robustseg.evaluation.benchmark.thresholds import BENIGN, detectors_of
 from robustseg.evaluation.card import CARD, Measurements, build_card, read_measurements
 from robustseg.evaluation.errors import IncompleteError
+from robustseg.evaluation.figures import LOGGED
 from robustseg.evaluation.panels import Palette
 from robustseg.evaluation.pictures import PICTURES, PictureKeeper
 from robustseg.evaluation.protocol import claim, differences, digest, read
@@ -41,7 +42,6 @@ from robustseg.metrics import pixel_acc_from_counts
 from robustseg.resume.patience import wait_for_all_ranks
 
 REPORT = "report.html"
-_LOGGED = ("miou", "pixel_acc", "image_miou")
 MARKDOWN = "card.md"
 
 
@@ -181,7 +181,7 @@ def log_results(trainer: pl.Trainer, card: Mapping[str, Any], pictures: Sequence
     """
     for logger in trainer.loggers:
         for name, row in {CLEAN: card["clean"], **card["attacks"]}.items():
-            figures = {f"test/{name}/{key}": row[key] for key in _LOGGED if row.get(key) is not None}
+            figures = {f"test/{name}/{figure}": row[key] for key, figure in LOGGED.items() if row.get(key) is not None}
             logger.log_metrics(figures, trainer.global_step)
         for detector, found in card.get("detectors", {}).items():
             for name, row in {CLEAN: found["clean"], **found["attacks"]}.items():

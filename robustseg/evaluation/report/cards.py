@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robustseg.evaluation.figures import SCORES
 from robustseg.evaluation.report.errors import ReportError
 
 Card = Mapping[str, Any]
@@ -18,7 +19,6 @@ CARD = "card.json"
 FORMAT = 1
 VERDICTS = ("ok", "caution", "unreliable")
 FLAG_VERDICTS = (*VERDICTS, "not checked")
-SCORES = ("pixel_acc", "mean_acc", "miou", "image_miou")
 
 _AGAIN = "evaluate the checkpoint again to get a complete card."
 _REQUIRED: Mapping[str, tuple[type, ...]] = {

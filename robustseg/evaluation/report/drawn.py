@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from robustseg.evaluation.figures import keys_in
 from robustseg.evaluation.report import view
 from robustseg.evaluation.report.cards import Card
 from robustseg.evaluation.report.drawing import Plot
@@ -33,7 +34,7 @@ def _scores_plot(card: Card) -> Plot:
     worst = card.get("worst_case") or {}
     names = {"per_image": "worst case per image", "greedy": "greedy worst case"}
     rows |= {names[kind]: row for kind, row in worst.items()}
-    series = {key: [_bar(row, key) for row in rows.values()] for key in ("pixel_acc", "miou")}
+    series = {key: [_bar(row, key) for row in rows.values()] for key in keys_in("plots")}
     return bar_plot("scores", "Scores, clean and under each attack", list(rows), series, "%")
 
 

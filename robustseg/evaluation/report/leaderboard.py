@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from robustseg.evaluation.figures import shown_in
 from robustseg.evaluation.report import view
 from robustseg.evaluation.report.cards import Card, check_card
 from robustseg.evaluation.report.errors import ReportError
@@ -25,10 +26,8 @@ from robustseg.evaluation.report.wording import (
 )
 
 COLUMNS = {
-    "worst_pixel_acc": "worst-case pixel_acc",
-    "worst_miou": "worst-case miou",
-    "clean_pixel_acc": "clean pixel_acc",
-    "clean_miou": "clean miou",
+    **{f"worst_{figure.key}": f"worst-case {figure.heading}" for figure in shown_in("leaderboard")},
+    **{f"clean_{figure.key}": f"clean {figure.heading}" for figure in shown_in("leaderboard")},
     "attacks": "attacks",
     "verdict": "verdict",
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from robustseg.evaluation.report.cards import SCORES, Card
+from robustseg.evaluation.figures import SCORES, Figure, keys_in, shown_in
+from robustseg.evaluation.report.cards import Card
 from robustseg.evaluation.report.wording import (
     NOTHING,
     attack_summary,
@@ -25,32 +26,14 @@ from robustseg.evaluation.report.wording import (
     training,
 )
 
+_REPORTED = shown_in("report")
 COLUMNS = {
-    "pixel_acc": "pixel_acc",
-    "mean_acc": "mean_acc",
-    "miou": "miou",
-    "image_miou": "image_miou",
-    "gap_pixel_acc": "gap pixel_acc",
-    "gap_miou": "gap miou",
-    "forwards": "forwards",
-    "backwards": "backwards",
+    **{figure.key: figure.heading for figure in _REPORTED if figure.of != "attack"},
+    **{f"gap_{figure.key}": f"gap {figure.heading}" for figure in shown_in("report gap")},
+    **{figure.key: figure.heading for figure in _REPORTED if figure.of == "attack"},
     "budget": "largest δ",
 }
 """Of the main table, with their headings."""
-
-SIZES = {
-    "linf_max": "linf",
-    "l2_max": "L2",
-    "rms_max": "rms",
-    "linf_max_8bit": "linf, 8 bit",
-    "l2_max_8bit": "L2, 8 bit",
-    "fooled_share": "images fooled",
-    "fooled_linf": "median linf",
-    "fooled_l2": "median L2",
-    "target_success": "target shown",
-    "without_valid_pixels": "not attacked",
-}
-"""Of the table of perturbations, with their headings."""
 
 VERDICT_LINES = {
     "ok": "No check found a reason to doubt these figures.",
@@ -204,8 +187,8 @@ def rows(card: Card) -> list[Row]:
             if key in lowest and number(row[key]) is not None and number(row[key]) == lowest[key]:
                 cells[key] = cell._replace(lowest=True)
         gap = row.get("gap") or {}
-        cells |= {f"gap_{key}": Cell(points(gap.get(key))) for key in ("pixel_acc", "miou")}
-        cells |= {key: Cell(count(row.get(key))) for key in ("forwards", "backwards")}
+        cells |= {f"gap_{key}": Cell(points(gap.get(key))) for key in keys_in("report gap")}
+        cells |= {f.key: Cell(_reported(row.get(f.key), f)) for f in _REPORTED if f.of == "attack"}
         cells["budget"] = _budget(row, card["protocol"])
         found.append(Row(plain(name), "attack", below, cells))
     return [*found, *_worst_rows(card)]
@@ -220,7 +203,7 @@ def _worst_rows(card: Card) -> Iterator[Row]:
     for kind, (name, below) in about.items():
         if kind in worst:
             cells = _scores(worst[kind])
-            for key in ("pixel_acc", "miou"):
+            for key in keys_in("report gap"):
                 clean, robust = number(card["clean"][key]), number(worst[kind][key])
                 cells[f"gap_{key}"] = Cell(points(None if clean is None or robust is None else clean - robust))
             yield Row(name, "worst", below, cells)
@@ -244,18 +227,23 @@ def _budget(row: Mapping[str, Any], protocol: Mapping[str, Any]) -> Cell:
 def size_table(card: Card) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Headings, and per attack the sizes of perturbations and what they reached; empty columns are left out."""
     ran = attacks(card)
-    present = [key for key in SIZES if any(number(row.get(key)) is not None for row in ran.values())]
-    return [SIZES[key] for key in present], [
-        (plain(name), [_size_cell(row.get(key), key) for key in present]) for name, row in ran.items()
+    present = [f for f in shown_in("sizes") if any(number(row.get(f.key)) is not None for row in ran.values())]
+    return [f.heading for f in present], [
+        (plain(name), [_size_cell(row.get(f.key), f) for f in present]) for name, row in ran.items()
     ]
 
 
-def _size_cell(value: Any, key: str) -> str:
-    if key == "without_valid_pixels":
-        return count(value)
-    if key in ("fooled_share", "target_success"):
-        return NOTHING if number(value) is None else f"{percent(value, 1)} %"
-    return size(value, "linf" if "linf" in key else "l2")
+def _size_cell(value: Any, figure: Figure) -> str:
+    if figure.unit == "share":
+        return NOTHING if number(value) is None else f"{percent(value, figure.digits)} %"
+    return _reported(value, figure)
+
+
+def _reported(value: Any, figure: Figure) -> str:
+    """A figure in its unit."""
+    if figure.unit == "share":
+        return percent(value)
+    return size(value, figure.unit) if figure.unit in ("linf", "l2") else count(value)
 
 
 def class_table(card: Card) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -11,14 +11,12 @@ from torch import Tensor
 from robustseg.detectors import auc
 from robustseg.evaluation.card import Measurements, number
 from robustseg.evaluation.evaluator import CLEAN
-from robustseg.evaluation.record import FIGURES
+from robustseg.evaluation.record import named
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.views import seen_name
 from robustseg.metrics import class_iou_from_counts
 from robustseg.studies.detection.plan import DetectorRow, Plan, Variant
 from robustseg.studies.study import Measured, score_row
-
-TARGET_SUCCESS, RMS = FIGURES.index("target_success"), FIGURES.index("rms")
 
 
 def consistency(found: Measurements, attack: str, detector: DetectorRow) -> Tensor | None:
@@ -31,7 +29,12 @@ def consistency(found: Measurements, attack: str, detector: DetectorRow) -> Tens
 
 def aimed_at(found: Measurements, variant: Variant) -> Tensor:
     """Which of the N images an attack was to change: not those without a pixel that is to show another class."""
-    return found.figures[variant.record][:, TARGET_SUCCESS].isfinite()
+    return named(found.figures[variant.record])["target_success"].isfinite()
+
+
+def _columns(found: Measurements, record: str) -> dict[str, Tensor] | None:
+    """What was measured of each image by name; None where the attack could not run."""
+    return named(found.figures[record]) if record in found.figures else None
 
 
 def detection_rows(plan: Plan, source: Measured) -> list[dict[str, Any]]:
@@ -79,16 +82,16 @@ def strength_rows(plan: Plan, source: Measured, class_names: Sequence[str]) -> l
     """
     rows = []
     for variant in plan.variants:
-        figures = source.found.figures.get(variant.record)
+        figures = _columns(source.found, variant.record)
         rows.append(
             {
                 "model": source.source,
                 "combination": variant.combination,
                 "adversary": variant.kind,
                 "level": variant.level,
-                "target_success": None if figures is None else number(figures[:, TARGET_SUCCESS].nanmean()),
+                "target_success": None if figures is None else number(figures["target_success"].nanmean()),
                 "target_success_blurred": _behind_blur(source.found, variant),
-                "rms": None if figures is None else number(figures[:, RMS].mean()),
+                "rms": None if figures is None else number(figures["rms"].mean()),
                 **score_row(source.found, variant.record, variant.record, class_names),
             }
         )
@@ -128,14 +131,14 @@ def transfer_rows(plan: Plan, sources: Sequence[Measured]) -> list[dict[str, Any
     for variant in plan.plain(plan.transferred):
         for source in sources:
             for model in source.models:
-                figures = source.found.figures.get(record_name(variant.record, model.key))
+                figures = _columns(source.found, record_name(variant.record, model.key))
                 rows.append(
                     {
                         "combination": variant.combination,
                         "source": source.source,
                         "target": model.name,
                         "white_box": model.name == source.source,
-                        "target_success": None if figures is None else number(figures[:, TARGET_SUCCESS].nanmean()),
+                        "target_success": None if figures is None else number(figures["target_success"].nanmean()),
                         "target_miou": target_miou(source.found, variant, model.key),
                         "error": source.found.refused.get(variant.record),
                     }

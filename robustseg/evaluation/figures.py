@@ -1,0 +1,98 @@
+"""Figures of an evaluation: each one once, with its heading, its format and the places that show it.
+
+A new figure is its metric and a row here. Scores are functions in :mod:`robustseg.metrics`; what an attack did to the
+images is summed up in :mod:`robustseg.evaluation.record`. Tables, cards, reports, studies and loggers ask this list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Unit = Literal["share", "calls", "images", "linf", "l2", "seconds"]
+"""share: in [0, 1], shown in percent. calls: of the model, a mean per image. linf: in the [0, 1] pixel range, shown in
+steps of an 8-bit image. l2: also rms, in units of the [0, 1] pixel range."""
+Place = Literal["terminal", "report", "gap", "report gap", "sizes", "distances", "leaderboard", "plots", "study"]
+"""terminal: the table of scores. report: the main table of a page, of Markdown. gap: what a card has the distance to
+clean of, and report gap where the main table shows it. sizes: the report's table of perturbations. distances: the
+terminal's table of attacks without a bound. study: the table of a study."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of an evaluation, a number per attack."""
+
+    key: str
+    """In cards, logs and code."""
+    unit: Unit
+    better: Literal["higher", "lower"] | None
+    """For the model under attack; None where neither is."""
+    shown: Mapping[Place, int] = field(default_factory=dict)
+    """Places that show it, with its rank from the left there."""
+    heading: str = ""
+    """Where it is shown; the key by default."""
+    digits: int = 2
+    """After the point, as shown."""
+    logged: str | None = None
+    """Last part of its names in logs: ``val/<attack>/miou``; None: not logged."""
+    of: Literal["scores", "attack", "both"] = "attack"
+    """scores: clean images have it as well. attack: only attacks have it."""
+    required: bool = False
+    """A card without it is no card; others are taken for unknown where a card lacks them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heading", self.heading or self.key)
+
+    @property
+    def factor(self) -> float:
+        """From its own unit to the one it is shown in."""
+        return {"share": 100.0, "linf": 255.0}.get(self.unit, 1.0)
+
+
+def _score(key: str, shown: Mapping[Place, int], logged: bool = True) -> Figure:
+    return Figure(key, "share", "higher", shown, logged=key if logged else None, of="scores", required=True)
+
+
+FIGURES = (
+    _score(
+        "pixel_acc",
+        {"terminal": 1, "report": 1, "gap": 1, "report gap": 1, "leaderboard": 1, "plots": 1, "study": 2},
+    ),
+    _score("mean_acc", {"terminal": 4, "report": 2, "study": 3}, logged=False),
+    _score(
+        "miou",
+        {"terminal": 2, "report": 3, "gap": 2, "report gap": 2, "leaderboard": 2, "plots": 2, "study": 1},
+    ),
+    _score("image_miou", {"terminal": 3, "report": 4, "gap": 3, "study": 4}),
+    Figure("forwards", "calls", None, {"terminal": 6, "report": 5, "study": 5}, digits=0),
+    Figure("backwards", "calls", None, {"terminal": 7, "report": 6, "study": 6}, digits=0),
+    Figure("seconds", "seconds", None),
+    Figure("linf_max", "linf", None, {"sizes": 1}, "linf"),
+    Figure("l2_max", "l2", None, {"sizes": 2}, "L2", 3),
+    Figure("rms_max", "l2", None, {"sizes": 3}, "rms", 3),
+    Figure("linf_max_8bit", "linf", None, {"sizes": 4}, "linf, 8 bit"),
+    Figure("l2_max_8bit", "l2", None, {"sizes": 5}, "L2, 8 bit", 3),
+    Figure("fooled_share", "share", "lower", {"sizes": 6, "distances": 1}, "images fooled", 1),
+    Figure("fooled_linf", "linf", "higher", {"sizes": 7, "distances": 2}, "median linf"),
+    Figure("fooled_l2", "l2", "higher", {"sizes": 8, "distances": 3}, "median L2", 3),
+    Figure("target_success", "share", "lower", {"terminal": 5, "sizes": 9}, "target shown", 1),
+    Figure("without_valid_pixels", "images", None, {"sizes": 10}, "not attacked", 0),
+)
+"""All figures, in the order of a card."""
+BY_KEY: Mapping[str, Figure] = {figure.key: figure for figure in FIGURES}
+SCORES = tuple(figure.key for figure in FIGURES if figure.of == "scores")
+"""Keys of the figures that clean images have as well."""
+LOGGED = {figure.key: figure.logged for figure in FIGURES if figure.logged is not None}
+"""Last part of the names in logs, by key."""
+
+
+def shown_in(place: Place) -> tuple[Figure, ...]:
+    """The figures that a place shows, from left to right."""
+    there = [figure for figure in FIGURES if place in figure.shown]
+    return tuple(sorted(there, key=lambda figure: figure.shown[place]))
+
+
+def keys_in(place: Place) -> tuple[str, ...]:
+    """Keys of :func:`shown_in`."""
+    return tuple(figure.key for figure in shown_in(place))
