@@ -187,7 +187,11 @@ class Attack(Configured, ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Every hyperparameter, as strings, numbers and booleans, for the record of a result."""
+        """Every hyperparameter as nested plain data, for the record of a result.
+
+        ``attack`` is the class's name. Parts are :func:`~robustseg.attacks.describe.describe_part`; attacks within the
+        attack are descriptions under ``inner`` (one) or ``members`` (several).
+        """
 
 
 def shift_rows(on_step: OnStep, rows: Tensor) -> OnStep:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
 from robustseg.attacks.best import Best
+from robustseg.attacks.describe import describe_part, setting_text
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
 from robustseg.attacks.losses.base import AttackLoss, ClassPixels
 from robustseg.attacks.noise import NoiseSource
@@ -236,25 +237,27 @@ class IterativeAttack(Attack):
             "attack": type(self).__name__,
             "eps": str(self.threat.eps),
             "norm": self.threat.norm,
-            "loss": repr(self.loss),
-            "step_rule": repr(self.step_rule),
+            "loss": describe_part(self.loss),
+            "step_rule": describe_part(self.step_rule),
             "steps": self.steps,
             "random_start": self.random_start,
             "restarts": self.restarts,
             "targeted": self.targeted,
             "keep": self.keep,
-            "transform": None if self.transform is None else repr(self.transform),
+            "transform": None if self.transform is None else describe_part(self.transform),
             "seed": self.seed,
         }
         if len(self.stages) > 1:
             parts = zip(self._stage_steps, self.stages, strict=True)
-            described["stages"] = ", ".join(f"{steps} at {factor:g} eps" for steps, (_, factor) in parts)
+            described["stages"] = [{"steps": steps, "eps_factor": float(factor)} for steps, (_, factor) in parts]
         if self.watched is not None:
-            described["watched"] = repr(self.watched)
+            described["watched"] = describe_part(self.watched)
         return described
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value}" for name, value in self.describe().items() if name != "attack")
+        settings = ", ".join(
+            f"{name}={setting_text(value)}" for name, value in self.describe().items() if name != "attack"
+        )
         return f"{type(self).__name__}({settings})"
 
 

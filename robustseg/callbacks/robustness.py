@@ -25,8 +25,8 @@ class RobustnessEvaluation(pl.Callback):
     """Scores the model under attacks, with what it sees in validation and test batches.
 
     At validation it logs ``val/<attack>/miou`` (and the other :data:`~robustseg.evaluation.figures.LOGGED`), and the
-    clean scores of the same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over the data set: no
-    autocast, one confusion matrix, every image once. All attacks on all images are the work of
+    clean scores of the same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over
+    the data set: no autocast, one confusion matrix, every image once. All attacks on all images are the work of
     :mod:`robustseg.evaluation.benchmark`, for which ``suite``, ``test_num_images`` and the detectors are kept here as
     well.
 

@@ -28,5 +28,5 @@ def _evaluate(args: Sequence[str]) -> int:
     folder = Path(config.output) if config.output else run_folder(cli.checkpoint) / benchmark.name
     cli.trainer.logger = TensorBoardLogger(str(folder), name="", version="")
     card = run_benchmark(cli.trainer, benchmark, folder)
-    unreliable = card is not None and card["verdict"] == "unreliable"
+    unreliable = card is not None and card.verdict == "unreliable"
     return UNRELIABLE if config.strict and unreliable else 0

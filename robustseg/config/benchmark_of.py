@@ -10,6 +10,8 @@ from typing import Any
 from robustseg.callbacks import RobustnessEvaluation
 from robustseg.data import SegmentationData
 from robustseg.evaluation.benchmark import Benchmark, Shard
+from robustseg.evaluation.card import UNKNOWN
+from robustseg.evaluation.card_upgrade import upgrade_settings
 from robustseg.models import SlidingWindow
 from robustseg.models.checkpoints.load import WeightsInfo
 from robustseg.resume.runs import RunError
@@ -63,14 +65,13 @@ def benchmark_of(
     record = weights.get("record") if weights is not None else None
     if weights is not None and record is not None and record.get("averaged"):
         weights["averaged"] = True
-    attack = module.attack
     return Benchmark(
         module.model,
         data,
         robustness.attacks,
         weights,
         json.loads(json.dumps(settings, default=str)),
-        record["trained_with"] if record is not None else None if attack is None else attack.describe(),
+        _trained_with(record),
         _reference_miou(record, data, split, module.model.window),
         robustness.suite,
         module.seed,
@@ -81,6 +82,14 @@ def benchmark_of(
         false_positive_rate=robustness.false_positive_rate,
         threshold_images=robustness.threshold_images,
     )
+
+
+def _trained_with(record: Mapping[str, Any] | None) -> dict[str, Any] | str | None:
+    """The attacker that weights were trained with; the configuration at hand says nothing about a stranger's."""
+    if record is None:
+        return UNKNOWN
+    attacker = record["trained_with"]
+    return upgrade_settings(attacker) if isinstance(attacker, dict) else UNKNOWN if attacker is not None else None
 
 
 def _reference_miou(

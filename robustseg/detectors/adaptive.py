@@ -88,7 +88,7 @@ class AdaptiveAttack(Attack):
             "norm": None if self.threat is None else self.threat.norm,
             "targeted": self.targeted,
             **self.settings(),
-            **{f"inner.{name}": value for name, value in self.attack.describe().items()},
+            "inner": self.attack.describe(),
         }
 
 

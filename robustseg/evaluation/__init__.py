@@ -1,6 +1,8 @@
 """Robustness evaluation: pure torch, usable in any loop."""
 
-from robustseg.evaluation.errors import EvaluationError
+from robustseg.evaluation.card import Card
+from robustseg.evaluation.card_file import read_card
+from robustseg.evaluation.errors import EvaluationError, ReportError
 from robustseg.evaluation.evaluator import CLEAN, Attacked, RobustnessEvaluator, full_precision
 from robustseg.evaluation.panels import Example, draw_panel
 from robustseg.evaluation.record import FOOLED, AttackRecord
@@ -12,14 +14,17 @@ __all__ = [
     "FOOLED",
     "AttackRecord",
     "Attacked",
+    "Card",
     "EvaluationError",
     "Example",
+    "ReportError",
     "ResumableEvaluator",
     "RobustnessEvaluator",
     "distances_table",
     "draw_panel",
     "flags_table",
     "full_precision",
+    "read_card",
     "rejection_table",
     "scores_table",
     "write_json",

@@ -1,232 +1,335 @@
-"""The result card: everything that one evaluation found, and what it is the result of, as one JSON object."""
+"""Result cards: everything that one evaluation found, and what it is the result of, as typed objects.
+
+``card.json`` is a :class:`Card`. Figures stand in it beside the other keys of their row, by the keys of
+:mod:`robustseg.evaluation.figures`; further keys are kept as they are.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final, Literal
 
-import torch
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
-from robustseg.evaluation.checks import overall, trust_flags
-from robustseg.evaluation.errors import IncompleteError
-from robustseg.evaluation.evaluator import CLEAN
-from robustseg.evaluation.figures import keys_in
-from robustseg.evaluation.record import COLUMNS, FOOLED, summarise
-from robustseg.evaluation.records import answers_to, refusal, refuse_others, unique_records
-from robustseg.evaluation.store import streams
-from robustseg.evaluation.views import View, seen_name, view_settings
-from robustseg.metrics import (
-    class_counts,
-    class_iou_from_counts,
-    confidence_intervals,
-    greedy_worst_case,
-    miou_from_counts,
-    pixel_acc_from_counts,
-    scores_from_counts,
-    worst_case_images,
-)
+from robustseg.evaluation.figures import BY_KEY, FIGURES
 
+FORMAT: Final = 2
+"""Of the card. 1: attacks were described by flat texts, and one image had an interval of zero width."""
 CARD = "card.json"
-FORMAT = 1
-"""Of the card."""
+
+Verdict = Literal["ok", "caution", "unreliable"]
+FlagVerdict = Literal["ok", "caution", "unreliable", "not checked"]
+UNKNOWN: Final = "unknown"
+"""In place of the training attack where a file does not say."""
 
 
-class Measurements(NamedTuple):
-    """All that was measured, of the samples and attacks that were asked for."""
+class Part(BaseModel):
+    """An object of a card."""
 
-    samples: list[str]
-    """N ids."""
-    counts: dict[str, Tensor]
-    """Per name of records, "clean" first: N×3×C int64, see :func:`~robustseg.metrics.class_counts`."""
-    figures: dict[str, Tensor]
-    """Likewise: N×K float64, columns :data:`~robustseg.evaluation.record.COLUMNS`."""
-    refused: dict[str, str]
-    """Why an attack could not be run, for those that are not complete because of it."""
-    batch_sizes: list[int]
-    """Sizes of the batches that anything was computed in."""
-    about: list[dict[str, Any]]
-    """What the writers said of themselves, each different one once."""
-    values: Mapping[str, list[Tensor]] = MappingProxyType({})
-    """Per name of records: the N vectors of an attack that was watched, or of a view."""
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", protected_namespaces=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON, with the keys that were given and no others."""
+        return self.model_dump(exclude_unset=True)
 
 
-def read_measurements(
-    folder: Path,
-    protocol: str,
-    samples: Sequence[str],
-    attacks: Mapping[str, Mapping[str, Any]],
-    num_classes: int,
-    scored_on: Sequence[str] = ("",),
-    views: Mapping[str, View] | None = None,
-    for_itself: Collection[str] = (),
-) -> Measurements:
-    """Read an evaluation's folder.
+class AttackSettings(Part):
+    """An attack as it describes itself, see :meth:`robustseg.attacks.Attack.describe`; all settings are in it."""
 
-    Args:
-        folder: Of the evaluation.
-        protocol: Digest of its facts.
-        samples: N ids that are wanted.
-        attacks: Settings of the attacks that are wanted, by name.
-        num_classes: C.
-        scored_on: Names of the models that answered, where that was not the attacked one.
-        views: By name, whose notes are wanted as well.
-        for_itself: Attacks whose images only the attacked model was shown.
+    attack: str = "attack"
+    """Its class."""
+    eps: str | float | None = None
+    norm: str | None = None
+    targeted: bool = False
+    inner: AttackSettings | None = None
+    """Of an attack around another one."""
+    members: list[AttackSettings] = Field(default_factory=list)
+    """Of an ensemble."""
 
-    Raises:
-        IncompleteError: Something is missing; it says what.
-        EvaluationError: Records contradict one another, or are of something else.
-    """
-    found = streams(folder)
-    views = views or {}
-    refuse_others(found, protocol, {**attacks, **view_settings(views)})
-    places = {sample: row for row, sample in enumerate(samples)}
-    answers = {record: attack for attack in (CLEAN, *attacks) for record in answers_to(attack, scored_on, for_itself)}
-    attack_of = answers | {
-        seen_name(attack, name): attack
-        for attack in (CLEAN, *attacks)
-        for name, view in views.items()
-        if view.wants(attack)
-    }
-    counts = {name: torch.zeros(len(samples), 3, num_classes, dtype=torch.int64) for name in answers}
-    figures = {name: torch.zeros(len(samples), len(COLUMNS), dtype=torch.float64) for name in answers}
-    there = {name: torch.zeros(len(samples), dtype=torch.bool) for name in attack_of}
-    sizes, values = set(), dict[str, dict[int, Tensor]]()
-    for record in unique_records(found):
-        row = places.get(record.sample)
-        if row is None or record.attack not in there:
-            continue
-        if record.attack in answers:
-            counts[record.attack][row] = class_counts(record.confusion)
-            figures[record.attack][row] = record.figures
-        there[record.attack][row] = True
-        if record.values is not None:
-            values.setdefault(record.attack, {})[row] = record.values
-        sizes.add(record.batch_size)
-    unfinished = [name for name in attack_of if not there[name].all()]
-    refused = {name: reason for name in unfinished if (reason := refusal(folder, attack_of[name]))}
-    lacking = {n: [s for s in samples if not there[n][places[s]]] for n in unfinished if n not in refused}
-    if lacking:
-        raise IncompleteError(_incomplete(folder, lacking, len(samples)))
-    for name in refused:
-        counts.pop(name, None)
-        figures.pop(name, None)
-    about: list[dict[str, Any]] = []
-    for stream in found:
-        facts = {key: value for key, value in stream.about.items() if key not in ("attacks", "protocol")}
-        if facts not in about:
-            about.append(facts)
-    ordered = {name: [rows[row] for row in sorted(rows)] for name, rows in values.items() if name not in refused}
-    return Measurements(list(samples), counts, figures, refused, sorted(sizes), about, ordered)
+    @property
+    def others(self) -> dict[str, Any]:
+        """Settings without a field here."""
+        return self.__pydantic_extra__ or {}
+
+    @property
+    def steps(self) -> int | None:
+        """Of an attack that is a single run with nothing else in it."""
+        steps = self.others.get("steps")
+        return steps if isinstance(steps, int) and not isinstance(steps, bool) else None
+
+    def nested(self) -> Iterator[AttackSettings]:
+        """This attack and those within it."""
+        yield self
+        for part in (*([] if self.inner is None else [self.inner]), *self.members):
+            yield from part.nested()
 
 
-def _incomplete(folder: Path, lacking: Mapping[str, list[str]], images: int) -> str:
-    parts = [f"{name} lacks {len(missing)} (first {missing[0]})" for name, missing in lacking.items()]
-    shown = ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
-    return (
-        f"{folder}: not complete, of {images} images {shown}. Run the same evaluation again, or the shards that are "
-        "missing, to measure the rest; what is there is kept."
-    )
+class Figured(Part):
+    """A row of figures."""
+
+    needed: ClassVar[tuple[str, ...]] = ()
+    """Figures without which there is no row."""
+
+    def __getitem__(self, key: str) -> float | None:
+        """A figure by its key; None where it does not exist."""
+        value: float | None = (self.__pydantic_extra__ or {}).get(key)
+        return value
+
+    def known(self, key: str) -> float:
+        """A figure that exists."""
+        value = self[key]
+        assert value is not None, key
+        return value
+
+    def has(self, key: str) -> bool:
+        """Whether the row says something about a figure, if only that there is none."""
+        return key in (self.__pydantic_extra__ or {})
+
+    @property
+    def complete(self) -> bool:
+        """Whether there should be figures."""
+        return True
+
+    @model_serializer(mode="wrap")
+    def _figures_first(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = dump(self)
+        return {key: found[key] for key in BY_KEY if key in found} | found
+
+    @model_validator(mode="after")
+    def _check_figures(self) -> Figured:
+        if not self.complete:
+            return self
+        for key in self.needed:
+            if not self.has(key):
+                raise PydanticCustomError("missing_figure", "missing", {"key": key})
+        for key, figure in BY_KEY.items():
+            value = self[key]
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and (figure.unit != "share" or 0 <= value <= 1)):
+                what = "share between 0 and 1" if figure.unit == "share" else "number"
+                raise PydanticCustomError("bad_figure", f"is not a {what}", {"key": key, "value": value})
+        return self
 
 
-def build_card(
-    about: Mapping[str, Any],
-    measured: Measurements,
-    attacks: Mapping[str, Mapping[str, Any]],
-    checks: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """The result card of an evaluation, JSON-serialisable; NaN is None.
-
-    It is a function of what was evaluated: no times, dates or folders.
-
-    Args:
-        about: ``model``, ``data``, ``protocol``, ``versions`` and ``commit``.
-        measured: Of all attacks.
-        attacks: Their settings, ``describe()``, by name.
-        checks: Evidence of :func:`~robustseg.evaluation.checks.probe_model`, or None if the model was not probed.
-    """
-    class_names = about["data"]["class_names"]
-    clean = scores(measured.counts[CLEAN], class_names)
-    rows: dict[str, Any] = {}
-    for name, settings in attacks.items():
-        if name in measured.refused:
-            rows[name] = {"settings": dict(settings), "error": measured.refused[name]}
-            continue
-        robust = scores(measured.counts[name], class_names)
-        summary = summarise(measured.figures[name], float(settings.get("success") or FOOLED))
-        del summary["seconds"]
-        rows[name] = {
-            "settings": dict(settings),
-            "error": None,
-            **robust,
-            "gap": {key: _gap(clean[key], robust[key]) for key in keys_in("gap")},
-            **{key: number(value) for key, value in summary.items()},
-            "without_valid_pixels": int(summary["without_valid_pixels"]),
-        }
-    eps, norm = _shared_threat(attacks)
-    bounded = [name for name in rows if name not in measured.refused and attacks[name].get("eps") is not None]
-    card = {
-        "format": FORMAT,
-        **about,
-        "protocol": {
-            **about["protocol"],
-            "norm": norm,
-            "eps": eps,
-            "batch_sizes": measured.batch_sizes,
-        },
-        "clean": clean,
-        "attacks": rows,
-        "worst_case": worst_cases(measured, bounded, class_names) if eps is not None and bounded else None,
-        "checks": None if checks is None else dict(checks),
-    }
-    flags = trust_flags(card)
-    return {**card, "flags": [flag.as_dict() for flag in flags], "verdict": overall(flags)}
+Share = float | None
+"""In [0, 1]; None where the figure does not exist."""
+_SHARE = Field(ge=0, le=1)
 
 
-def scores(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
-    """Figures of a data set from the counts of its images, N×3×C."""
-    total = counts.sum(0)
-    return {
-        **{key: number(value) for key, value in scores_from_counts(counts).items()},
-        "class_iou": dict(zip(class_names, map(number, class_iou_from_counts(total)), strict=True)),
-        "images": len(counts),
-        "confidence": {name: [number(low), number(high)] for name, (low, high) in confidence_intervals(counts).items()},
-    }
+class Scores(Figured):
+    """Scores of a data set."""
+
+    needed: ClassVar[tuple[str, ...]] = tuple(figure.key for figure in FIGURES if figure.required)
+    class_iou: dict[str, Share] = Field(default_factory=dict)
+    images: int = 0
+    confidence: dict[str, list[Share]] = Field(default_factory=dict)
+    """Both ends of the 95 % interval, by figure."""
+    no_confidence: str | None = None
+    """Why there are no intervals."""
+
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """Both ends of a figure's interval, where there is one."""
+        ends = self.confidence.get(key, [])
+        low, high = ends if len(ends) == 2 else (None, None)
+        return None if low is None or high is None else (low, high)
 
 
-def worst_cases(measured: Measurements, names: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
-    """The worst of several attacks for each image, and the greedy worst case of the data set's mIoU."""
-    counts = torch.stack([measured.counts[name] for name in names])
-    each, greedy = worst_case_images(counts), greedy_worst_case(counts)
-    order = torch.arange(counts.shape[1])
-    return {
-        "per_image": {**scores(counts[each.attack, order], class_names), "chosen": _chosen(each.attack, names)},
-        "greedy": {
-            "miou": number(miou_from_counts(greedy.counts)),
-            "pixel_acc": number(pixel_acc_from_counts(greedy.counts)),
-            "chosen": _chosen(greedy.attack, names),
-        },
-    }
+class AttackRow(Scores):
+    """What an attack did."""
+
+    settings: AttackSettings
+    error: str | None = None
+    """Why it could not run; it has no figures then."""
+    gap: dict[str, Share] = Field(default_factory=dict)
+    """From clean to robust, by figure."""
+
+    @property
+    def complete(self) -> bool:  # noqa: D102
+        return self.error is None
 
 
-def number(value: Tensor | float) -> float | None:
-    """As JSON has it: NaN is null."""
-    figure = float(value)
-    return None if math.isnan(figure) else figure
+class PerImage(Scores):
+    """Each image under the attack that leaves the fewest correct pixels."""
+
+    needed: ClassVar[tuple[str, ...]] = ("pixel_acc", "miou")
+    chosen: dict[str, int] = Field(default_factory=dict)
+    """On how many images each attack is that."""
 
 
-def _gap(clean: float | None, robust: float | None) -> float | None:
-    return None if clean is None or robust is None else clean - robust
+class Greedy(Figured):
+    """One attack per image, chosen to lower the miou of all images together."""
+
+    needed: ClassVar[tuple[str, ...]] = ("pixel_acc", "miou")
+    chosen: dict[str, int] = Field(default_factory=dict)
 
 
-def _chosen(attack: Tensor, names: Sequence[str]) -> dict[str, int]:
-    return {name: int((attack == index).sum()) for index, name in enumerate(names)}
+class WorstCase(Part):
+    """The worst of several attacks within one budget."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    per_image: PerImage | None = None
+    greedy: Greedy | None = None
+
+    def kinds(self) -> Iterator[tuple[Literal["per_image", "greedy"], PerImage | Greedy]]:
+        """Those that there are."""
+        if self.per_image is not None:
+            yield "per_image", self.per_image
+        if self.greedy is not None:
+            yield "greedy", self.greedy
 
 
-def _shared_threat(attacks: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """ε and norm of the attacks that have one, where they agree."""
-    threats = {(s["eps"], s.get("norm")) for s in attacks.values() if s.get("eps") is not None}
-    return next(iter(threats)) if len(threats) == 1 else (None, None)
+class Flag(Part):
+    """One of the ten checks of a card."""
+
+    number: int
+    """1..10."""
+    name: str
+    verdict: FlagVerdict
+    line: str
+    """What was found and, where it is bad, what to do."""
+    evidence: Any = None
+    """The figures behind the verdict."""
+
+
+class ModelFacts(Part):
+    """The model that was evaluated."""
+
+    network: str
+    """Its class."""
+    settings: dict[str, Any]
+    """Of the network."""
+    checkpoint: str | None
+    """Name of the file; None: the weights came from none."""
+    sha256: str | None
+    weights: str
+    """raw or averaged."""
+    layout: str | None = None
+    """Whose names the tensors of the file have, if not this package's."""
+    window: dict[str, Any] | None = None
+    trained_with: AttackSettings | Literal["unknown"] | None = UNKNOWN
+    """The attacker in the training loop, None for clean images only."""
+
+
+class DataFacts(Part):
+    """The data that were scored."""
+
+    name: str
+    split: str
+    images: int
+    split_images: int
+    sha256: str
+    class_names: list[str]
+    ignore_index: int
+    image_size: list[int] | None = None
+    ids: list[str] | None = None
+    """Of the scored samples, where they are not the whole split."""
+
+
+class Protocol(Part):
+    """How was measured."""
+
+    seed: int
+    precision: str
+    suite: str | None = None
+    norm: str | None = None
+    eps: str | None = None
+    """norm and eps: that all attacks with a budget share."""
+    batch_sizes: list[int] = Field(default_factory=list)
+
+
+class Threshold(Part):
+    """Of a detector."""
+
+    value: Share = _SHARE
+    false_positive_rate: Share = _SHARE
+    images: int
+
+
+class Accepted(Part):
+    """Images that a detector lets through."""
+
+    images: int | None = None
+    pixel_acc: Share = _SHARE
+    miou: Share = _SHARE
+
+
+class WithRejection(Part):
+    """Scores in which rejected images count."""
+
+    pixel_acc: Share = _SHARE
+
+
+class DetectorRow(Part):
+    """What a detector makes of the images of an attack, or of the clean ones."""
+
+    error: str | None = None
+    rejected: Share = Field(None, ge=0, le=1)
+    auc: Share = Field(None, ge=0, le=1)
+    accepted: Accepted | None = None
+    with_rejection: WithRejection | None = None
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> DetectorRow:
+        for key in ("rejected", "accepted", "with_rejection") if self.error is None else ():
+            if key not in self.model_fields_set or (key != "rejected" and getattr(self, key) is None):
+                raise PydanticCustomError("missing_figure", "missing", {"key": key})
+        return self
+
+
+class DetectorFacts(Part):
+    """A detector in front of the model."""
+
+    settings: dict[str, Any]
+    threshold: Threshold
+    clean: DetectorRow
+    attacks: dict[str, DetectorRow]
+
+    def rows(self) -> dict[str, DetectorRow]:
+        """Of the clean images and of each attack."""
+        return {"clean": self.clean, **self.attacks}
+
+    @model_validator(mode="after")
+    def _check_auc(self) -> DetectorFacts:
+        for name, row in self.attacks.items():
+            if row.error is None and "auc" not in row.model_fields_set:
+                raise PydanticCustomError("missing_figure", "missing", {"key": f"attacks.{name}.auc"})
+        return self
+
+
+class Card(Part):
+    """One evaluation."""
+
+    format: Literal[2] = FORMAT
+    model: ModelFacts
+    data: DataFacts
+    protocol: Protocol
+    versions: dict[str, str] | list[dict[str, str]]
+    """Of the packages; several where parts were measured with different ones."""
+    commit: Any = None
+    clean: Scores
+    attacks: dict[str, AttackRow]
+    worst_case: WorstCase | None = None
+    checks: dict[str, Any] | None = None
+    """Evidence of :func:`~robustseg.evaluation.checks.probe_model`, None where the model was not probed."""
+    flags: list[Flag]
+    verdict: Verdict
+    detectors: dict[str, DetectorFacts] = Field(default_factory=dict)
+
+    @property
+    def ran(self) -> dict[str, AttackRow]:
+        """The attacks that have figures, in the card's order."""
+        return {name: row for name, row in self.attacks.items() if row.error is None}
+
+    @property
+    def versions_list(self) -> list[Mapping[str, str]]:
+        """Each different set of versions."""
+        return list(self.versions) if isinstance(self.versions, list) else [self.versions]
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Card:
+        names = set(self.data.class_names)
+        for where, row in {"clean": self.clean, **{f"attacks.{n}": row for n, row in self.ran.items()}}.items():
+            if set(row.class_iou) != names:
+                raise PydanticCustomError("classes", "does not have the classes of data.class_names", {"key": where})
+        return self

@@ -7,3 +7,7 @@ class EvaluationError(RuntimeError):
 
 class IncompleteError(EvaluationError):
     """Not everything is measured yet; other processes may be at it."""
+
+
+class ReportError(ValueError):
+    """A result card or a picture cannot be shown; the message names the file or key and the remedy."""

@@ -6,9 +6,12 @@ images is summed up in :mod:`robustseg.evaluation.record`. Tables, cards, report
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from torch import Tensor
 
 Unit = Literal["share", "calls", "images", "linf", "l2", "seconds"]
 """share: in [0, 1], shown in percent. calls: of the model, a mean per image. linf: in the [0, 1] pixel range, shown in
@@ -96,3 +99,9 @@ def shown_in(place: Place) -> tuple[Figure, ...]:
 def keys_in(place: Place) -> tuple[str, ...]:
     """Keys of :func:`shown_in`."""
     return tuple(figure.key for figure in shown_in(place))
+
+
+def number(value: Tensor | float) -> float | None:
+    """A figure as JSON has it: NaN is null."""
+    figure = float(value)
+    return None if math.isnan(figure) else figure

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from robustseg.evaluation.card_upgrade import upgrade_settings
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.protocol import differences
 from robustseg.evaluation.store import ImageRecord, Stream, read_records
@@ -63,7 +64,7 @@ def refuse_others(found: Iterable[Stream], protocol: str, settings: Mapping[str,
                 "this folder. Nothing was changed."
             )
         for name, before in stream.about["attacks"].items():
-            if name in settings and (changes := differences(before, settings[name])):
+            if name in settings and (changes := differences(upgrade_settings(before), settings[name])):
                 raise EvaluationError(
                     f"{stream.path} holds results of {name} with other settings ({'; '.join(changes)}): give what "
                     "changed another name, or the evaluation another --output. Nothing was changed."

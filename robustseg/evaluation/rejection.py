@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustseg.evaluation.card import number
+from robustseg.evaluation.figures import number
 from robustseg.metrics import miou_from_counts, pixel_acc_from_counts
 from robustseg.metrics.counts import check_counts
 

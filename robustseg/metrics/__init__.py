@@ -1,6 +1,6 @@
 """Segmentation scores: a functional core over confusion matrices or class counts and a torchmetrics class."""
 
-from robustseg.metrics.bootstrap import confidence_intervals
+from robustseg.metrics.bootstrap import FEWEST_IMAGES, confidence_intervals, too_few
 from robustseg.metrics.counts import (
     class_counts,
     class_iou_from_counts,
@@ -22,6 +22,7 @@ from robustseg.metrics.scores import SegmentationScores
 from robustseg.metrics.worst_case import WorstCase, greedy_worst_case, worst_case_images
 
 __all__ = [
+    "FEWEST_IMAGES",
     "SegmentationScores",
     "WorstCase",
     "class_counts",
@@ -39,5 +40,6 @@ __all__ = [
     "pixel_acc_from_counts",
     "scores_from_counts",
     "target_success",
+    "too_few",
     "worst_case_images",
 ]

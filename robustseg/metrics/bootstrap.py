@@ -9,6 +9,9 @@ from torch import Tensor
 
 from robustseg.metrics.counts import DATASET_SCORES, IMAGE_SCORES, SCORES, check_counts
 
+FEWEST_IMAGES = 4
+"""For an interval of 95 %: of 3 images one resample in 27 holds a single image three times, so that both ends would be
+figures of single images, and of one image both are the figure itself."""
 _BLOCK = 2**20
 """Most numbers in the largest array of one block of resamples: 8 MB in float64."""
 
@@ -46,6 +49,15 @@ def confidence_intervals(
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = scores.quantile(ends, dim=1).tolist()
     return dict(zip(SCORES, zip(low, high, strict=True), strict=True))
+
+
+def too_few(images: int) -> str:
+    """Say why so few images have no interval.
+
+    Args:
+        images: Number of images with valid pixels, below :data:`FEWEST_IMAGES`.
+    """
+    return f"{images} image{'' if images == 1 else 's'} with valid pixels: resampling takes {FEWEST_IMAGES} at least"
 
 
 def _in_fixed_order(counts: Tensor) -> Tensor:

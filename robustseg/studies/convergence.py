@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from robustseg.attacks import Attack
-from robustseg.evaluation.card import Measurements
+from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.report import Curve
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.plots import curve_plot

@@ -13,8 +13,8 @@ from torch import nn
 from robustseg.evaluation.benchmark import Benchmark
 from robustseg.evaluation.benchmark.facts import model_facts
 from robustseg.evaluation.benchmark.run import about, measure
-from robustseg.evaluation.card import Measurements, read_measurements
 from robustseg.evaluation.errors import IncompleteError
+from robustseg.evaluation.measurements import Measurements, read_measurements
 from robustseg.evaluation.protocol import claim, digest
 from robustseg.models import SegmentationModel
 from robustseg.studies.errors import StudyError

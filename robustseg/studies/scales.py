@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from robustseg.attacks import Attack
-from robustseg.evaluation.card import Measurements
 from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report.plots import Bar, bar_plot
 from robustseg.models import MultiScale

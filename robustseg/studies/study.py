@@ -12,8 +12,9 @@ from torch import nn
 
 from robustseg.attacks import Attack
 from robustseg.evaluation.benchmark import Benchmark
-from robustseg.evaluation.card import Measurements, scores
+from robustseg.evaluation.build_card import scores
 from robustseg.evaluation.figures import SCORES, shown_in
+from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.record import summarise
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.views import View

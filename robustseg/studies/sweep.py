@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from robustseg.attacks import Attack
-from robustseg.evaluation.card import Measurements
 from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report import Curve
 from robustseg.evaluation.report.drawing import Plot

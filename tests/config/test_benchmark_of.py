@@ -63,4 +63,4 @@ def test_what_a_record_does_not_say_of_these_weights_is_left_out(tmp_path):
     assert (averaged.trained_with, averaged.reference_miou) == (None, None)
     assert averaged.facts["model"]["weights"] == "averaged"
     strange = benchmark_from(tmp_path / "last.ckpt", record(format=99))
-    assert (strange.trained_with, strange.reference_miou) == (None, None)
+    assert (strange.trained_with, strange.reference_miou) == ("unknown", None)

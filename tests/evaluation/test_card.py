@@ -12,7 +12,10 @@ from torch import nn
 
 from robustseg.attacks import FGSM, PGD, CosPGD, NoiseSource
 from robustseg.evaluation import EvaluationError, ResumableEvaluator, scores_table
-from robustseg.evaluation.card import Measurements, build_card, number, read_measurements
+from robustseg.evaluation.build_card import build_card
+from robustseg.evaluation.card_file import parse_card
+from robustseg.evaluation.figures import number
+from robustseg.evaluation.measurements import Measurements, read_measurements
 from robustseg.evaluation.protocol import claim, digest
 from robustseg.evaluation.record import COLUMNS
 from robustseg.evaluation.store import RECORDS, ImageRecord, RecordWriter
@@ -99,7 +102,7 @@ def measurements(folder: Path, attacks=ATTACKS, ids=IDS) -> Measurements:
 
 @pytest.fixture(scope="module")
 def card(folder):
-    return build_card(about(), measurements(folder), settings(), None)
+    return build_card(about(), measurements(folder), settings(), None).as_dict()
 
 
 def literal_scores(predictions: torch.Tensor, targets: torch.Tensor) -> dict:
@@ -221,7 +224,7 @@ def test_the_worst_case_is_the_worst_attack_of_each_image(card, model, data):
 
 def test_the_card_is_plain_json_with_the_facts(card):
     assert json.loads(json.dumps(card, allow_nan=False)) == card
-    assert card["format"] == 1
+    assert card["format"] == 2
     assert card["protocol"] == {
         "suite": None,
         "precision": "float32",
@@ -232,7 +235,7 @@ def test_the_card_is_plain_json_with_the_facts(card):
     }
     assert [flag["number"] for flag in card["flags"]] == list(range(1, 11))
     assert card["verdict"] in ("ok", "caution", "unreliable")
-    assert scores_table(card).row_count == 6
+    assert scores_table(parse_card(card)).row_count == 6
 
 
 def test_attacks_of_different_eps_have_no_worst_case(folder, model, data, tmp_path):
@@ -240,13 +243,13 @@ def test_attacks_of_different_eps_have_no_worst_case(folder, model, data, tmp_pa
     evaluator = ResumableEvaluator(tmp_path, FACTS, other, 4, seed=3)
     evaluator.update(model, IDS, *data)
     evaluator.close()
-    card = build_card(about(), measurements(tmp_path, other), settings(other), None)
+    card = build_card(about(), measurements(tmp_path, other), settings(other), None).as_dict()
     assert card["worst_case"] is None
     assert (card["protocol"]["eps"], card["protocol"]["norm"]) == (None, None)
 
 
 def test_no_attack_is_a_card_as_well(folder):
-    card = build_card(about(), measurements(folder, {}), {}, None)
+    card = build_card(about(), measurements(folder, {}), {}, None).as_dict()
     assert card["attacks"] == {}
     assert card["worst_case"] is None
     assert json.dumps(card, allow_nan=False)
@@ -256,7 +259,7 @@ def test_no_valid_pixel_at_all_is_null_everywhere(tmp_path, model, data):
     evaluator = ResumableEvaluator(tmp_path, FACTS, ATTACKS, 4, seed=3)
     evaluator.update(model, IDS, data[0], torch.full_like(data[1], 255))
     evaluator.close()
-    card = build_card(about(), measurements(tmp_path), settings(), None)
+    card = build_card(about(), measurements(tmp_path), settings(), None).as_dict()
     for row in (card["clean"], *card["attacks"].values()):
         assert [row[key] for key in ("pixel_acc", "mean_acc", "miou", "image_miou")] == [None] * 4
     assert card["attacks"]["pgd"]["gap"]["miou"] is None
@@ -268,7 +271,7 @@ def test_a_part_of_the_samples_is_read_without_the_others(folder, model, data):
     some = [IDS[4], IDS[1]]
     measured = measurements(folder, ATTACKS, some)
     assert measured.samples == some
-    card = build_card(about(2), measured, settings(), None)
+    card = build_card(about(2), measured, settings(), None).as_dict()
     rows = [4, 1]
     expected = literal_scores(predictions_of("pgd", model, data)[rows], data[1][rows])
     assert card["attacks"]["pgd"]["miou"] == pytest.approx(expected["miou"])
@@ -297,13 +300,13 @@ def test_an_attack_that_could_not_run_is_in_the_card_without_scores(tmp_path, mo
     evaluator.close()
     measured = measurements(tmp_path, chosen)
     assert set(measured.counts) == {"clean", "shift"}
-    card = build_card(about(), measured, settings(chosen), None)
+    card = build_card(about(), measured, settings(chosen), None).as_dict()
     assert set(card["attacks"]["pgd"]) == {"settings", "error"}
     assert "autograd" in card["attacks"]["pgd"]["error"]
     assert card["attacks"]["shift"]["error"] is None
     assert card["worst_case"]["per_image"]["chosen"] == {"shift": 6}
     assert card["verdict"] != "ok"
-    assert scores_table(card).row_count == 5
+    assert scores_table(parse_card(card)).row_count == 5
 
 
 def test_versions_are_those_of_all_writers(tmp_path):

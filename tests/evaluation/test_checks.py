@@ -34,6 +34,7 @@ from robustseg.evaluation.checks.strength import WhiteBox, probe_eps_curve, prob
 from robustseg.evaluation.checks.subject import Subject, guarded, median_margin
 from robustseg.metrics import class_counts, confusion_matrix
 from robustseg.models import SegmentationModel
+from tests.evaluation.report.cards import small_card
 
 CLASSES = 7
 EPS = "16/255"
@@ -132,7 +133,6 @@ def row(attack, pixel_acc=0.3, miou=0.1, **extra):
 
 def card(checks=None, attacks=None, **changes):
     made = {
-        "format": 1,
         "model": {"trained_with": None},
         "data": {"images": 20, "split_images": 20, "ids": None},
         "clean": scores(0.9, 0.6),
@@ -140,7 +140,7 @@ def card(checks=None, attacks=None, **changes):
         "worst_case": None,
         "checks": checks,
     }
-    return {**made, **changes}
+    return small_card(**{**made, **changes})
 
 
 def flags_of(checks=None, attacks=None, **changes):
@@ -460,7 +460,7 @@ def test_attacks_are_rebuilt_with_more_steps():
         "attack": "IterativeAttack",
         "steps": 40,
         "seed": 5,
-        "stages": "12 at 2 eps, 12 at 1.5 eps, 16 at 1 eps",
+        "stages": [{"steps": steps, "eps_factor": factor} for steps, factor in ((12, 2.0), (12, 1.5), (16, 1.0))],
     }
     assert attack.steps == 20
     pair = with_steps(WorstOf([PGD(eps=EPS, steps=3), CosPGD(eps=EPS, steps=4)]), 2, 1)

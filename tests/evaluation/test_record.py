@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from robustseg.attacks import DAG, PGD, AttackError, AttackResult, PureClass, Targeted
-from robustseg.evaluation import AttackRecord, RobustnessEvaluator, distances_table, scores_table
+from robustseg.evaluation import AttackRecord, Card, RobustnessEvaluator, distances_table, scores_table
+from tests.evaluation.report.cards import small_card
 
 
 def result(images: torch.Tensor, sizes: list[float], forwards: list[int]) -> AttackResult:
@@ -135,12 +136,8 @@ def test_evaluator_reports_costs_and_distances():
 
 def test_tables_show_attacks_that_could_not_run_and_figures_that_are_not_there():
     row = {"pixel_acc": None, "miou": 0.25, "image_miou": 0.5, "mean_acc": 0.125, "forwards": 3.0, "backwards": 2.0}
-    card = {
-        "data": {"name": "Toys", "split": "test", "images": 3},
-        "clean": row,
-        "attacks": {"pgd": row | {"settings": {"eps": "8/255"}, "error": None}, "cw": {"settings": {}, "error": "why"}},
-        "worst_case": None,
-    }
+    attacks = {"pgd": row | {"settings": {"eps": "8/255"}, "error": None}, "cw": {"settings": {}, "error": "why"}}
+    card = small_card(clean=row, attacks=attacks, worst_case=None)
     table = scores_table(card)
     assert table.row_count == 3
     cells = [list(column.cells) for column in table.columns]
@@ -150,19 +147,16 @@ def test_tables_show_attacks_that_could_not_run_and_figures_that_are_not_there()
     assert distances_table(card) is None
 
 
-def card_of(scores, attacks) -> dict:
-    """What the tables need of a result card."""
+def card_of(scores, attacks) -> Card:
     rows = {
-        name: {key: None if value.numel() > 1 or value.isnan() else float(value) for key, value in row.items()}
+        name: {key: None if value.isnan() else float(value) for key, value in row.items() if value.numel() == 1}
         for name, row in scores.items()
     }
+    for row in rows.values():
+        del row["images"]
     described = {name: {"settings": attack.describe(), "error": None} for name, attack in attacks.items()}
-    return {
-        "data": {"name": "Toys", "split": "test", "images": 3},
-        "clean": rows["clean"],
-        "attacks": {name: rows[name] | about for name, about in described.items()},
-        "worst_case": None,
-    }
+    found = {name: rows[name] | about for name, about in described.items()}
+    return small_card(clean=rows["clean"], attacks=found, worst_case=None)
 
 
 def headers(scores) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustseg.evaluation.card import scores
+from robustseg.evaluation.build_card import scores
 from robustseg.evaluation.rejection import has_valid_pixels, rejection_scores
 from robustseg.metrics import class_counts, confusion_matrix
 

@@ -7,6 +7,7 @@ import io
 from rich.console import Console
 
 from robustseg.evaluation import flags_table
+from tests.evaluation.report.cards import make_card, typed
 
 
 def shown(table) -> str:
@@ -26,9 +27,9 @@ def test_flags_that_were_not_checked_share_a_line():
         flag(4, "budget", "ok", "Within its budget."),
         flag(9, "sample", "caution", "Only a part."),
     ]
-    text = shown(flags_table({"verdict": "caution", "flags": flags}))
+    text = shown(flags_table(typed(make_card() | {"verdict": "caution", "flags": flags})))
     assert text.count("The model was not probed.") == 1
     assert "1 answers, 3 gradients." in text
     assert all(part in text for part in ("Within its budget.", "Only a part.", "! caution"))
     everything = [flag(4, "budget", "ok", "Within its budget.")]
-    assert "not checked" not in shown(flags_table({"verdict": "ok", "flags": everything}))
+    assert "not checked" not in shown(flags_table(typed(make_card() | {"verdict": "ok", "flags": everything})))

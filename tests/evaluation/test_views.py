@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from robustseg.evaluation import EvaluationError
-from robustseg.evaluation.card import read_measurements
 from robustseg.evaluation.errors import IncompleteError
+from robustseg.evaluation.measurements import read_measurements
 from robustseg.evaluation.protocol import claim
 from robustseg.evaluation.views import Look, View
 from tests.evaluation.test_resumable import FACTS, attacks, data, measure, model  # noqa: F401

@@ -73,7 +73,7 @@ def test_comparisons_count_pairs_of_different_models(done):
 
 
 def _sources(result, folder):
-    from robustseg.evaluation.card import read_measurements
+    from robustseg.evaluation.measurements import read_measurements
     from robustseg.evaluation.protocol import claim
     from robustseg.studies.run import target
     from robustseg.studies.transfer import Measured

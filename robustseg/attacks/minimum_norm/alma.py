@@ -136,7 +136,7 @@ class ALMAProx(DescentAttack):
             "penalty_growth": self.penalty_growth,
             "average": self.average,
             "metric_average": self.metric_average,
-            "scale_range": f"{self.scale_range[0]}, {self.scale_range[1]}",
+            "scale_range": list(self.scale_range),
             "scale_start": self.scale_start,
             "scale_rate": self.scale_rate,
             "surplus": self.surplus,

@@ -85,13 +85,11 @@ class WorstOf(Attack):
         return self if same else self.replace(attacks=members)
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
-        described: dict[str, Any] = {
+        return {
             "attack": type(self).__name__,
             "eps": None if self.threat is None else str(self.threat.eps),
             "norm": None if self.threat is None else self.threat.norm,
             "targeted": self.targeted,
             "seed": self.seed,
+            "members": [member.describe() for member in self.attacks],
         }
-        for number, member in enumerate(self.attacks, start=1):
-            described |= {f"{number}.{name}": value for name, value in member.describe().items()}
-        return described

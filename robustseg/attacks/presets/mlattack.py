@@ -79,6 +79,6 @@ class MLAttack(SignAttack):
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {
             **super().describe(),
-            "layers": ", ".join(map(str, self.layers)),
-            "weights": ", ".join(map(str, self.weights)),
+            "layers": list(self.layers),
+            "weights": list(self.weights),
         }

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, OnStep, check_logits
+from robustseg.attacks.describe import describe_part
 from robustseg.attacks.guard import AttackError
 from robustseg.attacks.losses.base import IGNORED, ClassPixels
 from robustseg.attacks.noise import NoiseSource
@@ -70,8 +71,8 @@ class Targeted(Attack):
             "eps": None if self.threat is None else str(self.threat.eps),
             "norm": None if self.threat is None else self.threat.norm,
             "targeted": self.targeted,
-            "target_map": repr(self.target_map),
-            **{f"inner.{name}": value for name, value in self.attack.describe().items()},
+            "target_map": describe_part(self.target_map),
+            "inner": self.attack.describe(),
         }
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, OnStep, check_batch, check_logits
+from robustseg.attacks.describe import plain_setting
 from robustseg.attacks.gradients import input_gradient, refuse_non_finite
 from robustseg.attacks.guard import AttackError, Model, attack_mode
 from robustseg.attacks.losses.base import IGNORED, AttackLoss
@@ -231,6 +232,9 @@ def _at_least_as_wide(delta: Tensor, images: Tensor) -> Tensor:
     return delta.to(images.device, torch.promote_types(delta.dtype, images.dtype))
 
 
+_FITTED = ("step_size", "epochs", "loss", "targeted", "target_map", "seed")
+
+
 class Universal(Attack):
     """Adds one perturbation, fitted beforehand, to every image, and clips to [0, 1]; asks the model nothing.
 
@@ -278,9 +282,9 @@ class Universal(Attack):
             "targeted": self.targeted,
             "path": self.path,
             "tile": self.tile,
-            "fitted": ", ".join(
-                f"{name}={getattr(self.universal, name)}"
-                for name in ("step_size", "epochs", "loss", "targeted", "target_map", "seed")
-            )
-            + f", eps={self.universal.threat.eps}",
+            # Of the file; loss and target map are texts there.
+            "fitted": {
+                **{name: plain_setting(getattr(self.universal, name)) for name in _FITTED},
+                "eps": str(self.universal.threat.eps),
+            },
         }

@@ -12,8 +12,8 @@ import torch
 from robustseg.data import collate
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark.plan import Benchmark
-from robustseg.evaluation.card import Measurements
 from robustseg.evaluation.checks import probe_model
+from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.results import write_json
 from robustseg.types import Sample
 

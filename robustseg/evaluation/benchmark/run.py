@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,15 +23,17 @@ from robustseg.evaluation import (
     flags_table,
     rejection_table,
     scores_table,
-    write_json,
 )
 from robustseg.evaluation.benchmark.module import EvaluationModule
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.benchmark.probe import checks_of
 from robustseg.evaluation.benchmark.thresholds import BENIGN, detectors_of
-from robustseg.evaluation.card import CARD, Measurements, build_card, read_measurements
+from robustseg.evaluation.build_card import build_card
+from robustseg.evaluation.card import CARD, Card, Scores
+from robustseg.evaluation.card_file import parse_card, write_card
 from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.figures import LOGGED
+from robustseg.evaluation.measurements import Measurements, read_measurements
 from robustseg.evaluation.panels import Palette
 from robustseg.evaluation.pictures import PICTURES, PictureKeeper
 from robustseg.evaluation.protocol import claim, differences, digest, read
@@ -45,7 +47,7 @@ REPORT = "report.html"
 MARKDOWN = "card.md"
 
 
-def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> dict[str, Any] | None:
+def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> Card | None:
     """Measure what is missing of this process's shard, and write the results once nothing is missing.
 
     Args:
@@ -101,7 +103,7 @@ def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
     wait_for_all_ranks()
 
 
-def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple[dict[str, Any], Measurements]:
+def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple[Card, Measurements]:
     """The card of a complete evaluation, and what it is made of.
 
     The model is probed on ``device``, and thresholds of detectors are fitted, if they never were.
@@ -116,7 +118,8 @@ def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple
     )
     card = build_card(about(of, measured), measured, settings, checks_of(of, measured, folder, device))
     if of.detectors:
-        card["detectors"] = detectors_of(of, measured, folder, device)
+        found = detectors_of(of, measured, folder, device)
+        card = parse_card({**card.as_dict(), "detectors": found}, "the result card")
     return card, measured
 
 
@@ -132,10 +135,10 @@ def about(benchmark: Benchmark, measured: Measurements) -> dict[str, Any]:
     }
 
 
-def panels(card: Mapping[str, Any], measured: Measurements, benchmark: Benchmark, folder: Path) -> list[PanelPicture]:
+def panels(card: Card, measured: Measurements, benchmark: Benchmark, folder: Path) -> list[PanelPicture]:
     """Pictures of the images that the strongest attack changed most, and least."""
     keeper = PictureKeeper(folder, benchmark.num_pictures)
-    ran = {name: row["pixel_acc"] for name, row in card["attacks"].items() if row.get("pixel_acc") is not None}
+    ran = {name: accuracy for name, row in card.ran.items() if (accuracy := row["pixel_acc"]) is not None}
     if not ran:
         return []
     strongest = min(ran, key=ran.__getitem__)
@@ -156,9 +159,9 @@ def panels(card: Mapping[str, Any], measured: Measurements, benchmark: Benchmark
     return drawn
 
 
-def publish(card: dict[str, Any], pictures: Sequence[PanelPicture], folder: Path, palette: Palette = ()) -> None:
+def publish(card: Card, pictures: Sequence[PanelPicture], folder: Path, palette: Palette = ()) -> None:
     """Write the card, the report and the Markdown, and print the tables."""
-    write_json(card, folder / CARD)
+    write_card(card, folder / CARD)
     write_report(card, folder / REPORT, pictures, palette=palette)
     write_markdown(card, folder / MARKDOWN)
     # A log file has no width: what a wide terminal shows.
@@ -174,20 +177,23 @@ def publish(card: dict[str, Any], pictures: Sequence[PanelPicture], folder: Path
     console.print(f"written to {folder / REPORT}, {MARKDOWN} and {CARD}", soft_wrap=True)
 
 
-def log_results(trainer: pl.Trainer, card: Mapping[str, Any], pictures: Sequence[PanelPicture]) -> None:
+def log_results(trainer: pl.Trainer, card: Card, pictures: Sequence[PanelPicture]) -> None:
     """Figures and pictures for the trainer's TensorBoard, as ``test/<attack>/miou`` and so on.
 
     Of detectors ``test/<attack>/<detector>/rejected`` and ``/auc``.
     """
     for logger in trainer.loggers:
-        for name, row in {CLEAN: card["clean"], **card["attacks"]}.items():
-            figures = {f"test/{name}/{figure}": row[key] for key, figure in LOGGED.items() if row.get(key) is not None}
+        rows: dict[str, Scores] = {CLEAN: card.clean, **card.ran}
+        for name, row in rows.items():
+            figures = {
+                f"test/{name}/{figure}": value for key, figure in LOGGED.items() if (value := row[key]) is not None
+            }
             logger.log_metrics(figures, trainer.global_step)
-        for detector, found in card.get("detectors", {}).items():
-            for name, row in {CLEAN: found["clean"], **found["attacks"]}.items():
-                shares = {key: row[key] for key in ("rejected", "auc") if row.get(key) is not None}
-                figures = {f"test/{name}/{detector}/{key}": share for key, share in shares.items()}
-                logger.log_metrics(figures, trainer.global_step)
+        for detector, found in card.detectors.items():
+            for name, seen in found.rows().items():
+                shares = {"rejected": seen.rejected, "auc": seen.auc}
+                known = {f"test/{name}/{detector}/{key}": share for key, share in shares.items() if share is not None}
+                logger.log_metrics(known, trainer.global_step)
         if isinstance(logger, TensorBoardLogger):
             for rank, picture in enumerate(pictures):
                 panel = np.asarray(picture.picture)

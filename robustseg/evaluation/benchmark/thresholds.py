@@ -20,7 +20,7 @@ from robustseg.data.dataset import SegmentationDataset
 from robustseg.detectors import Detector, DetectorError, Threshold, auc
 from robustseg.evaluation import CLEAN, EvaluationError, full_precision, write_json
 from robustseg.evaluation.benchmark.plan import Benchmark
-from robustseg.evaluation.card import Measurements
+from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.protocol import digest
 from robustseg.evaluation.rejection import has_valid_pixels, rejection_scores
 from robustseg.evaluation.views import seen_name

@@ -1,45 +1,20 @@
-"""One check of a result card and its verdict."""
+"""Flags as the checks make them: findings, the worst of which counts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-Verdict = Literal["ok", "caution", "unreliable", "not checked"]
+from robustseg.evaluation.card import Card, Flag, FlagVerdict
 
-SEVERITY: Mapping[Verdict, int] = {"ok": 0, "not checked": 1, "caution": 2, "unreliable": 3}
+SEVERITY: Mapping[FlagVerdict, int] = {"ok": 0, "not checked": 1, "caution": 2, "unreliable": 3}
 """Which of several findings a flag shows."""
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One of the ten checks of a card."""
-
-    number: int
-    """1..10."""
-    name: str
-    verdict: Verdict
-    line: str
-    """What was found and, where it is bad, what to do."""
-    evidence: Mapping[str, Any]
-    """The figures behind the verdict, JSON-serialisable."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the card."""
-        return {
-            "number": self.number,
-            "name": self.name,
-            "verdict": self.verdict,
-            "line": self.line,
-            "evidence": dict(self.evidence),
-        }
 
 
 class Finding(NamedTuple):
     """One thing that a check noticed."""
 
-    verdict: Verdict
+    verdict: FlagVerdict
     line: str
 
 
@@ -50,10 +25,21 @@ def worst_finding(findings: Sequence[Finding], good: str) -> Finding:
     return max(findings, key=lambda finding: SEVERITY[finding.verdict])
 
 
-def probe_evidence(card: Mapping[str, Any], experiment: str) -> dict[str, Any] | None:
+def flag_of(number: int, name: str, finding: Finding, evidence: Mapping[str, Any] | None) -> Flag:
+    """The flag that shows a finding.
+
+    Args:
+        number: 1..10.
+        name: Of the check.
+        finding: The worst one.
+        evidence: The figures behind it, JSON-serialisable.
+    """
+    return Flag(number=number, name=name, verdict=finding.verdict, line=finding.line, evidence=dict(evidence or {}))
+
+
+def probe_evidence(card: Card, experiment: str) -> dict[str, Any] | None:
     """What the probe of the model found in an experiment, None where there was none."""
-    checks = card.get("checks")
-    return None if checks is None else checks.get(experiment)
+    return None if card.checks is None else card.checks.get(experiment)
 
 
 NOT_PROBED = Finding(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
 
-from robustseg.evaluation.checks.flag import SEVERITY, Flag, Verdict
+from robustseg.evaluation.card import Card, Flag, Verdict
+from robustseg.evaluation.checks.flag import SEVERITY
 from robustseg.evaluation.checks.judge_attacks import (
     judge_convergence,
     judge_eps_curve,
@@ -31,26 +31,20 @@ _JUDGES = (
 )
 
 
-def trust_flags(card: Mapping[str, Any]) -> list[Flag]:
+def trust_flags(card: Card) -> list[Flag]:
     """All ten flags of a card, in their order; a function of the card alone.
 
     ``unreliable``: the figures likely overstate robustness, or are wrong. ``caution``: an honest model was measured
     weakly. ``not checked``: the card does not hold the evidence.
 
     Args:
-        card: With ``model``, ``data``, ``clean`` and ``attacks``; ``checks`` is what
-            :func:`~robustseg.evaluation.checks.probe_model` returned, or None.
-
-    Raises:
-        ValueError: A part of the card is missing.
+        card: Its ``checks`` are what :func:`~robustseg.evaluation.checks.probe_model` returned, or None; its flags and
+            verdict are not asked.
     """
-    for key in ("model", "data", "clean", "attacks"):
-        if not isinstance(card.get(key), Mapping):
-            raise ValueError(f"card[{key!r}] is missing: give the whole card of an evaluation.")
     return [judge(card) for judge in _JUDGES]
 
 
-def overall(flags: Sequence[Flag]) -> Literal["ok", "caution", "unreliable"]:
+def overall(flags: Sequence[Flag]) -> Verdict:
     """The worst verdict; what was not checked counts as caution, since silence is no evidence.
 
     Raises:

@@ -6,8 +6,17 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from robustseg.evaluation.checks.flag import NOT_PROBED, Finding, Flag, percent, points, probe_evidence, worst_finding
-from robustseg.evaluation.checks.settings import Row, ran, steps_of, threat_of, untargeted, white_box
+from robustseg.evaluation.card import Card, Flag
+from robustseg.evaluation.checks.flag import (
+    NOT_PROBED,
+    Finding,
+    flag_of,
+    percent,
+    points,
+    probe_evidence,
+    worst_finding,
+)
+from robustseg.evaluation.checks.settings import Row, threat_of, untargeted, white_box
 
 RISE = 0.05
 """Pixel accuracy that a larger ε may give back: short attacks with large steps overshoot a little."""
@@ -33,7 +42,7 @@ DISTORTED_POINTS = 0.05
 """Damage of the shorter step from which on that is compared."""
 
 
-def judge_eps_curve(card: Mapping[str, Any]) -> Flag:
+def judge_eps_curve(card: Card) -> Flag:
     """5: accuracy falls with ε, down to chance."""
     found = probe_evidence(card, "eps_curve")
     if found is None:
@@ -43,7 +52,7 @@ def judge_eps_curve(card: Mapping[str, Any]) -> Flag:
     else:
         good = "Accuracy falls with eps, and to chance where every image is allowed."
         finding = worst_finding(list(_curve_findings(found)), good)
-    return Flag(5, "eps curve", finding.verdict, finding.line, found or {})
+    return flag_of(5, "eps curve", finding, found)
 
 
 def _curve_findings(found: Mapping[str, Any]) -> Iterator[Finding]:
@@ -64,7 +73,7 @@ def _curve_findings(found: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def judge_convergence(card: Mapping[str, Any]) -> Flag:
+def judge_convergence(card: Card) -> Flag:
     """6: more steps and restarts do not change the figure."""
     found = probe_evidence(card, "convergence")
     doubled = _doubled_in_card(card)
@@ -84,7 +93,7 @@ def judge_convergence(card: Mapping[str, Any]) -> Flag:
             )
         )
     finding = worst_finding(findings, "Twice the steps and another start change the figure by less than 0.5 points.")
-    return Flag(6, "convergence", finding.verdict, finding.line, {"probe": found, "suite": doubled})
+    return flag_of(6, "convergence", finding, {"probe": found, "suite": doubled})
 
 
 def _effort_findings(found: Mapping[str, Any]) -> Iterator[Finding]:
@@ -107,30 +116,30 @@ def effort_change(found: Mapping[str, Any]) -> float:
     return float(max(before - after for before, after in pairs))
 
 
-def _doubled_in_card(card: Mapping[str, Any]) -> dict[str, Any] | None:
+def _doubled_in_card(card: Card) -> dict[str, Any] | None:
     """The longest attack of the card next to the same with half its steps or fewer, if there is one."""
-    rows = {name: row for name, row in ran(card).items() if steps_of(row) and _bounded_white(row)}
+    rows = {name: row for name, row in card.ran.items() if row.settings.steps and _bounded_white(row)}
     best: dict[str, Any] | None = None
     for more, row in rows.items():
         for fewer, other in rows.items():
-            steps, other_steps = steps_of(row) or 0, steps_of(other) or 0
+            steps, other_steps = row.settings.steps or 0, other.settings.steps or 0
             if _apart_from_steps(row) == _apart_from_steps(other) and 1 < other_steps <= steps / 2:
                 longest = (steps, other_steps)
                 if best is None or longest > (best["steps"], best["half"]):
-                    change = max(other[key] - row[key] for key in ("miou", "pixel_acc"))
+                    change = max(other.known(key) - row.known(key) for key in ("miou", "pixel_acc"))
                     best = {"more": more, "fewer": fewer, "steps": steps, "half": other_steps, "change": change}
     return best
 
 
 def _apart_from_steps(row: Row) -> dict[str, Any]:
-    return {key: value for key, value in row["settings"].items() if key not in ("steps", "stages")}
+    return {key: value for key, value in row.settings.as_dict().items() if key not in ("steps", "stages")}
 
 
 def _bounded_white(row: Row) -> bool:
-    return threat_of(row) is not None and untargeted(row) and white_box(row) and row.get("miou") is not None
+    return threat_of(row) is not None and untargeted(row) and white_box(row) and row["miou"] is not None
 
 
-def judge_order(card: Mapping[str, Any]) -> Flag:
+def judge_order(card: Card) -> Flag:
     """7: nothing that does not see the gradient is stronger than what follows it."""
     found = probe_evidence(card, "order")
     findings: list[Finding] = []
@@ -146,7 +155,7 @@ def judge_order(card: Mapping[str, Any]) -> Flag:
         for figure in ("pixel_acc", "miou"):
             findings += list(_beaten(name, row[figure], row[f"white_box_{figure}"], f"in {figure}"))
     finding = worst_finding(findings, "Nothing that ignores the gradient is stronger than what follows it.")
-    return Flag(7, "order", finding.verdict, finding.line, {"probe": found, "suite": suite})
+    return flag_of(7, "order", finding, {"probe": found, "suite": suite})
 
 
 def _beaten(name: str, accuracy: float, white: float, where: str) -> Iterator[Finding]:
@@ -158,12 +167,12 @@ def _beaten(name: str, accuracy: float, white: float, where: str) -> Iterator[Fi
         )
 
 
-def _card_order(card: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _card_order(card: Card) -> Iterator[tuple[str, dict[str, Any]]]:
     """Attacks of the suite without the model's gradient, and the best white-box figures within the same budget."""
     rows = {
         name: row
-        for name, row in ran(card).items()
-        if threat_of(row) is not None and untargeted(row) and row.get("miou") is not None
+        for name, row in card.ran.items()
+        if threat_of(row) is not None and untargeted(row) and row["miou"] is not None
     }
     for name, row in rows.items():
         rivals = [other for other in rows.values() if white_box(other) and threat_of(other) == threat_of(row)]
@@ -173,13 +182,13 @@ def _card_order(card: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
                 {
                     "pixel_acc": row["pixel_acc"],
                     "miou": row["miou"],
-                    "white_box_pixel_acc": min(other["pixel_acc"] for other in rivals),
-                    "white_box_miou": min(other["miou"] for other in rivals),
+                    "white_box_pixel_acc": min(other.known("pixel_acc") for other in rivals),
+                    "white_box_miou": min(other.known("miou") for other in rivals),
                 },
             )
 
 
-def judge_one_step(card: Mapping[str, Any]) -> Flag:
+def judge_one_step(card: Card) -> Flag:
     """10: a single step is not harmless where many are not (catastrophic overfitting)."""
     found = probe_evidence(card, "one_step")
     suite = _card_one_step(card)
@@ -194,7 +203,7 @@ def judge_one_step(card: Mapping[str, Any]) -> Flag:
     if suite is not None:
         findings += list(_one_step_findings(suite["clean"], suite["one_step"], suite["many_steps"]))
     finding = worst_finding(findings, "A single step does its share of the damage of many.")
-    return Flag(10, "single step", finding.verdict, finding.line, {"probe": found, "suite": suite})
+    return flag_of(10, "single step", finding, {"probe": found, "suite": suite})
 
 
 def _one_step_findings(clean: float, one: float, many: float) -> Iterator[Finding]:
@@ -220,16 +229,16 @@ def _distorted(found: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _card_one_step(card: Mapping[str, Any]) -> dict[str, float] | None:
+def _card_one_step(card: Card) -> dict[str, float] | None:
     """The suite's strongest single step and its strongest attack of many steps within the same budget."""
-    rows = [row for row in ran(card).values() if _bounded_white(row)]
+    rows = [row for row in card.ran.values() if _bounded_white(row)]
     for row in rows:
-        rivals = [other for other in rows if threat_of(other) == threat_of(row) and (steps_of(other) or 2) > 1]
-        if steps_of(row) == 1 and rivals and card["clean"]["pixel_acc"] is not None:
-            same = [other for other in rows if threat_of(other) == threat_of(row) and steps_of(other) == 1]
+        rivals = [other for other in rows if threat_of(other) == threat_of(row) and (other.settings.steps or 2) > 1]
+        if row.settings.steps == 1 and rivals and card.clean["pixel_acc"] is not None:
+            same = [other for other in rows if threat_of(other) == threat_of(row) and other.settings.steps == 1]
             return {
-                "clean": card["clean"]["pixel_acc"],
-                "one_step": min(other["pixel_acc"] for other in same),
-                "many_steps": min(other["pixel_acc"] for other in rivals),
+                "clean": card.clean.known("pixel_acc"),
+                "one_step": min(other.known("pixel_acc") for other in same),
+                "many_steps": min(other.known("pixel_acc") for other in rivals),
             }
     return None

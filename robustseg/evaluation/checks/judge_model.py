@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from robustseg.evaluation.checks.flag import NOT_PROBED, Finding, Flag, percent, points, probe_evidence, worst_finding
+from robustseg.evaluation.card import Card, Flag
+from robustseg.evaluation.checks.flag import (
+    NOT_PROBED,
+    Finding,
+    flag_of,
+    percent,
+    points,
+    probe_evidence,
+    worst_finding,
+)
 from robustseg.evaluation.checks.settings import white_box
 
 RANDOM_PIXELS = 1e-3
@@ -46,7 +55,7 @@ WEAKENED_POINTS = 0.05
 """And by how much it must be weaker, so that small differences of small damages are none."""
 
 
-def judge_answers(card: Mapping[str, Any]) -> Flag:
+def judge_answers(card: Card) -> Flag:
     """1: logits, the same for the same image."""
     found = probe_evidence(card, "answers")
     if found is None:
@@ -55,7 +64,7 @@ def judge_answers(card: Mapping[str, Any]) -> Flag:
         finding = worst_finding(
             list(_answer_findings(found)), "The model is in eval mode, gives logits, and the same for the same image."
         )
-    return Flag(1, "answers", finding.verdict, finding.line, found or {})
+    return flag_of(1, "answers", finding, found)
 
 
 def _answer_findings(found: Mapping[str, Any]) -> Iterator[Finding]:
@@ -102,13 +111,13 @@ def _agreement(difference: Mapping[str, float], what: str, remedy: str) -> Itera
         yield Finding("caution", f"Logits differ between {what} more than rounding explains: look for randomness.")
 
 
-def judge_clean(card: Mapping[str, Any]) -> Flag:
+def judge_clean(card: Card) -> Flag:
     """2: the clean figure is the checkpoint's own, and the images are those that the model expects."""
     found = probe_evidence(card, "inputs")
-    data = card["data"]
-    reference = (card.get("checks") or {}).get("reference_miou")
-    clean = card["clean"]["miou"]
-    full = data["images"] == data["split_images"] and data.get("ids") is None
+    data = card.data
+    reference = (card.checks or {}).get("reference_miou")
+    clean = card.clean["miou"]
+    full = data.images == data.split_images and data.ids is None
     findings = [] if found is None else list(_input_findings(found))
     if reference is not None and clean is not None and full and abs(clean - reference) >= RECORD_TOLERANCE:
         findings.append(
@@ -129,7 +138,7 @@ def judge_clean(card: Mapping[str, Any]) -> Flag:
     good = f"The model does best on the images as they are, and {record}."
     finding = worst_finding(findings, good)
     evidence = {"clean_miou": clean, "reference_miou": reference, "inputs": found}
-    return Flag(2, "clean record and input", finding.verdict, finding.line, evidence)
+    return flag_of(2, "clean record and input", finding, evidence)
 
 
 _INPUTS = {
@@ -158,11 +167,9 @@ def _input_findings(found: Mapping[str, Any]) -> Iterator[Finding]:
             )
 
 
-def judge_gradients(card: Mapping[str, Any]) -> Flag:
+def judge_gradients(card: Card) -> Flag:
     """3: the gradient is there, is the slope of the loss, and is not lost in the softmax."""
-    refused = {
-        name: row["error"] for name, row in card["attacks"].items() if row.get("error") is not None and white_box(row)
-    }
+    refused = {name: row.error for name, row in card.attacks.items() if row.error is not None and white_box(row)}
     found, white = probe_evidence(card, "gradients"), probe_evidence(card, "white_box")
     findings = []
     if refused:
@@ -174,7 +181,7 @@ def judge_gradients(card: Mapping[str, Any]) -> Flag:
         findings.append(NOT_PROBED)
     finding = worst_finding(findings, "The input gradient is nowhere missing and is the slope of the loss.")
     evidence = {"gradients": found, "white_box": white, "refused": refused}
-    return Flag(3, "gradients", finding.verdict, finding.line, evidence)
+    return flag_of(3, "gradients", finding, evidence)
 
 
 def _gradient_findings(found: Mapping[str, Any]) -> Iterator[Finding]:

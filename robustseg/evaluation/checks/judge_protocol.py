@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from robustseg.evaluation.checks.flag import Finding, Flag, points, worst_finding
-from robustseg.evaluation.checks.settings import losses_of, ran, threat_of, untargeted, white_box
+from robustseg.evaluation.card import AttackSettings, Card, Flag
+from robustseg.evaluation.checks.flag import Finding, flag_of, points, worst_finding
+from robustseg.evaluation.checks.settings import losses_of, threat_of, untargeted, white_box
 from robustseg.types import parse_fraction
 
 LINF_ROUNDING = 2.0**-23
@@ -22,17 +23,17 @@ NARROW = 0.01
 are compared in whole points."""
 
 
-def judge_budget(card: Mapping[str, Any]) -> Flag:
+def judge_budget(card: Card) -> Flag:
     """4: no perturbation is larger than allowed."""
     findings: list[Finding] = []
     evidence: dict[str, dict[str, Any]] = {}
     rounded = []
-    for name, row in ran(card).items():
+    for name, row in card.ran.items():
         threat = threat_of(row)
         if threat is None:
             continue
         eps, norm = float(parse_fraction(threat[0])), threat[1]
-        size, stored = row.get(f"{norm}_max"), row.get(f"{norm}_max_8bit")
+        size, stored = row[f"{norm}_max"], row[f"{norm}_max_8bit"]
         evidence[name] = {"eps": threat[0], "norm": norm, "max": size, "max_8bit": stored}
         findings += list(_budget_findings(name, eps, threat[0], norm, size, stored))
         if stored is not None and stored > _allowed(threat[0], norm):
@@ -46,7 +47,7 @@ def judge_budget(card: Mapping[str, Any]) -> Flag:
             f"{', '.join(rounded)} would be up to half a grey level larger, so publish them as floats."
         )
     finding = worst_finding(findings, good)
-    return Flag(4, "budget", finding.verdict, finding.line, evidence)
+    return flag_of(4, "budget", finding, evidence)
 
 
 def _allowed(eps: str, norm: str) -> float:
@@ -73,17 +74,15 @@ def _budget_findings(
         )
 
 
-def judge_losses(card: Mapping[str, Any]) -> Flag:
+def judge_losses(card: Card) -> Flag:
     """8: more than one loss, and not only the one that the model was trained against."""
     losses: set[str] = set()
-    for row in ran(card).values():
+    for row in card.ran.values():
         if threat_of(row) is not None and untargeted(row) and white_box(row):
-            losses |= losses_of(row)
-    trained_with = card["model"].get("trained_with", "unknown")
-    trained = losses_of({"settings": trained_with}) if isinstance(trained_with, Mapping) else set()
+            losses |= losses_of(row.settings)
+    trained_with = card.model.trained_with
     # FGSM's loss too: the training attack may be of one step.
-    if isinstance(trained_with, Mapping) and "loss" in trained_with:
-        trained |= {str(trained_with["loss"]).split("(")[0]}
+    trained = losses_of(trained_with, one_step=True) if isinstance(trained_with, AttackSettings) else set()
     findings = []
     if not losses:
         findings.append(
@@ -99,38 +98,46 @@ def judge_losses(card: Mapping[str, Any]) -> Flag:
         )
     good = f"{len(losses)} losses, not only the one that the model was trained against."
     finding = worst_finding(findings, good)
-    evidence = {"losses": sorted(losses), "trained_with": sorted(trained) if trained else trained_with}
-    return Flag(8, "losses", finding.verdict, finding.line, evidence)
+    evidence = {"losses": sorted(losses), "trained_with": sorted(trained) if trained else _text(trained_with)}
+    return flag_of(8, "losses", finding, evidence)
 
 
-def judge_sample(card: Mapping[str, Any]) -> Flag:
+def _text(trained_with: AttackSettings | str | None) -> str | None:
+    """What the model was trained with, where no loss is known of it."""
+    return trained_with.attack if isinstance(trained_with, AttackSettings) else trained_with
+
+
+def judge_sample(card: Card) -> Flag:
     """9: the full split, or published images with an interval."""
-    data = card["data"]
+    data = card.data
     width = _half_width(card)
     evidence = {
-        "images": data["images"],
-        "split_images": data["split_images"],
-        "ids": None if data.get("ids") is None else len(data["ids"]),
+        "images": data.images,
+        "split_images": data.split_images,
+        "ids": None if data.ids is None else len(data.ids),
         "miou_half_width": width,
     }
-    part = f"{data['images']} of the split's {data['split_images']} images"
-    if data["images"] == data["split_images"]:
+    part = f"{data.images} of the split's {data.split_images} images"
+    if data.images == data.split_images:
         finding = Finding("ok", "The full split was evaluated.")
-    elif data.get("ids") is None or width is None:
+    elif width is None and card.clean.no_confidence is not None:
+        line = f"Only {part}, and no interval ({card.clean.no_confidence}): evaluate the full split."
+        finding = Finding("caution", line)
+    elif data.ids is None or width is None:
         finding = Finding("caution", f"Only {part}, unnamed or without an interval: evaluate the full split.")
-    elif width <= NARROW and data["images"] >= FEW:
+    elif width <= NARROW and data.images >= FEW:
         finding = Finding("ok", f"{part}, named in the card; miou is known to ± {points(width)}.")
     else:
         finding = Finding(
             "caution", f"Only {part}: miou is known to ± {points(width)}; evaluate the full split before comparing."
         )
-    return Flag(9, "sample", finding.verdict, finding.line, evidence)
+    return flag_of(9, "sample", finding, evidence)
 
 
-def _half_width(card: Mapping[str, Any]) -> float | None:
+def _half_width(card: Card) -> float | None:
     """Of the widest 95 % interval of a miou in the card."""
-    rows = [card["clean"], *ran(card).values()]
-    worst = (card.get("worst_case") or {}).get("per_image")
-    intervals = [row.get("confidence", {}).get("miou") for row in [*rows, *([worst] if worst else [])]]
-    known = [(high - low) / 2 for low, high in filter(None, intervals) if low is not None and high is not None]
+    rows = [card.clean, *card.ran.values()]
+    if card.worst_case is not None and card.worst_case.per_image is not None:
+        rows.append(card.worst_case.per_image)
+    known = [(ends[1] - ends[0]) / 2 for row in rows if (ends := row.interval("miou")) is not None]
     return max(known, default=None)

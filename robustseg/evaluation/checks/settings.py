@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from robustseg.attacks.describe import CLASS
+from robustseg.evaluation.card import AttackRow, AttackSettings
 from robustseg.types import parse_fraction
 
-Row = Mapping[str, Any]
-"""An attack of a card."""
+Row = AttackRow
 
 _BLACK_BOX = ("Square",)
 _ELSEWHERE = ("source", "path")
 """Settings of attacks that take their perturbation from another model or from a file."""
 
 
-def ran(card: Mapping[str, Any]) -> dict[str, Row]:
-    """The attacks that have scores."""
-    return {name: row for name, row in card["attacks"].items() if row.get("error") is None}
-
-
 def threat_of(row: Row) -> tuple[str, str] | None:
     """(ε, norm), None for an attack whose perturbation may have any size."""
-    settings = row["settings"]
-    return None if settings.get("eps") is None else (str(parse_fraction(settings["eps"], "eps")), str(settings["norm"]))
+    settings = row.settings
+    return None if settings.eps is None else (str(parse_fraction(settings.eps, "eps")), str(settings.norm))
 
 
 def untargeted(row: Row) -> bool:
     """Whether the attack wants the truth gone and nothing else."""
-    settings = row["settings"]
-    return not settings.get("targeted") and "target_map" not in settings
+    return not row.settings.targeted and "target_map" not in row.settings.others
 
 
 def white_box(row: Row) -> bool:
@@ -38,44 +31,34 @@ def white_box(row: Row) -> bool:
 
     Not those that never ask for a gradient, nor those that were made on a source model or are read from a file.
     """
-    settings = row["settings"]
-    elsewhere = any(key.split(".")[-1].startswith(_ELSEWHERE) for key in settings)
-    follows = any(member.get("attack") not in _BLACK_BOX for member in _members(settings))
-    return follows and not elsewhere and row.get("backwards") != 0
+    elsewhere = any(key.startswith(_ELSEWHERE) for attack in row.settings.nested() for key in attack.others)
+    follows = any(member.attack not in _BLACK_BOX for member in _members(row.settings))
+    return follows and not elsewhere and row["backwards"] != 0
 
 
-def steps_of(row: Row) -> int | None:
-    """Gradient steps of an attack that is a single run with nothing else in it."""
-    steps = row["settings"].get("steps")
-    return steps if isinstance(steps, int) else None
-
-
-def losses_of(row: Row) -> set[str]:
-    """Names of the losses of an attack and of its members, those of one step left out.
+def losses_of(settings: AttackSettings, one_step: bool = False) -> set[str]:
+    """Names of the losses of an attack and of its members.
 
     An attack without a named loss, such as CW, follows one of its own and counts by its name.
+
+    Args:
+        settings: Of the attack.
+        one_step: Count the loss of a single step as well.
     """
-    return {name for settings in _members(row["settings"]) for name in _loss(settings)}
+    return {name for member in _members(settings) for name in _loss(member, one_step)}
 
 
-def _members(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _members(settings: AttackSettings) -> Iterator[AttackSettings]:
     """Settings of the members of an ensemble, or of the attack itself."""
-    members: dict[str, dict[str, Any]] = {}
-    for key, value in settings.items():
-        if match := re.match(r"((?:\d+\.)+)(.+)", key):
-            members.setdefault(match[1], {})[match[2]] = value
-    whole = {prefix: member for prefix, member in members.items() if not _has_members(prefix, members)}
-    yield from whole.values() if whole else [dict(settings)]
+    if not settings.members:
+        yield settings
+    for member in settings.members:
+        yield from _members(member)
 
 
-def _has_members(prefix: str, members: Mapping[str, Any]) -> bool:
-    return any(other != prefix and other.startswith(prefix) for other in members)
-
-
-def _loss(settings: Mapping[str, Any]) -> Iterator[str]:
-    if settings.get("attack") in _BLACK_BOX or settings.get("steps") == 1:
+def _loss(settings: AttackSettings, one_step: bool) -> Iterator[str]:
+    if settings.attack in _BLACK_BOX or (settings.steps == 1 and not one_step):
         return
-    if "loss" in settings:
-        yield str(settings["loss"]).split("(")[0]
-    elif "attack" in settings:
-        yield str(settings["attack"])
+    loss = settings.others.get("loss", settings.attack)
+    # The description of an older version, where it was opaque, is a text.
+    yield str(loss.get(CLASS) if isinstance(loss, Mapping) else loss).split("(")[0]

@@ -3,8 +3,8 @@
 Not imported with ``robustseg.evaluation``: drawing needs matplotlib, which measuring does not.
 """
 
-from robustseg.evaluation.report.cards import check_card, read_card, read_cards
-from robustseg.evaluation.report.errors import ReportError
+from robustseg.evaluation.card_file import read_card, read_cards
+from robustseg.evaluation.errors import ReportError
 from robustseg.evaluation.report.leaderboard import (
     Leaderboard,
     build_leaderboard,
@@ -24,7 +24,6 @@ __all__ = [
     "PanelPicture",
     "ReportError",
     "build_leaderboard",
-    "check_card",
     "leaderboard_html",
     "leaderboard_markdown",
     "read_card",

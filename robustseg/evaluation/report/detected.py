@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from robustseg.evaluation.report.cards import Card
-from robustseg.evaluation.report.wording import NOTHING, count, number, percent, plain, setting
+from robustseg.evaluation.card import Card, DetectorFacts, DetectorRow
+from robustseg.evaluation.report.wording import NOTHING, count, percent, plain, setting
 
 COLUMNS = ("rejected", "AUC", "images accepted", "accepted pixel_acc", "accepted miou", "pixel_acc with rejection")
 """Headings after detector and attack."""
@@ -39,35 +39,33 @@ def rows(card: Card) -> list[Row]:
     """Of each detector the clean images and each attack; empty without detectors."""
     return [
         Row(plain(name), plain(attack), _cells(row))
-        for name, found in (card.get("detectors") or {}).items()
-        for attack, row in {"clean": found["clean"], **found["attacks"]}.items()
+        for name, found in card.detectors.items()
+        for attack, row in found.rows().items()
     ]
 
 
-def _cells(row: Any) -> tuple[str, ...]:
-    if row.get("error") is not None:
+def _cells(row: DetectorRow) -> tuple[str, ...]:
+    if row.accepted is None or row.with_rejection is None:
         return ("could not run", *[NOTHING] * (len(COLUMNS) - 1))
-    passed = row["accepted"]
     return (
-        percent(row["rejected"]),
-        percent(row["auc"]) if "auc" in row else "",
-        count(passed.get("images")),
-        percent(passed["pixel_acc"]),
-        percent(passed["miou"]),
-        percent(row["with_rejection"]["pixel_acc"]),
+        percent(row.rejected),
+        percent(row.auc) if "auc" in row.model_fields_set else "",
+        count(row.accepted.images),
+        percent(row.accepted.pixel_acc),
+        percent(row.accepted.miou),
+        percent(row.with_rejection.pixel_acc),
     )
 
 
 def lines(card: Card) -> list[str]:
     """Of each detector its threshold; empty without detectors."""
-    return [_line(plain(name), found) for name, found in (card.get("detectors") or {}).items()]
+    return [_line(plain(name), found) for name, found in card.detectors.items()]
 
 
-def _line(name: str, found: Any) -> str:
-    threshold = found["threshold"]
-    value = number(threshold["value"])
-    below = NOTHING if value is None else f"{value:.4f}"
-    rate, images = percent(threshold["false_positive_rate"], 1), threshold["images"]
+def _line(name: str, found: DetectorFacts) -> str:
+    threshold = found.threshold
+    below = NOTHING if threshold.value is None else f"{threshold.value:.4f}"
+    rate, images = percent(threshold.false_positive_rate, 1), threshold.images
     return (
         f"{name} rejects images with a score below {below}: at most {rate} % of the {images} benign training images "
         "that this was fitted on."
@@ -76,12 +74,7 @@ def _line(name: str, found: Any) -> str:
 
 def note(card: Card) -> str:
     """How to read the table."""
-    aware = any(
-        value in _ADAPTIVE
-        for row in card["attacks"].values()
-        for key, value in row["settings"].items()
-        if key.rpartition(".")[2] == "attack"
-    )
+    aware = any(part.attack in _ADAPTIVE for row in card.attacks.values() for part in row.settings.nested())
     return _NOTE + (_MIXED if aware else _BLIND)
 
 
@@ -90,8 +83,8 @@ def settings(card: Card) -> list[tuple[str, str, dict[str, str]]]:
     return [
         (
             plain(name),
-            plain(found["settings"].get("detector", "detector")),
-            {plain(key): setting(value) for key, value in found["settings"].items()},
+            plain(found.settings.get("detector", "detector")),
+            {plain(key): setting(value) for key, value in found.settings.items()},
         )
-        for name, found in (card.get("detectors") or {}).items()
+        for name, found in card.detectors.items()
     ]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from robustseg.evaluation.card import Card, Figured, Scores
 from robustseg.evaluation.figures import keys_in
-from robustseg.evaluation.report import view
-from robustseg.evaluation.report.cards import Card
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.plots import Bar, Curve, bar_plot, curve_plot
-from robustseg.evaluation.report.wording import bounds, fraction, number, plain
+from robustseg.evaluation.report.wording import fraction, number, plain
 
 MAX_CLASSES = 40
 """Of the plot per class; the table has all."""
@@ -19,7 +18,7 @@ MAX_CLASSES = 40
 def draw_plots(card: Card, curves: Sequence[Curve] = ()) -> list[Plot]:
     """Every plot that the card has figures for: scores, classes, worst attacks, curves."""
     found = [_scores_plot(card)]
-    if view.attacks(card):
+    if card.ran:
         found.append(_class_plot(card))
     chosen = _chosen_plot(card)
     if chosen is not None:
@@ -30,26 +29,25 @@ def draw_plots(card: Card, curves: Sequence[Curve] = ()) -> list[Plot]:
 
 
 def _scores_plot(card: Card) -> Plot:
-    rows = {"clean": card["clean"], **view.attacks(card)}
-    worst = card.get("worst_case") or {}
     names = {"per_image": "worst case per image", "greedy": "greedy worst case"}
-    rows |= {names[kind]: row for kind, row in worst.items()}
+    rows: dict[str, Figured] = {"clean": card.clean, **card.ran}
+    rows |= {names[kind]: row for kind, row in card.worst_case.kinds()} if card.worst_case is not None else {}
     series = {key: [_bar(row, key) for row in rows.values()] for key in keys_in("plots")}
     return bar_plot("scores", "Scores, clean and under each attack", list(rows), series, "%")
 
 
 def _class_plot(card: Card) -> Plot:
-    clean, ran = card["clean"]["class_iou"], view.attacks(card)
-    weakest = min(ran, key=lambda name: (number(ran[name]["miou"]) is None, number(ran[name]["miou"])))
-    rows = {"clean": clean, plain(weakest): ran[weakest]["class_iou"]}
-    worst = ((card.get("worst_case") or {}).get("per_image") or {}).get("class_iou")
-    if worst:
-        rows["worst per image"] = worst
-    names = list(card["data"]["class_names"])
+    clean, ran = card.clean.class_iou, card.ran
+    weakest = min(ran, key=lambda name: (ran[name]["miou"] is None, ran[name]["miou"]))
+    rows = {"clean": clean, plain(weakest): ran[weakest].class_iou}
+    worst = None if card.worst_case is None else card.worst_case.per_image
+    if worst is not None and worst.class_iou:
+        rows["worst per image"] = worst.class_iou
+    names = list(card.data.class_names)
     note = ""
     if len(names) > MAX_CLASSES:
         note = f"The {MAX_CLASSES} of {len(names)} classes that lose most; the table below has all."
-        losses = {n: (number(clean[n]) or 0.0) - (number(rows[plain(weakest)][n]) or 0.0) for n in names}
+        losses = {n: (clean[n] or 0.0) - (rows[plain(weakest)][n] or 0.0) for n in names}
         kept = set(sorted(names, key=lambda n: -losses[n])[:MAX_CLASSES])
         names = [n for n in names if n in kept]
     series = {label: [Bar(_percent(row.get(n))) for n in names] for label, row in rows.items()}
@@ -58,21 +56,22 @@ def _class_plot(card: Card) -> Plot:
 
 def _chosen_plot(card: Card) -> Plot | None:
     """On how many images each attack is the worst."""
-    worst = card.get("worst_case") or {}
+    if card.worst_case is None:
+        return None
     labels = {"per_image": "fewest correct pixels", "greedy": "lowest miou (greedy)"}
-    rows = {labels[kind]: row["chosen"] for kind, row in worst.items() if row.get("chosen")}
+    rows = {labels[kind]: row.chosen for kind, row in card.worst_case.kinds() if row.chosen}
     if not rows:
         return None
-    names = list(view.attacks(card))
+    names = list(card.ran)
     # Greedy choices may keep an image as it is.
     names += sorted({name for chosen in rows.values() for name in chosen} - set(names))
-    series = {label: [Bar(number(chosen.get(n, 0))) for n in names] for label, chosen in rows.items()}
+    series = {label: [Bar(float(chosen.get(n, 0))) for n in names] for label, chosen in rows.items()}
     return bar_plot("chosen", "Images on which each attack is the worst", names, series, "images", digits=0)
 
 
 def eps_curve(card: Card) -> Curve | None:
     """The checks' own curve over eps, if they left one, with the level of chance."""
-    found = (card.get("checks") or {}).get("eps_curve")
+    found = (card.checks or {}).get("eps_curve")
     if not isinstance(found, Mapping) or not isinstance(found.get("pixel_acc"), Mapping):
         return None
     radii: Any = found.get("eps")
@@ -84,16 +83,15 @@ def eps_curve(card: Card) -> Curve | None:
     series = {"white-box probe": [_percent(found["pixel_acc"][key]) for _, key in points]}
     if number(found.get("chance")) is not None:
         series["chance"] = [_percent(found["chance"])] * len(points)
-    images = len((card.get("checks") or {}).get("ids") or ())
+    images = len((card.checks or {}).get("ids") or ())
     title = "Pixel accuracy over eps" + (f", {images} probe images" if images else "")
     ticks = [plain(radii[key]) for _, key in points]
     return Curve(title, "eps", "pixel_acc, %", [float(radius) for radius, _ in points], series, ticks)
 
 
-def _bar(row: Mapping[str, Any], key: str) -> Bar:
-    ends = bounds((row.get("confidence") or {}).get(key))
-    interval = None if ends is None else (100 * ends[0], 100 * ends[1])
-    return Bar(_percent(row.get(key)), interval)
+def _bar(row: Figured, key: str) -> Bar:
+    ends = row.interval(key) if isinstance(row, Scores) else None
+    return Bar(_percent(row[key]), None if ends is None else (100 * ends[0], 100 * ends[1]))
 
 
 def _percent(value: Any) -> float | None:

@@ -7,20 +7,19 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from robustseg.evaluation.figures import shown_in
+from robustseg.evaluation.card import Card, Figured
+from robustseg.evaluation.errors import ReportError
+from robustseg.evaluation.figures import keys_in, shown_in
 from robustseg.evaluation.report import view
-from robustseg.evaluation.report.cards import Card, check_card
-from robustseg.evaluation.report.errors import ReportError
 from robustseg.evaluation.report.markdown import escape, table
 from robustseg.evaluation.report.pages import render, write_text
 from robustseg.evaluation.report.wording import (
     NOTHING,
     model_name,
-    percent,
     plain,
+    settings_of,
     sha,
     shorten,
-    span,
     threat,
     training,
 )
@@ -91,15 +90,11 @@ def build_leaderboard(cards: Mapping[str, Card], *, group: bool = False) -> Lead
         group: Make one table for each protocol, instead of refusing cards that differ.
 
     Raises:
-        ReportError: No card, something that is no card, cards of different protocols without ``group``, or the same
-            checkpoint twice in one table.
+        ReportError: No card, cards of different protocols without ``group``, or the same checkpoint twice in one table.
     """
     if not cards:
         raise ReportError("no result card given: name the folder of at least one finished evaluation.")
-    protocols: dict[str, dict[str, Any]] = {}
-    for name, card in cards.items():
-        check_card(card, name)
-        protocols[name] = protocol_of(card)
+    protocols = {name: protocol_of(card) for name, card in cards.items()}
     groups: dict[str, dict[str, Card]] = {}
     for name, facts in protocols.items():
         groups.setdefault(json.dumps(facts, sort_keys=True, default=str), {})[name] = cards[name]
@@ -113,12 +108,11 @@ def build_leaderboard(cards: Mapping[str, Card], *, group: bool = False) -> Lead
 
 def protocol_of(card: Card) -> dict[str, Any]:
     """Everything in which two cards must agree for their figures to be compared, by key; settings one by one."""
-    found = {f"{part}.{key}": card[part].get(key, _MISSING) for part, keys in _PROTOCOL.items() for key in keys}
-    for name, row in card["attacks"].items():
-        found |= {f"attacks.{name}.{key}": value for key, value in row["settings"].items()}
-    # Tuples and lists are the same in JSON.
-    normal: dict[str, Any] = json.loads(json.dumps(found, default=str))
-    return normal
+    parts = {"data": card.data.as_dict(), "protocol": card.protocol.as_dict()}
+    found = {f"{part}.{key}": parts[part].get(key, _MISSING) for part, keys in _PROTOCOL.items() for key in keys}
+    for name, row in card.attacks.items():
+        found |= {f"attacks.{name}.{key}": value for key, value in settings_of(row.settings).items()}
+    return found
 
 
 def write_leaderboard(leaderboard: Leaderboard, path: str | os.PathLike[str]) -> None:
@@ -198,11 +192,11 @@ def _refuse_duplicates(cards: Mapping[str, Card]) -> None:
     """One checkpoint may appear with other weights (raw, EMA) or another window, but not twice as the same model."""
     seen: dict[str, str] = {}
     for name, card in cards.items():
-        model = card["model"]
-        identity = json.dumps([model["sha256"], model["weights"], model.get("window")], sort_keys=True, default=str)
+        model = card.model
+        identity = json.dumps([model.sha256, model.weights, model.window], sort_keys=True)
         if identity in seen:
             raise ReportError(
-                f"{seen[identity]} and {name} are results of the same checkpoint (sha256 {sha(model['sha256'])}…): "
+                f"{seen[identity]} and {name} are results of the same checkpoint (sha256 {sha(model.sha256)}…): "
                 "leave one of them out."
             )
         seen[identity] = name
@@ -218,64 +212,53 @@ def _table(cards: Mapping[str, Card]) -> LeaderboardTable:
         tied = above is not None and _figure(above) == _figure(entry)
         placed.append(entry._replace(rank=above.rank if above is not None and tied else place))
     first = next(iter(cards.values()))
-    data = first["data"]
-    suites = sorted({plain(card["protocol"].get("suite") or "no suite") for card in cards.values()})
-    heading = f"{plain(data['name'])} {plain(data['split'])}, {threat(first['protocol'])}"
-    size = data.get("image_size")
-    resolution = "×".join(str(side) for side in size) if size else "size of the files"
+    data = first.data
+    suites = sorted({plain(card.protocol.suite or "no suite") for card in cards.values()})
+    heading = f"{plain(data.name)} {plain(data.split)}, {threat(first.protocol)}"
+    resolution = "×".join(str(side) for side in data.image_size) if data.image_size else "size of the files"
     below = (
-        f"{data['images']} of {data['split_images']} images, {resolution}; suite {', '.join(suites)}: "
-        f"{', '.join(plain(name) for name in first['attacks']) or 'no attack'}; seed {first['protocol']['seed']}, "
-        f"{plain(first['protocol']['precision'])}; data sha256 {sha(data['sha256'])}…"
+        f"{data.images} of {data.split_images} images, {resolution}; suite {', '.join(suites)}: "
+        f"{', '.join(plain(name) for name in first.attacks) or 'no attack'}; seed {first.protocol.seed}, "
+        f"{plain(first.protocol.precision)}; data sha256 {sha(data.sha256)}…"
     )
     return LeaderboardTable(heading, below, (*placed, *apart))
 
 
 def _entry(name: str, card: Card) -> Entry:
     worst = worst_case(card)
-    pixel_acc, miou = worst["pixel_acc"], worst["miou"]
-    failed = [plain(attack) for attack, row in card["attacks"].items() if row.get("error") is not None]
-    if card["verdict"] == "unreliable":
-        bad = ", ".join(f"{f['number']} {plain(f['name'])}" for f in card["flags"] if f["verdict"] == "unreliable")
+    failed = [plain(attack) for attack, row in card.attacks.items() if row.error is not None]
+    if card.verdict == "unreliable":
+        bad = ", ".join(f"{flag.number} {plain(flag.name)}" for flag in card.flags if flag.verdict == "unreliable")
         reason = f"a check failed ({bad})" if bad else "a check failed"
     elif failed:
         reason = f"could not run: {', '.join(failed)}"
-    elif pixel_acc.text == NOTHING:
+    elif worst["worst_pixel_acc"].text == NOTHING:
         reason = "no worst case in the card"
     else:
         reason = ""
-    clean, total = card["clean"], len(card["attacks"])
+    total = len(card.attacks)
     cells = {
-        "worst_pixel_acc": pixel_acc,
-        "worst_miou": miou,
-        "clean_pixel_acc": _score(clean, "pixel_acc"),
-        "clean_miou": _score(clean, "miou"),
+        **worst,
+        **{f"clean_{key}": view.score_cell(card.clean, key) for key in keys_in("leaderboard")},
         "attacks": view.Cell(f"{total - len(failed)} of {total}" if failed else str(total)),
     }
-    model = card["model"]
-    below = f"trained with {training(card)}; {plain(model['checkpoint'])} {sha(model['sha256'])}…"
-    if model["weights"] != "raw":
-        below += f", {plain(model['weights'])} weights"
-    if model.get("window"):
+    model = card.model
+    below = f"trained with {training(card)}; {plain(model.checkpoint)} {sha(model.sha256)}…"
+    if model.weights != "raw":
+        below += f", {plain(model.weights)} weights"
+    if model.window:
         below += ", sliding window"
-    return Entry(None, plain(name), model_name(card), below, cells, card["verdict"], reason)
+    return Entry(None, plain(name), model_name(card), below, cells, card.verdict, reason)
 
 
 def worst_case(card: Card) -> dict[str, view.Cell]:
     """The figures that rank: of the worst case, or of the one attack that there is."""
-    worst = dict(card.get("worst_case") or {})
-    ran = view.attacks(card)
-    if not worst and len(ran) == 1:
-        only = next(iter(ran.values()))
-        worst = {"per_image": only, "greedy": only}
-    return {
-        "pixel_acc": _score(worst.get("per_image", {}), "pixel_acc"),
-        "miou": _score(worst.get("greedy", {}), "miou"),
-    }
-
-
-def _score(row: Mapping[str, Any], key: str) -> view.Cell:
-    return view.Cell(percent(row.get(key)), span((row.get("confidence") or {}).get(key)))
+    kinds: dict[str, Figured] = {} if card.worst_case is None else dict(card.worst_case.kinds())
+    if not kinds and len(card.ran) == 1:
+        kinds = dict.fromkeys(("per_image", "greedy"), next(iter(card.ran.values())))
+    # The greedy choice is made for miou, the other one is the worst case of everything else.
+    of = {key: kinds.get("greedy" if key == "miou" else "per_image") for key in keys_in("leaderboard")}
+    return {f"worst_{key}": view.score_cell(row, key) for key, row in of.items()}
 
 
 def _figure(entry: Entry) -> float:

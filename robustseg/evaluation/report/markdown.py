@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+from robustseg.evaluation.card import Card
 from robustseg.evaluation.report import detected, view
-from robustseg.evaluation.report.cards import Card, check_card
 from robustseg.evaluation.report.pages import write_text
 
 _SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
@@ -19,10 +19,9 @@ def write_markdown(card: Card, path: str | os.PathLike[str]) -> None:
 
 def report_markdown(card: Card) -> str:
     """The text of :func:`write_markdown`'s file."""
-    check_card(card)
     parts = [
         f"# Robustness of {escape(view.title(card))}",
-        f"**{view.SYMBOLS[card['verdict']]} {card['verdict']}.** {view.VERDICT_LINES[card['verdict']]} "
+        f"**{view.SYMBOLS[card.verdict]} {card.verdict}.** {view.VERDICT_LINES[card.verdict]} "
         f"{view.checks_summary(card)}",
         "\n".join(
             f"- **{tile.label}** {tile.clean} → {tile.robust} % ({escape(tile.below)})" for tile in view.tiles(card)
@@ -78,7 +77,7 @@ def _scores(card: Card) -> str:
 
 
 def _detectors(card: Card) -> list[str]:
-    if not card.get("detectors"):
+    if not card.detectors:
         return []
     rows = [[escape(row.detector), escape(row.attack), *map(escape, row.cells)] for row in detected.rows(card)]
     return [

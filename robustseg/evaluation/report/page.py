@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from robustseg.evaluation.card import Card
+from robustseg.evaluation.errors import ReportError
 from robustseg.evaluation.panels import Palette
 from robustseg.evaluation.report import detected, view
-from robustseg.evaluation.report.cards import Card, check_card
 from robustseg.evaluation.report.drawn import draw_plots
-from robustseg.evaluation.report.errors import ReportError
 from robustseg.evaluation.report.pages import render, write_text
 from robustseg.evaluation.report.pictures import PanelPicture, data_uri
 from robustseg.evaluation.report.plots import Curve
@@ -30,7 +30,7 @@ def write_report(
     The same card, pictures and curves give the same bytes.
 
     Args:
-        card: As :func:`~robustseg.evaluation.report.read_card` returns it.
+        card: As :func:`~robustseg.evaluation.read_card` returns it.
         path: The HTML file.
         pictures: Images to show, in this order within the worst and the best.
         curves: Further curves to draw, beside the one over eps that the checks measured.
@@ -46,15 +46,14 @@ def report_html(
     card: Card, pictures: Sequence[PanelPicture] = (), curves: Sequence[Curve] = (), palette: Palette = ()
 ) -> str:
     """The text of :func:`write_report`'s file."""
-    check_card(card)
     plots = [plot._replace(svg=Markup(plot.svg)) for plot in draw_plots(card, curves)]
     size_columns, size_rows = view.size_table(card)
     class_columns, class_rows = view.class_table(card)
     return render(
         "report.html.j2",
         title=view.title(card),
-        verdict=card["verdict"],
-        verdict_line=view.VERDICT_LINES[card["verdict"]],
+        verdict=card.verdict,
+        verdict_line=view.VERDICT_LINES[card.verdict],
         checks_summary=view.checks_summary(card),
         symbols=view.SYMBOLS,
         tiles=view.tiles(card),
@@ -80,7 +79,7 @@ def report_html(
 
 def _legend(card: Card, palette: Palette) -> list[tuple[str, str]]:
     """Name and CSS colour of each class."""
-    names = card["data"]["class_names"]
+    names = card.data.class_names
     if palette and len(palette) != len(names):
         raise ReportError(f"palette = {len(palette)} colours for {len(names)} classes: give one for each.")
     colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in palette]

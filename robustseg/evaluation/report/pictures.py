@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from PIL import Image
 
-from robustseg.evaluation.report.errors import ReportError
+from robustseg.evaluation.errors import ReportError
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from robustseg.evaluation.errors import ReportError
 from robustseg.evaluation.report.drawing import INK, Plot, drawing, svg_of
-from robustseg.evaluation.report.errors import ReportError
 from robustseg.evaluation.report.wording import NOTHING, plain, shorten
 
 _BAR = 0.15

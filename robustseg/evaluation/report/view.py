@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from robustseg.evaluation.card import UNKNOWN, AttackRow, Card, DataFacts, Figured, ModelFacts, Protocol, Scores
 from robustseg.evaluation.figures import SCORES, Figure, keys_in, shown_in
-from robustseg.evaluation.report.cards import Card
 from robustseg.evaluation.report.wording import (
     NOTHING,
     attack_summary,
@@ -14,11 +14,11 @@ from robustseg.evaluation.report.wording import (
     evidence,
     fraction,
     model_name,
-    number,
     percent,
     plain,
     points,
     setting,
+    settings_of,
     sha,
     size,
     span,
@@ -91,155 +91,146 @@ class Tile(NamedTuple):
 
 def title(card: Card) -> str:
     """``PSPNet (resnet10t) on CamVid val``."""
-    data = card["data"]
-    return f"{model_name(card)} on {plain(data['name'])} {plain(data['split'])}"
+    return f"{model_name(card)} on {plain(card.data.name)} {plain(card.data.split)}"
 
 
 def facts(card: Card) -> dict[str, str]:
     """What was measured, and how."""
-    model, data, protocol = card["model"], card["data"], card["protocol"]
-    versions = ", ".join(f"{plain(name)} {plain(value)}" for name, value in card["versions"].items())
-    resolution = data.get("image_size")
+    model, data, protocol = card.model, card.data, card.protocol
+    versions = " / ".join(
+        ", ".join(f"{plain(name)} {plain(value)}" for name, value in each.items()) for each in card.versions_list
+    )
+    missing = card.clean.no_confidence
     return {
         "Model": model_name(card),
-        "Checkpoint": f"{plain(model['checkpoint'])}, {_weights(model)}, {_checksum(model)}",
+        "Checkpoint": _checkpoint(model),
         "Trained with": training(card),
-        "Inference": "whole image" if not model.get("window") else f"sliding window {setting(model['window'])}",
-        "Data": f"{plain(data['name'])} {plain(data['split'])}, {_checksum(data)}",
+        "Inference": "whole image" if not model.window else f"sliding window {setting(model.window)}",
+        "Data": f"{plain(data.name)} {plain(data.split)}, sha256 {sha(data.sha256)}…",
         "Images": _images(data),
-        "Image size": "as in the files" if not resolution else "×".join(str(side) for side in resolution),
-        "Ignored label": str(data["ignore_index"]),
+        **({} if missing is None else {"Intervals": f"none, {plain(missing)}"}),
+        "Image size": "as in the files" if not data.image_size else "×".join(str(side) for side in data.image_size),
+        "Ignored label": str(data.ignore_index),
         "Threat": threat(protocol),
-        "Suite": plain(protocol.get("suite") or "none, attacks chosen one by one"),
-        "Precision, seed": f"{plain(protocol['precision'])}, {protocol['seed']}",
+        "Suite": plain(protocol.suite or "none, attacks chosen one by one"),
+        "Precision, seed": f"{plain(protocol.precision)}, {protocol.seed}",
         "Versions": versions,
-        "Commit": plain(card.get("commit") or "unknown"),
+        "Commit": plain(card.commit or UNKNOWN),
     }
 
 
-def _weights(model: Mapping[str, Any]) -> str:
-    origin = f" of {plain(model['layout'])}" if model.get("layout") else ""
-    return f"{plain(model['weights'])} weights{origin}"
+def _checkpoint(model: ModelFacts) -> str:
+    if model.checkpoint is None or model.sha256 is None:
+        return "none"
+    origin = f" of {plain(model.layout)}" if model.layout else ""
+    return f"{plain(model.checkpoint)}, {plain(model.weights)} weights{origin}, sha256 {sha(model.sha256)}…"
 
 
-def _checksum(part: Mapping[str, Any]) -> str:
-    return f"sha256 {sha(part['sha256'])}…"
-
-
-def _images(data: Mapping[str, Any]) -> str:
-    scored, whole = data["images"], data["split_images"]
-    if scored == whole:
-        return f"all {whole} of the split"
-    return f"{scored} of the split's {whole}" + (", ids in the card" if data.get("ids") else "")
+def _images(data: DataFacts) -> str:
+    if data.images == data.split_images:
+        return f"all {data.split_images} of the split"
+    return f"{data.images} of the split's {data.split_images}" + (", ids in the card" if data.ids else "")
 
 
 def checks_summary(card: Card) -> str:
     """How many checks ended how: ``7 of 10 checks ok, 2 caution, 1 not checked``."""
-    flags = card["flags"]
+    flags = card.flags
     if not flags:
         return "No check was run."
-    counts = {verdict: sum(flag["verdict"] == verdict for flag in flags) for verdict in SYMBOLS}
+    counts = {verdict: sum(flag.verdict == verdict for flag in flags) for verdict in SYMBOLS}
     others = "".join(f", {counts[verdict]} {verdict}" for verdict in list(SYMBOLS)[1:] if counts[verdict])
     return f"{counts['ok']} of {len(flags)} checks ok{others}."
 
 
 def tiles(card: Card) -> list[Tile]:
     """The two figures to quote: from clean to the worst case."""
-    clean, worst = card["clean"], card.get("worst_case") or {}
+    worst: dict[str, Figured] = {} if card.worst_case is None else dict(card.worst_case.kinds())
     found = []
     for key, kind, below in (("pixel_acc", "per_image", _PER_IMAGE), ("miou", "greedy", _GREEDY)):
-        row = worst.get(kind)
+        row: Figured | None = worst.get(kind)
         if row is None:
             row, below = _weakest(card, key)
         if row is not None:
-            found.append(Tile(key, percent(clean[key], 1), percent(row[key], 1), below))
+            found.append(Tile(key, percent(card.clean[key], 1), percent(row[key], 1), below))
     return found
 
 
-def _weakest(card: Card, key: str) -> tuple[Mapping[str, Any] | None, str]:
+def _weakest(card: Card, key: str) -> tuple[Figured | None, str]:
     """The attack under which a figure is lowest, for cards without a worst case."""
-    ran = [(row[key], name) for name, row in attacks(card).items() if number(row[key]) is not None]
+    ran = [(figure, name) for name, row in card.ran.items() if (figure := row[key]) is not None]
     if not ran:
         return None, ""
     name = min(ran)[1]
-    return card["attacks"][name], plain(name)
-
-
-def attacks(card: Card) -> dict[str, Mapping[str, Any]]:
-    """The attacks that ran, in the card's order."""
-    return {name: row for name, row in card["attacks"].items() if row.get("error") is None}
+    return card.attacks[name], plain(name)
 
 
 def rows(card: Card) -> list[Row]:
     """The main table: clean, each attack, the worst cases."""
-    lowest = {
-        key: min((f for row in attacks(card).values() if (f := number(row[key])) is not None), default=None)
-        for key in SCORES
-    }
-    found = [Row("clean", "clean", "no attack", _scores(card["clean"]))]
-    for name, row in card["attacks"].items():
-        below = attack_summary(row["settings"])
-        if row.get("error") is not None:
-            found.append(Row(plain(name), "attack", below, {}, plain(row["error"])))
+    lowest = {key: min((f for row in card.ran.values() if (f := row[key]) is not None), default=None) for key in SCORES}
+    found = [Row("clean", "clean", "no attack", _scores(card.clean))]
+    for name, row in card.attacks.items():
+        below = attack_summary(row.settings)
+        if row.error is not None:
+            found.append(Row(plain(name), "attack", below, {}, plain(row.error)))
             continue
         cells = _scores(row)
         for key, cell in cells.items():
-            if key in lowest and number(row[key]) is not None and number(row[key]) == lowest[key]:
+            if key in lowest and row[key] is not None and row[key] == lowest[key]:
                 cells[key] = cell._replace(lowest=True)
-        gap = row.get("gap") or {}
-        cells |= {f"gap_{key}": Cell(points(gap.get(key))) for key in keys_in("report gap")}
-        cells |= {f.key: Cell(_reported(row.get(f.key), f)) for f in _REPORTED if f.of == "attack"}
-        cells["budget"] = _budget(row, card["protocol"])
+        cells |= {f"gap_{key}": Cell(points(row.gap.get(key))) for key in keys_in("report gap")}
+        cells |= {f.key: Cell(_reported(row[f.key], f)) for f in _REPORTED if f.of == "attack"}
+        cells["budget"] = _budget(row, card.protocol)
         found.append(Row(plain(name), "attack", below, cells))
     return [*found, *_worst_rows(card)]
 
 
 def _worst_rows(card: Card) -> Iterator[Row]:
-    worst = card.get("worst_case") or {}
     about = {
         "per_image": (_PER_IMAGE, "each image under the attack that leaves the fewest correct pixels"),
         "greedy": (_GREEDY, "one attack per image, chosen to lower the miou of all images together"),
     }
-    for kind, (name, below) in about.items():
-        if kind in worst:
-            cells = _scores(worst[kind])
-            for key in keys_in("report gap"):
-                clean, robust = number(card["clean"][key]), number(worst[kind][key])
-                cells[f"gap_{key}"] = Cell(points(None if clean is None or robust is None else clean - robust))
-            yield Row(name, "worst", below, cells)
+    for kind, row in card.worst_case.kinds() if card.worst_case is not None else ():
+        cells = _scores(row)
+        for key in keys_in("report gap"):
+            clean, robust = card.clean[key], row[key]
+            cells[f"gap_{key}"] = Cell(points(None if clean is None or robust is None else clean - robust))
+        yield Row(about[kind][0], "worst", about[kind][1], cells)
 
 
-def _scores(row: Mapping[str, Any]) -> dict[str, Cell]:
-    confidence = row.get("confidence") or {}
-    return {key: Cell(percent(row.get(key)), span(confidence.get(key))) for key in SCORES if key in row}
+def _scores(row: Figured) -> dict[str, Cell]:
+    return {key: score_cell(row, key) for key in SCORES if row.has(key)}
 
 
-def _budget(row: Mapping[str, Any], protocol: Mapping[str, Any]) -> Cell:
+def score_cell(row: Figured | None, key: str) -> Cell:
+    """A score and its interval."""
+    ends = row.interval(key) if isinstance(row, Scores) else None
+    return Cell(percent(None if row is None else row[key]), span(ends))
+
+
+def _budget(row: AttackRow, protocol: Protocol) -> Cell:
     """The largest perturbation in the attack's own norm, and its share of eps."""
-    settings = row["settings"]
-    norm = settings.get("norm") or protocol.get("norm") or "linf"
-    largest = number(row.get(f"{norm}_max"))
-    eps = fraction(settings.get("eps"))
+    norm = row.settings.norm or protocol.norm or "linf"
+    largest, eps = row[f"{norm}_max"], fraction(row.settings.eps)
     share = "" if largest is None or not eps else f"{100 * largest / float(eps):.1f} % of eps"
     return Cell(size(largest, norm), share if eps is not None else "no bound")
 
 
 def size_table(card: Card) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Headings, and per attack the sizes of perturbations and what they reached; empty columns are left out."""
-    ran = attacks(card)
-    present = [f for f in shown_in("sizes") if any(number(row.get(f.key)) is not None for row in ran.values())]
+    ran = card.ran
+    present = [f for f in shown_in("sizes") if any(row[f.key] is not None for row in ran.values())]
     return [f.heading for f in present], [
-        (plain(name), [_size_cell(row.get(f.key), f) for f in present]) for name, row in ran.items()
+        (plain(name), [_size_cell(row[f.key], f) for f in present]) for name, row in ran.items()
     ]
 
 
-def _size_cell(value: Any, figure: Figure) -> str:
+def _size_cell(value: float | None, figure: Figure) -> str:
     if figure.unit == "share":
-        return NOTHING if number(value) is None else f"{percent(value, figure.digits)} %"
+        return NOTHING if value is None else f"{percent(value, figure.digits)} %"
     return _reported(value, figure)
 
 
-def _reported(value: Any, figure: Figure) -> str:
+def _reported(value: float | None, figure: Figure) -> str:
     """A figure in its unit."""
     if figure.unit == "share":
         return percent(value)
@@ -248,42 +239,47 @@ def _reported(value: Any, figure: Figure) -> str:
 
 def class_table(card: Card) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Headings, and the IoU of each class: clean, under each attack, and in the worst case per image."""
-    columns = {"clean": card["clean"], **attacks(card)}
-    worst = (card.get("worst_case") or {}).get("per_image") or {}
-    if worst.get("class_iou"):
+    columns: dict[str, Scores] = {"clean": card.clean, **card.ran}
+    worst = None if card.worst_case is None else card.worst_case.per_image
+    if worst is not None and worst.class_iou:
         columns[_PER_IMAGE] = worst
-    names = card["data"]["class_names"]
-    table = [(plain(n), [percent(row["class_iou"].get(n), 1) for row in columns.values()]) for n in names]
+    names = card.data.class_names
+    table = [(plain(n), [percent(row.class_iou.get(n), 1) for row in columns.values()]) for n in names]
     return [plain(column) for column in columns], table
 
 
 def settings(card: Card) -> list[tuple[str, str, dict[str, str]]]:
     """Of each attack its name, the attack in a few words, and every hyperparameter."""
     return [
-        (plain(name), attack_summary(row["settings"]), {plain(k): setting(v) for k, v in row["settings"].items()})
-        for name, row in card["attacks"].items()
+        (
+            plain(name),
+            attack_summary(row.settings),
+            {plain(key): setting(value) for key, value in settings_of(row.settings).items()},
+        )
+        for name, row in card.attacks.items()
     ]
 
 
 def model_settings(card: Card) -> dict[str, str]:
     """Everything that says which model and data exactly."""
-    model, data, protocol = card["model"], card["data"], card["protocol"]
-    found = {f"network.{plain(key)}": setting(value) for key, value in model["settings"].items()}
-    found |= {key: setting(model.get(key)) for key in ("mean", "std", "window", "trained_with")}
-    found |= {"checkpoint sha256": plain(model["sha256"]), "data sha256": plain(data["sha256"])}
-    found |= {"batch sizes": setting(protocol.get("batch_sizes"))}
-    return found | ({"ids": ", ".join(plain(name) for name in data["ids"])} if data.get("ids") else {})
+    model, data = card.model, card.data
+    plain_model = model.as_dict()
+    found = {f"network.{plain(key)}": setting(value) for key, value in model.settings.items()}
+    found |= {key: setting(plain_model.get(key)) for key in ("mean", "std", "window", "trained_with")}
+    found |= {"checkpoint sha256": plain(model.sha256), "data sha256": plain(data.sha256)}
+    found |= {"batch sizes": setting(card.protocol.batch_sizes)}
+    return found | ({"ids": ", ".join(plain(name) for name in data.ids)} if data.ids else {})
 
 
 def flags(card: Card) -> list[Flag]:
     """The checks in their order."""
     return [
         Flag(
-            str(flag["number"]),
-            plain(flag["name"]),
-            flag["verdict"],
-            plain(flag["line"]),
-            evidence(flag["evidence"]) if flag.get("evidence") else "",
+            str(flag.number),
+            plain(flag.name),
+            flag.verdict,
+            plain(flag.line),
+            evidence(flag.evidence) if flag.evidence else "",
         )
-        for flag in card["flags"]
+        for flag in card.flags
     ]

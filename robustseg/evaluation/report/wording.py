@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from robustseg.attacks.describe import CLASS, setting_text
+from robustseg.evaluation.card import UNKNOWN, AttackSettings, Card, Protocol
 from robustseg.types import parse_fraction
 
 NOTHING = "–"
@@ -37,17 +39,8 @@ def points(value: Any) -> str:
     return NOTHING if share is None else f"{round(100 * share, DIGITS) + 0.0:.{DIGITS}f}".replace("-", "−")
 
 
-def bounds(interval: Any) -> tuple[float, float] | None:
-    """Both ends of a confidence interval, if it has two."""
-    if not isinstance(interval, (list, tuple)) or len(interval) != 2:
-        return None
-    low, high = number(interval[0]), number(interval[1])
-    return None if low is None or high is None else (low, high)
-
-
-def span(interval: Any) -> str:
+def span(ends: tuple[float, float] | None) -> str:
     """A confidence interval in percent; nothing where there is none."""
-    ends = bounds(interval)
     return "" if ends is None else f"{percent(ends[0], 1)}–{percent(ends[1], 1)}"
 
 
@@ -92,8 +85,18 @@ def sha(digest: Any) -> str:
 
 
 def setting(value: Any) -> str:
-    """A hyperparameter as it stands in JSON, strings without their quotes."""
-    return plain(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    """A hyperparameter as it stands in JSON, strings without their quotes, parts as they are constructed."""
+    if isinstance(value, str) or (isinstance(value, Mapping) and CLASS in value):
+        return plain(setting_text(value))
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def settings_of(attack: AttackSettings) -> dict[str, Any]:
+    """Every setting of an attack; those of the attacks within it under ``inner.`` and their numbers."""
+    own = {key: value for key, value in attack.as_dict().items() if key not in ("inner", "members")}
+    within = {"inner": attack.inner} if attack.inner is not None else {}
+    within |= {str(number): member for number, member in enumerate(attack.members, start=1)}
+    return own | {f"{name}.{key}": value for name, part in within.items() for key, value in settings_of(part).items()}
 
 
 def evidence(value: Any) -> str:
@@ -119,37 +122,33 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def model_name(card: Mapping[str, Any]) -> str:
+def model_name(card: Card) -> str:
     """Network and backbone: ``PSPNet (resnet10t)``."""
-    network = plain(card["model"]["network"]).rpartition(".")[2]
-    backbone = card["model"]["settings"].get("backbone")
+    network = plain(card.model.network).rpartition(".")[2]
+    backbone = card.model.settings.get("backbone")
     return f"{network} ({plain(backbone)})" if isinstance(backbone, str) else network
 
 
-def training(card: Mapping[str, Any]) -> str:
+def training(card: Card) -> str:
     """What the model was trained with."""
-    attacker = card["model"].get("trained_with", "unknown")
+    attacker = card.model.trained_with
     if attacker is None:
         return "clean images only"
-    if not isinstance(attacker, Mapping):
-        return "unknown"
-    return attack_summary(attacker)
+    return attack_summary(attacker) if isinstance(attacker, AttackSettings) else UNKNOWN
 
 
-def attack_summary(settings: Mapping[str, Any]) -> str:
+def attack_summary(settings: AttackSettings) -> str:
     """An attack in a few words: ``SegPGD, 3 steps, linf 8/255``."""
-    parts = [plain(settings.get("attack", "attack"))]
-    steps = settings.get("steps")
-    if isinstance(steps, int):
-        parts.append("1 step" if steps == 1 else f"{steps} steps")
-    if settings.get("eps") is not None:
-        parts.append(f"{plain(settings.get('norm') or '')} {plain(settings['eps'])}".strip())
+    parts = [plain(settings.attack)]
+    if settings.steps is not None:
+        parts.append("1 step" if settings.steps == 1 else f"{settings.steps} steps")
+    if settings.eps is not None:
+        parts.append(f"{plain(settings.norm or '')} {plain(settings.eps)}".strip())
     return ", ".join(parts)
 
 
-def threat(protocol: Mapping[str, Any]) -> str:
+def threat(protocol: Protocol) -> str:
     """What the adversary may do, in a few words."""
-    norm, eps = protocol.get("norm"), protocol.get("eps")
-    if eps is None:
+    if protocol.eps is None:
         return "differs between the attacks, see their settings"
-    return f"{plain(norm or 'norm unknown')}, eps = {plain(eps)}"
+    return f"{plain(protocol.norm or 'norm unknown')}, eps = {plain(protocol.eps)}"

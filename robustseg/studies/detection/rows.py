@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from robustseg.detectors import auc
-from robustseg.evaluation.card import Measurements, number
 from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.figures import number
+from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.record import named
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.views import seen_name

@@ -14,7 +14,7 @@ from robustseg.attacks import FGSM, PGD, PureClass, Targeted
 from robustseg.data import DataError, collate
 from robustseg.detectors import OnPatches, ScaleConsistency, SpatialConsistency, Threshold
 from robustseg.evaluation import EvaluationError
-from robustseg.evaluation.benchmark import Shard, merge, module, run, run_benchmark
+from robustseg.evaluation.benchmark import Shard, merge, module, run
 from robustseg.evaluation.benchmark import thresholds as rejection
 from robustseg.evaluation.rejection import rejection_scores
 from robustseg.evaluation.store import RECORDS
@@ -23,8 +23,8 @@ from tests.evaluation.benchmark.test_run import WithoutGradient, card_bytes, con
 from tests.evaluation.benchmark.tiny import (
     IMAGES,
     card_of,
+    measure,
     measured,
-    quiet_trainer,
     tiny_benchmark,
     tiny_data,
     toy_model,
@@ -65,7 +65,7 @@ def benchmark(**changes):
 
 
 def evaluate(folder: Path, **changes):
-    return run_benchmark(quiet_trainer(folder), benchmark(**changes), folder)
+    return measure(benchmark(**changes), folder)
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +370,7 @@ def test_adaptive_attacks_are_measured_beside(tmp_path):
     attack = Targeted(OnPatches(PGD(steps=1, targeted=True), patch_size=16, k=2), PureClass(1))
     card = evaluate(tmp_path / "out", attacks={"adaptive": attack})
     assert card["detectors"]["spatial"]["attacks"]["adaptive"]["error"] is None
-    assert card["attacks"]["adaptive"]["settings"]["inner.attack"] == "OnPatches"
+    assert card["attacks"]["adaptive"]["settings"]["inner"]["attack"] == "OnPatches"
 
 
 def test_names_need_not_be_names_of_files_and_views_keep_theirs(tmp_path):

@@ -20,6 +20,7 @@ from tests.evaluation.benchmark.tiny import (
     ATTACKS,
     IMAGES,
     card_of,
+    measure,
     measured,
     quiet_trainer,
     tiny_benchmark,
@@ -38,7 +39,7 @@ def lean(monkeypatch):
 
 
 def evaluate(folder: Path, **changes):
-    return run_benchmark(quiet_trainer(folder), tiny_benchmark(**changes), folder)
+    return measure(tiny_benchmark(**changes), folder)
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +265,7 @@ def test_a_training_runs_limit_does_not_leave_images_out(tmp_path):
     trainer = quiet_trainer(tmp_path)
     trainer.limit_test_batches = 1
     card = run_benchmark(trainer, tiny_benchmark(), tmp_path)
-    assert card["clean"]["images"] == IMAGES
+    assert card.clean.images == IMAGES
     assert trainer.limit_test_batches == 1
 
 

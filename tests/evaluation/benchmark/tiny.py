@@ -67,6 +67,11 @@ def measured(folder: Path) -> Counter[tuple[str, str]]:
     return Counter((record.sample, record.attack) for stream in streams(folder) for record in read_records(stream))
 
 
+def measure(benchmark: Benchmark, folder: Path) -> dict[str, Any] | None:
+    card = run.run_benchmark(quiet_trainer(folder), benchmark, folder)
+    return None if card is None else card.as_dict()
+
+
 def card_of(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     return content

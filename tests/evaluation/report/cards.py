@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from typing import Any
+
+from robustseg.evaluation.card import Card
+from robustseg.evaluation.card_file import parse_card
+from robustseg.evaluation.report import Leaderboard, build_leaderboard, report_html, report_markdown
 
 CLASSES = [
     "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist"
 ]  # fmt: skip
 STRONG = {
-    "fgsm": ("FGSM", "CrossEntropy()", 1),
-    "pgd20": ("PGD", "CrossEntropy()", 20),
-    "segpgd20": ("SegPGD", "SegPGDLoss(schedule='linear', constant=0.25)", 20),
-    "cospgd20": ("CosPGD", "CosPGDLoss()", 20),
-    "pgd100": ("PGD", "CrossEntropy()", 100),
+    "fgsm": ("FGSM", {"class": "CrossEntropy"}, 1),
+    "pgd20": ("PGD", {"class": "CrossEntropy"}, 20),
+    "segpgd20": ("SegPGD", {"class": "SegPGDLoss", "schedule": "linear", "constant": 0.25}, 20),
+    "cospgd20": ("CosPGD", {"class": "CosPGDLoss"}, 20),
+    "pgd100": ("PGD", {"class": "CrossEntropy"}, 100),
 }
 LEFT = {"fgsm": 0.82, "pgd20": 0.55, "segpgd20": 0.5, "cospgd20": 0.47, "pgd100": 0.51}
 """Share of the clean accuracy that an attack leaves."""
@@ -32,12 +37,12 @@ CHECKS = [
 ]
 
 
-def settings(attack: str, loss: str, steps: int, eps: str = "8/255") -> dict[str, Any]:
+def settings(attack: str, loss: dict[str, Any], steps: int, eps: str = "8/255") -> dict[str, Any]:
     step = eps if steps == 1 else "1/100"
     return {
-        "attack": attack, "eps": eps, "norm": "linf", "loss": loss, "step_rule": f"SignStep(step_size='{step}')",
-        "steps": steps, "random_start": steps > 1, "restarts": 1, "targeted": False, "keep": "last", "transform": None,
-        "seed": 0,
+        "attack": attack, "eps": eps, "norm": "linf", "loss": loss,
+        "step_rule": {"class": "SignStep", "step_size": step}, "steps": steps, "random_start": steps > 1,
+        "restarts": 1, "targeted": False, "keep": "last", "transform": None, "seed": 0,
     }  # fmt: skip
 
 
@@ -77,7 +82,7 @@ def make_card(
     """
     classes = CLASSES if classes is None else classes
     card: dict[str, Any] = {
-        "format": 1,
+        "format": 2,
         "model": {
             "network": "PSPNet",
             "settings": {"backbone": "resnet10t", "num_classes": len(classes), "pretrained": False},
@@ -135,6 +140,35 @@ def flags(verdict: str) -> list[dict[str, Any]]:
         evidence = {"pgd20": 0.4551234567, "twice": 0.4471, "images": [0.41, 0.52, None]} if number % 2 == 0 else {}
         found.append({"number": number, "name": name, "verdict": own, "line": line, "evidence": evidence})
     return found
+
+
+def typed(card: dict[str, Any]) -> Card:
+    """As it is read from a file."""
+    return parse_card(json.loads(json.dumps(card), parse_constant=lambda _: None))
+
+
+def small_card(**changes: Any) -> Card:
+    """A card of one class in which rows name the figures that matter; the others are filled in."""
+    card = make_card(classes=["thing"])
+    for key, value in changes.items():
+        card[key] = {**card[key], **value} if key in ("model", "data") else value
+    for row in (card["clean"], *card["attacks"].values()):
+        if row.get("error") is None:
+            filled = {"pixel_acc": None, "mean_acc": None, "miou": None, "image_miou": None}
+            row |= {**filled, **row, "class_iou": {"thing": None}}
+    return typed(card)
+
+
+def page_of(card: dict[str, Any], *shown: Any, **more: Any) -> str:
+    return report_html(typed(card), *shown, **more)
+
+
+def markdown_of(card: dict[str, Any]) -> str:
+    return report_markdown(typed(card))
+
+
+def board_of(cards: dict[str, dict[str, Any]], **settings: Any) -> Leaderboard:
+    return build_leaderboard({name: typed(card) for name, card in cards.items()}, **settings)
 
 
 def changed(card: dict[str, Any], key: str, value: Any) -> dict[str, Any]:

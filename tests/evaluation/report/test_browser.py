@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from robustseg.evaluation.report import Curve, PanelPicture, build_leaderboard, write_leaderboard, write_report
-from tests.evaluation.report.cards import CLASSES, changed, make_card
+from robustseg.evaluation.report import Curve, PanelPicture, write_leaderboard, write_report
+from tests.evaluation.report.cards import CLASSES, board_of, changed, make_card, typed
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -46,7 +46,7 @@ def report(tmp_path_factory) -> Path:
     ]
     curve = Curve("miou over steps", "steps", "miou, %", [3, 7, 20], {"PGD": [40, 27, 14], "SegPGD": [31, 13, 12]})
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(card, path, pictures, [curve], [(12 * number, 0, 99) for number in range(len(CLASSES))])
+    write_report(typed(card), path, pictures, [curve], [(12 * number, 0, 99) for number in range(len(CLASSES))])
     return path
 
 
@@ -57,7 +57,7 @@ def leaderboard(tmp_path_factory) -> Path:
     }
     cards["runs/" + "long_name_" * 8] = make_card(strength=1.1, sha256="d" * 64, verdict="unreliable")
     path = tmp_path_factory.mktemp("leaderboard") / "leaderboard.html"
-    write_leaderboard(build_leaderboard(cards), path)
+    write_leaderboard(board_of(cards), path)
     return path
 
 

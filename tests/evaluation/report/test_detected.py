@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from robustseg.evaluation import rejection_table
-from robustseg.evaluation.report import ReportError, build_leaderboard, check_card, report_html, report_markdown
-from tests.evaluation.report.cards import changed, make_card
+from robustseg.evaluation.report import ReportError
+from tests.evaluation.report.cards import board_of, changed, make_card, markdown_of, page_of, typed
 from tests.evaluation.report.pages import parse
 from tests.evaluation.report.test_cards import without
 from tests.evaluation.test_results import shown
@@ -50,7 +48,7 @@ EXPECTED = [
 
 
 def test_page():
-    page = parse(report_html(detected()))
+    page = parse(page_of(detected()))
     headings, *rows = page.all("table", "detectors")[0].table()
     assert headings == [
         "detector", "attack", "rejected", "AUC", "images accepted", "accepted pixel_acc", "accepted miou",
@@ -64,45 +62,45 @@ def test_page():
 
 
 def test_markdown():
-    text = report_markdown(detected())
+    text = markdown_of(detected())
     lines = [line for line in text.splitlines() if line.startswith("| spatial |")]
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == EXPECTED
     assert "### spatial (SpatialConsistency)" in text
 
 
 def test_terminal():
-    text = shown(rejection_table(detected()))
+    text = shown(rejection_table(typed(detected())))
     assert "86.60 *" in text
     assert "could not run" in text
     assert "91.20" in text
-    assert rejection_table(make_card()) is None
+    assert rejection_table(typed(make_card())) is None
 
 
 def test_attacks_that_are_made_against_a_detector_are_told_from_others():
-    for key in ("attack", "inner.attack"):
-        settings = make_card()["attacks"]["pgd20"]["settings"] | {key: "OnPatches"}
-        page = parse(report_html(changed(detected(), "attacks.pgd20.settings", settings)))
+    for change in ({"attack": "OnPatches"}, {"inner": {"attack": "OnPatches"}}, {"members": [{"attack": "OnPatches"}]}):
+        settings = make_card()["attacks"]["pgd20"]["settings"] | change
+        page = parse(page_of(changed(detected(), "attacks.pgd20.settings", settings)))
         assert "None of these attacks knows of a detector" not in page.text
         assert "go by those that are made against it" in page.text
 
 
 def test_without_detectors_nothing_is_said_of_them():
     for card in (make_card(), changed(make_card(), "detectors", {})):
-        for text in (report_html(card), report_markdown(card)):
+        for text in (page_of(card), markdown_of(card)):
             assert "etector" not in text
-    assert report_html(changed(make_card(), "detectors", {})) == report_html(make_card())
+    assert page_of(changed(make_card(), "detectors", {})) == page_of(make_card())
 
 
 def test_names_come_from_users():
     evil = "<script>alert(1)</script> | `*"
-    assert "<script>" not in report_html(detected(evil))
-    (line, *_) = [line for line in report_markdown(detected(evil)).splitlines() if "| clean |" in line and "97" in line]
+    assert "<script>" not in page_of(detected(evil))
+    (line, *_) = [line for line in markdown_of(detected(evil)).splitlines() if "| clean |" in line and "97" in line]
     assert line.replace("\\|", "").count("|") == 9
 
 
 def test_cards_with_and_without_detectors_can_be_compared():
     other = make_card(sha256="f" * 64)
-    assert build_leaderboard({"a": detected(), "b": other}).tables[0].entries[0].rank == 1
+    assert board_of({"a": detected(), "b": other}).tables[0].entries[0].rank == 1
 
 
 @pytest.mark.parametrize(
@@ -111,19 +109,22 @@ def test_cards_with_and_without_detectors_can_be_compared():
         ("threshold.value", 1.5, "detectors.spatial.threshold.value = 1.5 is not a share"),
         ("threshold.images", None, "detectors.spatial.threshold.images is missing"),
         ("clean.rejected", -0.1, "detectors.spatial.clean.rejected = -0.1 is not a share"),
-        ("attacks.pgd20.auc", "high", "detectors.spatial.pgd20.auc = 'high' is not a share"),
-        ("attacks.pgd20.accepted", None, "detectors.spatial.pgd20.accepted is missing"),
-        ("attacks.pgd20.accepted.miou", 2, "detectors.spatial.pgd20.accepted.miou = 2 is not a share"),
-        ("attacks.pgd20.with_rejection.pixel_acc", 3, "detectors.spatial.pgd20.with_rejection.pixel_acc = 3 is not"),
+        ("attacks.pgd20.auc", "high", "detectors.spatial.attacks.pgd20.auc = 'high' is not a share"),
+        ("attacks.pgd20.accepted", None, "detectors.spatial.attacks.pgd20.accepted is missing"),
+        ("attacks.pgd20.accepted.miou", 2, "detectors.spatial.attacks.pgd20.accepted.miou = 2 is not a share"),
+        (
+            "attacks.pgd20.with_rejection.pixel_acc",
+            3,
+            "detectors.spatial.attacks.pgd20.with_rejection.pixel_acc = 3",
+        ),
     ],
 )
 def test_what_is_no_card(key, value, said):
-    check_card(json.loads(json.dumps(detected())))
     with pytest.raises(ReportError, match=said):
-        check_card(changed(detected(), f"detectors.spatial.{key}", value))
+        typed(changed(detected(), f"detectors.spatial.{key}", value))
 
 
 @pytest.mark.parametrize("key", ["settings", "threshold", "clean", "attacks", "attacks.pgd20.auc"])
 def test_a_missing_part(key):
     with pytest.raises(ReportError, match=rf"detectors\.spatial.*{key.rpartition('.')[2]} is missing"):
-        check_card(without(detected(), f"detectors.spatial.{key}"))
+        typed(without(detected(), f"detectors.spatial.{key}"))

@@ -13,12 +13,10 @@ from robustseg.evaluation.report import (
     Curve,
     PanelPicture,
     ReportError,
-    report_html,
-    report_markdown,
     write_markdown,
     write_report,
 )
-from tests.evaluation.report.cards import changed, make_card
+from tests.evaluation.report.cards import changed, make_card, markdown_of, page_of, typed
 from tests.evaluation.report.pages import parse
 
 EVIL = "<script>alert(1)</script> \"'&amp; $x$ |`* ]]>"
@@ -47,7 +45,7 @@ def _without_plots(monkeypatch):
 
 @pytest.fixture(scope="module")
 def page(pictures):
-    return parse(report_html(make_card(), pictures))
+    return parse(page_of(make_card(), pictures))
 
 
 def test_main_table(page):
@@ -108,8 +106,8 @@ def test_head(page):
 @pytest.mark.usefixtures("_without_plots")
 def test_a_part_of_the_split_is_said():
     card = changed(make_card(images=8), "data.split_images", 101)
-    assert "8 of the split's 101" in parse(report_html(card)).text
-    with_ids = parse(report_html(changed(card, "data.ids", ["a", "b"])))
+    assert "8 of the split's 101" in parse(page_of(card)).text
+    with_ids = parse(page_of(changed(card, "data.ids", ["a", "b"])))
     assert "8 of the split's 101, ids in the card" in with_ids.text
     assert "a, b" in with_ids.text
 
@@ -128,11 +126,11 @@ def test_checks(page):
 @pytest.mark.parametrize("verdict", ["unreliable", "not checked"])
 def test_other_verdicts(verdict):
     card = changed(make_card(verdict="unreliable"), "flags.2.verdict", verdict)
-    page = parse(report_html(card))
+    page = parse(page_of(card))
     assert "Do not quote them." in page.all("div", "verdict")[0].text
     assert page.all("li", verdict.replace(" ", "-"))[0].all("span", "badge")[0].text[2:] == verdict
     assert f", 1 {verdict}." in page.all("div", "verdict")[0].text
-    assert "No check was run" in parse(report_html(changed(card, "flags", []))).text
+    assert "No check was run" in parse(page_of(changed(card, "flags", []))).text
 
 
 def test_plots(page):
@@ -167,14 +165,14 @@ def test_pictures(page, pictures):
 @pytest.mark.usefixtures("_without_plots")
 def test_legend_of_the_pictures(pictures):
     card = make_card(classes=["a", "b", "c"])
-    (legend,) = parse(report_html(card, pictures, palette=[(255, 0, 0), (0, 16, 0), (0, 0, 0)])).all("ul", "legend")
+    (legend,) = parse(page_of(card, pictures, palette=[(255, 0, 0), (0, 16, 0), (0, 0, 0)])).all("ul", "legend")
     assert legend.text == "a b c ignored"
     assert [chip.attributes["style"] for chip in legend.all("span")][:2] == [
         "background: #ff0000",
         "background: #001000",
     ]
     with pytest.raises(ReportError, match="palette = 1 colours for 3 classes"):
-        report_html(card, palette=[(0, 0, 0)])
+        page_of(card, palette=[(0, 0, 0)])
 
 
 @pytest.mark.usefixtures("_without_plots")
@@ -187,7 +185,7 @@ def _truncated() -> bytes:
 @pytest.mark.parametrize("content", [b"GIF89a", b"\x89PNG\r\n\x1a\nnothing", b"", _truncated()], ids=range(4))
 def test_pictures_that_are_none(content):
     with pytest.raises(ReportError, match=r"the picture of 'sample' (is not a PNG file|cannot be decoded)"):
-        report_html(make_card(), [PanelPicture("worst", "sample", "pgd20", 0.9, 0.1, content)])
+        page_of(make_card(), [PanelPicture("worst", "sample", "pgd20", 0.9, 0.1, content)])
 
 
 def test_details(page):
@@ -208,9 +206,9 @@ def test_details(page):
 @pytest.mark.usefixtures("_without_plots")
 def test_an_attack_that_could_not_run_says_why():
     card = changed(make_card(), "attacks.pgd20", {"settings": {"attack": "PGD"}, "error": "no gradient <here>"})
-    page = parse(report_html(card))
+    page = parse(page_of(card))
     assert page.all("td", "error")[0].text == "Could not run: no gradient <here>"
-    assert "could not run: no gradient &lt;here&gt;" in report_markdown(card)
+    assert "could not run: no gradient &lt;here&gt;" in markdown_of(card)
     # Not in plots and tables of figures.
     assert [row[0] for row in page.all("section")[-1].all("table")[0].table()][1:] == [
         "fgsm",
@@ -226,7 +224,7 @@ def test_more_than_the_budget_and_no_budget():
     card = changed(card, "attacks.fgsm.settings.eps", None)
     card = changed(card, "attacks.pgd100.settings.norm", "l2")
     card = changed(card, "attacks.pgd100.settings.eps", "16")
-    rows = parse(report_html(card)).all("table", "scores")[0].table()
+    rows = parse(page_of(card)).all("table", "scores")[0].table()
     assert rows[3][-1] == "10.00/255 125.0 % of eps"
     assert rows[2][-1] == "8.00/255 no bound"
     assert rows[6][-1] == "5.312 33.2 % of eps"
@@ -242,7 +240,7 @@ def test_names_are_text_and_nothing_else():
     card = changed(card, f"attacks.{EVIL}.settings.loss", EVIL)
     picture = PanelPicture("worst", EVIL, EVIL, None, None, Image.new("RGB", (4, 4)))
     curve = Curve(EVIL, EVIL, EVIL, [1], {EVIL: [2]}, [EVIL])
-    text = report_html(card, [picture], [curve])
+    text = page_of(card, [picture], [curve])
     assert "<script" not in text
     page = parse(text)
     assert not page.all("script")
@@ -251,7 +249,7 @@ def test_names_are_text_and_nothing_else():
     assert EVIL in page.all("img")[0].attributes["alt"]
     # In a plot, too: a long name is shortened, dollar signs stay.
     assert any("<script>alert" in tick.text for tick in page.all("text"))
-    markdown = report_markdown(card)
+    markdown = markdown_of(card)
     written, _, evidence = markdown.partition("## Evidence of the checks")
     assert "<script" not in written
     assert all(line.startswith("    ") for line in evidence.splitlines() if "<script" in line)
@@ -262,7 +260,7 @@ def test_names_are_text_and_nothing_else():
 
 def test_a_difference_of_nothing_has_no_sign():
     card = changed(make_card(), "attacks.pgd20.gap", {"pixel_acc": -0.000049, "miou": -0.012})
-    row = report_markdown(card).split("| pgd20 |")[1].splitlines()[0]
+    row = markdown_of(card).split("| pgd20 |")[1].splitlines()[0]
     assert row.split("|")[4:6] == [" 0.00 ", " −1.20 "]
 
 
@@ -280,13 +278,13 @@ def test_nothing_is_loaded_from_anywhere(page):
 def test_same_card_same_bytes(tmp_path, pictures):
     import matplotlib
 
-    card = make_card()
+    card = typed(make_card())
     write_report(card, tmp_path / "a" / "1.html", pictures)
     write_markdown(card, tmp_path / "1.md")
     # What is read back from the file, and a user with other settings.
     with matplotlib.rc_context({"font.size": 20, "svg.fonttype": "path", "svg.hashsalt": None, "axes.grid": True}):
-        write_report(json.loads(json.dumps(card)), tmp_path / "2.html", pictures)
-    write_markdown(json.loads(json.dumps(card)), tmp_path / "2.md")
+        write_report(typed(card.as_dict()), tmp_path / "2.html", pictures)
+    write_markdown(typed(card.as_dict()), tmp_path / "2.md")
     assert (tmp_path / "a" / "1.html").read_bytes() == (tmp_path / "2.html").read_bytes()
     assert (tmp_path / "1.md").read_bytes() == (tmp_path / "2.md").read_bytes()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["1.html"]
@@ -294,22 +292,22 @@ def test_same_card_same_bytes(tmp_path, pictures):
 
 @pytest.mark.usefixtures("_without_plots")
 def test_text_that_no_file_can_hold_is_replaced(tmp_path):
-    write_report(changed(make_card(), "flags.1.evidence", {"name": "half of a pair: \ud800"}), tmp_path / "r.html")
+    write_report(
+        typed(changed(make_card(), "flags.1.evidence", {"name": "half of a pair: \ud800"})), tmp_path / "r.html"
+    )
     assert "half of a pair: ?" in parse((tmp_path / "r.html").read_text(encoding="utf-8")).text
 
 
 def test_an_old_report_survives_what_goes_wrong(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("old")
-    with pytest.raises(ReportError, match="key model is missing"):
-        write_report({"format": 1}, path)
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full_disk)
     with pytest.raises(OSError, match="No space"):
-        write_report(make_card(), path)
+        write_report(typed(make_card()), path)
     assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [("report.html", "old")]
 
 
@@ -320,17 +318,17 @@ def test_a_card_without_the_optional_parts():
         for key in ("gap", "forwards", "linf_max", "confidence"):
             del row[key]
     card["attacks"]["pgd20"]["miou"] = None
-    page = parse(report_html(card))
+    page = parse(page_of(card))
     assert len(page.all("svg")) == 2
     assert [tile.all("p", "below")[0].text for tile in page.all("div", "tile")] == ["clean → cospgd20"] * 2
-    report_markdown(card)
-    nothing = parse(report_html(changed(card, "attacks", {})))
+    markdown_of(card)
+    nothing = parse(page_of(changed(card, "attacks", {})))
     assert len(nothing.all("svg")) == 1
     assert not nothing.all("div", "tile")
 
 
 def test_markdown_says_what_the_page_says(page):
-    text = report_markdown(make_card())
+    text = markdown_of(make_card())
     (table,) = page.all("table", "scores")
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     for row in table.table()[1:]:

@@ -8,7 +8,7 @@ import pytest
 from robustseg.evaluation.report import Curve, ReportError
 from robustseg.evaluation.report.drawn import MAX_CLASSES, draw_plots, eps_curve
 from robustseg.evaluation.report.plots import Bar, bar_plot, curve_plot
-from tests.evaluation.report.cards import changed, make_card
+from tests.evaluation.report.cards import changed, make_card, typed
 from tests.evaluation.report.pages import parse
 
 
@@ -114,7 +114,7 @@ def test_lengths_that_differ(curve):
 
 
 def test_curve_over_eps():
-    curve = eps_curve(make_card())
+    curve = eps_curve(typed(make_card()))
     assert curve.title == "Pixel accuracy over eps, 8 probe images"
     assert curve.ticks == ["0", "2/255", "4/255", "8/255", "16/255", "32/255", "1"]
     assert curve.x == pytest.approx([0, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 1])
@@ -134,7 +134,7 @@ def test_curve_over_eps():
     ],
 )
 def test_no_curve_over_eps(checks):
-    assert eps_curve(changed(make_card(), "checks", checks)) is None
+    assert eps_curve(typed(changed(make_card(), "checks", checks))) is None
 
 
 def test_many_classes_show_those_that_lose_most():
@@ -144,7 +144,7 @@ def test_many_classes_show_those_that_lose_most():
         card["clean"]["class_iou"][name] = 0.9
         weakest["class_iou"][name] = 0.1 if number >= 20 else 0.8
     weakest["miou"] = 0.001
-    plot = next(plot for plot in draw_plots(card) if plot.name == "classes")
+    plot = next(plot for plot in draw_plots(typed(card)) if plot.name == "classes")
     texts = {text.text for text in parse(plot.svg).all("text")}
     assert {name for name in texts if name.startswith("class ")} == {f"class {number}" for number in range(20, 60)}
     assert plot.note == f"The {MAX_CLASSES} of 60 classes that lose most; the table below has all."
@@ -152,7 +152,7 @@ def test_many_classes_show_those_that_lose_most():
 
 def test_worst_attacks_of_images_kept_clean():
     card = changed(make_card(), "worst_case.greedy.chosen", {"cospgd20": 90, "clean": 11})
-    plot = next(plot for plot in draw_plots(card) if plot.name == "chosen")
+    plot = next(plot for plot in draw_plots(typed(card)) if plot.name == "chosen")
     assert bars(plot.svg, "#e08a1e")[5] / bars(plot.svg, "#e08a1e")[3] == pytest.approx(11 / 90, abs=1e-3)
 
 
@@ -165,7 +165,7 @@ def test_scores_are_drawn_in_percent_with_their_intervals(monkeypatch):
 
     monkeypatch.setattr("robustseg.evaluation.report.drawn.bar_plot", record)
     card = make_card()
-    draw_plots(card)
+    draw_plots(typed(card))
     bar, other = drawn["scores"]["pgd20"]
     assert bar.value == pytest.approx(49.5)
     assert bar.interval == pytest.approx((47.4, 51.4))

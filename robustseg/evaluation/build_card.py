@@ -1,0 +1,135 @@
+"""Result cards as they are made: a function of what was evaluated and measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustseg.evaluation.card import FORMAT, Card
+from robustseg.evaluation.card_file import parse_card
+from robustseg.evaluation.checks import overall, trust_flags
+from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.figures import BY_KEY, keys_in, number
+from robustseg.evaluation.measurements import Measurements
+from robustseg.evaluation.record import FOOLED, summarise
+from robustseg.metrics import (
+    FEWEST_IMAGES,
+    class_iou_from_counts,
+    confidence_intervals,
+    greedy_worst_case,
+    miou_from_counts,
+    pixel_acc_from_counts,
+    scores_from_counts,
+    too_few,
+    worst_case_images,
+)
+
+
+def build_card(
+    about: Mapping[str, Any],
+    measured: Measurements,
+    attacks: Mapping[str, Mapping[str, Any]],
+    checks: Mapping[str, Any] | None,
+) -> Card:
+    """Make the result card of an evaluation: a function of what was evaluated, without times, dates or folders.
+
+    Args:
+        about: ``model``, ``data``, ``protocol``, ``versions`` and ``commit``.
+        measured: Of all attacks.
+        attacks: Their settings, ``describe()``, by name.
+        checks: Evidence of :func:`~robustseg.evaluation.checks.probe_model`, or None if the model was not probed.
+
+    Raises:
+        ReportError: A part cannot stand in a card.
+    """
+    class_names = about["data"]["class_names"]
+    clean = scores(measured.counts[CLEAN], class_names)
+    rows: dict[str, Any] = {}
+    for name, settings in attacks.items():
+        if name in measured.refused:
+            rows[name] = {"settings": dict(settings), "error": measured.refused[name]}
+            continue
+        robust = scores(measured.counts[name], class_names)
+        summary = summarise(measured.figures[name], float(settings.get("success") or FOOLED))
+        del summary["seconds"]  # not a function of what was evaluated
+        rows[name] = {
+            "settings": dict(settings),
+            "error": None,
+            **robust,
+            "gap": {key: _gap(clean[key], robust[key]) for key in keys_in("gap")},
+            **{key: int(v) if BY_KEY[key].unit == "images" else number(v) for key, v in summary.items()},
+        }
+    eps, norm = _shared_threat(attacks)
+    bounded = [name for name in rows if name not in measured.refused and attacks[name].get("eps") is not None]
+    card = {
+        "format": FORMAT,
+        **about,
+        "protocol": {
+            **about["protocol"],
+            "norm": norm,
+            "eps": eps,
+            "batch_sizes": measured.batch_sizes,
+        },
+        "clean": clean,
+        "attacks": rows,
+        "worst_case": worst_cases(measured, bounded, class_names) if eps is not None and bounded else None,
+        "checks": None if checks is None else dict(checks),
+    }
+    # As it will be read from the file: lists in place of tuples, and every key checked.
+    unjudged = parse_card(json.loads(json.dumps({**card, "flags": [], "verdict": "caution"})), "the result card")
+    flags = trust_flags(unjudged)
+    return unjudged.model_copy(update={"flags": flags, "verdict": overall(flags)})
+
+
+def scores(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
+    """Figures of a data set from the counts of its images, N×3×C."""
+    total = counts.sum(0)
+    return {
+        **{key: number(value) for key, value in scores_from_counts(counts).items()},
+        "class_iou": dict(zip(class_names, map(number, class_iou_from_counts(total)), strict=True)),
+        "images": len(counts),
+        **_intervals(counts),
+    }
+
+
+def _intervals(counts: Tensor) -> dict[str, Any]:
+    """Confidence intervals by figure, or why there are none."""
+    scored = int((counts[:, 1].sum(-1) > 0).sum())
+    if scored < FEWEST_IMAGES:
+        return {"confidence": {}, "no_confidence": too_few(scored)}
+    return {
+        "confidence": {key: [number(low), number(high)] for key, (low, high) in confidence_intervals(counts).items()}
+    }
+
+
+def worst_cases(measured: Measurements, names: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
+    """The worst of several attacks for each image, and the greedy worst case of the data set's mIoU."""
+    counts = torch.stack([measured.counts[name] for name in names])
+    each, greedy = worst_case_images(counts), greedy_worst_case(counts)
+    order = torch.arange(counts.shape[1])
+    return {
+        "per_image": {**scores(counts[each.attack, order], class_names), "chosen": _chosen(each.attack, names)},
+        "greedy": {
+            "miou": number(miou_from_counts(greedy.counts)),
+            "pixel_acc": number(pixel_acc_from_counts(greedy.counts)),
+            "chosen": _chosen(greedy.attack, names),
+        },
+    }
+
+
+def _gap(clean: float | None, robust: float | None) -> float | None:
+    return None if clean is None or robust is None else clean - robust
+
+
+def _chosen(attack: Tensor, names: Sequence[str]) -> dict[str, int]:
+    return {name: int((attack == index).sum()) for index, name in enumerate(names)}
+
+
+def _shared_threat(attacks: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str | None]:
+    """ε and norm of the attacks that have one, where they agree."""
+    threats = {(s["eps"], s.get("norm")) for s in attacks.values() if s.get("eps") is not None}
+    return next(iter(threats)) if len(threats) == 1 else (None, None)

@@ -1,0 +1,116 @@
+"""Measurements of an evaluation as they are read back from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustseg.evaluation.errors import IncompleteError
+from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.record import COLUMNS
+from robustseg.evaluation.records import answers_to, refusal, refuse_others, unique_records
+from robustseg.evaluation.store import streams
+from robustseg.evaluation.views import View, seen_name, view_settings
+from robustseg.metrics import class_counts
+
+
+class Measurements(NamedTuple):
+    """All that was measured, of the samples and attacks that were asked for."""
+
+    samples: list[str]
+    """N ids."""
+    counts: dict[str, Tensor]
+    """Per name of records, "clean" first: N×3×C int64, see :func:`~robustseg.metrics.class_counts`."""
+    figures: dict[str, Tensor]
+    """Likewise: N×K float64, columns :data:`~robustseg.evaluation.record.COLUMNS`."""
+    refused: dict[str, str]
+    """Why an attack could not be run, for those that are not complete because of it."""
+    batch_sizes: list[int]
+    """Sizes of the batches that anything was computed in."""
+    about: list[dict[str, Any]]
+    """What the writers said of themselves, each different one once."""
+    values: Mapping[str, list[Tensor]] = MappingProxyType({})
+    """Per name of records: the N vectors of an attack that was watched, or of a view."""
+
+
+def read_measurements(
+    folder: Path,
+    protocol: str,
+    samples: Sequence[str],
+    attacks: Mapping[str, Mapping[str, Any]],
+    num_classes: int,
+    scored_on: Sequence[str] = ("",),
+    views: Mapping[str, View] | None = None,
+    for_itself: Collection[str] = (),
+) -> Measurements:
+    """Read an evaluation's folder.
+
+    Args:
+        folder: Of the evaluation.
+        protocol: Digest of its facts.
+        samples: N ids that are wanted.
+        attacks: Settings of the attacks that are wanted, by name.
+        num_classes: C.
+        scored_on: Names of the models that answered, where that was not the attacked one.
+        views: By name, whose notes are wanted as well.
+        for_itself: Attacks whose images only the attacked model was shown.
+
+    Raises:
+        IncompleteError: Something is missing; it says what.
+        EvaluationError: Records contradict one another, or are of something else.
+    """
+    found = streams(folder)
+    views = views or {}
+    refuse_others(found, protocol, {**attacks, **view_settings(views)})
+    places = {sample: row for row, sample in enumerate(samples)}
+    answers = {record: attack for attack in (CLEAN, *attacks) for record in answers_to(attack, scored_on, for_itself)}
+    attack_of = answers | {
+        seen_name(attack, name): attack
+        for attack in (CLEAN, *attacks)
+        for name, view in views.items()
+        if view.wants(attack)
+    }
+    counts = {name: torch.zeros(len(samples), 3, num_classes, dtype=torch.int64) for name in answers}
+    figures = {name: torch.zeros(len(samples), len(COLUMNS), dtype=torch.float64) for name in answers}
+    there = {name: torch.zeros(len(samples), dtype=torch.bool) for name in attack_of}
+    sizes, values = set(), dict[str, dict[int, Tensor]]()
+    for record in unique_records(found):
+        row = places.get(record.sample)
+        if row is None or record.attack not in there:
+            continue
+        if record.attack in answers:
+            counts[record.attack][row] = class_counts(record.confusion)
+            figures[record.attack][row] = record.figures
+        there[record.attack][row] = True
+        if record.values is not None:
+            values.setdefault(record.attack, {})[row] = record.values
+        sizes.add(record.batch_size)
+    unfinished = [name for name in attack_of if not there[name].all()]
+    refused = {name: reason for name in unfinished if (reason := refusal(folder, attack_of[name]))}
+    lacking = {n: [s for s in samples if not there[n][places[s]]] for n in unfinished if n not in refused}
+    if lacking:
+        raise IncompleteError(_incomplete(folder, lacking, len(samples)))
+    for name in refused:
+        counts.pop(name, None)
+        figures.pop(name, None)
+    about: list[dict[str, Any]] = []
+    for stream in found:
+        facts = {key: value for key, value in stream.about.items() if key not in ("attacks", "protocol")}
+        if facts not in about:
+            about.append(facts)
+    ordered = {name: [rows[row] for row in sorted(rows)] for name, rows in values.items() if name not in refused}
+    return Measurements(list(samples), counts, figures, refused, sorted(sizes), about, ordered)
+
+
+def _incomplete(folder: Path, lacking: Mapping[str, list[str]], images: int) -> str:
+    parts = [f"{name} lacks {len(missing)} (first {missing[0]})" for name, missing in lacking.items()]
+    shown = ", ".join(parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
+    return (
+        f"{folder}: not complete, of {images} images {shown}. Run the same evaluation again, or the shards that are "
+        "missing, to measure the rest; what is there is kept."
+    )
