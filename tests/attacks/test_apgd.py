@@ -170,14 +170,17 @@ def test_other_stages_are_found(changed: tuple, monkeypatch: pytest.MonkeyPatch)
 
 def test_shares_of_the_stages():
     assert [share for share, _ in SHRINKING] == [0.3, 0.3, 0.4]
-    assert APGD(steps=300, shrinking=True).describe()["stages"] == "90 at 2 eps, 90 at 1.5 eps, 120 at 1 eps"
-    assert APGD(steps=25, shrinking=True).describe()["stages"] == "7 at 2 eps, 7 at 1.5 eps, 11 at 1 eps"
+    for steps, parts in ((300, (90, 90, 120)), (25, (7, 7, 11))):
+        described = APGD(steps=steps, shrinking=True).describe()["stages"]
+        assert [(stage["steps"], stage["eps_factor"]) for stage in described] == list(
+            zip(parts, (2, 1.5, 1), strict=True)
+        )
 
 
 def test_the_masked_loss_drives_and_the_cross_entropy_steers():
     described = APGD(loss=MaskedCrossEntropy()).describe()
-    assert described["loss"] == "MaskedCrossEntropy()"
-    assert described["watched"] == "CrossEntropy()"
+    assert described["loss"] == {"class": "MaskedCrossEntropy"}
+    assert described["watched"] == {"class": "CrossEntropy"}
     assert "watched" not in APGD().describe()
 
 

@@ -501,7 +501,7 @@ def test_settings(settings: dict, message: str):
 def test_description():
     described = MLAttack(layers=[-2, "head"], weights=[1, 0.5]).describe()
     assert described["attack"] == "MLAttack"
-    assert (described["layers"], described["weights"]) == ("-2, head", "1.0, 0.5")
+    assert (described["layers"], described["weights"]) == ([-2, "head"], [1.0, 0.5])
 
 
 def test_taps_are_removed_on_leaving():

@@ -441,8 +441,8 @@ def test_map_with_classes_that_the_model_does_not_have():
 def test_description_holds_map_and_inner_attack():
     described = Targeted(PGD(eps="4/255", seed=3, targeted=True, ignore_index=-1), PureClass(2)).describe()
     assert described["attack"] == "Targeted"
-    assert (described["eps"], described["inner.attack"], described["inner.seed"]) == ("4/255", "PGD", 3)
-    assert described["target_map"] == "PureClass(keep_ignored=True, class_id=2)"
+    assert (described["eps"], described["inner"]["attack"], described["inner"]["seed"]) == ("4/255", "PGD", 3)
+    assert described["target_map"] == {"class": "PureClass", "keep_ignored": True, "class_id": 2}
 
 
 def test_threat_ignore_index_and_seed_are_those_of_the_inner_attack():

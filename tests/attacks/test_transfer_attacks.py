@@ -127,13 +127,13 @@ def test_equal_attacks(pair: str, norm: str, targeted: bool):
 def test_description_holds_every_part():
     described = TransferAttack(loss=SegPGDLoss("log"), scale_range=0.3, sigma=2.5, decay=0.7).describe()
     assert described["attack"] == "TransferAttack"
-    assert described["loss"] == repr(SegPGDLoss("log"))
-    assert described["step_rule"] == (
-        "TranslationInvariantStep(NesterovStep(step_size='1/100', decay=0.7), kernel='gaussian', size=15, sigma=2.5)"
-    )
-    assert described["transform"] == (
-        "Chain([DynamicScale(scale_range=0.3), InputDiversity(prob=0.5, resize_rate=0.9)])"
-    )
+    assert described["loss"] == {"class": "SegPGDLoss", "schedule": "log", "constant": 0.25}
+    nesterov = {"class": "NesterovStep", "step_size": "1/100", "decay": 0.7}
+    rule = {"class": "TranslationInvariantStep", "inner": nesterov, "kernel": "gaussian", "size": 15, "sigma": 2.5}
+    assert described["step_rule"] == rule
+    scale = {"class": "DynamicScale", "scale_range": 0.3}
+    diversity = {"class": "InputDiversity", "prob": 0.5, "resize_rate": 0.9}
+    assert described["transform"] == {"class": "Chain", "transforms": [scale, diversity]}
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_an_attack_composed_in_yaml(tmp_path):
         "      transform: {class_path: DynamicScale, init_args: {scale_range: 0.25}}\n"
     )
     attack = RobustSegCLI([*TINY, "--config", str(path)]).model.attack
-    assert attack.describe()["loss"] == "CosPGDLoss()"
+    assert attack.describe()["loss"] == {"class": "CosPGDLoss"}
     assert attack.transform.scale_range == 0.25
 
 

@@ -140,8 +140,8 @@ def test_settings_are_nested_and_plain():
     head = {"attack": "OnPatches", "eps": "3/50", "norm": "rms", "targeted": True}
     assert {key: described[key] for key in head} == head
     assert {key: described[key] for key in ("patch_size", "k", "redraw")} == {"patch_size": 40, "k": 5, "redraw": True}
-    assert (described["inner.attack"], described["inner.sigma"], described["inner.whole"]) == ("ThroughBlur", 2.0, True)
-    assert described["inner.inner.steps"] == inner.steps
+    assert [described["inner"][key] for key in ("attack", "sigma", "whole")] == ["ThroughBlur", 2.0, True]
+    assert described["inner"]["inner"]["steps"] == inner.steps
     assert OnPatches(DAG()).describe()["eps"] is None
 
 
