@@ -14,7 +14,7 @@ from robustseg.attacks import FGSM, PGD, CosPGD, NoiseSource
 from robustseg.evaluation import EvaluationError, ResumableEvaluator, scores_table
 from robustseg.evaluation.build_card import build_card
 from robustseg.evaluation.card_file import parse_card
-from robustseg.evaluation.figures import number
+from robustseg.evaluation.figures import SCORES, number
 from robustseg.evaluation.measurements import Measurements, read_measurements
 from robustseg.evaluation.protocol import claim, digest
 from robustseg.evaluation.record import COLUMNS
@@ -168,7 +168,7 @@ def test_scores_are_those_of_loops_over_pixels(card, model, data, name):
         assert row["class_iou"][key] == (None if math.isnan(value) else pytest.approx(value, abs=1e-12))
     assert row["class_iou"]["never there"] is None
     assert row["images"] == 6
-    assert set(row["confidence"]) == {"pixel_acc", "mean_acc", "miou", "image_miou"}
+    assert set(row["confidence"]) == set(SCORES)
     for key, (low, high) in row["confidence"].items():
         assert low <= row[key] <= high
 
