@@ -243,7 +243,8 @@ def _entry(name: str, card: Card) -> Entry:
         "attacks": view.Cell(f"{total - len(failed)} of {total}" if failed else str(total)),
     }
     model = card.model
-    below = f"trained with {training(card)}; {plain(model.checkpoint)} {sha(model.sha256)}…"
+    file = "no checkpoint" if model.checkpoint is None else f"{plain(model.checkpoint)} {sha(model.sha256)}…"
+    below = f"trained with {training(card)}; {file}"
     if model.weights != "raw":
         below += f", {plain(model.weights)} weights"
     if model.window:

@@ -266,7 +266,7 @@ def model_settings(card: Card) -> dict[str, str]:
     plain_model = model.as_dict()
     found = {f"network.{plain(key)}": setting(value) for key, value in model.settings.items()}
     found |= {key: setting(plain_model.get(key)) for key in ("mean", "std", "window", "trained_with")}
-    found |= {"checkpoint sha256": plain(model.sha256), "data sha256": plain(data.sha256)}
+    found |= {"checkpoint sha256": plain(model.sha256 or "none"), "data sha256": plain(data.sha256)}
     found |= {"batch sizes": setting(card.protocol.batch_sizes)}
     return found | ({"ids": ", ".join(plain(name) for name in data.ids)} if data.ids else {})
 

@@ -187,6 +187,15 @@ def again(card: Card) -> Card:
     return parse_card(changed(card.as_dict(), "model.sha256", "0" * 64))
 
 
+def test_weights_that_came_from_no_file_are_shown_as_such():
+    card = changed(changed(make_card(), "model.checkpoint", None), "model.sha256", None)
+    card = typed(changed(changed(card, "model.trained_with", "unknown"), "versions", [{"torch": "2"}, {"torch": "3"}]))
+    text = report_markdown(card)
+    assert "Checkpoint: none\n- Trained with: unknown" in text
+    assert "Versions: torch 2 / torch 3" in text
+    assert "trained with unknown; no checkpoint" in leaderboard_markdown(build_leaderboard({"a": card}))
+
+
 def test_one_image_of_an_older_card_has_no_interval():
     old = json.loads(V01.read_text())
     old["clean"]["images"] = 1
