@@ -16,7 +16,9 @@ from torch import Tensor
 Unit = Literal["share", "calls", "images", "linf", "l2", "seconds"]
 """share: in [0, 1], shown in percent. calls: of the model, a mean per image. linf: in the [0, 1] pixel range, shown in
 steps of an 8-bit image. l2: also rms, in units of the [0, 1] pixel range."""
-Place = Literal["terminal", "report", "gap", "report gap", "sizes", "distances", "leaderboard", "plots", "study"]
+Place = Literal[
+    "terminal", "report", "gap", "report gap", "sizes", "distances", "leaderboard", "plots", "study", "study plots"
+]
 """terminal: the table of scores. report: the main table of a page, of Markdown. gap: what a card has the distance to
 clean of, and report gap where the main table shows it. sizes: the report's table of perturbations. distances: the
 terminal's table of attacks without a bound. study: the table of a study."""
@@ -60,12 +62,30 @@ def _score(key: str, shown: Mapping[Place, int], logged: bool = True) -> Figure:
 FIGURES = (
     _score(
         "pixel_acc",
-        {"terminal": 1, "report": 1, "gap": 1, "report gap": 1, "leaderboard": 1, "plots": 1, "study": 2},
+        {
+            "terminal": 1,
+            "report": 1,
+            "gap": 1,
+            "report gap": 1,
+            "leaderboard": 1,
+            "plots": 1,
+            "study": 2,
+            "study plots": 2,
+        },
     ),
     _score("mean_acc", {"terminal": 4, "report": 2, "study": 3}, logged=False),
     _score(
         "miou",
-        {"terminal": 2, "report": 3, "gap": 2, "report gap": 2, "leaderboard": 2, "plots": 2, "study": 1},
+        {
+            "terminal": 2,
+            "report": 3,
+            "gap": 2,
+            "report gap": 2,
+            "leaderboard": 2,
+            "plots": 2,
+            "study": 1,
+            "study plots": 1,
+        },
     ),
     _score("image_miou", {"terminal": 3, "report": 4, "gap": 3, "study": 4}),
     Figure("forwards", "calls", None, {"terminal": 6, "report": 5, "study": 5}, digits=0),

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from robustseg.attacks import DS, PGD, Attack, SegPGD
 from robustseg.attacks.losses.pixelwise import Schedule
 from robustseg.attacks.threat import Norm
+from robustseg.evaluation.figures import keys_in
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report import Curve
 from robustseg.evaluation.report.drawing import Plot
@@ -165,7 +166,7 @@ class DynamicScaleAblation(Sweep):
         # The same figures with the roles of λ and T exchanged: does a range of sizes need more steps?
         mine = {row["record"]: row for row in rows if row["model"] == model.name}
         where = f", scored on {model.name}" if several else ""
-        for key in ("miou", "pixel_acc"):
+        for key in keys_in("study plots"):
             lines = {
                 f"λ = {scale_range:g}": [
                     percent(mine[record_name(self._point(steps, scale_range).record, model.key)], key)

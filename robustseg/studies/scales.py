@@ -8,6 +8,7 @@ from torch import nn
 
 from robustseg.attacks import Attack
 from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.figures import keys_in
 from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report.plots import Bar, bar_plot
@@ -82,7 +83,7 @@ class MultiScaleEvaluation(Study):
         ]
         names = [CLEAN, *self.varied]
         plots = []
-        for key in ("miou", "pixel_acc"):
+        for key in keys_in("study plots"):
             cells = {(row["attack"], row["scored_at"]): Bar(percent(row, key)) for row in rows}
             series = {model.name: [cells[name, model.name] for name in names] for model in models}
             plots.append(bar_plot(f"{self.name}-{key}", f"{key} at each size", names, series, "%"))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from robustseg.attacks import Attack
 from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.figures import keys_in
 from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report import Curve
@@ -95,7 +96,7 @@ class Sweep(Study):
         mine = {(row[self.line_key], row["record"]): row for row in rows if row["model"] == model.name}
         where = f", scored on {model.name}" if several else ""
         drawn = []
-        for key in ("miou", "pixel_acc"):
+        for key in keys_in("study plots"):
             by_line: dict[str, dict[float, float | None]] = {point.line: {} for point in points}
             for point in points:
                 by_line[point.line][point.x] = percent(mine[point.line, record_name(point.record, model.key)], key)

@@ -7,6 +7,7 @@ from typing import Any
 
 from robustseg.attacks import Attack
 from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.figures import keys_in
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.plots import heat_plot
@@ -14,7 +15,7 @@ from robustseg.evaluation.report.wording import percent as shown
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import Measured, StudyAcrossModels, StudyResult, Table, check_attacks, percent, score_row
 
-_SHOWN = ("miou", "pixel_acc")
+_SHOWN = keys_in("study plots")
 
 
 class TransferMatrix(StudyAcrossModels):

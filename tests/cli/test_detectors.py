@@ -68,7 +68,7 @@ def folder(run, tmp_path_factory):
 
 
 def test_the_card_the_page_the_text_and_tensorboard(folder):
-    card = read_card(folder)
+    card = read_card(folder).as_dict()
     assert list(card["detectors"]) == ["spatial", "scale"]
     found = card["detectors"]["spatial"]
     assert found["settings"] == SpatialConsistency(16, 2, (2, 6)).describe()

@@ -102,7 +102,7 @@ def test_plots_and_tables_show_the_matrix(done):
     record = json.loads((folder / "study_transfer.json").read_text())
     assert list(record["models"]) == ["a", "b", "c"]
     assert record["data"]["images"] == 4
-    assert record["attacks"]["ds2"]["transform"] == "DynamicScale(scale_range=0.5)"
+    assert record["attacks"]["ds2"]["transform"] == {"class": "DynamicScale", "scale_range": 0.5}
 
 
 def test_interrupted_transfer_goes_on_and_writes_the_same_bytes(done, tmp_path, monkeypatch):
