@@ -30,7 +30,7 @@ from robustseg.data.lightning import SegmentationDataModule
 from robustseg.detectors import DetectorError
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark import Benchmark, Shard
-from robustseg.evaluation.report import ReportError
+from robustseg.evaluation.errors import ReportError
 from robustseg.models import ModelError, load_segmentation_weights
 from robustseg.models.checkpoints.load import WeightsInfo
 from robustseg.resume.callback import ResumeCheckpoint
