@@ -1,23 +1,29 @@
-"""Files that are there as a whole or not at all, whenever the process that writes them is killed."""
+"""Files that are there as a whole or not at all, whenever the process that writes them is killed.
+
+One policy for all: ``durable`` files are on the disk when the call returns and survive a power cut (checkpoints,
+results, everything that takes time to make again); others, such as caches and pictures, survive the end of the process
+and may be missing or damaged after a power cut, which their readers notice.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 if sys.platform != "win32":
     import fcntl
 
-_TEMPORARY = re.compile(r"\..+\.(ckpt|sha256)\.[0-9]+\.[0-9a-f]{8}\.tmp")
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp")
 _ABANDONED_AFTER = 3600
 """Seconds without a change after which a temporary file counts as left over where files cannot be locked."""
 
@@ -30,14 +36,15 @@ class TemporaryFile:
 
     Args:
         path: What the file is to become.
+        folder: Where it is until then, on the same file system; by default the folder of ``path``.
 
     Raises:
         OSError: It cannot be created.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, folder: Path | None = None):
         while True:
-            self.path = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+            self.path = (folder or path.parent) / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
             self._file = self.path.open("xb")
             with contextlib.suppress(OSError):
                 _lock(self._file)
@@ -62,7 +69,7 @@ class TemporaryFile:
         return len(block)
 
     def flush(self) -> None:
-        """Do nothing: :meth:`sync` flushes."""
+        """Do nothing: :meth:`sync` and :meth:`become` flush."""
 
     def sync(self) -> None:
         """Bring everything to the disk.
@@ -72,6 +79,20 @@ class TemporaryFile:
         """
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def become(self, path: Path, durable: bool) -> None:
+        """Take the name ``path``, in the place of what has it.
+
+        Raises:
+            OSError: What was written does not get to the disk, or the name cannot be taken.
+        """
+        self._file.flush()
+        if durable:
+            os.fsync(self._file.fileno())
+        os.replace(self.path, path)
+        if durable:
+            with contextlib.suppress(OSError):  # not every file system can
+                sync_folder(path.parent)
 
     def __enter__(self) -> TemporaryFile:
         return self
@@ -83,6 +104,68 @@ class TemporaryFile:
         # There is nothing to remove when it has become ``path``.
         with contextlib.suppress(OSError):
             os.unlink(self.path)
+
+
+def write_whole(content: bytes, path: str | os.PathLike[str], *, durable: bool = True) -> None:
+    """Write a file so that ``path`` holds either its old content or all of the new one.
+
+    Folders are made. A link stays one, and its target is written; a device or pipe is written to as it is.
+
+    Args:
+        content: All of the file.
+        path: The file.
+        durable: Whether it is on the disk when this returns.
+
+    Raises:
+        OSError: It cannot be written; ``path`` is what it was.
+    """
+    path = Path(path)
+    if path.is_relative_to("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
+        with path.open("wb") as device:
+            device.write(content)
+        return
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if durable:
+        remove_left_over(target.parent)
+    with TemporaryFile(target) as file:
+        file.write(content)
+        file.become(target, durable)
+
+
+def write_text(text: str, path: str | os.PathLike[str], *, durable: bool = True) -> None:
+    """Write UTF-8 with the line endings of ``text`` on every system; as :func:`write_whole`.
+
+    What UTF-8 cannot hold, halves of surrogate pairs in names of files, becomes a question mark.
+    """
+    write_whole(text.encode("utf-8", errors="replace"), path, durable=durable)
+
+
+def write_json(record: Mapping[str, Any], path: str | os.PathLike[str], *, durable: bool = True) -> None:
+    """Write indented JSON, as :func:`write_whole`.
+
+    Raises:
+        OSError: It cannot be written.
+        ValueError: A number is not finite, which JSON does not know.
+        TypeError: A value is none of JSON.
+    """
+    write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", path, durable=durable)
+
+
+def create_text(text: str, path: Path) -> None:
+    """Write a file that is not there yet, durable; of several processes that try, one succeeds.
+
+    Raises:
+        FileExistsError: It is there.
+        OSError: It cannot be written.
+    """
+    with TemporaryFile(path) as file:
+        file.write(text.encode())
+        file.sync()
+        # Unlike a rename this fails where there is one.
+        os.link(file.path, path)
+    with contextlib.suppress(OSError):
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

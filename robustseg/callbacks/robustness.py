@@ -15,7 +15,7 @@ from robustseg.callbacks.progress import find_progress_bar
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import data_of
 from robustseg.detectors import Detector
-from robustseg.evaluation import CLEAN, Attacked, Example, RobustnessEvaluator
+from robustseg.evaluation import CLEAN, Attacked, Evaluator, Example, MemorySink
 from robustseg.evaluation.figures import LOGGED
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
@@ -87,7 +87,8 @@ class RobustnessEvaluation(pl.Callback):
             raise ValueError(f"a detector cannot be called {CLEAN!r}: that is the name of the scores without attack.")
         self.false_positive_rate = false_positive_rate
         self.threshold_images = threshold_images
-        self._evaluator: RobustnessEvaluator | None = None
+        self._evaluator: Evaluator | None = None
+        self._sink = MemorySink()
         self._images_left = 0
         self._examples: dict[str, list[Example]] = {}
 
@@ -115,13 +116,13 @@ class RobustnessEvaluation(pl.Callback):
         """Log the scores."""
         if self._evaluator is None:
             return
-        for name, row in self._evaluator.compute().items():
+        for name, row in self._sink.compute().items():
             for key, figure in LOGGED.items():
                 if key in row:
                     pl_module.log(f"val/{name}/{figure}", row[key].float())
         for name, examples in self._examples.items():
             log_panel(trainer, f"val/{name}", examples)
-        self._evaluator, self._examples = None, {}
+        self._evaluator, self._sink, self._examples = None, MemorySink(), {}
 
     def _start(
         self,
@@ -134,9 +135,8 @@ class RobustnessEvaluation(pl.Callback):
         data = data_of(trainer)
         if isinstance(data, SegmentationData):
             attacks = {name: attack.for_data(data.class_pixels) for name, attack in attacks.items()}
-        self._evaluator = RobustnessEvaluator(
-            attacks, module.model.num_classes, module.ignore_index, module.seed, module.device
-        )
+        self._sink = MemorySink(module.device)
+        self._evaluator = Evaluator(attacks, module.model.num_classes, self._sink, module.ignore_index, module.seed)
         self._examples = {name: [] for name in attacks}
         if num_images is None:
             num_images = 2**62
@@ -151,11 +151,11 @@ class RobustnessEvaluation(pl.Callback):
         images, targets, ids = batch.images[:take], batch.targets[:take], batch.ids[:take]
         bar = find_progress_bar(trainer)
         model = _as_robust(pl_module).model
-        seen = self._evaluator.update(model, ids, images, targets, None if bar is None else bar.attack_step)
+        self._evaluator.update(model, ids, images, targets, None if bar is None else bar.attack_step)
         if bar is not None:
             bar.attacks_done()
         if trainer.is_global_zero:
-            self._keep_examples(seen, ids, images, targets)
+            self._keep_examples(self._sink.seen, ids, images, targets)
 
     def _keep_examples(self, seen: Mapping[str, Attacked], ids: list[str], images: Tensor, targets: Tensor) -> None:
         for name, kept in self._examples.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from robustseg.cli.arguments import Arguments
+from robustseg.files import write_text
 from robustseg.shipped import ConfigFileError, about, complete, files, leading_comment
 from robustseg.shipped.includes import KEY
 from robustseg.shipped.names import plain, unknown
@@ -92,8 +93,7 @@ def _copy(chosen: Mapping[str, Path], folder: Path) -> int:
             if target.exists() and target.read_text(encoding="utf-8") != _text(path, filled=True):
                 raise ConfigFileError(f"{target} is there already, and different: move it, or name another folder.")
         for target, path in targets.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(_text(path, filled=True), encoding="utf-8")
+            write_text(_text(path, filled=True), target)
             shutil.copymode(path, target)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigFileError(f"{folder}: the configurations cannot be copied there ({error}).") from error

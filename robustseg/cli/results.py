@@ -37,20 +37,32 @@ def leaderboard(args: Sequence[str]) -> int:
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="Write the tables as one HTML file.")
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="Write them as Markdown; without either they are printed."
+        "--markdown", type=Path, metavar="FILE", help="Write them as Markdown; without any file they are printed."
+    )
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="Write them as one CSV file, with the intervals in columns."
+    )
+    parser.add_argument(
+        "--latex", type=Path, metavar="FILE", help="Write them as LaTeX, for a paper; it needs booktabs."
     )
     options = parser.parse_args(args)
     check_there(options.folders, "name the folder of a finished evaluation")
     from robustseg.evaluation import report
+    from robustseg.files import write_text
 
     built = report.build_leaderboard(report.read_cards(options.folders), group=options.group)
-    try:
-        if options.html is not None:
-            report.write_leaderboard(built, options.html)
-        if options.markdown is not None:
-            report.write_leaderboard_markdown(built, options.markdown)
-    except OSError as error:
-        raise report.ReportError(f"{error.filename}: cannot be written ({error.strerror or error}).") from error
-    if options.html is None and options.markdown is None:
+    writers = {
+        options.html: report.leaderboard_html,
+        options.markdown: report.leaderboard_markdown,
+        options.csv: report.leaderboard_csv,
+        options.latex: report.leaderboard_latex,
+    }
+    writers.pop(None, None)
+    for path, written in writers.items():
+        try:
+            write_text(written(built), path)
+        except OSError as error:
+            raise report.ReportError(f"{path}: cannot be written ({error.strerror or error}).") from error
+    if not writers:
         print(report.leaderboard_markdown(built))
     return 0

@@ -11,8 +11,6 @@ import contextlib
 import hashlib
 import os
 import struct
-import time
-import uuid
 import warnings
 import zlib
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +22,7 @@ import torch
 import robustseg
 from robustseg.data.errors import DataError
 from robustseg.data.transforms import Pixels
+from robustseg.files import TemporaryFile, remove_left_over
 
 FORMAT = 1
 """Of the entries: another one is another folder, so that neither version reads or replaces the other's."""
@@ -34,8 +33,6 @@ _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"RSSAMPLE"
 _SIZE = 64
 """Bytes before the image, so that it starts where a cache line does."""
-_ABANDONED = 3600
-"""Seconds after which an unfinished file cannot be one that is still being written."""
 
 
 def file_fingerprint(*paths: str | Path) -> str:
@@ -87,7 +84,7 @@ class DiskCache:
                 f"data.disk_cache = {str(folder)!r} cannot be used ({_reason(error)}): name a folder that can be "
                 "written to, or leave it out."
             ) from error
-        self._remove_abandoned()
+        remove_left_over(self._unfinished)
 
     @property
     def _unfinished(self) -> Path:
@@ -142,18 +139,12 @@ class DiskCache:
             self._stop(_reason(error))
 
     def _write(self, path: Path, *parts: bytes | memoryview) -> None:
-        unfinished = self._unfinished / uuid.uuid4().hex
-        try:
-            unfinished.parent.mkdir(parents=True, exist_ok=True)  # someone may have deleted the folder
-            with open(unfinished, "xb") as file:
-                for part in parts:
-                    file.write(part)
+        self._unfinished.mkdir(parents=True, exist_ok=True)  # someone may have deleted the folder
+        with TemporaryFile(path, self._unfinished) as file:
+            for part in parts:
+                file.write(part)
             path.parent.mkdir(exist_ok=True)
-            os.replace(unfinished, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
-            raise
+            file.become(path, durable=False)
 
     def _stop(self, reason: str) -> None:
         self._stopped.fill_(True)
@@ -162,13 +153,6 @@ class DiskCache:
             "being used, and nothing is added any more.",
             stacklevel=2,
         )
-
-    def _remove_abandoned(self) -> None:
-        with contextlib.suppress(OSError), os.scandir(self._unfinished) as files:
-            for file in files:
-                with contextlib.suppress(OSError):
-                    if time.time() - file.stat().st_mtime > _ABANDONED:
-                        os.unlink(file)
 
 
 def _versions() -> tuple[str, ...]:

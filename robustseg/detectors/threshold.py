@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustseg.detectors.detector import Detector
 from robustseg.detectors.errors import DetectorError
+from robustseg.files import write_json
 
 FORMAT = 1
 """Version of the threshold file."""
@@ -71,7 +72,7 @@ class Threshold:
 
     def save(self, path: str | Path) -> None:
         """Write the threshold as JSON."""
-        Path(path).write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+        write_json({"format": FORMAT, **asdict(self)}, path)
 
     @classmethod
     def load(cls, path: str | Path, detector: Detector) -> Threshold:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -13,13 +14,14 @@ from robustseg.doctor.configuration import Setup, read_setup
 from robustseg.doctor.devices import check_devices
 from robustseg.doctor.findings import Finding, verdict_of
 from robustseg.doctor.isolation import Check, run_isolated
-from robustseg.doctor.output import open_console, print_section, summary, to_json, write_json
+from robustseg.doctor.output import open_console, print_section, summary, to_json
 from robustseg.doctor.paths import check_paths
 from robustseg.doctor.ranks import check_local, check_ranks
 from robustseg.doctor.resources import check_resources, find_cores
 from robustseg.doctor.slurm import Launch, check_slurm, find_launch
 from robustseg.doctor.throughput import check_data, worker_counts
 from robustseg.doctor.versions import check_versions
+from robustseg.files import write_text
 from robustseg.resume.runs import RunError
 
 SECTIONS = {
@@ -210,6 +212,6 @@ def _write(path: Path, launch: Launch | None, report: dict[str, Any]) -> None:
     if launch is not None and launch.rank != 0:
         path = path.with_name(f"{path.stem}.rank{launch.rank}{path.suffix}")
     try:
-        write_json(path, report)
+        write_text(json.dumps(report, indent=1, default=str) + "\n", path)
     except OSError as error:
         raise RunError(f"--json {path}: cannot be written ({error.strerror or error}); name another file.") from error

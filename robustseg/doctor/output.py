@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -69,12 +67,3 @@ def to_json(sections: Mapping[str, list[Finding]], seconds: Mapping[str, float])
         ],
         "seconds": dict(seconds),
     }
-
-
-def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report to a file.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    path.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")

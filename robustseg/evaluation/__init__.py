@@ -1,13 +1,14 @@
 """Robustness evaluation: pure torch, usable in any loop."""
 
+from robustseg.evaluation.attacking import CLEAN, Attacked, full_precision
 from robustseg.evaluation.card import Card
 from robustseg.evaluation.card_file import read_card
+from robustseg.evaluation.disk import DiskSink
 from robustseg.evaluation.errors import EvaluationError, ReportError
-from robustseg.evaluation.evaluator import CLEAN, Attacked, RobustnessEvaluator, full_precision
+from robustseg.evaluation.evaluator import Evaluator
 from robustseg.evaluation.panels import Example, draw_panel
 from robustseg.evaluation.record import FOOLED, AttackRecord
-from robustseg.evaluation.results import distances_table, flags_table, rejection_table, scores_table, write_json
-from robustseg.evaluation.resumable import ResumableEvaluator
+from robustseg.evaluation.sinks import MemorySink, Sink
 
 __all__ = [
     "CLEAN",
@@ -15,17 +16,14 @@ __all__ = [
     "AttackRecord",
     "Attacked",
     "Card",
+    "DiskSink",
     "EvaluationError",
+    "Evaluator",
     "Example",
+    "MemorySink",
     "ReportError",
-    "ResumableEvaluator",
-    "RobustnessEvaluator",
-    "distances_table",
+    "Sink",
     "draw_panel",
-    "flags_table",
     "full_precision",
     "read_card",
-    "rejection_table",
-    "scores_table",
-    "write_json",
 ]

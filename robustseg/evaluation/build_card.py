@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.card import FORMAT, Card
 from robustseg.evaluation.card_file import parse_card
 from robustseg.evaluation.checks import overall, trust_flags
-from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.figures import BY_KEY, keys_in, number
 from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.record import FOOLED, summarise

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from robustseg.evaluation.card import CARD, FORMAT, Card
 from robustseg.evaluation.card_upgrade import upgrade_card
 from robustseg.evaluation.errors import ReportError
-from robustseg.evaluation.results import write_json
+from robustseg.files import write_json
 
 _AGAIN = "evaluate the checkpoint again to get a complete card."
 _LARGEST = 2**26

@@ -1,140 +1,103 @@
-"""Scores of a model on clean images and under attacks, without Lightning."""
+"""The evaluator: a model on clean images and under attacks, one confusion matrix per (sample, attack)."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from robustseg.attacks import Attack, AttackResult, AttackStep, NoiseSource, Targeted, attack_mode
-from robustseg.attacks.base import check_logits
+from robustseg.attacks import Attack, AttackStep, NoGradientError
+from robustseg.attacks.base import OnStep
 from robustseg.attacks.guard import Model
-from robustseg.attacks.losses.base import IGNORED
-from robustseg.evaluation.record import FOOLED, AttackRecord
-from robustseg.metrics import SegmentationScores
-from robustseg.types import IGNORE_INDEX
-
-CLEAN = "clean"
-"""Name of the scores without attack."""
-
-
-class Attacked(NamedTuple):
-    """One batch under one attack."""
-
-    images_adv: Tensor
-    """B×3×H×W."""
-    predictions: Tensor
-    """B×H×W."""
-
-
-class Outcome(NamedTuple):
-    """What an attack made of a batch, and what that took."""
-
-    result: AttackResult
-    wanted: Tensor | None
-    """B×H×W, what a targeted attack wanted the model to show."""
-    seconds: float
-    """Of the attack, for the batch."""
+from robustseg.evaluation.attacking import (
+    CLEAN,
+    Attacked,
+    OnAttackStep,
+    Outcome,
+    attack_batch,
+    full_precision,
+    named_step,
+    predict,
+    untouched,
+)
+from robustseg.evaluation.record import COLUMNS, image_figures
+from robustseg.evaluation.records import answers_to
+from robustseg.evaluation.sinks import Sink
+from robustseg.evaluation.store import ImageRecord
+from robustseg.evaluation.views import Look, View, refuse_names_of_views, seen_name
+from robustseg.metrics import confusion_matrix, pixel_acc
+from robustseg.types import IGNORE_INDEX, Batch
 
 
-OnAttackStep = Callable[[str, AttackStep], None]
-
-
-def predict(model: Model, images: Tensor, targets: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Class ids B×H×W that the model in eval mode gives images B×3×H×W.
-
-    Raises:
-        AttackError: The answer does not fit to the targets B×H×W, or is not finite.
-    """
-    with attack_mode(model) as evaluated, torch.no_grad():
-        answer = evaluated(images)
-        valid = targets.long().masked_fill(targets == ignore_index, IGNORED)
-        # NaN would be scored as some class: a broken model must not get figures.
-        return check_logits(answer, images, valid, differentiable=False).argmax(1)
-
-
-def untouched(images: Tensor) -> AttackResult:
-    """The result of no attack."""
-    nothing = torch.zeros(len(images), dtype=torch.int64)
-    return AttackResult(images, nothing, nothing.clone(), torch.ones(len(images), dtype=torch.bool))
-
-
-def attack_batch(
-    model: Model,
-    attack: Attack,
-    ids: Sequence[str],
-    images: Tensor,
-    targets: Tensor,
-    seed: int = 0,
-    on_step: Callable[[AttackStep], None] | None = None,
-) -> Outcome:
-    """Attack a batch, to be called within :func:`full_precision`.
-
-    Args:
-        model: Maps images in [0, 1] to logits at their size.
-        attack: The attack. Its noise is a function of its seed, ``seed`` and the sample's id.
-        ids: B sample ids.
-        images: B×3×H×W in [0, 1].
-        targets: B×H×W.
-        seed: Of the evaluation.
-        on_step: Called after each gradient.
-
-    Raises:
-        AttackError: As the attack.
-    """
-    noise = NoiseSource.for_samples((seed, attack.seed), ids, images.device)
-    start = time.perf_counter()
-    result = attack.run(model, images, targets, generator=noise, on_step=on_step)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    seconds = time.perf_counter() - start
-    return Outcome(result, attack.wanted(targets) if isinstance(attack, Targeted) else None, seconds)
-
-
-class RobustnessEvaluator:
-    """Accumulates data-set scores, clean and under each attack.
+class Evaluator:
+    """Attacks batches, predicts, and gives a sink the records that it lacks.
 
     Everything is computed in the dtype of the images without autocast and TF32, whatever precision the training
     uses, with the model in eval mode. Start noise depends on the seeds and the sample id only: figures do not depend
-    on the batch size, the order or the number of ranks. In a distributed run the sampler must give each sample to one
-    rank, once; :meth:`compute` sums over the ranks.
+    on the batch size, the order or the number of ranks.
 
     Args:
         attacks: Attacks by the name they are reported under.
         num_classes: C.
+        sink: Where records go: :class:`~robustseg.evaluation.MemorySink` or :class:`~robustseg.evaluation.DiskSink`.
         ignore_index: Label of pixels that are not counted.
         seed: Seed of the attacks' noise.
-        device: Where the counts are kept.
+        scored_on: Names of the models that the adversarial images are shown to, where that is not the attacked one.
+        views: By name, what else looks at the images; a view that is added later is asked about all of them, for which
+            the attacks run again.
+        for_itself: Names of attacks whose images only the attacked model is shown, of those of ``scored_on``.
 
     Raises:
-        ValueError: An attack is called "clean".
+        ValueError: An attack is called "clean", or as what views note.
+        EvaluationError: The sink cannot take records of these attacks.
     """
 
     def __init__(
         self,
         attacks: Mapping[str, Attack],
         num_classes: int,
+        sink: Sink,
         ignore_index: int = IGNORE_INDEX,
         seed: int = 0,
-        device: torch.device | str = "cpu",
+        *,
+        scored_on: Sequence[str] = ("",),
+        views: Mapping[str, View] | None = None,
+        for_itself: Collection[str] = (),
     ):
         if CLEAN in attacks:
             raise ValueError(f"an attack cannot be called {CLEAN!r}: that is the name of the scores without attack.")
+        refuse_names_of_views(attacks)
         self.attacks = dict(attacks)
-        self.seed = seed
+        self.num_classes = num_classes
+        self.sink = sink
         self.ignore_index = ignore_index
-        self._scores = {
-            name: SegmentationScores(num_classes, ignore_index).to(device) for name in (CLEAN, *self.attacks)
-        }
-        self.records = {
-            name: AttackRecord(ignore_index, getattr(attack, "success", FOOLED)).to(device)
-            for name, attack in self.attacks.items()
-        }
-        """What each attack did to each image."""
+        self.seed = seed
+        self.scored_on = list(scored_on)
+        self.views = dict(views or {})
+        self.for_itself = frozenset(for_itself)
+        self.refused: dict[str, str] = {}
+        """Why an attack could not be run on this model, by its name."""
+        sink.open(self.attacks, self.views, num_classes)
+
+    def missing(self, sample: str) -> list[str]:
+        """Names of the records that are still to be measured on a sample.
+
+        They are those of :func:`~robustseg.evaluation.records.record_name` and of
+        :func:`~robustseg.evaluation.views.seen_name`.
+        """
+        return [
+            name
+            for attack in (CLEAN, *self.attacks)
+            if attack not in self.refused
+            for name in (*answers_to(attack, self.scored_on, self.for_itself), *self._views(attack))
+            if self.sink.lacks(sample, name)
+        ]
+
+    def _views(self, attack: str) -> dict[str, View]:
+        """What looks at the images of an attack, by the name of the records."""
+        return {seen_name(attack, name): view for name, view in self.views.items() if view.wants(attack)}
 
     def update(
         self,
@@ -143,59 +106,102 @@ class RobustnessEvaluator:
         images: Tensor,
         targets: Tensor,
         on_step: OnAttackStep | None = None,
-    ) -> dict[str, Attacked]:
-        """Score a batch and return what was seen, for pictures.
+        scored: Mapping[str, Model] | None = None,
+    ) -> None:
+        """Measure what is missing of a batch.
+
+        An attack that gets no gradient, or none that is finite, ends a :class:`~robustseg.evaluation.MemorySink`; with
+        records on a disk it is given up, see :attr:`refused`, and the others go on.
 
         Args:
-            model: Maps images in [0, 1] to logits at their size.
+            model: Maps images in [0, 1] to logits at their size; it is attacked, and scored unless others are.
             ids: B sample ids.
             images: B×3×H×W in [0, 1].
             targets: B×H×W.
             on_step: Called with the attack's name after each of its gradients.
+            scored: The models of ``scored_on``, by name.
+
+        Raises:
+            AttackError: As the attack.
+            EvaluationError: A record cannot be written.
         """
-        seen = {}
-        with full_precision():
-            seen[CLEAN] = Attacked(images, predict(model, images, targets, self.ignore_index))
-            self._scores[CLEAN].update(seen[CLEAN].predictions, targets)
-            for name, attack in self.attacks.items():
-                outcome = attack_batch(model, attack, ids, images, targets, self.seed, named_step(on_step, name))
-                images_adv = outcome.result.images_adv
-                seen[name] = Attacked(images_adv, predict(model, images_adv, targets, self.ignore_index))
-                self._scores[name].update(seen[name].predictions, targets)
-                self.records[name].update(
-                    outcome.result, images, seen[name].predictions, targets, outcome.seconds, outcome.wanted
-                )
-        return seen
+        models = {"": model} if scored is None else scored
+        self.sink.begin()
+        missing = {sample: set(self.missing(sample)) for sample in ids}
+        for attack in (CLEAN, *self.attacks):
+            names = answers_to(attack, self.scored_on, self.for_itself)
+            views = self._views(attack)
+            rows = [row for row, sample in enumerate(ids) if not missing[sample].isdisjoint({*names, *views})]
+            if not rows:
+                continue
+            part = Batch(images[rows], targets[rows], [ids[row] for row in rows])
+            wanted = set[str]().union(*(missing[sample] for sample in part.ids))
+            with full_precision():
+                looks = {name: view.begin(model, part, models) for name, view in views.items() if name in wanted}
+                steps = [looks[name].step for name in looks if views[name].watches]
+                outcome = self._attack(attack, model, part, _each(named_step(on_step, attack), steps))
+                if outcome is None:
+                    continue
+                found = [
+                    record
+                    for name, target in names.items()
+                    if name in wanted
+                    for record in self._score(name, models[target], part, outcome)
+                ]
+                for name, look in looks.items():
+                    found += self._noted(name, look, part, outcome)
+            self.sink.put([record for record in found if record.attack in missing[record.sample]])
 
-    def compute(self) -> dict[str, dict[str, Tensor]]:
-        """Scores by name, "clean" first.
+    def _attack(self, name: str, model: Model, batch: Batch, on_step: OnStep | None) -> Outcome | None:
+        """The adversarial images, or None where the attack cannot be run."""
+        if name == CLEAN:
+            return Outcome(untouched(batch.images), None, 0.0)
+        try:
+            return attack_batch(model, self.attacks[name], batch.ids, batch.images, batch.targets, self.seed, on_step)
+        except NoGradientError as error:
+            self.refused[name] = str(error)
+            self.sink.refuse(name, error)
+            return None
 
-        The figures are those of :class:`~robustseg.metrics.SegmentationScores` and, for attacks, of
-        :class:`~robustseg.evaluation.AttackRecord`.
-        """
-        scores = {name: scores.compute() for name, scores in self._scores.items()}
-        for name, record in self.records.items():
-            scores[name] |= record.compute()
-        return scores
+    def _score(self, name: str, model: Model, batch: Batch, outcome: Outcome) -> list[ImageRecord]:
+        """Records of what a model makes of adversarial images."""
+        images_adv = outcome.result.images_adv
+        predictions = predict(model, images_adv, batch.targets, self.ignore_index)
+        confusions = confusion_matrix(predictions, batch.targets, self.num_classes, self.ignore_index)
+        own = name == CLEAN or name in self.attacks
+        if own:
+            self.sink.see(model, name, batch, Attacked(images_adv, predictions), pixel_acc(confusions))
+        figures = image_figures(
+            outcome.result, batch.images, predictions, batch.targets, outcome.seconds, outcome.wanted, self.ignore_index
+        )
+        size, trace, device = len(batch.ids), outcome.result.trace, self.sink.device
+        # A trace is of the attacked model's answers, also where others are scored.
+        traces = list(trace.flatten(1).cpu()) if trace is not None and own else [None] * size
+        rows = zip(batch.ids, confusions.to(device), figures.to(device), traces, strict=True)
+        return [ImageRecord(id, name, matrix, row, size, each) for id, matrix, row, each in rows]
+
+    def _noted(self, name: str, look: Look, batch: Batch, outcome: Outcome) -> list[ImageRecord]:
+        """Records of what a view notes of adversarial images, without scores."""
+        nothing = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        figures = torch.full((len(COLUMNS),), math.nan, dtype=torch.float64)
+        return [
+            ImageRecord(id, name, nothing, figures, len(batch.ids), values)
+            for id, values in zip(batch.ids, look.finish(outcome), strict=True)
+        ]
+
+    def close(self) -> None:
+        """Close the sink."""
+        self.sink.close()
 
 
-def named_step(on_step: OnAttackStep | None, name: str) -> Callable[[AttackStep], None] | None:
-    """``on_step`` for the attack called ``name``."""
-    return None if on_step is None else lambda step: on_step(name, step)
+def _each(first: OnStep | None, more: Sequence[OnStep]) -> OnStep | None:
+    """One observer for several."""
+    every = [*([] if first is None else [first]), *more]
+    if not every:
+        return None
 
+    def show(step: AttackStep) -> None:
+        for one in every:
+            one(step)
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Float32 without autocast and without TF32 for the duration, in which robustness figures are to be computed."""
-    matmul = torch.get_float32_matmul_precision()
-    cudnn = torch.backends.cudnn
-    try:
-        torch.set_float32_matmul_precision("highest")
-        with (
-            cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=False),
-            torch.autocast("cuda", enabled=False),
-            torch.autocast("cpu", enabled=False),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)
+    return show

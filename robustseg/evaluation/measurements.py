@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.errors import IncompleteError
-from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.record import COLUMNS
 from robustseg.evaluation.records import answers_to, refusal, refuse_others, unique_records
 from robustseg.evaluation.store import streams

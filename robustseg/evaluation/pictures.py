@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robustseg.evaluation.panels import Example
+from robustseg.files import remove_left_over, write_whole
 
 PICTURES = "pictures"
 
@@ -40,6 +40,7 @@ class PictureKeeper:
         self._folder = folder / PICTURES
         self._count = count
         self._ranks: dict[str, list[_Rank]] = {}
+        remove_left_over(self._folder)
 
     def remember(self, attack: str, sample: str, pixel_acc: float) -> None:
         """Take in an image that was measured before; NaN, without valid pixels, is no picture to show."""
@@ -84,21 +85,16 @@ class PictureKeeper:
 
 
 def _write(path: Path, example: Example) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid4().hex}.npz")
     image = example.image.mul(255).round().clamp(0, 255).byte()
     # Half precision is exact to a tenth of an 8-bit level: enough to look at.
     delta = (example.image_adv - image.to(example.image_adv.dtype) / 255).half()
     maps = {"target": example.target, "clean": example.prediction, "adv": example.prediction_adv}
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(
-                file,
-                allow_pickle=False,
-                image=image.numpy(),
-                delta=delta.numpy(),
-                **{name: ids.to(torch.int32).numpy() for name, ids in maps.items()},
-            )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        allow_pickle=False,
+        image=image.numpy(),
+        delta=delta.numpy(),
+        **{name: ids.to(torch.int32).numpy() for name, ids in maps.items()},
+    )
+    write_whole(content.getvalue(), path, durable=False)

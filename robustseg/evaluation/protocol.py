@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from robustseg.evaluation.errors import EvaluationError
+from robustseg.files import create_text
 
 PROTOCOL = "protocol.json"
 FORMAT = 1
@@ -70,18 +69,9 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> str:
 
 def _create(folder: Path, facts: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{PROTOCOL}.{uuid4().hex}"
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(facts, indent=2) + "\n")
-            file.flush()
-            # All records of the folder are worthless without it.
-            os.fsync(file.fileno())
-        # Unlike a rename this fails when another process was first, whose facts are then compared with ours.
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, folder / PROTOCOL)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Where another process was first, its facts are compared with ours.
+    with contextlib.suppress(FileExistsError):
+        create_text(json.dumps(facts, indent=2) + "\n", folder / PROTOCOL)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -114,30 +114,20 @@ class AttackRecord(Metric):
     """:func:`image_figures` of one attack, gathered from all ranks; a few numbers per image are kept.
 
     Args:
-        ignore_index: Label of pixels that are not counted.
         fooled: Share of the valid pixels that must be wrong for an image to count as fooled.
     """
 
     full_state_update = False
     rows: list[Tensor]
 
-    def __init__(self, ignore_index: int = IGNORE_INDEX, fooled: float = FOOLED, **kwargs: Any):
+    def __init__(self, fooled: float = FOOLED, **kwargs: Any):
         super().__init__(**kwargs)
-        self.ignore_index = ignore_index
         self.fooled = fooled
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
-    def update(
-        self,
-        result: AttackResult,
-        images: Tensor,
-        predictions: Tensor,
-        targets: Tensor,
-        seconds: float,
-        wanted: Tensor | None = None,
-    ) -> None:
-        """Take in a batch; arguments as of :func:`image_figures`."""
-        self.rows.append(image_figures(result, images, predictions, targets, seconds, wanted, self.ignore_index))
+    def update(self, rows: Tensor) -> None:
+        """Take in a batch of B×K, columns :data:`COLUMNS`."""
+        self.rows.append(rows)
 
     def compute(self) -> dict[str, Tensor]:
         """:func:`summarise` over all images."""

@@ -1,126 +1,137 @@
-"""What an evaluation prints and writes: tables for the terminal, JSON for everything else."""
+"""The tables that an evaluation prints, from its card."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from rich.table import Table
-
-from robustseg.evaluation.card import Card, Figured
+from robustseg.evaluation.card import Card, DetectorRow, Figured, Scores
 from robustseg.evaluation.figures import Figure, shown_in
 from robustseg.evaluation.record import FOOLED
+from robustseg.evaluation.table import Cell, Column, Failure, Row, Section, Table, Text, Verdict, figure, words
+
+_SYMBOLS = {"ok": "✓", "caution": "!", "unreliable": "✗"}
+_SUFFIXES = {"share": " %", "linf": "/255"}
+"""Where a column has no unit of its own."""
+
+
+def tables_of(card: Card) -> list[Table]:
+    """All tables for the terminal."""
+    found = (scores_table(card), distances_table(card), rejection_table(card), flags_table(card))
+    return [table for table in found if table is not None]
 
 
 def scores_table(card: Card) -> Table:
-    """A terminal table of a result card, one row per attack: scores in percent, and what an image cost."""
-    data = card.data
-    table = Table(title=f"{data.name} {data.split}, {data.images} images, in %", title_justify="left")
-    rows = [card.clean, *card.ran.values()]
+    """A table of a result card, one row per attack: scores in percent, and what an image cost."""
+    data, ran = card.data, [card.clean, *card.ran.values()]
     # Figures that every card has, and others where an attack has them.
-    columns = [f for f in shown_in("terminal") if f.required or any(row[f.key] is not None for row in rows)]
-    table.add_column("attack", no_wrap=True)
-    for column in columns:
-        table.add_column(column.key, justify="right")
-    table.add_row("clean", *(_cell(card.clean, column) for column in columns))
+    columns = [f for f in shown_in("terminal") if f.required or any(row[f.key] is not None for row in ran)]
+    rows = [Row([Text("clean"), *_scores(card.clean, columns)], "clean")]
     for name, row in card.attacks.items():
-        cells = [_cell(row, column) for column in columns] if row.error is None else ["could not run"]
-        table.add_row(name, *cells)
+        found = _scores(row, columns) if row.error is None else [Failure(row.error)]
+        rows.append(Row([Text(name), *found], "attack"))
+    worst = []
     if card.worst_case is not None and len(card.attacks) > 1:
-        table.add_section()
         names = {"per_image": "worst per image", "greedy": "worst, greedy"}
-        for kind, worst in card.worst_case.kinds():
-            table.add_row(names[kind], *(_cell(worst, column) for column in columns))
-    return table
+        worst = [Row([Text(names[kind]), *_scores(row, columns)], "worst") for kind, row in card.worst_case.kinds()]
+    return Table(
+        [words("attack", wrap=False), *(Column(f.key, "%" if f.unit == "share" else "") for f in columns)],
+        [Section(rows), Section(worst)],
+        f"{data.name} {data.split}, {data.images} images, in %",
+        shows_units=False,
+    )
 
 
-def _cell(row: Figured, figure: Figure) -> str:
-    """Empty where a row is of nothing that costs calls."""
-    if figure.unit != "share":
-        return shown(row[figure.key], figure.digits) if row.has(figure.key) else ""
-    return shown(row[figure.key], 2, 100)
+def _scores(row: Figured, columns: Sequence[Figure]) -> list[Cell]:
+    return [
+        figure(row[f.key], 2, f.factor, row.interval(f.key) if isinstance(row, Scores) else None)
+        if f.unit == "share"
+        # Empty where a row is of nothing that costs calls.
+        else figure(row[f.key], f.digits)
+        if row.has(f.key)
+        else Text("")
+        for f in columns
+    ]
 
 
 def distances_table(card: Card) -> Table | None:
-    """A terminal table of how far attacks without a bound went to fool an image; None without such attacks."""
+    """A table of how far attacks without a bound went; None if there is none."""
+    rows = [
+        Row(
+            [
+                Text(name),
+                *(
+                    figure(row[f.key], f.digits, f.factor, suffix=_SUFFIXES.get(f.unit, ""))
+                    for f in shown_in("distances")
+                ),
+            ]
+        )
+        for name, row in card.ran.items()
+        if row.settings.eps is None and not row.settings.targeted
+    ]
     title = f"perturbations that fool {FOOLED:.0%} of an image's valid pixels, or what an attack's success asks for"
-    table = Table(title=title, title_justify="left")
-    table.add_column("attack")
-    for figure in shown_in("distances"):
-        table.add_column(figure.heading, justify="right")
-    for name, row in card.ran.items():
-        if row.settings.eps is None and not row.settings.targeted:
-            table.add_row(name, *(_size_cell(row[f.key], f) for f in shown_in("distances")))
-    return table if table.row_count else None
-
-
-def _size_cell(value: float | None, figure: Figure) -> str:
-    suffix = {"share": " %", "linf": "/255"}.get(figure.unit, "")
-    text = shown(value, figure.digits, figure.factor)
-    return text if value is None else f"{text}{suffix}"
+    columns = [words("attack"), *(Column(f.heading) for f in shown_in("distances"))]
+    return Table(columns, [Section(rows)], title) if rows else None
 
 
 def rejection_table(card: Card) -> Table | None:
-    """A terminal table of the detectors in front of the model; None without any."""
+    """A table of the detectors in front of the model; None without any."""
     if not card.detectors:
         return None
-    table = Table(title="detectors in front of the model, in %", title_justify="left")
-    table.add_column("detector")
-    table.add_column("attack", no_wrap=True)
-    for column in ("rejected", "AUC", "accepted images", "accepted miou", "pixel_acc, rejection right"):
-        table.add_column(column, justify="right")
+    sections = []
     for name, found in card.detectors.items():
+        rows = []
         for attack, row in found.rows().items():
-            if row.accepted is None or row.with_rejection is None:
-                table.add_row(name, attack, "could not run")
-                continue
-            # A clean image that is rejected is a mistake.
-            counted = f"{shown(row.with_rejection.pixel_acc, 2, 100)}{' *' if attack == 'clean' else ''}"
-            passed = row.accepted
-            auc = "" if attack == "clean" else shown(row.auc, 2, 100)
-            cells = (shown(row.rejected, 2, 100), auc, str(passed.images), shown(passed.miou, 2, 100), counted)
-            table.add_row(name, attack, *cells)
-        table.add_section()
-    table.caption = "* rejected clean images count as wrong. An attack that does not know a detector says little of it."
-    return table
+            cells = _rejected(row, attack == "clean") if row.error is None else [Failure(row.error)]
+            rows.append(Row([Text(name), Text(attack), *cells]))
+        sections.append(Section(rows))
+    return Table(
+        [
+            words("detector"),
+            words("attack", wrap=False),
+            *(Column(key, "%") for key in ("rejected", "AUC")),
+            Column("accepted images"),
+            *(Column(key, "%") for key in ("accepted miou", "pixel_acc, rejection right")),
+        ],
+        sections,
+        "detectors in front of the model, in %",
+        notes=["* rejected clean images count as wrong. An attack that does not know a detector says little of it."],
+        shows_units=False,
+    )
+
+
+def _rejected(row: DetectorRow, clean: bool) -> list[Cell]:
+    assert row.accepted is not None
+    assert row.with_rejection is not None
+    return [
+        figure(row.rejected, 2, 100),
+        Text("") if clean else figure(row.auc, 2, 100),
+        figure(row.accepted.images, 0),
+        figure(row.accepted.miou, 2, 100),
+        # A clean image that is rejected is a mistake.
+        figure(row.with_rejection.pixel_acc, 2, 100, suffix=" *" if clean else ""),
+    ]
 
 
 def flags_table(card: Card) -> Table:
-    """A terminal table of the trust flags; those that were not checked share a line."""
-    marks = {"ok": "[green]✓ ok[/]", "caution": "[yellow]! caution[/]", "unreliable": "[red bold]✗ unreliable[/]"}
-    title = f"can these figures be trusted? {marks[card.verdict]}"
-    table = Table(title=title, title_justify="left", show_header=False)
-    for flag in card.flags:
-        if flag.verdict in marks:
-            table.add_row(str(flag.number), flag.name, marks[flag.verdict], flag.line)
-    unchecked = [flag for flag in card.flags if flag.verdict not in marks]
+    """A table of the trust flags; those that were not checked share a line."""
+    rows = [
+        Row([Text(str(flag.number)), Text(flag.name), _verdict(flag.verdict), Text(flag.line)])
+        for flag in card.flags
+        if flag.verdict in _SYMBOLS
+    ]
+    unchecked = [flag for flag in card.flags if flag.verdict not in _SYMBOLS]
     if unchecked:
         names = ", ".join(f"{flag.number} {flag.name}" for flag in unchecked)
         line = " ".join(dict.fromkeys(flag.line for flag in unchecked))
-        table.add_row("", "", "– not checked", f"{names}. {line}")
-    return table
+        rows.append(Row([Text(""), Text(""), Text("– not checked"), Text(f"{names}. {line}")]))
+    return Table(
+        [words(heading) for heading in ("", "check", "verdict", "finding")],
+        [Section(rows)],
+        "can these figures be trusted?",
+        _verdict(card.verdict),
+        shows_headings=False,
+    )
 
 
-def shown(figure: float | None, digits: int, factor: float = 1.0) -> str:
-    """A figure for people; "–" where there is none."""
-    return "–" if figure is None else f"{factor * figure:.{digits}f}"
-
-
-def write_json(record: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write ``record`` so that ``path`` holds either its old content or all of the new one."""
-    write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", path)
-
-
-def write_text(text: str, path: str | os.PathLike[str]) -> None:
-    """Write ``text`` so that ``path`` holds either its old content or all of the new one."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _verdict(verdict: str) -> Verdict:
+    return Verdict(_SYMBOLS[verdict], verdict)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.record import COLUMNS
+from robustseg.files import sync_folder
 
 RECORDS = "records"
 
@@ -242,18 +243,9 @@ def _create(folder: Path, name: str) -> io.BufferedWriter:
         except FileExistsError:
             number += 1
         else:
-            sync_folder(folder)
+            with contextlib.suppress(OSError):  # not every file system can
+                sync_folder(folder)
             return file
-
-
-def sync_folder(folder: Path) -> None:
-    """Let the names of new files in a folder survive a crash of the machine, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _cut(file: io.BufferedWriter, end: int) -> None:

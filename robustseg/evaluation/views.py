@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustseg.attacks import AttackStep
 from robustseg.attacks.guard import Model
-from robustseg.evaluation.evaluator import Outcome
+from robustseg.evaluation.attacking import Outcome
 from robustseg.types import Batch
 
 

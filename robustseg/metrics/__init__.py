@@ -18,11 +18,12 @@ from robustseg.metrics.functional import (
     pixel_acc,
     target_success,
 )
-from robustseg.metrics.scores import SegmentationScores
+from robustseg.metrics.scores import ConfusionScores, SegmentationScores
 from robustseg.metrics.worst_case import WorstCase, greedy_worst_case, worst_case_images
 
 __all__ = [
     "FEWEST_IMAGES",
+    "ConfusionScores",
     "SegmentationScores",
     "WorstCase",
     "class_counts",

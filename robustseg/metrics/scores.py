@@ -16,8 +16,8 @@ _FIXED_POINT = 2**40
 """Scale of per-image figures, which are summed as integers: exact in any order, and safe from changes of precision."""
 
 
-class SegmentationScores(Metric):
-    """Scores of a data set from one confusion matrix, exact in any batching and on any number of ranks.
+class ConfusionScores(Metric):
+    """Scores of a data set from the confusion matrices of its images, exact in any batching and on any number of ranks.
 
     ``miou``, ``pixel_acc`` and ``mean_acc`` are computed from the confusion matrix of the whole data set;
     ``image_miou`` is the mean of the images' own mIoU. Give every sample once: a sampler that pads would count some
@@ -25,7 +25,6 @@ class SegmentationScores(Metric):
 
     Args:
         num_classes: Number of classes C.
-        ignore_index: Label of pixels that are not counted.
     """
 
     full_state_update = False
@@ -33,10 +32,9 @@ class SegmentationScores(Metric):
     scored_images: Tensor
     images: Tensor
 
-    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX, **kwargs: Any):
+    def __init__(self, num_classes: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_classes = num_classes
-        self.ignore_index = ignore_index
         zero = torch.zeros((), dtype=torch.long)
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
         for name in IMAGE_SCORES:
@@ -44,24 +42,15 @@ class SegmentationScores(Metric):
         self.add_state("scored_images", zero.clone(), dist_reduce_fx="sum")
         self.add_state("images", zero.clone(), dist_reduce_fx="sum")
 
-    def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Count a batch of predictions and targets.
-
-        Args:
-            predictions: B×H×W class ids in [0, C).
-            targets: B×H×W class ids in [0, C), or the ignore index.
-
-        Raises:
-            ValueError: Shapes differ, or an id is outside of the classes.
-        """
-        per_image = confusion_matrix(predictions, targets, self.num_classes, self.ignore_index)
-        self.confusion += per_image.sum(0)
+    def update(self, confusions: Tensor) -> None:
+        """Count a batch of B×C×C matrices, see :func:`~robustseg.metrics.confusion_matrix`."""
+        self.confusion += confusions.sum(0)
         # An image without valid pixels has no score of its own and changes no figure.
         for name, score in IMAGE_SCORES.items():
-            fixed = (score(class_counts(per_image)).nan_to_num(0.0) * _FIXED_POINT).round().long()
+            fixed = (score(class_counts(confusions)).nan_to_num(0.0) * _FIXED_POINT).round().long()
             setattr(self, f"{name}_sum", getattr(self, f"{name}_sum") + fixed.sum())
-        self.scored_images += (per_image.flatten(1).sum(1) > 0).sum()
-        self.images += len(targets)
+        self.scored_images += (confusions.flatten(1).sum(1) > 0).sum()
+        self.images += len(confusions)
 
     def compute(self) -> dict[str, Tensor]:
         """Return every score and ``class_iou`` (C) in [0, 1], and ``images``."""
@@ -73,3 +62,28 @@ class SegmentationScores(Metric):
             "class_iou": class_iou(self.confusion),
             "images": self.images,
         }
+
+
+class SegmentationScores(ConfusionScores):
+    """The same from predictions and targets.
+
+    Args:
+        num_classes: Number of classes C.
+        ignore_index: Label of pixels that are not counted.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX, **kwargs: Any):
+        super().__init__(num_classes, **kwargs)
+        self.ignore_index = ignore_index
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:  # type: ignore[override]
+        """Count a batch of predictions and targets.
+
+        Args:
+            predictions: B×H×W class ids in [0, C).
+            targets: B×H×W class ids in [0, C), or the ignore index.
+
+        Raises:
+            ValueError: Shapes differ, or an id is outside of the classes.
+        """
+        super().update(confusion_matrix(predictions, targets, self.num_classes, self.ignore_index))

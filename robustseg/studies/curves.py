@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Literal
 
 from robustseg.attacks import Attack
-from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.attacking import CLEAN
 from robustseg.studies.errors import StudyError
 from robustseg.studies.study import check_attacks
 from robustseg.studies.sweep import Point, Sweep, check_steps, numbered, refuse_repeats

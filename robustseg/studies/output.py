@@ -11,19 +11,20 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from robustseg.evaluation import write_json
 from robustseg.evaluation.figures import BY_KEY, SCORES
 from robustseg.evaluation.report.drawing import Plot
-from robustseg.evaluation.report.markdown import escape
-from robustseg.evaluation.report.markdown import table as markdown_table
-from robustseg.evaluation.report.pages import render, write_text
-from robustseg.evaluation.report.wording import NOTHING, count, percent, plain, setting, span
-from robustseg.studies.study import Study, StudyResult, Table
+from robustseg.evaluation.report.pages import render
+from robustseg.evaluation.report.wording import DIGITS, count, plain, setting
+from robustseg.evaluation.table import MISSING, Cell, Table, Text, figure, to_html, to_markdown
+from robustseg.evaluation.table.markdown import escape
+from robustseg.files import write_json, write_text
+from robustseg.studies.study import Study, StudyResult
 
 FORMAT = 1
 """Of the JSON file."""
 _WORDS = ("model", "attack", "schedule", "scored_at", "source", "target")
 """Columns that hold no figures."""
+_SHARES = ("misratio", "floss_share", *SCORES)
 _GAP, _TITLE = 14.0, 18.0
 _COLUMNS = 2
 _SHOWN = 1.4
@@ -68,21 +69,18 @@ def tables_of(result: StudyResult) -> list[Table]:
         return list(result.tables)
     rows = [[_cell(row, key) for key in result.columns] for row in result.rows]
     words = len(list(takewhile(_WORDS.__contains__, result.columns)))
-    return [Table("", list(result.columns.values()), rows, words)]
+    return [Table.of("", result.columns.values(), rows, words)]
 
 
-def _cell(row: Mapping[str, Any], key: str) -> str:
+def _cell(row: Mapping[str, Any], key: str) -> Cell:
     value = row[key]
-    if key in ("misratio", "floss_share"):
-        return percent(value)
-    if key in SCORES:
-        between = span((row.get("confidence") or {}).get(key))
-        return percent(value) + (f" ({between})" if between else "")
-    if isinstance(value, float):
-        return count(value) if key in BY_KEY and BY_KEY[key].unit == "calls" else f"{value:.4g}"
     if value is None:
-        return "could not run" if row.get("error") and key not in ("eps", "steps") else NOTHING
-    return plain(value)
+        return Text("could not run") if row.get("error") and key not in ("eps", "steps", *_SHARES) else MISSING
+    if key in _SHARES:
+        return figure(value, DIGITS, 100, (row.get("confidence") or {}).get(key))
+    if isinstance(value, float):
+        return Text(count(value) if key in BY_KEY and BY_KEY[key].unit == "calls" else f"{value:.4g}")
+    return Text(plain(value))
 
 
 def facts_of(about: Mapping[str, Any]) -> dict[str, str]:
@@ -108,8 +106,7 @@ def _markdown(study: Study, result: StudyResult, about: Mapping[str, Any]) -> st
     for table in tables_of(result):
         if table.title:
             parts.append(f"## {escape(table.title)}")
-        rows = [[escape(cell) for cell in row] for row in table.rows]
-        parts.append(markdown_table([escape(heading) for heading in table.headings], rows, table.words))
+        parts.append(to_markdown(table))
     parts.append("## What was measured")
     parts.append("\n".join(f"- {escape(name)}: {escape(value)}" for name, value in facts_of(about).items()))
     parts.append("## Attacks")
@@ -134,7 +131,7 @@ def _page(study: Study, result: StudyResult, about: Mapping[str, Any]) -> str:
         findings=[plain(line) for line in result.findings],
         facts=facts_of(about),
         plots=[plot._replace(svg=Markup(plot.svg)) for plot in result.plots],
-        tables=[table._asdict() for table in tables_of(result)],
+        tables=[{"title": table.title, "drawn": to_html(table)} for table in tables_of(result)],
         settings=[(plain(name), {k: setting(v) for k, v in attack.describe().items()}) for name, attack in attacks],
     )
 

@@ -17,6 +17,7 @@ from robustseg.evaluation.figures import SCORES, shown_in
 from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.record import summarise
 from robustseg.evaluation.report.drawing import Plot
+from robustseg.evaluation.table import Table
 from robustseg.evaluation.views import View
 from robustseg.studies.errors import StudyError
 
@@ -34,16 +35,6 @@ class Answering(NamedTuple):
     key: str
     """In the names of records; empty for the attacked model itself."""
     model: nn.Module
-
-
-class Table(NamedTuple):
-    """A table for people; cells are finished text."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    words: int = 1
-    """Columns from the left that hold words rather than figures."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from robustseg.attacks import Attack
-from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.figures import keys_in
 from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.records import record_name

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustseg.attacks import Attack
-from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.figures import keys_in
 from robustseg.evaluation.records import record_name
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.plots import heat_plot
 from robustseg.evaluation.report.wording import percent as shown
+from robustseg.evaluation.table import Table
 from robustseg.studies.errors import StudyError
-from robustseg.studies.study import Measured, StudyAcrossModels, StudyResult, Table, check_attacks, percent, score_row
+from robustseg.studies.study import Measured, StudyAcrossModels, StudyResult, check_attacks, percent, score_row
 
 _SHOWN = keys_in("study plots")
 
@@ -112,7 +113,7 @@ class TransferMatrix(StudyAcrossModels):
             lines = [["clean", "", *(cells[CLEAN, None, name] for name in names)]]
             for attack in self.varied:
                 lines += [[attack, s.source, *(cells[attack, s.source, name] for name in names)] for s in sources]
-            tables.append(Table(f"{key} of the target, %", ["attack", "made on", *names], lines, words=2))
+            tables.append(Table.of(f"{key} of the target, %", ["attack", "made on", *names], lines, 2))
         return tables
 
     def _plots(self, rows: Sequence[Mapping[str, Any]], sources: Sequence[Measured]) -> list[Plot]:
@@ -151,4 +152,4 @@ def _pairs_table(compared: Mapping[str, Any]) -> Table:
         [p["source"], p["target"], *(shown(p[key][attack]) for key in _SHOWN for attack in (weaker, stronger))]
         for p in compared["by_pair"]
     ]
-    return Table(f"{weaker} against {stronger} on pairs of different models, %", headings, rows, words=2)
+    return Table.of(f"{weaker} against {stronger} on pairs of different models, %", headings, rows, 2)

@@ -10,7 +10,7 @@ from robustseg.callbacks import AttackProgressBar, RobustnessEvaluation
 from robustseg.data import SyntheticScenes
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.detectors import ScaleConsistency
-from robustseg.evaluation import RobustnessEvaluator
+from robustseg.evaluation import Evaluator, MemorySink
 from robustseg.training import RobustSegmentation
 from tests.helpers.nets import ToyNetwork
 
@@ -55,10 +55,10 @@ class Counting(PGD):
 def test_logged_figures_are_those_of_the_first_images(tmp_path, scenes, num_images):
     trainer, net = fit(tmp_path, scenes, RobustnessEvaluation(ATTACKS, num_images=num_images), epochs=1)
     samples = [scenes.data.dataset("val")[index] for index in range(num_images or 7)]
-    evaluator = RobustnessEvaluator(ATTACKS, 7, seed=net.seed)
+    sink = MemorySink()
     images, targets = (torch.stack([sample[field] for sample in samples]) for field in (0, 1))
-    evaluator.update(net.model, [sample.id for sample in samples], images, targets)
-    for name, scores in evaluator.compute().items():
+    Evaluator(ATTACKS, 7, sink, seed=net.seed).update(net.model, [sample.id for sample in samples], images, targets)
+    for name, scores in sink.compute().items():
         for figure in ("miou", "pixel_acc", "image_miou"):
             assert float(trainer.callback_metrics[f"val/{name}/{figure}"]) == pytest.approx(
                 float(scores[figure]), abs=2e-3

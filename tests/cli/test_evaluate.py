@@ -85,7 +85,10 @@ def test_a_model_that_only_looks_robust_is_unreliable(run, tmp_path, network, fl
 
 def test_leaderboard(honest, tmp_path, capsys):
     board = tmp_path / "board.html"
-    assert main(["leaderboard", str(honest), "--html", str(board), "--markdown", str(tmp_path / "board.md")]) == 0
+    assert main(["leaderboard", str(honest), "--html", str(board), "--markdown", str(tmp_path / "board.md"),
+                 "--csv", str(tmp_path / "board.csv"), "--latex", str(tmp_path / "board.tex")]) == 0  # fmt: skip
+    assert (tmp_path / "board.csv").read_text(encoding="utf-8").startswith("protocol,protocol note,rank,model,")
+    assert r"\begin{tabular}" in (tmp_path / "board.tex").read_text(encoding="utf-8")
     assert "<script" not in board.read_text()
     assert "worst-case pixel_acc" in (tmp_path / "board.md").read_text()
     capsys.readouterr()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 import torch
@@ -10,11 +9,11 @@ from torch import nn
 from robustseg.attacks import PGD, AttackError, CosPGD, SegPGD
 from robustseg.evaluation import (
     CLEAN,
+    Evaluator,
     Example,
-    RobustnessEvaluator,
+    MemorySink,
     draw_panel,
     full_precision,
-    write_json,
 )
 from robustseg.metrics import confusion_matrix, miou
 
@@ -48,12 +47,14 @@ ATTACKS = {"pgd3": PGD(**BIG), "cospgd3": CosPGD(**BIG, random_start=False)}
 def evaluate(model, data, sizes, order=None):
     ids, images, targets = data
     order = list(range(7)) if order is None else order
-    evaluator, seen, start = RobustnessEvaluator(ATTACKS, 4, seed=5), [], 0
+    sink, seen, start = MemorySink(), [], 0
+    evaluator = Evaluator(ATTACKS, 4, sink, seed=5)
     for size in sizes:
         part = order[start : start + size]
-        seen.append(evaluator.update(model, [ids[i] for i in part], images[part], targets[part]))
+        evaluator.update(model, [ids[i] for i in part], images[part], targets[part])
+        seen.append(sink.seen)
         start += size
-    return evaluator.compute(), seen
+    return sink.compute(), seen
 
 
 def test_scores_are_those_of_the_adversarial_examples(model, data):
@@ -112,33 +113,18 @@ def test_full_precision_is_undone_after_an_exception():
 
 def test_on_step_reports_every_attack_by_name(model, data):
     steps = []
-    RobustnessEvaluator(ATTACKS, 4).update(model, *data, on_step=lambda name, step: steps.append((name, step.step)))
+    Evaluator(ATTACKS, 4, MemorySink()).update(model, *data, on_step=lambda name, step: steps.append((name, step.step)))
     assert steps == [(name, step) for name in ATTACKS for step in (1, 2, 3)]
 
 
 def test_clean_is_not_a_name_for_an_attack():
     with pytest.raises(ValueError, match="clean"):
-        RobustnessEvaluator({"clean": PGD()}, 4)
+        Evaluator({"clean": PGD()}, 4, MemorySink())
 
 
 def test_a_model_without_gradient_is_refused(data):
     with pytest.raises(AttackError, match="autograd"):
-        RobustnessEvaluator(ATTACKS, 4).update(lambda x: x.detach().repeat(1, 2, 1, 1)[:, :4], *data)
-
-
-def test_json_is_written_into_folders_that_are_made_for_it(tmp_path):
-    write_json({"a": {"b": None}}, tmp_path / "deep" / "out.json")
-    assert json.loads((tmp_path / "deep" / "out.json").read_text()) == {"a": {"b": None}}
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.json"]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "out.json"
-    write_json({"a": 1}, path)
-    with pytest.raises(ValueError, match="JSON"):
-        write_json({"a": math.nan}, path)
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["out.json"]
+        Evaluator(ATTACKS, 4, MemorySink()).update(lambda x: x.detach().repeat(1, 2, 1, 1)[:, :4], *data)
 
 
 def test_panel_shows_image_perturbation_and_predictions():

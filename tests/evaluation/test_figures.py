@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustseg.evaluation import Card, results, scores_table
+from robustseg.evaluation import Card
 from robustseg.evaluation.figures import BY_KEY, FIGURES, LOGGED, SCORES, keys_in, shown_in
 from robustseg.evaluation.record import COLUMNS, summarise
 from robustseg.evaluation.report import view
 from robustseg.evaluation.report.leaderboard import COLUMNS as LEADERBOARD
+from robustseg.evaluation.results import distances_table, scores_table
 from robustseg.metrics import SegmentationScores, scores_from_counts
 from robustseg.studies.study import SCORE_COLUMNS
 from tests.evaluation.report.cards import make_card, small_card, typed
+from tests.helpers.tables import texts
 
 VALUES = {figure.key: (place + 1) / 64 for place, figure in enumerate(FIGURES)}
 """Another number for each figure."""
@@ -36,8 +38,7 @@ def test_what_is_measured_has_a_row_and_nothing_else_has():
 
 def test_every_row_is_shown_where_it_says():
     card = complete_card(eps="8/255")
-    terminal = [column.header for column in scores_table(card).columns]
-    assert terminal == ["attack", *keys_in("terminal")]
+    assert scores_table(card).headings == ["attack", *keys_in("terminal")]
     (row,) = [row for row in view.rows(card) if row.name == "pgd"]
     for figure in shown_in("report"):
         assert view.COLUMNS[figure.key] == figure.heading
@@ -46,8 +47,7 @@ def test_every_row_is_shown_where_it_says():
     headings, ((_, cells),) = view.size_table(card)
     assert headings == [figure.heading for figure in shown_in("sizes")]
     assert "–" not in cells
-    distances = results.distances_table(complete_card(eps=None))
-    assert [column.header for column in distances.columns] == ["attack", *(f.heading for f in shown_in("distances"))]
+    assert distances_table(complete_card(eps=None)).headings == ["attack", *(f.heading for f in shown_in("distances"))]
     assert list(LEADERBOARD)[:-2] == [f"{part}_{key}" for part in ("worst", "clean") for key in keys_in("leaderboard")]
     assert list(SCORE_COLUMNS) == list(keys_in("study"))
 
@@ -66,5 +66,5 @@ def test_orders_and_names_are_those_of_the_first_version():
 def test_a_score_that_is_missing_is_shown_as_such(key):
     card = make_card()
     card["clean"][key] = None
-    cells = {column.header: next(iter(column.cells)) for column in scores_table(typed(card)).columns}
-    assert cells[key] == "–"
+    table = scores_table(typed(card))
+    assert dict(zip(table.headings, texts(table)[0], strict=True))[key] == "–"

@@ -103,13 +103,13 @@ def test_a_full_disk_leaves_no_half_protocol(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(EvaluationError, match="No space left on device"):
         claim(tmp_path, FACTS)
     assert not any(tmp_path.iterdir())
     monkeypatch.undo()
     claim(tmp_path, FACTS)
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     # a claimed folder can be read without room for another file
     assert claim(tmp_path, FACTS) == digest(FACTS | {"format": FORMAT})
 

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
-from rich.console import Console
-
-from robustseg.evaluation import flags_table
+from robustseg.evaluation.results import flags_table
 from tests.evaluation.report.cards import make_card, typed
-
-
-def shown(table) -> str:
-    console = Console(file=io.StringIO(), width=120)
-    console.print(table)
-    return console.file.getvalue()
+from tests.helpers.tables import printed
 
 
 def flag(number: int, name: str, verdict: str, line: str) -> dict:
@@ -27,9 +18,9 @@ def test_flags_that_were_not_checked_share_a_line():
         flag(4, "budget", "ok", "Within its budget."),
         flag(9, "sample", "caution", "Only a part."),
     ]
-    text = shown(flags_table(typed(make_card() | {"verdict": "caution", "flags": flags})))
+    text = printed(flags_table(typed(make_card() | {"verdict": "caution", "flags": flags})))
     assert text.count("The model was not probed.") == 1
     assert "1 answers, 3 gradients." in text
     assert all(part in text for part in ("Within its budget.", "Only a part.", "! caution"))
     everything = [flag(4, "budget", "ok", "Within its budget.")]
-    assert "not checked" not in shown(flags_table(typed(make_card() | {"verdict": "ok", "flags": everything})))
+    assert "not checked" not in printed(flags_table(typed(make_card() | {"verdict": "ok", "flags": everything})))

@@ -10,7 +10,7 @@ from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.measurements import read_measurements
 from robustseg.evaluation.protocol import claim
 from robustseg.evaluation.views import Look, View
-from tests.evaluation.test_resumable import FACTS, attacks, data, measure, model  # noqa: F401
+from tests.evaluation.test_disk import FACTS, attacks, data, measure, model  # noqa: F401
 
 NAMES = ["clean", "pgd", "cospgd"]
 

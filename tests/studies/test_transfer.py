@@ -11,6 +11,7 @@ from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark import Shard, run_benchmark
 from robustseg.studies import StudyError, TransferMatrix, run_transfer
 from tests.evaluation.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data, toy_model
+from tests.helpers.tables import texts
 from tests.studies.reference import attacked, full_size, scores
 
 ATTACKS = {"fs2": BIM(steps=2), "ds2": DS(steps=2)}
@@ -93,7 +94,7 @@ def test_plots_and_tables_show_the_matrix(done):
     assert [plot.title for plot in result.plots] == [
         f"{key} of the target under {attack}, %" for key in ("miou", "pixel_acc") for attack in ATTACKS
     ]
-    clean, *lines = result.tables[0].rows
+    clean, *lines = texts(result.tables[0])
     assert clean[:2] == ["clean", ""]
     assert [line[:2] for line in lines] == [[attack, source] for attack in ATTACKS for source in "abc"]
     row = next(row for row in result.rows if (row["attack"], row["source"], row["target"]) == ("ds2", "b", "c"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from robustseg import __version__
 from robustseg.attacks.guard import AttackError
 from robustseg.attacks.threat import AllowedSet, ThreatModel
+from robustseg.files import write_whole
 
 _FORMAT = "robustseg.universal"
 _VERSION = "1"
@@ -77,14 +77,7 @@ class UniversalDelta:
             "target_map": self.target_map or "",
             "seed": str(self.seed),
         }
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            save_file({_TENSOR: self.delta.detach().cpu().contiguous()}, partial, settings)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(save({_TENSOR: self.delta.detach().cpu().contiguous()}, settings), path)
 
     @classmethod
     def load(cls, path: str | Path) -> UniversalDelta:

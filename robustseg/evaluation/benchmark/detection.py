@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustseg.attacks.guard import Model
 from robustseg.detectors import Detector
-from robustseg.evaluation.evaluator import Outcome
+from robustseg.evaluation.attacking import Outcome
 from robustseg.evaluation.views import View
 from robustseg.types import Batch
 

@@ -11,10 +11,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from robustseg.data import collate
-from robustseg.evaluation import ResumableEvaluator
+from robustseg.evaluation import DiskSink, Evaluator
+from robustseg.evaluation.attacking import OnAttackStep
 from robustseg.evaluation.benchmark.facts import commit, versions
 from robustseg.evaluation.benchmark.plan import Benchmark
-from robustseg.evaluation.evaluator import OnAttackStep
 from robustseg.types import Batch, Sample
 
 
@@ -33,7 +33,7 @@ class EvaluationModule(pl.LightningModule):
         self.scored = nn.ModuleList(benchmark.scored.values())
         self.benchmark = benchmark
         self.folder = folder
-        self._evaluator: ResumableEvaluator | None = None
+        self._evaluator: Evaluator | None = None
         # A rank whose part was complete before has nothing to load while others go on.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
@@ -41,16 +41,20 @@ class EvaluationModule(pl.LightningModule):
         """Open the folder; it is refused before anything is measured if it is another evaluation's."""
         of = self.benchmark
         rank = f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-        self._evaluator = ResumableEvaluator(
+        sink = DiskSink(
             self.folder,
             of.facts,
+            f"shard{of.shard.number}of{of.shard.count}{rank}",
+            {"versions": versions(), "commit": commit()},
+            of.num_pictures,
+            of.data.ignore_index,
+        )
+        self._evaluator = Evaluator(
             of.attacks,
             self.model.num_classes,
+            sink,
             of.data.ignore_index,
             of.seed,
-            writer=f"shard{of.shard.number}of{of.shard.count}{rank}",
-            about={"versions": versions(), "commit": commit()},
-            num_pictures=of.num_pictures,
             scored_on=of.scored_on,
             views=of.every_view,
             for_itself=of.for_itself,

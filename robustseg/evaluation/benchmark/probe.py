@@ -14,7 +14,7 @@ from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.checks import probe_model
 from robustseg.evaluation.measurements import Measurements
-from robustseg.evaluation.results import write_json
+from robustseg.files import write_json
 from robustseg.types import Sample
 
 

@@ -14,15 +14,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
+from rich.text import Text
 
 from robustseg.evaluation import (
     CLEAN,
     EvaluationError,
-    distances_table,
     draw_panel,
-    flags_table,
-    rejection_table,
-    scores_table,
 )
 from robustseg.evaluation.benchmark.module import EvaluationModule
 from robustseg.evaluation.benchmark.plan import Benchmark
@@ -39,12 +36,17 @@ from robustseg.evaluation.pictures import PICTURES, PictureKeeper
 from robustseg.evaluation.protocol import claim, differences, digest, read
 from robustseg.evaluation.records import REFUSED, refuse_others
 from robustseg.evaluation.report import PanelPicture, write_markdown, write_report
+from robustseg.evaluation.results import scores_table, tables_of
 from robustseg.evaluation.store import RECORDS, read_records, streams
+from robustseg.evaluation.table import to_csv, to_terminal
+from robustseg.evaluation.table.escape import one_line
+from robustseg.files import write_text
 from robustseg.metrics import pixel_acc_from_counts
 from robustseg.resume.patience import wait_for_all_ranks
 
 REPORT = "report.html"
 MARKDOWN = "card.md"
+SCORES = "scores.csv"
 
 
 def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> Card | None:
@@ -54,7 +56,8 @@ def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> Ca
         trainer: Brings devices, ranks, progress and loggers. Without autocast, whatever its precision; one that
             converts the weights (``bf16-true``) makes it an evaluation in that precision.
         benchmark: What to evaluate.
-        folder: Of the evaluation: ``records/``, ``card.json``, ``card.md``, ``report.html``.
+        folder: Of the evaluation: ``records/``, ``card.json``, ``card.md``,
+            ``report.html``, ``scores.csv``.
 
     Returns:
         The card; None on ranks but the first, and while other shards are missing.
@@ -160,21 +163,17 @@ def panels(card: Card, measured: Measurements, benchmark: Benchmark, folder: Pat
 
 
 def publish(card: Card, pictures: Sequence[PanelPicture], folder: Path, palette: Palette = ()) -> None:
-    """Write the card, the report and the Markdown, and print the tables."""
+    """Write the card, the report, the Markdown and the scores, and print the tables."""
     write_card(card, folder / CARD)
     write_report(card, folder / REPORT, pictures, palette=palette)
     write_markdown(card, folder / MARKDOWN)
+    write_text(to_csv(scores_table(card)), folder / SCORES)
     # A log file has no width: what a wide terminal shows.
     console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(scores_table(card))
-    distances = distances_table(card)
-    if distances is not None:
-        console.print(distances)
-    rejection = rejection_table(card)
-    if rejection is not None:
-        console.print(rejection)
-    console.print(flags_table(card))
-    console.print(f"written to {folder / REPORT}, {MARKDOWN} and {CARD}", soft_wrap=True)
+    for table in tables_of(card):
+        console.print(to_terminal(table))
+    written = Text(f"written to {one_line(str(folder / REPORT))}, {MARKDOWN}, {SCORES} and {CARD}")
+    console.print(written, soft_wrap=True)
 
 
 def log_results(trainer: pl.Trainer, card: Card, pictures: Sequence[PanelPicture]) -> None:

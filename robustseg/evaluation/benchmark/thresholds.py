@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from torch import Tensor
 from robustseg.data import DataError, collate
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.detectors import Detector, DetectorError, Threshold, auc
-from robustseg.evaluation import CLEAN, EvaluationError, full_precision, write_json
+from robustseg.evaluation import CLEAN, EvaluationError, full_precision
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.protocol import digest
 from robustseg.evaluation.rejection import has_valid_pixels, rejection_scores
 from robustseg.evaluation.views import seen_name
+from robustseg.files import write_json
 from robustseg.types import Sample
 
 BENIGN = "benign-*.json"
@@ -86,14 +86,10 @@ def _threshold(benchmark: Benchmark, name: str, detector: Detector, folder: Path
             "without this detector."
         ) from error
     path = folder / f"threshold_{quote(name, safe='')}.json"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        threshold.save(temporary)
-        os.replace(temporary, path)
+        threshold.save(path)
     except OSError as error:
         raise _not_written(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return threshold
 
 
@@ -121,7 +117,7 @@ def _benign_scores(benchmark: Benchmark, name: str, detector: Detector, folder: 
                 found = detector.scores(of.model.to(device), batch.images.to(device), batch.ids, seed=of.seed)
             known |= dict(zip(prints, found.tolist(), strict=True))
             try:
-                write_json({**about, "scores": known}, path)
+                write_json({**about, "scores": known}, path, durable=False)
             except OSError as error:
                 raise _not_written(path, error) from error
         scores += [known[key] for key in prints]

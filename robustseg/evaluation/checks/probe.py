@@ -13,6 +13,7 @@ from robustseg.attacks.base import check_batch
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.threat import Norm
+from robustseg.evaluation.attacking import full_precision
 from robustseg.evaluation.checks.answers import probe_answers, probe_inputs
 from robustseg.evaluation.checks.convergence import gradients_of, in_threat, probe_convergence
 from robustseg.evaluation.checks.gradients import probe_gradients
@@ -68,9 +69,6 @@ def probe_model(
         ValueError: ``eps`` is no positive radius, a target is no class, no image has a valid pixel, or ``ids`` or
             ``suite`` do not fit the images.
     """
-    # Imported here, since the evaluator may itself want the checks.
-    from robustseg.evaluation.evaluator import full_precision
-
     threat = ThreatModel(eps, norm)
     targets = _checked(ids, images, targets, threat, num_classes, ignore_index, suite or {})
     rows = (targets != IGNORED).flatten(1).any(1).nonzero()[:, 0].tolist()

@@ -8,10 +8,10 @@ from robustseg.evaluation.errors import ReportError
 from robustseg.evaluation.report.leaderboard import (
     Leaderboard,
     build_leaderboard,
+    leaderboard_csv,
     leaderboard_html,
+    leaderboard_latex,
     leaderboard_markdown,
-    write_leaderboard,
-    write_leaderboard_markdown,
 )
 from robustseg.evaluation.report.markdown import report_markdown, write_markdown
 from robustseg.evaluation.report.page import report_html, write_report
@@ -24,14 +24,14 @@ __all__ = [
     "PanelPicture",
     "ReportError",
     "build_leaderboard",
+    "leaderboard_csv",
     "leaderboard_html",
+    "leaderboard_latex",
     "leaderboard_markdown",
     "read_card",
     "read_cards",
     "report_html",
     "report_markdown",
-    "write_leaderboard",
-    "write_leaderboard_markdown",
     "write_markdown",
     "write_report",
 ]

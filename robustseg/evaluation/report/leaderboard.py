@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from robustseg.evaluation.card import Card, Figured
+from robustseg.evaluation.card import Card, Figured, Scores
 from robustseg.evaluation.errors import ReportError
 from robustseg.evaluation.figures import keys_in, shown_in
 from robustseg.evaluation.report import view
-from robustseg.evaluation.report.markdown import escape, table
-from robustseg.evaluation.report.pages import render, write_text
+from robustseg.evaluation.report.pages import render
 from robustseg.evaluation.report.wording import (
+    DIGITS,
     NOTHING,
     model_name,
     plain,
@@ -23,6 +22,24 @@ from robustseg.evaluation.report.wording import (
     threat,
     training,
 )
+from robustseg.evaluation.table import (
+    MISSING,
+    Cell,
+    Column,
+    Number,
+    Row,
+    Section,
+    Table,
+    Text,
+    Verdict,
+    figure,
+    to_csv,
+    to_html,
+    to_latex,
+    to_markdown,
+    words,
+)
+from robustseg.evaluation.table.markdown import escape
 
 COLUMNS = {
     **{f"worst_{figure.key}": f"worst-case {figure.heading}" for figure in shown_in("leaderboard")},
@@ -58,7 +75,7 @@ class Entry(NamedTuple):
     model: str
     below: str
     """Training and checkpoint."""
-    cells: Mapping[str, view.Cell]
+    cells: Mapping[str, Cell]
     verdict: str
     reason: str
     """Why there is no rank; empty with one."""
@@ -115,53 +132,59 @@ def protocol_of(card: Card) -> dict[str, Any]:
     return found
 
 
-def write_leaderboard(leaderboard: Leaderboard, path: str | os.PathLike[str]) -> None:
-    """Write the tables as one HTML file that loads nothing from anywhere."""
-    write_text(leaderboard_html(leaderboard), path)
-
-
-def write_leaderboard_markdown(leaderboard: Leaderboard, path: str | os.PathLike[str]) -> None:
-    """Write the tables as Markdown."""
-    write_text(leaderboard_markdown(leaderboard), path)
-
-
 def leaderboard_html(leaderboard: Leaderboard) -> str:
-    """The text of :func:`write_leaderboard`'s file."""
-    return render(
-        "leaderboard.html.j2",
-        tables=leaderboard.tables,
-        columns=COLUMNS,
-        explanation=EXPLANATION,
-        symbols=view.SYMBOLS,
-        nothing=NOTHING,
-    )
+    """The tables as a page that loads nothing from anywhere."""
+    tables = [
+        {"heading": found.heading, "below": found.below, "drawn": to_html(table_of(found), "leaderboard cards")}
+        for found in leaderboard.tables
+    ]
+    return render("leaderboard.html.j2", tables=tables, explanation=EXPLANATION)
 
 
 def leaderboard_markdown(leaderboard: Leaderboard) -> str:
-    """The text of :func:`write_leaderboard_markdown`'s file."""
+    """The tables as Markdown."""
     parts = ["# Leaderboard", EXPLANATION]
     for found in leaderboard.tables:
-        rows = [
-            [
-                NOTHING if entry.rank is None else str(entry.rank),
-                f"{escape(entry.name)}: {escape(entry.model)}, {escape(entry.below)}",
-                *[escape(f"{cell.text} ({cell.below})" if cell.below else cell.text) for cell in _cells(entry)],
-                _verdict(entry),
-            ]
-            for entry in found.entries
-        ]
-        parts += [f"## {escape(found.heading)}", escape(found.below)]
-        parts += [table(["rank", "model", *COLUMNS.values()], rows, words=2)]
+        parts += [f"## {escape(found.heading)}", escape(found.below), to_markdown(table_of(found))]
     return "\n\n".join(parts) + "\n"
 
 
-def _verdict(entry: Entry) -> str:
-    verdict = f"{view.SYMBOLS[entry.verdict]} {entry.verdict}"
-    return escape(f"{verdict}: {entry.reason}" if entry.reason else verdict)
+def leaderboard_csv(leaderboard: Leaderboard) -> str:
+    """The tables as one, whose first columns say what was measured."""
+    tables = [table_of(found) for found in leaderboard.tables]
+    rows = [
+        row._replace(cells=[Text(found.heading, found.below), *row.cells])
+        for found, table in zip(leaderboard.tables, tables, strict=True)
+        for row in table.rows
+    ]
+    return to_csv(Table([words("protocol"), *tables[0].columns], [Section(rows)]))
 
 
-def _cells(entry: Entry) -> Iterator[view.Cell]:
-    return (entry.cells[key] for key in COLUMNS if key != "verdict")
+def leaderboard_latex(leaderboard: Leaderboard) -> str:
+    """The tables in LaTeX, one after the other."""
+    return "\n".join(to_latex(table_of(found)) for found in leaderboard.tables)
+
+
+def table_of(found: LeaderboardTable) -> Table:
+    """The ranked models, and below them the others."""
+    ranked = [_row(entry) for entry in found.entries if entry.rank is not None]
+    apart = [_row(entry) for entry in found.entries if entry.rank is None]
+    figures = [Column(heading, "%" if "_" in key else "") for key, heading in COLUMNS.items()]
+    return Table(
+        [Column("rank", align="left"), words("model"), *figures],
+        [Section(ranked), *([Section(apart, "Not ranked")] if apart else [])],
+        found.heading,
+        notes=[found.below],
+        shows_units=False,
+    )
+
+
+def _row(entry: Entry) -> Row:
+    rank: Cell = Text(NOTHING, kind="rank") if entry.rank is None else Number(entry.rank, 0, kind="rank")
+    verdict = Verdict(view.SYMBOLS[entry.verdict], entry.verdict, entry.reason)
+    figures = [entry.cells[key] for key in COLUMNS if key != "verdict"]
+    kind = "entry unranked" if entry.rank is None else "entry ranked"
+    return Row([rank, Text(entry.model, entry.below, entry.name), *figures, verdict], kind)
 
 
 def _refusal(protocols: Mapping[str, Mapping[str, Any]]) -> str:
@@ -232,15 +255,15 @@ def _entry(name: str, card: Card) -> Entry:
         reason = f"a check failed ({bad})" if bad else "a check failed"
     elif failed:
         reason = f"could not run: {', '.join(failed)}"
-    elif worst["worst_pixel_acc"].text == NOTHING:
+    elif worst["worst_pixel_acc"] == MISSING:
         reason = "no worst case in the card"
     else:
         reason = ""
     total = len(card.attacks)
-    cells = {
+    cells: dict[str, Cell] = {
         **worst,
-        **{f"clean_{key}": view.score_cell(card.clean, key) for key in keys_in("leaderboard")},
-        "attacks": view.Cell(f"{total - len(failed)} of {total}" if failed else str(total)),
+        **{f"clean_{key}": _score(card.clean, key) for key in keys_in("leaderboard")},
+        "attacks": Text(f"{total - len(failed)} of {total}" if failed else str(total)),
     }
     model = card.model
     file = "no checkpoint" if model.checkpoint is None else f"{plain(model.checkpoint)} {sha(model.sha256)}…"
@@ -252,14 +275,20 @@ def _entry(name: str, card: Card) -> Entry:
     return Entry(None, plain(name), model_name(card), below, cells, card.verdict, reason)
 
 
-def worst_case(card: Card) -> dict[str, view.Cell]:
+def worst_case(card: Card) -> dict[str, Cell]:
     """The figures that rank: of the worst case, or of the one attack that there is."""
     kinds: dict[str, Figured] = {} if card.worst_case is None else dict(card.worst_case.kinds())
     if not kinds and len(card.ran) == 1:
         kinds = dict.fromkeys(("per_image", "greedy"), next(iter(card.ran.values())))
     # The greedy choice is made for miou, the other one is the worst case of everything else.
     of = {key: kinds.get("greedy" if key == "miou" else "per_image") for key in keys_in("leaderboard")}
-    return {f"worst_{key}": view.score_cell(row, key) for key, row in of.items()}
+    return {f"worst_{key}": _score(row, key) for key, row in of.items()}
+
+
+def _score(row: Figured | None, key: str) -> Cell:
+    if row is None:
+        return MISSING
+    return figure(row[key], DIGITS, 100, row.interval(key) if isinstance(row, Scores) else None)
 
 
 def _figure(entry: Entry) -> float:

@@ -10,12 +10,14 @@ from markupsafe import Markup
 from robustseg.evaluation.card import Card
 from robustseg.evaluation.errors import ReportError
 from robustseg.evaluation.panels import Palette
-from robustseg.evaluation.report import detected, view
+from robustseg.evaluation.report import detected, tables, view
 from robustseg.evaluation.report.drawn import draw_plots
-from robustseg.evaluation.report.pages import render, write_text
+from robustseg.evaluation.report.pages import render
 from robustseg.evaluation.report.pictures import PanelPicture, data_uri
 from robustseg.evaluation.report.plots import Curve
 from robustseg.evaluation.report.wording import percent, plain
+from robustseg.evaluation.table import to_html
+from robustseg.files import write_text
 
 
 def write_report(
@@ -47,8 +49,6 @@ def report_html(
 ) -> str:
     """The text of :func:`write_report`'s file."""
     plots = [plot._replace(svg=Markup(plot.svg)) for plot in draw_plots(card, curves)]
-    size_columns, size_rows = view.size_table(card)
-    class_columns, class_rows = view.class_table(card)
     return render(
         "report.html.j2",
         title=view.title(card),
@@ -58,21 +58,17 @@ def report_html(
         symbols=view.SYMBOLS,
         tiles=view.tiles(card),
         facts=view.facts(card),
-        columns=view.COLUMNS,
-        rows=view.rows(card),
+        scores=to_html(tables.scores(card, summaries=True), "scores cards"),
         flags=view.flags(card),
         plots=plots,
         pictures=[_shown(picture) for picture in sorted(pictures, key=lambda picture: picture.kind != "worst")],
         legend=_legend(card, palette),
         settings=[*view.settings(card), *detected.settings(card)],
         detectors=detected.lines(card),
-        detector_columns=detected.COLUMNS,
-        detector_rows=detected.rows(card),
+        detector_table=to_html(tables.detectors(card), "plain detectors"),
         detector_note=detected.note(card),
-        size_columns=size_columns,
-        size_rows=size_rows,
-        class_columns=class_columns,
-        class_rows=class_rows,
+        sizes=to_html(tables.sizes(card)),
+        classes=to_html(tables.classes(card)),
         model_settings=view.model_settings(card),
     )
 

@@ -1,8 +1,7 @@
-"""Templates into self-contained pages, and text into files."""
+"""Templates into self-contained pages."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +31,3 @@ def render(template: str, **content: Any) -> str:
     )
     style = (_FOLDER / "style.css").read_text(encoding="utf-8")
     return environment.get_template(template).render(style=Markup(style), **content)
-
-
-def write_text(text: str, path: str | os.PathLike[str]) -> None:
-    """Write ``text`` so that ``path`` holds either its old content or all of the new one."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        # Bytes: the same file on every system, without its line endings.
-        temporary.write_bytes(text.encode("utf-8", errors="replace"))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

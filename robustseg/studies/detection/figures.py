@@ -8,16 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.maps import Panel, map_plot
 from robustseg.evaluation.report.plots import Curve, curve_plot, heat_plot
 from robustseg.evaluation.report.wording import NOTHING, count, setting
 from robustseg.evaluation.report.wording import percent as shown
+from robustseg.evaluation.table import Table
 from robustseg.evaluation.views import seen_name
 from robustseg.studies.detection.plan import ADVERSARIES, SCALE, SPATIAL, Kind, Plan
 from robustseg.studies.detection.rows import curve_rows, detection_rows, strength_rows, transfer_rows
-from robustseg.studies.study import Measured, StudyResult, Table, percent
+from robustseg.studies.study import Measured, StudyResult, percent
 
 _OWN: tuple[Kind, ...] = ("blurred", "patches")
 """The paper's adaptive attacks."""
@@ -58,7 +59,7 @@ def detection_result(
     tables = [*_auc_tables(plan, rows), _strength_table(strengths)] if guarded else []
     tables += _transfer_tables(plan, transfer)
     settings = [[what, ", ".join(f"{k} = {setting(v)}" for k, v in each.items())] for what, each in views.items()]
-    tables.append(Table("What looked at the images", ["view", "settings"], settings, words=2))
+    tables.append(Table.of("What looked at the images", ["view", "settings"], settings, 2))
     return StudyResult(
         "Detection of adversarial images by consistency",
         "AUC is the chance that an adversarial image is less consistent than a benign one: 100 % for a perfect "
@@ -91,7 +92,7 @@ def _auc_tables(plan: Plan, rows: Rows) -> Iterator[Table]:
                 if any(found):
                     lines.append([model, detector.name, *(NOTHING if r is None else shown(r["auc"]) for r in found)])
         headings = [*(plan.combinations if kinds is _OWN else []), *(f"{c}, adaptive" for c in adaptive)]
-        yield Table(title, ["model", "detector", *headings], lines, words=2)
+        yield Table.of(title, ["model", "detector", *headings], lines, 2)
 
 
 def _strength_table(strengths: Rows) -> Table:
@@ -120,7 +121,7 @@ def _strength_table(strengths: Rows) -> Table:
         ]
         for row in strengths
     ]
-    return Table("What the attacks did", headings, rows, words=3)
+    return Table.of("What the attacks did", headings, rows, 3)
 
 
 def _matrices(name: str, where: str, plan: Plan, rows: Rows) -> Iterator[Plot]:
@@ -211,7 +212,7 @@ def _transfer_tables(plan: Plan, transfer: Rows) -> Iterator[Table]:
             for s in sources
         ]
         title = f"Transfer of {combination}: normalised miou of the target map / pixel success rate, %"
-        yield Table(title, ["made on", *targets], lines)
+        yield Table.of(title, ["made on", *targets], lines)
 
 
 def _matrix(transfer: Rows, combination: str) -> tuple[list[str], list[str], dict[tuple[str, str], Mapping[str, Any]]]:

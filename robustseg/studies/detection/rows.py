@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustseg.detectors import auc
-from robustseg.evaluation.evaluator import CLEAN
+from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.figures import number
 from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.record import named

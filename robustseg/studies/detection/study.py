@@ -7,8 +7,8 @@ from typing import Any
 
 from robustseg.attacks import Attack, AttackError, Targeted, TargetMap
 from robustseg.detectors import DetectorError, OnPatches, ScaleConsistency, SpatialConsistency, ThroughBlur
+from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.benchmark import Benchmark
-from robustseg.evaluation.evaluator import CLEAN
 from robustseg.evaluation.views import View
 from robustseg.studies.detection.figures import detection_result, highest_entropy
 from robustseg.studies.detection.plan import SCALE, SPATIAL, DetectorRow, Plan, Variant

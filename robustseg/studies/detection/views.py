@@ -12,7 +12,7 @@ from torch import Tensor
 from robustseg.attacks import AttackStep
 from robustseg.attacks.guard import Model
 from robustseg.detectors import Detector, GaussianBlur, self_entropy
-from robustseg.evaluation.evaluator import Outcome, predict
+from robustseg.evaluation.attacking import Outcome, predict
 from robustseg.evaluation.views import Look, View
 from robustseg.metrics import class_counts, confusion_matrix, target_success
 from robustseg.types import Batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -222,11 +223,11 @@ def test_a_damaged_file_of_scores_is_made_again(whole, tmp_path, content):
 def test_an_interrupted_fit_goes_on_after_the_last_batch(whole, tmp_path, monkeypatch, number):
     write, left = rejection.write_json, [number]
 
-    def interrupted(record, path):
+    def interrupted(record, path, **options):
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt
-        write(record, path)
+        write(record, path, **options)
 
     shutil.copytree(whole / RECORDS, tmp_path / "out" / RECORDS)
     shutil.copy(whole / "protocol.json", tmp_path / "out")
@@ -242,7 +243,7 @@ def test_an_interrupted_fit_goes_on_after_the_last_batch(whole, tmp_path, monkey
 
 
 def test_an_evaluation_that_is_interrupted_between_batches_ends_with_the_same_card(whole, tmp_path, monkeypatch):
-    update, left = module.ResumableEvaluator.update, [2]
+    update, left = module.Evaluator.update, [2]
 
     def interrupted(self, *arguments):
         left[0] -= 1
@@ -250,11 +251,11 @@ def test_an_evaluation_that_is_interrupted_between_batches_ends_with_the_same_ca
             raise RuntimeError("power cut")
         return update(self, *arguments)
 
-    monkeypatch.setattr(module.ResumableEvaluator, "update", interrupted)
+    monkeypatch.setattr(module.Evaluator, "update", interrupted)
     with pytest.raises(RuntimeError, match="power cut"):
         evaluate(tmp_path / "out")
     assert sum(measured(tmp_path / "out").values()) == 2 * 3 * 3 * (1 + len(ATTACKS))
-    monkeypatch.setattr(module.ResumableEvaluator, "update", update)
+    monkeypatch.setattr(module.Evaluator, "update", update)
     evaluate(tmp_path / "out")
     assert card_bytes(tmp_path / "out") == card_bytes(whole)
     assert measured(tmp_path / "out") == measured(whole)
@@ -373,8 +374,10 @@ def test_adaptive_attacks_are_measured_beside(tmp_path):
     assert card["attacks"]["adaptive"]["settings"]["inner"]["attack"] == "OnPatches"
 
 
-def test_names_need_not_be_names_of_files_and_views_keep_theirs(tmp_path):
-    evaluate(tmp_path / "out", detectors={"a/b ..": ScaleConsistency(1.0)}, attacks={})
+def test_names_need_not_be_names_of_files_and_views_keep_theirs(tmp_path, capsys):
+    evaluate(tmp_path / "out", detectors={"a/b ..": ScaleConsistency(1.0)}, attacks={"a[/b]": FGSM()})
+    assert capsys.readouterr().out.count("a[/b]") == 2
+    assert "\na[/b]," in (tmp_path / "out" / "scores.csv").read_text()
     assert (tmp_path / "out" / "threshold_a%2Fb%20...json").exists()
     of = benchmark()
     assert list(of.every_view) == ["spatial", "scale"]
@@ -382,20 +385,20 @@ def test_names_need_not_be_names_of_files_and_views_keep_theirs(tmp_path):
         benchmark(detectors={"far": ScaleConsistency(1.0)}, views={"far": of.detector_views["scale"]})
 
 
-@pytest.mark.parametrize(("part", "file"), [("write_json", "benign-"), ("replace", "threshold_spatial")])
-def test_a_full_disk_is_one_message(whole, tmp_path, monkeypatch, part, file):
+@pytest.mark.parametrize("file", ["benign-", "threshold_spatial"])
+def test_a_full_disk_is_one_message(whole, tmp_path, monkeypatch, file):
     shutil.copytree(whole / RECORDS, tmp_path / "out" / RECORDS)
     shutil.copy(whole / "protocol.json", tmp_path / "out")
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full(old, new):
+        if str(new).rpartition("/")[2].startswith(file):
+            raise OSError(28, "No space left on device")
+        rename(old, new)
 
-    of = benchmark()
+    rename, of = os.replace, benchmark()
     taken = run.read_measurements(tmp_path / "out", run.claim(tmp_path / "out", of.facts), of.samples,
                                   of.attack_settings, 7, views=of.detector_views)  # fmt: skip
-    monkeypatch.setattr(rejection if part == "write_json" else rejection.os, part, full)
-    if part == "replace":
-        monkeypatch.setattr(rejection, "write_json", lambda record, path: None)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(EvaluationError, match=rf"{re.escape(file)}.*No space left.*make room"):
         rejection.detectors_of(of, taken, tmp_path / "out", torch.device("cpu"))
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from robustseg.evaluation.report import Curve, PanelPicture, write_leaderboard, write_report
+from robustseg.evaluation.report import Curve, PanelPicture, leaderboard_html, write_report
+from robustseg.files import write_text
 from tests.evaluation.report.cards import CLASSES, board_of, changed, make_card, typed
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -57,7 +58,7 @@ def leaderboard(tmp_path_factory) -> Path:
     }
     cards["runs/" + "long_name_" * 8] = make_card(strength=1.1, sha256="d" * 64, verdict="unreliable")
     path = tmp_path_factory.mktemp("leaderboard") / "leaderboard.html"
-    write_leaderboard(board_of(cards), path)
+    write_text(leaderboard_html(board_of(cards)), path)
     return path
 
 

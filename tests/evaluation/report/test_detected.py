@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from robustseg.evaluation import rejection_table
 from robustseg.evaluation.report import ReportError
+from robustseg.evaluation.results import rejection_table
 from tests.evaluation.report.cards import board_of, changed, make_card, markdown_of, page_of, typed
 from tests.evaluation.report.pages import parse
 from tests.evaluation.report.test_cards import without
-from tests.evaluation.test_results import shown
+from tests.helpers.tables import printed
 
 
 def row(rejected, images, pixel_acc, counted, **more):
@@ -69,7 +69,7 @@ def test_markdown():
 
 
 def test_terminal():
-    text = shown(rejection_table(typed(detected())))
+    text = printed(rejection_table(typed(detected())))
     assert "86.60 *" in text
     assert "could not run" in text
     assert "91.20" in text

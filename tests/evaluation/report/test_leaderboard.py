@@ -1,15 +1,16 @@
 """Who stands where, and which results are refused side by side."""
 
+import csv
 import re
 
 import pytest
 
 from robustseg.evaluation.report import (
     ReportError,
+    leaderboard_csv,
     leaderboard_html,
+    leaderboard_latex,
     leaderboard_markdown,
-    write_leaderboard,
-    write_leaderboard_markdown,
 )
 from tests.evaluation.report.cards import board_of, changed, make_card
 from tests.evaluation.report.pages import parse
@@ -188,12 +189,30 @@ def test_markdown(board):
     assert "✕ unreliable: a check failed (3 gradients)" in text
 
 
-def test_same_cards_same_bytes(tmp_path, board):
-    for name in ("1", "2"):
-        write_leaderboard(board, tmp_path / f"{name}.html")
-        write_leaderboard_markdown(board, tmp_path / f"{name}.md")
-    assert (tmp_path / "1.html").read_bytes() == (tmp_path / "2.html").read_bytes()
-    assert (tmp_path / "1.md").read_text(encoding="utf-8") == leaderboard_markdown(board)
+def test_csv(board):
+    headings, *rows = csv.reader(leaderboard_csv(board).splitlines())
+    assert headings == [
+        "protocol", "protocol note", "rank", "model", "model name", "model note", "worst-case pixel_acc (%)",
+        "worst-case pixel_acc low (%)", "worst-case pixel_acc high (%)", "worst-case miou (%)", "clean pixel_acc (%)",
+        "clean pixel_acc low (%)", "clean pixel_acc high (%)", "clean miou (%)", "clean miou low (%)",
+        "clean miou high (%)", "attacks", "verdict", "verdict note",
+    ]  # fmt: skip
+    assert [row[2] for row in rows] == ["1", "2", ""]
+    assert [row[3:5] for row in rows][:2] == [["PSPNet (resnet10t)", "best"], ["<script>|x (resnet10t)", "<b>|"]]
+    assert rows[0][0] == "CamVid val, linf, eps = 8/255"
+    assert [float(figure) for figure in rows[0][6:9]] == pytest.approx([39.6, 37.5, 41.5], abs=0.05)
+    assert rows[2][-2:] == ["unreliable", "a check failed (3 gradients)"]
+
+
+def test_latex(board):
+    text = leaderboard_latex(board)
+    assert r"rank & model & worst-case pixel\_acc (\%) & worst-case miou (\%)" in text
+    assert r"1 & PSPNet (resnet10t) best & 39.60 {\scriptsize 37.5--41.5} &" in text
+    assert r"-- & PSPNet (resnet10t) odd &" in text
+    assert text.count(r"\midrule") == 2
+
+
+def test_same_cards_same_bytes():
     # Whatever the order of the folders.
     cards = {"a": card(), "b": card(0.9, "b"), "c": changed(card(0.5, "c"), "data.split", "test")}
     backwards = dict(reversed(cards.items()))

@@ -12,6 +12,7 @@ from robustseg.attacks import Targeted
 from robustseg.detectors import OnPatches, ScaleConsistency, SpatialConsistency, ThroughBlur
 from robustseg.evaluation.report.wording import NOTHING
 from tests.evaluation.benchmark.tiny import measured, tiny_benchmark
+from tests.helpers.tables import texts
 from tests.studies.detection.tiny import (
     ATTACKS,
     CLASSES,
@@ -185,7 +186,7 @@ def test_tables_show_the_rows(done):
     combinations = list(dict.fromkeys(key[0] for key in PLAIN))
     assert own.headings == ["model", "detector", *combinations, "dag_pure, adaptive"]
     assert beyond.headings == ["model", "detector", "dag_pure, adaptive"]
-    lines = {row[1]: row[2:] for row in own.rows}
+    lines = {row[1]: row[2:] for row in texts(own)}
     assert list(lines) == list(DETECTORS)
     adaptive = {"scale, σ = 1": ("blurred", 1.0), "spatial, K = 1": ("patches", 1)}
     for name, line in lines.items():
@@ -193,7 +194,7 @@ def test_tables_show_the_rows(done):
         # nothing attacked two patches drawn once
         last = f"{100 * cells[(name, 'dag_pure', *adaptive[name])]:.2f}" if name in adaptive else NOTHING
         assert line == [*written, last]
-    beyond_lines = {row[1]: row[2] for row in beyond.rows}
+    beyond_lines = {row[1]: row[2] for row in texts(beyond)}
     assert beyond_lines == {
         "scale, σ = 1": f"{100 * cells['scale, σ = 1', 'dag_pure', 'both', 1.0]:.2f}",
         "spatial, K = 2": f"{100 * cells['spatial, K = 2', 'dag_pure', 'redrawn', 2]:.2f}",
@@ -203,7 +204,7 @@ def test_tables_show_the_rows(done):
     (found,) = (table for title, table in tables.items() if title.startswith("Transfer of pgd_strip"))
     cell = transfer["pgd_strip", "b", "a"]
     assert found.headings == ["made on", "a", "b"]
-    assert found.rows[1][:2] == ["b", f"{100 * cell['target_miou']:.2f} / {100 * cell['target_success']:.2f}"]
+    assert texts(found)[1][:2] == ["b", f"{100 * cell['target_miou']:.2f} / {100 * cell['target_success']:.2f}"]
     page = (folder / "study_found.html").read_text(encoding="utf-8")
     assert all(title.replace("'", "&#39;") in page for title in tables)
     record = json.loads((folder / "study_found.json").read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustseg.attacks import BIM, DAG, PGD, AttackStep, Targeted
 from robustseg.attacks.noise import NoiseSource
 from robustseg.detectors import GaussianBlur, ScaleConsistency, SpatialConsistency
-from robustseg.evaluation.evaluator import Outcome, attack_batch, untouched
+from robustseg.evaluation.attacking import Outcome, attack_batch, untouched
 from robustseg.studies.detection.views import ConsistencyCurve, EntropyMaps, Parts, SuccessBehindBlur, TargetCounts
 from robustseg.types import Batch
 from tests.detectors.test_consistency import literal_miou

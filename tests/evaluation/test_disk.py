@@ -10,11 +10,9 @@ import torch
 from torch import nn
 
 from robustseg.attacks import FGSM, PGD, AttackError, CosPGD, PureClass, Targeted
-from robustseg.evaluation import EvaluationError, ResumableEvaluator, RobustnessEvaluator
-from robustseg.evaluation.protocol import claim
+from robustseg.evaluation import DiskSink, EvaluationError, Evaluator, MemorySink
 from robustseg.evaluation.records import record_name, refusal
 from robustseg.evaluation.store import RECORDS, read_records, streams
-from robustseg.metrics import SegmentationScores
 
 FACTS = {"seed": 3}
 CLASSES = 4
@@ -52,12 +50,12 @@ def attacks():
     return {"pgd": Counting(steps=3), "cospgd": CosPGD(steps=2)}
 
 
-def evaluator(folder: Path, chosen=None, **changes) -> ResumableEvaluator:
-    settings = {"facts": FACTS, "attacks": attacks() if chosen is None else chosen, "seed": 3} | changes
-    return ResumableEvaluator(folder, num_classes=CLASSES, **settings)
+def evaluator(folder: Path, chosen=None, facts=FACTS, writer="records", num_pictures=3, **changes) -> Evaluator:
+    sink = DiskSink(folder, facts, writer, num_pictures=num_pictures)
+    return Evaluator(attacks() if chosen is None else chosen, CLASSES, sink, seed=3, **changes)
 
 
-def measure(folder: Path, model, data, chosen=None, size: int = 3, **changes) -> ResumableEvaluator:
+def measure(folder: Path, model, data, chosen=None, size: int = 3, **changes) -> Evaluator:
     ids, images, targets = data
     one = evaluator(folder, chosen, **changes)
     for start in range(0, len(ids), size):
@@ -85,19 +83,18 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_figures_are_those_of_an_evaluation_without_a_folder(tmp_path, model, data):
     ids, images, targets = data
     measure(tmp_path, model, data)
-    plain = RobustnessEvaluator(attacks(), CLASSES, seed=3)
+    sink = MemorySink()
+    plain = Evaluator(attacks(), CLASSES, sink, seed=3)
     for start in range(0, 7, 3):
         part = slice(start, start + 3)
         plain.update(model, ids[part], images[part], targets[part])
     records = table(tmp_path)
     assert len(records) == 3 * 7
-    for name, expected in plain.compute().items():
+    for name, expected in sink.compute().items():
         matrices = torch.tensor([records[sample, name][0] for sample in ids])
-        scores = SegmentationScores(CLASSES)
         total = matrices.sum(0)
         assert int(total.sum()) == int((targets != 255).sum())
         assert float(total.diagonal().sum() / total.sum()) == pytest.approx(float(expected["pixel_acc"]))
-        assert scores is not None
         if name != "clean":
             assert sum(records[sample, name][1][5] for sample in ids) / 7 == pytest.approx(float(expected["forwards"]))
             assert max(records[sample, name][1][0] for sample in ids) == pytest.approx(float(expected["linf_max"]))
@@ -108,7 +105,7 @@ def test_a_continued_evaluation_measures_what_is_missing(tmp_path, model, data, 
     """Interrupted before the record of every (batch, attack)."""
     measure(tmp_path / "whole", model, data)
     first = evaluator(tmp_path / "part")
-    append, left = first._writer.append, [stop]
+    append, left = first.sink._writer.append, [stop]
 
     def interrupted(records):
         left[0] -= 1
@@ -116,7 +113,7 @@ def test_a_continued_evaluation_measures_what_is_missing(tmp_path, model, data, 
             raise KeyboardInterrupt
         append(records)
 
-    monkeypatch.setattr(first._writer, "append", interrupted)
+    monkeypatch.setattr(first.sink._writer, "append", interrupted)
     ids, images, targets = data
     with pytest.raises(KeyboardInterrupt):
         for start in range(0, 7, 3):
@@ -284,7 +281,7 @@ def test_adversarial_images_are_shown_to_other_models(tmp_path, model, data):
     names = [record_name(attack, target) for attack in ("clean", "pgd", "cospgd") for target in scored]
     assert {name for _, name in transfer} == set(names)
     assert "pgd on other" in names
-    assert one.pictures.load("pgd", "id0") is None
+    assert one.sink.pictures.load("pgd", "id0") is None
     measure(tmp_path / "own", model, data)
     measure(tmp_path / "other", scored["other"], data)
     own, other = table(tmp_path / "own"), table(tmp_path / "other")
@@ -323,9 +320,9 @@ def test_pictures_are_of_the_extremes(tmp_path, model, data):
         if int(matrix.sum()):
             ranked.append((int(matrix.diagonal().sum()) / int(matrix.sum()), sample))
     ranked.sort()
-    there = [sample for sample in data[0] if one.pictures.load("pgd", sample) is not None]
+    there = [sample for sample in data[0] if one.sink.pictures.load("pgd", sample) is not None]
     assert set(there) == {ranked[0][1], ranked[-1][1]}
-    example = one.pictures.load("pgd", ranked[0][1])
+    example = one.sink.pictures.load("pgd", ranked[0][1])
     row = data[0].index(ranked[0][1])
     with torch.no_grad():
         assert torch.equal(example.prediction, model(data[1][row : row + 1]).argmax(1)[0])
@@ -333,16 +330,3 @@ def test_pictures_are_of_the_extremes(tmp_path, model, data):
     assert int((example.prediction_adv == example.target)[valid].sum()) / int(valid.sum()) == pytest.approx(
         ranked[0][0]
     )
-
-
-def test_steps_are_reported_by_name(tmp_path, model, data):
-    steps = []
-    ids, images, targets = data
-    evaluator(tmp_path).update(model, ids, images, targets, on_step=lambda name, step: steps.append((name, step.step)))
-    assert steps == [("pgd", 1), ("pgd", 2), ("pgd", 3), ("cospgd", 1), ("cospgd", 2)]
-
-
-def test_clean_is_not_a_name_for_an_attack(tmp_path):
-    with pytest.raises(ValueError, match="clean"):
-        evaluator(tmp_path, {"clean": FGSM()})
-    assert claim(tmp_path, FACTS)

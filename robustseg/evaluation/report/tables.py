@@ -1,0 +1,55 @@
+"""The tables of a report, for a page and for Markdown."""
+
+from __future__ import annotations
+
+from robustseg.evaluation.card import Card
+from robustseg.evaluation.report import detected, view
+from robustseg.evaluation.table import Cell, Column, Failure, Row, Section, Table, Text, Verdict, words
+
+
+def scores(card: Card, *, summaries: bool) -> Table:
+    """The main table: clean, each attack, the worst cases.
+
+    Args:
+        card: The result card.
+        summaries: Whether each attack in a few words stands below its name.
+    """
+    rows = []
+    for row in view.rows(card):
+        found = [Failure(row.error)] if row.error else [_cell(row.cells.get(key)) for key in view.COLUMNS]
+        rows.append(Row([Text(row.name, row.below if summaries else ""), *found], row.kind))
+    return Table([words("attack"), *map(Column, view.COLUMNS.values())], [Section(rows)])
+
+
+def _cell(cell: view.Cell | None) -> Cell:
+    return Text("") if cell is None else Text(cell.text, cell.below, kind="lowest" if cell.lowest else "")
+
+
+def detectors(card: Card) -> Table:
+    """What the detectors in front of the model reject; no rows without any."""
+    rows = [
+        Row([Text(row.detector), Text(row.attack), *map(Text, row.cells)], "clean" if row.attack == "clean" else "")
+        for row in detected.rows(card)
+    ]
+    return Table([words("detector"), words("attack"), *map(Column, detected.COLUMNS)], [Section(rows)])
+
+
+def flags(card: Card) -> Table:
+    """The checks."""
+    rows = [
+        Row([Text(flag.number), Text(flag.name), Verdict(view.SYMBOLS[flag.verdict], flag.verdict), Text(flag.line)])
+        for flag in view.flags(card)
+    ]
+    return Table([words(heading) for heading in ("", "check", "verdict", "finding")], [Section(rows)])
+
+
+def sizes(card: Card) -> Table:
+    """Sizes of perturbations, per attack."""
+    headings, rows = view.size_table(card)
+    return Table.of("", ["attack", *headings], ([name, *cells] for name, cells in rows))
+
+
+def classes(card: Card) -> Table:
+    """The IoU of each class."""
+    headings, rows = view.class_table(card)
+    return Table.of("", ["class", *headings], ([name, *cells] for name, cells in rows))

@@ -1,0 +1,41 @@
+"""Tables in a terminal."""
+
+from __future__ import annotations
+
+import rich.table
+from rich.text import Text
+
+from robustseg.evaluation.table.escape import one_line
+from robustseg.evaluation.table.table import Cell, Failure, Table, Verdict
+
+_STYLES = {"ok": "green", "caution": "yellow", "unreliable": "bold red"}
+
+
+def to_terminal(table: Table) -> rich.table.Table:
+    """What ``rich`` prints: a rule between sections, without what stands below cells
+    and without reasons.
+
+    No text is taken for markup.
+    """
+    title = Text(one_line(table.title), style="table.title")
+    if table.verdict is not None:
+        title = Text.assemble(title, " ", _cell(table.verdict))
+    drawn = rich.table.Table(
+        title=title if title.plain else None,
+        title_justify="left",
+        caption=Text(" ".join(map(one_line, table.notes)), style="table.caption") if table.notes else None,
+        show_header=table.shows_headings,
+    )
+    for column, heading in zip(table.columns, table.headings, strict=True):
+        drawn.add_column(Text(heading), justify=column.align, no_wrap=not column.wrap)
+    for section in table.sections:
+        for row in section.rows:
+            drawn.add_row(*map(_cell, row.cells))
+        drawn.add_section()
+    return drawn
+
+
+def _cell(cell: Cell) -> Text:
+    if isinstance(cell, Failure):  # a sentence would make its column as wide
+        return Text("could not run")
+    return Text(one_line(cell.text), style=_STYLES.get(cell.verdict, "") if isinstance(cell, Verdict) else "")
