@@ -1,4 +1,4 @@
-"""Studies of a trained model: curves, ablations and the transfer of adversarial images, each a table and plots."""
+"""Studies of a trained model: curves, ablations, transfer and detection, each with a table and plots."""
 
 from robustseg.studies.ablations import DynamicScaleAblation, ScheduleAblation
 from robustseg.studies.convergence import Convergence

@@ -1,4 +1,4 @@
-"""What the parts of SegPGD and of dynamic scale contribute."""
+"""Ablations of SegPGD's schedule and of dynamic scale."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _NAMED = tuple(name for name in get_args(Schedule) if name != "constant")
 
 
 class ScheduleAblation(Sweep):
-    """SegPGD under several weights λ of wrong pixels, against T (Gu et al., ECCV 2022, Sec. 4.2, Fig. 4).
+    """Scores of SegPGD with several schedules of the weight λ, over T (Gu et al., ECCV 2022, Sec. 4.2, Fig. 4).
 
     Args:
         schedules: ``linear`` (t−1)/2T, ``log`` ½·log2(1+(t−1)/T), ``exp`` ½·(2^((t−1)/T)−1), ``only-correct`` (λ = 0),
-            a constant λ in [0, 1] such as 0.1 (the paper's weight-mis-λ), or ``baseline``: all pixels weigh alike,
-            which is PGD and shares its records.
-        steps: The values of T, each once.
-        eps: Radius.
-        step_size: α.
+            a constant λ in [0, 1] such as 0.1 (the paper's weight-mis-λ), or ``baseline``: equal weights for all
+            pixels, which is PGD and shares its records.
+        steps: The numbers of steps T, each once.
+        eps: Radius ε in units of [0, 1] images.
+        step_size: Step size α.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
-        name: Of the study's files.
+        name: Name of the study's files.
 
     Raises:
-        StudyError: An unknown or repeated schedule, a λ outside of [0, 1], or ``steps`` that are below 1, repeated or
-            none.
-        ValueError: As :class:`~robustseg.attacks.SegPGD`.
+        StudyError: A schedule is unknown or repeated, a λ is outside of [0, 1], or ``steps`` are below 1, repeated or
+            empty.
+        ValueError: :class:`~robustseg.attacks.SegPGD` refuses a value.
     """
 
     x_key = "steps"
@@ -87,7 +87,11 @@ class ScheduleAblation(Sweep):
 
 
 def _weighting(schedule: str | float) -> str | float:
-    """A named schedule, or a constant λ as a float."""
+    """Return a named schedule, or a constant λ as a float.
+
+    Raises:
+        StudyError: The schedule is unknown, or λ is outside of [0, 1].
+    """
     if schedule in (*_NAMED, _BASELINE):
         return schedule
     known = ", ".join((*_NAMED, _BASELINE))
@@ -101,21 +105,21 @@ def _weighting(schedule: str | float) -> str | float:
 
 
 class DynamicScaleAblation(Sweep):
-    """Dynamic scale under several ranges of sizes λ and numbers of steps (Gu et al., 2021, Figs. 7 and 8).
+    """Scores of dynamic scale over the range of sizes λ and the number of steps (Gu et al., 2021, Figs. 7 and 8).
 
-    λ = 0 is the fixed scale. The paper looks at the miou of other models: give them with ``--targets``.
+    λ = 0 is the fixed scale. The paper reports the mIoU of other models: give them with ``--targets``.
 
     Args:
         scale_ranges: The values of λ in [0, 1), each once.
-        steps: The values of T, each once.
-        eps: Radius; 0.03 in the paper.
-        step_size: α; 0.01 in the paper.
+        steps: The numbers of steps T, each once.
+        eps: Radius ε in units of [0, 1] images; 0.03 in the paper.
+        step_size: Step size α; 0.01 in the paper.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
-        name: Of the study's files.
+        name: Name of the study's files.
 
     Raises:
-        StudyError: A λ outside of [0, 1), ``steps`` below 1, or values that are repeated or none.
-        ValueError: As :class:`~robustseg.attacks.DS`.
+        StudyError: A λ is outside of [0, 1), ``steps`` are below 1, or values are repeated or empty.
+        ValueError: :class:`~robustseg.attacks.DS` refuses a value.
     """
 
     x_key = "scale_range"
@@ -163,7 +167,7 @@ class DynamicScaleAblation(Sweep):
         drawn = super().plots(rows, model, place, several)
         if len(self.steps) < 2:
             return drawn
-        # The same figures with the roles of λ and T exchanged: does a range of sizes need more steps?
+        # The same figures with λ and T exchanged show if a wide range of sizes needs more steps.
         mine = {row["record"]: row for row in rows if row["model"] == model.name}
         where = f", scored on {model.name}" if several else ""
         for key in keys_in("study plots"):

@@ -1,4 +1,4 @@
-"""What attacks do from step to step."""
+"""The study of attacks' convergence, step by step."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ _TICKS = 10
 
 
 class Convergence(Study):
-    """MisRatio, TLoss and FLoss after each step (Gu et al., ECCV 2022, Sec. 3.2 and Fig. 1).
+    """MisRatio, TLoss and FLoss of attacks after each step (Gu et al., ECCV 2022, Sec. 3.2 and Fig. 1).
 
-    All are over the valid pixels of all images: ``misratio`` is the share that is wrong, ``tloss`` the cross-entropy
-    summed over the correct pixels and ``floss`` that over the wrong ones, both divided by the number of all valid
-    pixels, so that their sum is the mean loss. Step 0 is the start, after its noise, and step T the result.
+    All are over the valid pixels of all images. ``misratio`` is the share of wrong pixels. ``tloss`` is the
+    cross-entropy summed over the correct pixels and ``floss`` over the wrong ones, both divided by the number of all
+    valid pixels: their sum is the mean loss. Step 0 is the start, after its noise, and step T the result.
 
     Args:
-        attacks: By name, each one run of steps to its last iterate.
-        steps: T of all of them.
-        name: Of the study's files.
+        attacks: The attacks by name, each a single run that returns its last iterate.
+        steps: Number of steps T of each attack.
+        name: Name of the study's files.
 
     Raises:
-        StudyError: No attack, one that has no iterates to watch, or ``steps`` below 1.
+        StudyError: There is no attack, one has no iterates to watch, or ``steps`` is below 1.
     """
 
     takes_targets = False
@@ -78,7 +78,7 @@ class Convergence(Study):
             nothing = dict.fromkeys(("step", "misratio", "tloss", "floss", "floss_share"))
             return [{"attack": name, **nothing, "record": record, "error": measured.refused[record]}]
         rows = []
-        # The pixels of all images count alike, as in pixel accuracy.
+        # All images' pixels have the same weight, as in pixel accuracy.
         for step, total in enumerate(torch.stack(measured.values[record]).sum(0).view(-1, len(COLUMNS)).tolist()):
             valid, wrong, tloss, floss = total
             figures = {"misratio": wrong / valid, "tloss": tloss / valid, "floss": floss / valid} if valid else {}
@@ -94,7 +94,7 @@ class Convergence(Study):
         every = max(1, -(-self.steps // _TICKS))
         ticks = [str(step) if step % every == 0 else "" for step in range(self.steps + 1)]
         drawn = []
-        # TLoss is so small beside FLoss that one plot of both would show one of them.
+        # TLoss is much smaller than FLoss: in a common plot it would be invisible.
         for key, (title, label, factor) in _PLOTS.items():
             lines = {
                 name: [None if row[key] is None else factor * row[key] for row in rows if row["attack"] == name]

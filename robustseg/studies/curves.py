@@ -1,4 +1,4 @@
-"""Curves over the number of steps and over ε."""
+"""Curves of scores over the number of steps and over ε."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from robustseg.types import parse_fraction
 
 
 class StepCurve(Sweep):
-    """Scores against the number of steps T, for several attacks (SegPGD paper, Gu et al., ECCV 2022, Fig. 2).
+    """Scores over the number of steps T, for several attacks (Gu et al., ECCV 2022, Fig. 2).
 
-    Each T is an attack of its own, since schedules such as SegPGD's depend on T. Its records are called by the attack's
-    name and T: ``pgd`` with 20 steps shares ``pgd20`` with an evaluation whose attack of that name is the same.
+    Each T is an attack of its own, since schedules such as SegPGD's depend on T. Its records are named by the attack's
+    name and T: ``pgd`` with 20 steps shares the records ``pgd20`` of an evaluation with the same attack.
 
     Args:
-        attacks: By name, each an attack that takes steps along a gradient; their own ``steps`` do not matter.
-        steps: The values of T, each once.
-        name: Of the study's files.
+        attacks: The attacks by name, each with steps along a gradient; their own ``steps`` are ignored.
+        steps: The numbers of steps T, each once.
+        name: Name of the study's files.
 
     Raises:
-        StudyError: No attack, one that cannot be varied, or ``steps`` that are below 1, repeated or none.
+        StudyError: There is no attack, one cannot be varied, or ``steps`` are below 1, repeated or empty.
     """
 
     x_key = "steps"
@@ -56,21 +56,21 @@ class StepCurve(Sweep):
 
 
 class EpsCurve(Sweep):
-    """Scores against ε, for several attacks (check 5 of the trust flags, on all images).
+    """Scores over ε, for several attacks (check 5 of the trust flags, on all images).
 
-    They must fall with ε and reach the level of chance where every image is allowed; if not, gradients are masked.
+    Scores must fall with ε, and to the level of chance at an ε that allows every image; otherwise gradients are masked.
 
     Args:
-        attacks: By name, each an attack in a ball that takes steps along a gradient.
-        eps: The values of ε, each once, as fractions or decimals; 0 is the clean score.
-        step_size: ``"relative"``: α is the share of ε that it is in the attack as given, so that the same corners of
-            every ball are in reach; ``"constant"``: α as given.
-        name: Of the study's files.
+        attacks: The attacks by name, each in a ball and with steps along a gradient.
+        eps: The radii ε in units of [0, 1] images, each once, as fractions or decimals; 0 is the clean score.
+        step_size: ``"relative"`` keeps the ratio α / ε of the given attack, so that steps reach equally far in every
+            ball; ``"constant"`` keeps α.
+        name: Name of the study's files.
 
     Raises:
-        StudyError: No attack, one that cannot be varied, values of ε that are no numbers, negative, repeated or none,
-            or an unknown ``step_size``.
-        ValueError: ε above 1 for a linf attack.
+        StudyError: There is no attack, one cannot be varied, values of ε are not numbers, negative, repeated or empty,
+            or ``step_size`` is unknown.
+        ValueError: ε is above 1 for a linf attack.
     """
 
     x_key = "eps"
@@ -108,7 +108,7 @@ class EpsCurve(Sweep):
         if not eps:
             return Point(name, tick, 0.0, CLEAN, None)
         varied = with_eps(name, attack, eps, self.step_size == "relative")
-        # The attack as it was given shares its records with evaluations that have it.
+        # An unchanged attack keeps its name, so that it shares records with evaluations that have it.
         same = varied.describe() == attack.describe()
         return Point(name, tick, float(eps), name if same else f"{name} eps {eps}", varied)
 

@@ -1,7 +1,7 @@
-"""The one exception of the studies."""
+"""The exception of the studies."""
 
 from __future__ import annotations
 
 
 class StudyError(ValueError):
-    """A study cannot be run as it was asked for; the message names the remedy."""
+    """An error in the settings of a study; the message names the remedy."""

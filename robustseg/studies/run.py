@@ -1,4 +1,4 @@
-"""Studies measured in the folders of evaluations."""
+"""Runs of studies, measured in the folders of evaluations."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _KEY = 12
 def target(
     name: str, model: SegmentationModel, settings: Mapping[str, Any], checkpoint: Mapping[str, Any]
 ) -> Answering:
-    """A model that is shown the adversarial images of others; records of it are called by what it is, not by its name.
+    """Describe a further model to score; its records are keyed by the model's properties, not by its name.
 
     Args:
-        name: In tables.
-        model: With its weights.
-        settings: Arguments that its network was built with.
-        checkpoint: ``path`` and ``sha256`` of the file that the weights came from.
+        name: Name of the model in tables.
+        model: The model with its weights.
+        settings: Arguments of its network.
+        checkpoint: ``path`` and ``sha256`` of the file of its weights.
     """
-    # The same weights in a file of another name are the same model.
+    # The same weights in another file are the same model.
     facts = {key: value for key, value in model_facts(model, settings, checkpoint).items() if key != "checkpoint"}
     return Answering(name, digest(facts)[:_KEY], model)
 
@@ -48,23 +48,23 @@ def run_study(
     attacked: str = "the model",
     targets: Sequence[Answering] = (),
 ) -> StudyResult | None:
-    """Measure what is missing of a study, and write its files into ``folder`` once nothing is missing.
+    """Measure the missing parts of a study, and write its files into ``folder`` if nothing is missing any more.
 
     Args:
-        trainer: As of :func:`~robustseg.evaluation.benchmark.run_benchmark`.
-        benchmark: The model, the data and the shard; its attacks are left out.
-        study: What to measure.
-        folder: Of the model's evaluation, which may hold records already.
-        attacked: What the attacked model is called.
-        targets: Further models to show the adversarial images to.
+        trainer: The trainer, see :func:`~robustseg.evaluation.benchmark.run_benchmark`.
+        benchmark: The evaluation, for its model, data and shard; its attacks are ignored.
+        study: The study.
+        folder: Folder of the model's evaluation, which may already hold records.
+        attacked: Name of the attacked model.
+        targets: Further models to score on the adversarial images.
 
     Returns:
-        What was found; None on ranks but the first, and while other shards are missing.
+        The result; None on ranks other than the first, and while other shards are missing.
 
     Raises:
-        StudyError: The study takes no further models, or some of the same name.
-        EvaluationError: The folder is another evaluation's or cannot be written.
-        AttackError: An attack cannot go on.
+        StudyError: The study takes no further models, two have the same name, or its settings do not fit the model.
+        EvaluationError: The folder belongs to another evaluation or cannot be written.
+        AttackError: An attack cannot continue.
     """
     if targets and not study.takes_targets:
         raise StudyError(f"{type(study).__name__} has models of its own to score: leave --targets out.")
@@ -84,19 +84,19 @@ def run_study(
 def run_transfer(
     trainer: pl.Trainer, benchmarks: Mapping[str, Benchmark], study: StudyAcrossModels, folder: Path
 ) -> StudyResult | None:
-    """Attack each model and show its images to all of them; arguments, value and errors as of :func:`run_study`.
+    """Attack each model and score all models on its images; arguments, value and errors as of :func:`run_study`.
 
     Args:
-        trainer: As there.
-        benchmarks: The models by name, all on the same data.
-        study: What to measure.
-        folder: Of the results, with a folder for each source.
+        trainer: The trainer, see :func:`run_study`.
+        benchmarks: The evaluations by the models' names, all on the same data.
+        study: The study.
+        folder: Folder of the results, with a subfolder for each attacked model.
     """
     study.check_sources(benchmarks)
     targets = {name: target(name, of.model, of.settings, of.checkpoint or {}) for name, of in benchmarks.items()}
     sources, facts = [], {}
     for name, benchmark in benchmarks.items():
-        # The source's answer to its own images is what an evaluation of it would measure.
+        # Empty key: the attacked model's scores on its own images are those of its evaluation, and share its records.
         models = [each._replace(key="") if each.name == name else each for each in targets.values()]
         found = _measured(trainer, benchmark, study, folder / name, models, name)
         if found is not None:
@@ -119,11 +119,11 @@ def _measured(
     models: Sequence[Answering],
     source: str,
 ) -> tuple[Measurements, dict[str, Any]] | None:
-    """All measurements of one attacked model, and what they are of; None if this process is not to write results."""
+    """Measure one attacked model; return measurements and conditions, or None in a process that writes no results."""
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise StudyError(f"two models are called {next(n for n in names if names.count(n) > 1)!r}: rename one of them.")
-    # Two names for the same model are scored once.
+    # A model with two names is scored once.
     scored: dict[str, nn.Module] = {model.key: model.model for model in models}
     of = replace(
         benchmark,

@@ -1,4 +1,4 @@
-"""Adversarial images scored at several sizes of the image."""
+"""The study of adversarial images at several sizes of the image."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _AVERAGED = "averaged"
 
 
 class MultiScaleEvaluation(Study):
-    """Scores at several sizes of the image, and with the logits of all sizes averaged.
+    """Scores at several sizes of the image, and with the logits averaged over all sizes.
 
     Source: Gu et al., 2021, "Adversarial Examples on Segmentation Models Can be Easy to Transfer", Table 4. The images
-    are attacked at full size; then they are resized, answered, and the logits resized back, see
-    :class:`~robustseg.models.MultiScale`. Full size is the attacked model itself, whose records are those of an
+    are attacked at full size. Then they are resized, the model is applied, and its logits are resized back, see
+    :class:`~robustseg.models.MultiScale`. Full size is the attacked model itself, and shares the records of an
     evaluation.
 
     Args:
-        attacks: By name.
-        scales: Factors of height and width, each once.
-        name: Of the study's files.
+        attacks: The attacks by name.
+        scales: Factors of height and width in (0, 10], each once.
+        name: Name of the study's files.
 
     Raises:
-        StudyError: No attack, or factors that are not positive, repeated or none.
+        StudyError: There is no attack, or factors are outside of (0, 10], repeated or empty.
     """
 
     takes_targets = False

@@ -1,4 +1,4 @@
-"""What a study is: attacks to measure, models that answer, and a table and plots of what was measured."""
+"""The base classes of studies: attacks to measure, models to score, and a table and plots of the results."""
 
 from __future__ import annotations
 
@@ -28,61 +28,61 @@ SCORE_COLUMNS = {
 
 
 class Answering(NamedTuple):
-    """A model that is shown adversarial images."""
+    """A model that is scored on adversarial images."""
 
     name: str
-    """In tables and plots."""
+    """Name in tables and plots."""
     key: str
-    """In the names of records; empty for the attacked model itself."""
+    """Suffix of the names of its records; empty for the attacked model itself."""
     model: nn.Module
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found."""
+    """The result of a study."""
 
     title: str
     text: str
-    """What the rows are, and what to look for."""
+    """Explanation of the rows and how to read them."""
     columns: Mapping[str, str]
-    """Heading of each key that the table for people shows."""
+    """Heading of each key of ``rows`` that the displayed table shows."""
     rows: Sequence[Mapping[str, Any]]
-    """Plain JSON; shares are in [0, 1], NaN is None."""
+    """Rows as plain JSON, with shares in [0, 1] and None for NaN."""
     plots: Sequence[Plot]
     tables: Sequence[Table] = ()
-    """In place of the one table of ``rows``."""
+    """Tables that replace the single table of ``rows``."""
     findings: Sequence[str] = ()
-    """Sentences."""
+    """Findings, each a sentence."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """More for the JSON file."""
+    """Further entries of the JSON file."""
 
 
 class Measured(NamedTuple):
-    """What the adversarial images of one source did to all targets."""
+    """Measurements of all target models on the adversarial images of one attacked model, the source."""
 
     source: str
     found: Measurements
     models: Sequence[Answering]
-    """The targets, in the same order for each source; the source itself has no key."""
+    """The targets, in the same order for each source; the source itself has an empty key."""
 
 
 class Study(ABC):
-    """An experiment on a trained model: one attack varied, or shown to several models.
+    """An experiment on a trained model: variations of an attack, or several models scored on its images.
 
-    A study holds settings only; the model arrives with :meth:`answering`. Its attacks are measured by the machinery of
-    :mod:`robustseg.evaluation.benchmark`, in the evaluation's own folder: what ``robustseg evaluate`` or another study
-    measured there under the same name with the same settings is not measured again.
+    A study holds settings only; the model is passed to :meth:`answering`. Its attacks are measured by
+    :mod:`robustseg.evaluation.benchmark` in the folder of the model's evaluation. Records there of the same name and
+    settings, by ``robustseg evaluate`` or another study, are reused.
 
     Args:
-        name: Of the files, ``study_<name>.json`` and so on; by default the class's, in lower case. Two studies of one
-            class need two names to stand in one folder.
+        name: Name of the files, ``study_<name>.json`` and so on; by default the class's in lower case. Two studies of
+            one class in one folder need different names.
 
     Raises:
-        StudyError: The name cannot be part of a file's.
+        StudyError: The name has characters that a file's name should not have.
     """
 
     takes_targets = True
-    """Whether adversarial images can be shown to other models than the attacked one."""
+    """True if models other than the attacked one can be scored on the adversarial images."""
 
     def __init__(self, name: str | None = None):
         if name is not None and not re.fullmatch(r"[\w.-]+", name):
@@ -91,20 +91,20 @@ class Study(ABC):
 
     @abstractmethod
     def attacks(self) -> dict[str, Attack]:
-        """What to measure, by the name of the records."""
+        """Return the attacks to measure, by the names of their records."""
 
     def answering(self, attacked: str, model: nn.Module, targets: Sequence[Answering]) -> list[Answering]:
-        """The models to score.
+        """Return the models to score.
 
         Args:
-            attacked: What the attacked model is called.
+            attacked: Name of the attacked model.
             model: The attacked model.
-            targets: Further models.
+            targets: Further models to score.
         """
         return [Answering(attacked, "", model), *targets]
 
     def attacks_on(self, source: str) -> dict[str, Attack]:
-        """What to measure on one of several models, by the name of the records.
+        """Return the attacks to measure on one of several models, by the names of their records.
 
         Args:
             source: Name of the attacked model.
@@ -112,50 +112,50 @@ class Study(ABC):
         return self.attacks()
 
     def for_itself(self) -> Collection[str]:
-        """Names of attacks whose images only the attacked model is shown, not the others."""
+        """Return the names of attacks whose images only the attacked model is scored on."""
         return ()
 
     def check_sources(self, sources: Mapping[str, Benchmark]) -> None:  # noqa: B027
-        """Refuse models and images that the study's settings do not fit, before anything is measured.
+        """Refuse models and images that do not fit the study's settings, before anything is measured.
 
         Args:
-            sources: By name of the attacked model, what is evaluated.
+            sources: The evaluations, by the names of the attacked models.
 
         Raises:
             StudyError: They do not fit.
         """
 
     def views(self, source: str, of: Benchmark, models: Sequence[Answering]) -> dict[str, View]:
-        """What else looks at the images, by name.
+        """Return the views that record further values of the images, by name.
 
         Args:
             source: Name of the attacked model.
-            of: What is evaluated.
-            models: Those of :meth:`answering`.
+            of: The evaluation of the attacked model.
+            models: The models of :meth:`answering`.
         """
         return {}
 
     @abstractmethod
     def result(self, measured: Measurements, models: Sequence[Answering], class_names: Sequence[str]) -> StudyResult:
-        """The table and the plots.
+        """Build the table and the plots.
 
         Args:
-            measured: Of all attacks on all models.
-            models: Those of :meth:`answering`.
-            class_names: C names.
+            measured: Measurements of all models under all attacks.
+            models: The models of :meth:`answering`.
+            class_names: Names of the C classes.
         """
 
 
 class StudyAcrossModels(Study):
-    """A study that can attack several models, and show the images of each to all."""
+    """A study that can attack several models, and score all of them on each one's images."""
 
     @abstractmethod
     def across(self, sources: Sequence[Measured], class_names: Sequence[str]) -> StudyResult:
-        """The tables and plots.
+        """Build the tables and plots.
 
         Args:
-            sources: What the images of each attacked model did.
-            class_names: C names.
+            sources: Measurements on the images of each attacked model.
+            class_names: Names of the C classes.
         """
 
     def result(  # noqa: D102
@@ -165,13 +165,13 @@ class StudyAcrossModels(Study):
 
 
 def score_row(measured: Measurements, record: str, attack: str | None, class_names: Sequence[str]) -> dict[str, Any]:
-    """Scores, their intervals and what they cost, for a row.
+    """Collect the scores, their confidence intervals and the attack's cost for a row.
 
     Args:
-        measured: What was measured.
+        measured: The measurements.
         record: Name of the records.
-        attack: Name of the attack that they are of; None for clean images.
-        class_names: C names.
+        attack: Name of the attack; None for clean images.
+        class_names: Names of the C classes.
 
     Returns:
         Scores, ``confidence``, ``images``, what else a study shows (0 of clean images) and ``error``: why the
@@ -189,7 +189,7 @@ def score_row(measured: Measurements, record: str, attack: str | None, class_nam
 
 
 def check_attacks(attacks: Mapping[str, Attack] | None) -> dict[str, Attack]:
-    """The attacks of a study.
+    """Return the attacks of a study as a dict.
 
     Raises:
         StudyError: There are none.
@@ -200,5 +200,5 @@ def check_attacks(attacks: Mapping[str, Attack] | None) -> dict[str, Attack]:
 
 
 def percent(row: Mapping[str, Any], key: str) -> float | None:
-    """A share of a row in percent, for plots."""
+    """Convert a share in a row to percent, for plots; None stays None."""
     return None if row[key] is None else 100 * row[key]

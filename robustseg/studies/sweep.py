@@ -1,4 +1,4 @@
-"""Studies that vary one number of an attack: a line per attack, a point per value."""
+"""Studies that vary one number of an attack, with a line per attack and a point per value."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from robustseg.studies.study import SCORE_COLUMNS, Answering, Study, StudyResult
 
 
 class Point(NamedTuple):
-    """One attack of a sweep."""
+    """One point of a sweep: an attack and its place in the plot."""
 
     line: str
-    """What is the same along a line of the plot."""
+    """Name of the point's line in the plot."""
     value: int | float | str | None
-    """What is varied, as it stands in the rows."""
+    """The varied value, as it appears in the rows."""
     x: float
-    """Its place on the axis."""
+    """Position of the value on the axis."""
     record: str
-    """Name of the records; "clean" where there is nothing to attack with."""
+    """Name of the records; "clean" for a point without attack."""
     attack: Attack | None
 
 
 class Sweep(Study):
-    """A study with one attack per (line, x)."""
+    """A study with one attack per line and value of x."""
 
     x_key: str
     """Key of x in the rows."""
@@ -43,15 +43,15 @@ class Sweep(Study):
 
     @abstractmethod
     def points(self) -> list[Point]:
-        """All attacks, line by line."""
+        """Return all points, line by line."""
 
     @abstractmethod
     def heading(self) -> str:
-        """What the study is about, in a few words."""
+        """Return the title of the study, a few words."""
 
     @abstractmethod
     def explanation(self) -> str:
-        """What a row is, and what to look for."""
+        """Explain the rows and how to read them."""
 
     def attacks(self) -> dict[str, Attack]:  # noqa: D102
         found: dict[str, Attack] = {}
@@ -83,13 +83,13 @@ class Sweep(Study):
         )
 
     def plots(self, rows: Sequence[dict[str, Any]], model: Answering, place: int, several: bool) -> list[Plot]:
-        """A plot per figure of one model.
+        """Draw a plot per figure for one model.
 
         Args:
             rows: All rows.
-            model: Whose answers to draw.
-            place: Number of the model.
-            several: There are others.
+            model: The model whose scores are drawn.
+            place: Number of the model, for the names of the plots.
+            several: True if there are other models.
         """
         points = self.points()
         ticks = {point.x: str(point.value) for point in points}
@@ -115,10 +115,10 @@ class Sweep(Study):
 
 
 def check_steps(steps: Sequence[int], name: str = "steps") -> list[int]:
-    """Numbers of steps in increasing order.
+    """Sort numbers of steps in increasing order.
 
     Raises:
-        StudyError: None, below 1, or twice the same.
+        StudyError: There are none, one is below 1, or one is repeated.
     """
     refuse_repeats(name, steps)
     for count in steps:
@@ -128,10 +128,10 @@ def check_steps(steps: Sequence[int], name: str = "steps") -> list[int]:
 
 
 def refuse_repeats(name: str, values: Sequence[Any]) -> None:
-    """Refuse an empty list and values that are there twice.
+    """Refuse an empty list and repeated values.
 
     Raises:
-        StudyError: See above.
+        StudyError: The list is empty, or a value is repeated.
     """
     if not values:
         raise StudyError(f"{name} = []: give at least one value.")
@@ -146,5 +146,5 @@ def _repeated(values: Iterable[Any]) -> list[Any]:
 
 
 def numbered(name: str, number: int) -> str:
-    """``pgd`` and 20 as ``pgd20``, and ``pgd10`` and 20 as ``pgd10_20``."""
+    """Append a number to a name: ``pgd`` and 20 give ``pgd20``, ``pgd10`` and 20 give ``pgd10_20``."""
     return f"{name}_{number}" if name[-1:].isdigit() else f"{name}{number}"

@@ -1,4 +1,4 @@
-"""Adversarial images of each model shown to every model."""
+"""The transfer of adversarial images between models."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class TransferMatrix(StudyAcrossModels):
     """Scores of every model on adversarial images of every model.
 
     Source: Gu et al., 2021, "Adversarial Examples on Segmentation Models Can be Easy to Transfer", Tables 1 and 2: the
-    lower a target's miou, the better the images of the source transfer. The diagonal, where source and target are the
-    same, is the white-box attack.
+    lower a target's mIoU, the better the images of the source transfer. On the diagonal, source and target are the same
+    model: the white-box attack.
 
     Args:
-        attacks: By name.
-        comparisons: Pairs of attacks, the one that should transfer better second: on how many of the pairs of different
-            models it does is reported.
-        name: Of the study's files.
+        attacks: The attacks by name.
+        comparisons: Pairs of attacks; the second is expected to transfer better. The study reports the number of pairs
+            of different models on which it does.
+        name: Name of the study's files.
 
     Raises:
-        StudyError: No attack, or a comparison that is not of two of them.
+        StudyError: There is no attack, or a comparison is not between two of them.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TransferMatrix(StudyAcrossModels):
         )
 
     def _compared(self, rows: Sequence[Mapping[str, Any]], weaker: str, stronger: str) -> dict[str, Any]:
-        """On which pairs of different models ``stronger`` leaves a lower figure than ``weaker``."""
+        """Count the pairs of different models on which ``stronger`` leaves a lower figure than ``weaker``."""
         cells = {(row["attack"], row["source"], row["target"]): row for row in rows if row["white_box"] is False}
         pairs = []
         for attack, source, target in cells:

@@ -1,4 +1,4 @@
-"""The same attack with other steps, another ε or another step size."""
+"""Copies of an attack with another number of steps, another ε or another step size."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from robustseg.studies.errors import StudyError
 
 
 def with_steps(name: str, attack: Attack, steps: int) -> IterativeAttack:
-    """``attack`` with another number of steps.
+    """Copy ``attack`` with another number of steps.
 
     Args:
-        name: Of the attack, for the message.
-        attack: Left as it is.
-        steps: T ≥ 1.
+        name: Name of the attack, for the message.
+        attack: The attack; it is left unchanged.
+        steps: Number of steps T ≥ 1.
 
     Raises:
-        StudyError: It is no attack of a number of steps.
+        StudyError: The attack does not take a number of steps.
     """
     iterative = _iterative(name, attack)
     if isinstance(attack, (FGSM, SegFGSM)):
@@ -36,17 +36,17 @@ def with_steps(name: str, attack: Attack, steps: int) -> IterativeAttack:
 
 
 def with_eps(name: str, attack: Attack, eps: Fraction, relative: bool) -> IterativeAttack:
-    """``attack`` with another ε.
+    """Copy ``attack`` with another ε.
 
     Args:
-        name: Of the attack, for the message.
-        attack: Left as it is.
-        eps: ε > 0.
-        relative: Its step size stays the same share of ε; otherwise the same size. A single step of size ε, and the
+        name: Name of the attack, for the message.
+        attack: The attack; it is left unchanged.
+        eps: Radius ε > 0 in units of [0, 1] images.
+        relative: Keep the ratio of step size and ε; otherwise keep the step size. A single step of size ε, and the
             adaptive step of APGD, always follow ε.
 
     Raises:
-        StudyError: It is not an attack in a ball, along gradients, that can be rebuilt.
+        StudyError: The attack takes no steps along a gradient, or its own ε is 0.
     """
     iterative = _iterative(name, attack)
     if iterative.threat.eps == 0:
@@ -67,7 +67,7 @@ def _iterative(name: str, attack: Attack) -> IterativeAttack:
 
 
 def _scaled(rule: StepRule, factor: Fraction) -> StepRule:
-    """A step rule with ``factor`` times the step size; one without a step size is returned as it is."""
+    """Copy a step rule with ``factor`` times the step size; one without a step size is copied unchanged."""
     scaled = copy.copy(rule)
     if isinstance(scaled, TranslationInvariantStep):
         scaled.inner = _scaled(scaled.inner, factor)

@@ -1,4 +1,4 @@
-"""Detection of adversarial images, and attacks that know of it."""
+"""The study of detectors of adversarial images, and of attacks that know of them."""
 
 from robustseg.studies.detection.study import Detection
 

@@ -33,15 +33,15 @@ def detection_result(
     highest_entropy: float,
     views: Mapping[str, Mapping[str, Any]],
 ) -> StudyResult:
-    """All tables and plots.
+    """Build all tables and plots.
 
     Args:
-        name: Of the study.
-        plan: What was to be measured.
-        sources: What was measured on each model.
-        class_names: C names.
-        highest_entropy: In nats, the lightest in the maps.
-        views: Settings of the detectors, and of what else looked at the images, for the record.
+        name: Name of the study.
+        plan: The plan of the study.
+        sources: Measurements on each attacked model's images.
+        class_names: Names of the C classes.
+        highest_entropy: Upper end of the maps' colour scale, in nats.
+        views: Settings of the detectors and of the other views, for the record.
     """
     guarded = [source for source in sources if plan.is_detected_on(source.source)]
     rows = [row for source in guarded for row in detection_rows(plan, source)]
@@ -75,7 +75,7 @@ def detection_result(
 
 
 def _auc_tables(plan: Plan, rows: Rows) -> Iterator[Table]:
-    """Like Table 1 of the paper, and one for attacks that it has not."""
+    """Yield the AUC like Table 1 of the paper, and a table for attacks beyond the paper's."""
     for title, kinds in (("AUC, %", _OWN), ("AUC under attacks beyond the paper's, %", ("both", "redrawn"))):
         lines = []
         cells = {(r["model"], r["detector"], r["combination"], r["adversary"], r["level"]): r for r in rows}
@@ -125,7 +125,7 @@ def _strength_table(strengths: Rows) -> Table:
 
 
 def _matrices(name: str, where: str, plan: Plan, rows: Rows) -> Iterator[Plot]:
-    """AUC of every detector under every attack, one plot for each combination with adaptive attacks: Fig. 7."""
+    """Plot the AUC of every detector under every attack, for each combination with adaptive attacks: Fig. 7."""
     for place, combination in enumerate(plan.combinations):
         mine = [row for row in rows if row["combination"] == combination]
         for family, kinds in (("spatial", SPATIAL), ("scale", SCALE)):
@@ -149,7 +149,7 @@ def _adversary(kind: Kind, level: float) -> str:
 
 
 def _curves(name: str, where: str, plan: Plan, curves: Rows) -> Iterator[Plot]:
-    """Consistency over the steps: Fig. 6 (b). The first step is at the clean images."""
+    """Plot the consistency over the steps: Fig. 6 (b). The first step is at the clean images."""
     drawn: dict[str, dict[str, list[float | None]]] = {}
     for row in curves:
         combination = row["combination"]
@@ -165,7 +165,7 @@ def _curves(name: str, where: str, plan: Plan, curves: Rows) -> Iterator[Plot]:
 
 
 def _maps(name: str, where: str, plan: Plan, source: Measured, highest: float) -> Iterator[Plot]:
-    """Self-entropy of the pixels of some images: Fig. 3."""
+    """Plot the self-entropy of the pixels of some images: Fig. 3."""
     clean = source.found.values.get(seen_name(CLEAN, plan.entropy_view))
     if clean is None:
         return
@@ -192,7 +192,7 @@ def _map_and_image(note: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _transfer_plots(name: str, plan: Plan, transfer: Rows) -> Iterator[Plot]:
-    """One matrix for each combination and figure: Fig. 8."""
+    """Plot one matrix for each combination and figure: Fig. 8."""
     for key, title in (("target_miou", "normalised miou"), ("target_success", "pixel success rate")):
         for place, combination in enumerate(plan.transferred if transfer else []):
             sources, targets, cells = _matrix(transfer, combination)
@@ -221,5 +221,5 @@ def _matrix(transfer: Rows, combination: str) -> tuple[list[str], list[str], dic
 
 
 def highest_entropy(k: int, num_classes: int) -> float:
-    """Of the votes of a pixel, in nats."""
+    """Return the highest self-entropy of ``k`` votes of a pixel, in nats; 1 where it would be 0."""
     return math.log(min(k, num_classes)) or 1.0

@@ -1,4 +1,4 @@
-"""What the study of detection measures: attacks that know of a detector or not, and the detectors."""
+"""The plan of the study of detection: plain and adaptive attacks, and the detectors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Literal, NamedTuple
 from robustseg.attacks import Attack
 
 Kind = Literal["plain", "blurred", "both", "patches", "redrawn"]
-"""What an attack knows: nothing; the blur, whose answer alone it attacks, or beside that to the image; that there are
-patches, which it draws once, or at each step."""
+"""Kind of an attack, by the answers of the model that it considers.
+
+Those to the image alone (plain), to its blurred version alone (blurred), to both, or to the image and to patches of it,
+drawn once (patches) or at each step (redrawn).
+"""
 ADVERSARIES: dict[Kind, str] = {
     "plain": "plain",
     "blurred": "through the blur",
@@ -19,67 +22,67 @@ ADVERSARIES: dict[Kind, str] = {
     "redrawn": "on patches drawn at each step",
 }
 SCALE: tuple[Kind, ...] = ("plain", "blurred", "both")
-"""Attacks that scale consistency is held against."""
+"""Kinds of attacks that scale consistency is tested on."""
 SPATIAL: tuple[Kind, ...] = ("plain", "patches", "redrawn")
-"""Attacks that spatial consistency is held against."""
+"""Kinds of attacks that spatial consistency is tested on."""
 
 
 class Variant(NamedTuple):
-    """An attack towards a target."""
+    """An attack towards a target map."""
 
     record: str
     """Name of its records."""
     combination: str
-    """Of attack and target."""
+    """Name of the combination of attack and target map."""
     kind: Kind
     level: float
-    """σ in pixels or K; 0 of the plain attack."""
+    """σ in pixels, or K; 0 for the plain attack."""
     attack: Attack
 
 
 class DetectorRow(NamedTuple):
-    """A detector, and where its scores are found."""
+    """A detector, and the place of its scores in the measurements."""
 
     name: str
-    """In tables."""
+    """Name in tables."""
     view: str
     parts: int | None
-    """Number of parts that the score is the mean of; None for all."""
+    """Number of leading parts in the mean that is the score; None for all."""
     level: float
-    """σ in pixels or K."""
+    """σ in pixels, or K."""
     against: tuple[Kind, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a study of detection."""
+    """The attacks, detectors and views of a study of detection."""
 
     variants: Sequence[Variant]
     detectors: Sequence[DetectorRow]
     transferred: Sequence[str]
-    """Combinations whose images are shown to all models."""
+    """Combinations whose images all models are scored on."""
     curve_steps: Sequence[int]
     curve_view: str
-    """Name of what watches the consistency at the steps of attacks."""
+    """Name of the view of the consistency at the steps of attacks."""
     entropy_view: str
-    """Name of what notes the self-entropy of pixels."""
+    """Name of the view of the pixels' self-entropy."""
     detected_on: Sequence[str] | None
-    """Names of the models that detectors are put in front of; None for all."""
+    """Names of the models with detectors; None for all."""
 
     @property
     def combinations(self) -> list[str]:
-        """Of attack and target, each once."""
+        """The combinations of attack and target map, each once."""
         return list(dict.fromkeys(variant.combination for variant in self.variants))
 
     def plain(self, combinations: Sequence[str] | None = None) -> list[Variant]:
-        """The plain attacks of some combinations, or of all."""
+        """Return the plain attacks of some combinations, or of all."""
         chosen = self.combinations if combinations is None else combinations
         return [variant for variant in self.variants if variant.kind == "plain" and variant.combination in chosen]
 
     def records(self, *kinds: Kind) -> list[str]:
-        """Names of the records of some kinds of attacks."""
+        """Return the names of the records of some kinds of attacks."""
         return [variant.record for variant in self.variants if variant.kind in kinds]
 
     def is_detected_on(self, source: str) -> bool:
-        """Whether detectors are put in front of a model."""
+        """Return True if detectors are tested on a model."""
         return self.detected_on is None or source in self.detected_on

@@ -1,4 +1,4 @@
-"""The rows of the study of detection, from what was measured: plain JSON."""
+"""The rows of the study of detection as plain JSON, computed from its measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from robustseg.studies.study import Measured, score_row
 
 
 def consistency(found: Measurements, attack: str, detector: DetectorRow) -> Tensor | None:
-    """A detector's scores of the N images under an attack; None where the attack could not run."""
+    """Return a detector's N scores of the images under an attack, float64; None if the attack could not run."""
     name = seen_name(attack, detector.view)
     if name in found.refused:
         return None
@@ -39,12 +39,12 @@ def _columns(found: Measurements, record: str) -> dict[str, Tensor] | None:
 
 
 def detection_rows(plan: Plan, source: Measured) -> list[dict[str, Any]]:
-    """How well each detector tells the images of each attack on one model from benign ones.
+    """Compute the AUC of each detector between benign images and those of each attack on one model.
 
     Returns:
         Rows of ``model``, ``combination``, ``adversary``, ``level`` (σ or K of the attack), ``detector``,
         ``detector_level``, ``auc``, the mean scores ``benign`` and ``adversarial``, ``images`` and ``error``. Images
-        that an attack had nothing to do on take no part, neither as adversarial nor as benign ones.
+        without a pixel to change are left out, both as adversarial and as benign ones.
     """
     rows = []
     for detector in plan.detectors:
@@ -75,11 +75,12 @@ def detection_rows(plan: Plan, source: Measured) -> list[dict[str, Any]]:
 
 
 def strength_rows(plan: Plan, source: Measured, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """What each attack did to the model, and what it cost.
+    """Compute the effect of each attack on the model, and its cost.
 
     Returns:
-        Rows of ``model``, ``combination``, ``adversary``, ``level``, ``target_success``, the same behind the blur that
-        is attacked, and ``rms`` (means over the images), and those of :func:`~robustseg.studies.study.score_row`.
+        Rows of ``model``, ``combination``, ``adversary``, ``level``, ``target_success``, ``target_success_blurred``
+        (behind the attacked blur) and ``rms``, all means over the images, and the entries of
+        :func:`~robustseg.studies.study.score_row`.
     """
     rows = []
     for variant in plan.variants:
@@ -100,7 +101,7 @@ def strength_rows(plan: Plan, source: Measured, class_names: Sequence[str]) -> l
 
 
 def curve_rows(plan: Plan, source: Measured) -> list[dict[str, Any]]:
-    """Mean consistency at the steps of the attacks that spatial consistency is held against.
+    """Compute the mean consistency at the steps of the attacks that spatial consistency is tested on.
 
     Returns:
         Rows of ``model``, ``combination``, ``adversary``, ``level``, ``step`` and ``consistency``.
@@ -118,12 +119,12 @@ def curve_rows(plan: Plan, source: Measured) -> list[dict[str, Any]]:
 
 
 def transfer_rows(plan: Plan, sources: Sequence[Measured]) -> list[dict[str, Any]]:
-    """How much of the target each model shows on the images of each.
+    """Compute the share of the target that each model shows on the images of each attacked model.
 
-    Source: Xiao et al., ECCV 2018, Sec. 5.5 and Fig. 8, over the pixels whose wanted class is not the true one.
-    ``target_miou`` is the mean IoU over the classes that the targets show, of the counts of all images; the paper
-    leaves out the 13 of 19 classes with the lowest IoU instead. ``target_success`` is the mean over the images of the
-    share of pixels that show the target.
+    Source: Xiao et al., ECCV 2018, Sec. 5.5 and Fig. 8, over the pixels with a wanted class other than the true one.
+    ``target_miou`` is the mean IoU over the classes in the targets, from the counts of all images; the paper leaves out
+    the 13 of 19 classes with the lowest IoU instead. ``target_success`` is the mean over the images of the share of
+    pixels that show the target.
 
     Returns:
         Rows of ``combination``, ``source``, ``target``, ``white_box``, ``target_success``, ``target_miou``, ``error``.
@@ -148,7 +149,7 @@ def transfer_rows(plan: Plan, sources: Sequence[Measured]) -> list[dict[str, Any
 
 
 def target_miou(found: Measurements, variant: Variant, key: str) -> float | None:
-    """Mean IoU between what a model shows and what an attack wants: see :func:`transfer_rows`."""
+    """Compute the mean IoU between a model's predictions and an attack's target map, see :func:`transfer_rows`."""
     notes = found.values.get(seen_name(variant.record, target_view(key)))
     if notes is None:
         return None
@@ -158,7 +159,7 @@ def target_miou(found: Measurements, variant: Variant, key: str) -> float | None
 
 
 def blurred_view(sigma: float) -> str:
-    """Name of the view that counts what the model shows of the targets behind a blur."""
+    """Return the name of the view that measures the target success behind a blur."""
     return f"behind blur {sigma:g}"
 
 
@@ -168,5 +169,5 @@ def _behind_blur(found: Measurements, variant: Variant) -> float | None:
 
 
 def target_view(key: str) -> str:
-    """Name of the view that counts what a model shows of the targets; the attacked one has no key."""
+    """Return the name of the view that counts a model's predictions of the targets; the attacked one has no key."""
     return f"target {key}".strip()

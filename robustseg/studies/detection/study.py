@@ -1,4 +1,4 @@
-"""Attacks that know of a detector or not, and how well the detectors tell them from benign images."""
+"""The study of detection: plain and adaptive attacks, and the detectors' AUC against them."""
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ from robustseg.studies.sweep import check_steps, refuse_repeats
 
 
 class Detection(StudyAcrossModels):
-    """Detectors by spatial and by scale consistency against plain and adaptive attacks.
+    """Detectors by spatial and scale consistency, tested on plain and adaptive attacks.
 
     Source: Xiao et al., ECCV 2018: AUC (its Table 1), number of attacked patches against number of compared pairs
     (Fig. 7), consistency over the steps of an attack (Fig. 6), self-entropy (Fig. 3), transfer of targeted images
-    between models (Fig. 8). An adaptive attack is held against the detector of its own σ or K in the table, and
-    against all of them in the matrices. Benign images are the clean images of the evaluation.
+    between models (Fig. 8). An adaptive attack is compared with the detector of its own σ or K in the table, and with
+    all of them in the matrices. Benign images are the clean images of the evaluation.
 
     Args:
-        attacks: Targeted attacks by name, DAG and Houdini in the paper.
-        target_maps: What they aim at, by name; each attack with each map is a combination ``<attack>_<map>``.
-        patch_size: Side of the detector's patches, and of those that are attacked, in pixels.
+        attacks: The targeted attacks by name; DAG and Houdini in the paper.
+        target_maps: The attacks' target maps by name; each attack with each map is a combination ``<attack>_<map>``.
+        patch_size: Side in pixels of the detector's patches and of the attacked ones.
         displacement: [smallest, largest] displacement of a pair's second patch in pixels.
-        k: Numbers of pairs that are compared.
-        random_patch_size: [smallest, largest] side, for one more detector with the largest ``k`` and such patches.
-        sigmas: Standard deviations of the blur in pixels; none leaves scale consistency out.
-        adaptive: Combinations that adaptive attacks are made of; null for all, [] for none.
-        attacked_k: Numbers of patches that adaptive attacks work on; ``k`` by default.
-        redrawn_k: The same for attacks that draw new patches at each step, which the paper has not.
-        both: Also attack the image with and without blur at once, which the paper has not.
-        curve_k: Pairs that are compared at the steps of an attack.
-        curve_steps: The steps; the first is 1. An empty list leaves the curves out.
-        entropy_images: Number of images whose self-entropy is drawn, evenly spread over those that are scored.
-        entropy_k: Votes of a pixel.
-        transfer: Combinations whose images are shown to all models; null for all, [] for none.
-        detected_on: Names of the models that detectors are put in front of; the others only take part in transfer.
-        name: Of the study's files.
+        k: Numbers K of compared pairs, a detector for each.
+        random_patch_size: [smallest, largest] side in pixels, for one more detector with such patches and the largest
+            ``k``.
+        sigmas: Standard deviations of the blur in pixels; an empty list leaves scale consistency out.
+        adaptive: Combinations with adaptive attacks; null for all, [] for none.
+        attacked_k: Numbers of patches that adaptive attacks use; ``k`` by default.
+        redrawn_k: The same for attacks that draw new patches at each step; they are not in the paper.
+        both: Add attacks on the image with and without blur at once; they are not in the paper.
+        curve_k: Number of pairs that are compared at the steps of an attack.
+        curve_steps: The steps at which they are compared, from 1 on; an empty list leaves the curves out.
+        entropy_images: Number of images with a drawn self-entropy, evenly spread over the scored ones.
+        entropy_k: Number of votes per pixel.
+        transfer: Combinations whose images all models are scored on; null for all, [] for none.
+        detected_on: Names of the models with detectors, null for all; the others only take part in transfer.
+        name: Name of the study's files.
 
     Raises:
-        StudyError: A setting cannot be used.
+        StudyError: A setting is out of range, repeated or unknown, or an attack cannot be wrapped.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Detection(StudyAcrossModels):
         )
 
     def _variants(self, combination: str, attack: Attack, target_map: TargetMap) -> Iterator[Variant]:
-        """The plain attack, and the adaptive ones."""
+        """Yield the plain attack and the adaptive ones of a combination."""
         try:
             yield Variant(combination, combination, "plain", 0, Targeted(attack, target_map))
             if combination not in self._adaptive:
@@ -193,7 +194,7 @@ class Detection(StudyAcrossModels):
             self._check_first_image(source, of)
 
     def _check_first_image(self, source: str, of: Benchmark) -> None:
-        """Find what would end the study at its first batch, or after hours at its last attack."""
+        """Check the first image, so that the study does not fail hours later at its last attack."""
         sample = of.data.dataset(of.split)[of.indices[0]]
         try:
             if self.plan.is_detected_on(source):
@@ -216,7 +217,7 @@ class Detection(StudyAcrossModels):
         return detection_result(self.name, self.plan, sources, class_names, highest, self._views_of_record())
 
     def _views_of_record(self) -> dict[str, dict[str, Any]]:
-        """Settings of what looked at the images, whichever images these were."""
+        """Return the settings of the detectors and views, independent of the evaluated images."""
         pairs = {_pairs_view(each): each.describe() for each in (self.pairs, self.random_pairs) if each is not None}
         scale = {_blur_view(sigma): each.describe() for sigma, each in self.scale.items()}
         curve = {self.plan.curve_view: {"steps": list(self.plan.curve_steps), **self.curve.describe()}}
@@ -248,7 +249,7 @@ def _check_chosen(key: str, chosen: Sequence[str] | None, combinations: Sequence
 
 
 def _pairs_view(detector: SpatialConsistency) -> str:
-    """With its settings, so that studies of other settings can stand in the same folder."""
+    """Return the name of a detector's view; with its settings, so that several studies can share a folder."""
     settings = detector.describe()
     size, displacement = (str(settings[key]).replace(", ", "-").strip("[]") for key in ("patch_size", "displacement"))
     return f"pairs of {size} by {displacement} x{detector.k}"

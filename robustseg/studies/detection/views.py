@@ -1,4 +1,4 @@
-"""What the study of detection notes of the images: scores of pairs, curves over an attack's steps, entropy, targets."""
+"""The views of the study of detection: scores of pairs, curves over an attack's steps, self-entropy, targets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from robustseg.types import Batch
 
 
 class _Chosen(View):
-    """Looks at some attacks.
+    """A view of the images of some attacks.
 
     Args:
-        attacks: Their names, "clean" among them.
+        attacks: Names of the attacks, possibly "clean".
     """
 
     def __init__(self, attacks: Collection[str]):
@@ -33,15 +33,15 @@ class _Chosen(View):
 
 
 class Parts(_Chosen):
-    """Notes what a detector's score is the mean of.
+    """A view that records the parts whose mean is a detector's score.
 
     The first K pairs of :class:`~robustseg.detectors.SpatialConsistency` are those of the same detector with K pairs,
-    so that one look serves several K.
+    so one view serves several K.
 
     Args:
         detector: The detector.
-        seed: Of the evaluation.
-        attacks: Names of the attacks to look at.
+        seed: Seed of the evaluation.
+        attacks: Names of the attacks to view.
     """
 
     def __init__(self, detector: Detector, seed: int, attacks: Collection[str]):
@@ -59,15 +59,15 @@ class Parts(_Chosen):
 
 
 class ConsistencyCurve(_Chosen):
-    """Notes a detector's scores of the iterates of an attack: Xiao et al., ECCV 2018, Fig. 6 (b).
+    """A view that records a detector's scores of an attack's iterates: Xiao et al., ECCV 2018, Fig. 6 (b).
 
-    The score at step t is that of the iterate that the t-th gradient was taken at, the first of which is the clean
-    image where the attack begins there. An image that is finished keeps the score of its result.
+    The score at step t is that of the iterate at which the t-th gradient was taken. The first iterate is the clean
+    image if the attack begins there. An image that leaves the attack early keeps the score of its result.
 
     Args:
-        detector: The detector, asked about the same pairs each time.
-        steps: At which steps, the first being 1.
-        seed: Of the evaluation.
+        detector: The detector, which compares the same pairs each time.
+        steps: Steps at which to compare, counted from 1.
+        seed: Seed of the evaluation.
         attacks: Names of the attacks to watch.
     """
 
@@ -109,10 +109,10 @@ class _CurveLook(Look):
 
 
 class SuccessBehindBlur(_Chosen):
-    """Notes how much of its target an attack makes the model show of the blurred image.
+    """A view that records the share of an attack's target that the model shows on the blurred image.
 
     Args:
-        blur: Of the detector.
+        blur: The detector's blur.
         ignore_index: Label of pixels that are not counted.
         attacks: Names of targeted attacks.
     """
@@ -134,16 +134,17 @@ class SuccessBehindBlur(_Chosen):
 
 
 class EntropyMaps(_Chosen):
-    """Notes the self-entropy of each pixel of some images, and of these the clean image itself.
+    """A view that records the self-entropy of each pixel of some images, and the clean images themselves.
 
-    A note is H, W, the H·W entropies and, where no attack changed the image, its 3·H·W values; of other images nothing.
+    A note is H, W, the H·W entropies in nats and, for an unchanged image, its 3·H·W values. For other images it is
+    empty.
 
     Args:
         samples: Ids of the images.
         patch_size: Side of the patches in pixels.
-        k: Votes of a pixel.
-        seed: Of the evaluation.
-        attacks: Names of the attacks to look at.
+        k: Number of votes per pixel.
+        seed: Seed of the evaluation.
+        attacks: Names of the attacks to view.
     """
 
     def __init__(self, samples: Collection[str], patch_size: int, k: int, seed: int, attacks: Collection[str]):
@@ -176,14 +177,14 @@ class EntropyMaps(_Chosen):
 
 
 class TargetCounts(_Chosen):
-    """Notes what a model shows where an attack wants something else than the truth.
+    """A view that counts a model's predictions at the pixels with a target other than the true class.
 
-    A note is true positives, wanted and shown pixels of each class, 3·C, over the pixels whose wanted class is not the
-    true one: the rest says nothing about the attack.
+    A note is the true positives, wanted and predicted pixels of each class, 3·C values, over the pixels with a wanted
+    class other than the true one: the others say nothing about the attack.
 
     Args:
-        key: Of the model among those that are scored.
-        num_classes: C.
+        key: Key of the model among the scored ones.
+        num_classes: Number of classes C.
         ignore_index: Label of pixels that are not counted.
         attacks: Names of targeted attacks.
     """
@@ -208,10 +209,10 @@ class TargetCounts(_Chosen):
 
 
 def wanted_of(outcome: Outcome) -> Tensor:
-    """What a targeted attack wanted the model to show, B×H×W.
+    """Return the target map of a targeted attack, B×H×W class ids.
 
     Raises:
-        ValueError: The attack had no target map.
+        ValueError: The attack has no target map.
     """
     if outcome.wanted is None:
         raise ValueError("an attack without a target map cannot be held against one.")
