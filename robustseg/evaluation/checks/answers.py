@@ -1,4 +1,4 @@
-"""Experiments with the model's answers: logits or not, the same twice, and on the images that it expects."""
+"""Experiments with the model's outputs: are they logits, are they repeatable, are the images as the model expects."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from robustseg.attacks import AttackError
 from robustseg.evaluation.checks.subject import Evidence, Subject, median_margin, number
 
 REPEATS = 5
-"""Forwards beside the first: a model that draws lots with probability ½ agrees with itself in one case of 32."""
+"""Forwards after the first: a model that is random with probability ½ agrees with itself in one case of 32."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def probe_answers(subject: Subject) -> Evidence:
-    """What kind of numbers the model returns, and whether they are the same for the same images.
+    """Examine the numbers that the model returns, and if they are the same for the same images.
 
-    All forwards happen within one attack mode, since each attack mode puts the global random state back: two calls of
-    a model that draws from it would agree by accident.
+    All forwards are within one attack mode. Each attack mode restores the global random state, so in two of them the
+    outputs of a model that draws from it would agree by accident.
     """
     logits = subject.raw_logits(subject.images)
     finite = logits.isfinite()
@@ -32,7 +32,7 @@ def probe_answers(subject: Subject) -> Evidence:
         "lowest": number(lowest),
         "highest": number(highest),
         "channel_sum": [number(sums.min()), number(sums.max())],
-        # Over all images: with two classes any pixel by itself has at most two values.
+        # Over all images: with two classes, each pixel has at most two values.
         "two_values": bool(((logits == lowest) | (logits == highest)).all()),
         "constant": bool(lowest == highest),
         "tied_pixels": number(_tied(logits)),
@@ -47,13 +47,13 @@ def probe_answers(subject: Subject) -> Evidence:
 
 
 def _tied(logits: Tensor) -> Tensor:
-    """Share of pixels whose largest logit occurs twice."""
+    """Compute the share of pixels whose largest logit occurs twice."""
     top = logits.topk(min(2, logits.shape[1]), dim=1).values
     return (top[:, 0] == top[:, -1]).double().mean()
 
 
 def _difference(logits: Tensor, others: list[Tensor]) -> Evidence:
-    """Largest difference in units of the logits' standard deviation, and the share of pixels predicted differently."""
+    """Compute the largest difference in standard deviations of the logits, and the share of changed predictions."""
     scale = logits.double().std().clamp_min(torch.finfo(torch.float32).tiny)
     largest = max(float((other - logits).abs().max()) for other in others)
     prediction = logits.argmax(1)
@@ -62,9 +62,9 @@ def _difference(logits: Tensor, others: list[Tensor]) -> Evidence:
 
 
 def probe_inputs(subject: Subject) -> Evidence:
-    """Pixel accuracy on the images as they are and as a model might expect them instead.
+    """Compute the pixel accuracy on the images as they are, and on variants that a model might expect instead.
 
-    ``better_on`` counts the images on which a variant is better: one image may be so by accident, not all.
+    ``better_on`` counts the images on which a variant is better: on one image it may be so by accident, but not on all.
     """
     images = subject.images
     mean = images.new_tensor(IMAGENET_MEAN).view(1, -1, 1, 1)
@@ -81,7 +81,7 @@ def probe_inputs(subject: Subject) -> Evidence:
         try:
             found = subject.accuracies(variant)
         except AttackError as error:
-            # A model may well refuse what is outside of [0, 1].
+            # A model may refuse values outside of [0, 1].
             evidence["variants"][name] = {"error": str(error)}
         else:
             better = int((found > subject.clean).sum())

@@ -1,4 +1,4 @@
-"""Does more effort lower the figure: twice the steps and another start of the suite's own attack."""
+"""The experiment on convergence: twice the steps and another start of the suite's own strongest attack."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from robustseg.evaluation.checks.subject import Evidence, Subject, number
 from robustseg.metrics import miou_from_counts, pixel_acc_from_counts, worst_case_images
 
 GRADIENT_BUDGET = 120
-"""Gradients per image that the comparison may cost; an attack of 40 steps with its double takes 120."""
+"""Most gradients per image that the comparison may cost; an attack of 40 steps and its double cost 120."""
 
 _LOOP = ("perturb", "_restart", "_run", "_step", "_objective", "_watch")
-"""What an attack must not have of its own to be the one gradient loop with its public settings."""
+"""Methods that an attack must not override, so that :func:`with_steps` can rebuild it from its public settings."""
 
 
 def gradients_of(attack: Attack) -> int:
-    """Gradients per image of an attack that :func:`with_steps` can rebuild; 0 for others."""
+    """Count the gradients per image of an attack that :func:`with_steps` can rebuild; return 0 for others."""
     if isinstance(attack, WorstOf):
         costs = [gradients_of(member) for member in attack.attacks]
         return sum(costs) if all(costs) else 0
@@ -32,12 +32,12 @@ def gradients_of(attack: Attack) -> int:
 
 
 def with_steps(attack: Attack, factor: int, seed: int) -> Attack:
-    """The same attack with ``factor`` times the steps and another seed.
+    """Rebuild an attack with ``factor`` times the steps and another seed.
 
     Args:
-        attack: One of which :func:`gradients_of` is positive; it is left as it is.
-        factor: ≥ 1.
-        seed: Of the start noise.
+        attack: An attack with positive :func:`gradients_of`; it is left unchanged.
+        factor: Factor of the number of steps, at least 1.
+        seed: Seed of the start noise.
     """
     if isinstance(attack, WorstOf):
         # A member's noise within WorstOf depends on its own seed.
@@ -48,23 +48,23 @@ def with_steps(attack: Attack, factor: int, seed: int) -> Attack:
 
 
 def probe_convergence(subject: Subject, attacks: Mapping[str, Attack], suite: Mapping[str, Tensor]) -> Evidence:
-    """The worst case over the suite on the probe images, without and with more of the suite's strongest attack.
+    """Compute the worst case over the suite on the probe images, without and with more steps of its strongest attack.
 
     Args:
         subject: The model and the images.
-        attacks: The suite.
-        suite: N×3×C class counts on the probe images of the attacks of the suite for which the caller has them.
+        attacks: The attacks of the suite, by name.
+        suite: N×3×C class counts on the probe images, by attack, of those attacks that the caller has counts of.
 
     Returns:
-        ``before`` is the worst case over the attacks in ``compared_with``: those of ``suite`` and as many others as
-        the budget allows, the long ones first. ``after`` has the strongest of them with twice the steps besides
-        (``attack``; None: one of the probe, where all are too long), and another start where the budget allows.
-        ``longer`` are attacks of the suite that are not in the comparison.
+        ``before`` is the worst case over the attacks in ``compared_with``: those of ``suite`` and as many others as the
+        budget allows, the long ones first. ``after`` adds the strongest of them, ``attack``, with twice the steps, and
+        another start if the budget allows. ``attack`` is None if all are too long; then an attack of the probe is used.
+        ``longer`` lists attacks of the suite that are not in the comparison.
     """
     ours = {name: attack for name, attack in attacks.items() if in_threat(attack, subject)}
     within = {name: attack for name, attack in ours.items() if gradients_of(attack) > 1}
     runs = {name: counts for name, counts in suite.items() if name in ours}
-    # A given run is free, and its double may take the whole budget.
+    # Given counts are free; the doubled attack alone may take the whole budget.
     doublable = {name: gradients_of(attack) for name, attack in within.items()}
     doublable = {name: cost for name, cost in doublable.items() if 2 * cost <= GRADIENT_BUDGET}
     spent = 0
@@ -97,7 +97,7 @@ def probe_convergence(subject: Subject, attacks: Mapping[str, Attack], suite: Ma
 
 
 def in_threat(attack: Attack, subject: Subject) -> bool:
-    """Whether it is an untargeted attack of the evaluation's threat model."""
+    """Return True for an untargeted attack of the evaluation's threat model."""
     threat = attack.threat
     same = threat is not None and (threat.eps, threat.norm) == (subject.threat.eps, subject.threat.norm)
     return same and not attack.targeted

@@ -12,14 +12,14 @@ SEVERITY: Mapping[FlagVerdict, int] = {"ok": 0, "not checked": 1, "caution": 2, 
 
 
 class Finding(NamedTuple):
-    """One thing that a check noticed."""
+    """A single finding of a check."""
 
     verdict: FlagVerdict
     line: str
 
 
 def worst_finding(findings: Sequence[Finding], good: str) -> Finding:
-    """The first of the worst findings, or that all is well."""
+    """Return the first of the worst findings, or an "ok" with the line ``good`` if there are none."""
     if not findings:
         return Finding("ok", good)
     return max(findings, key=lambda finding: SEVERITY[finding.verdict])
@@ -48,10 +48,10 @@ NOT_PROBED = Finding(
 
 
 def points(share: float) -> str:
-    """A difference of two shares for people."""
+    """Format a difference of two shares in percentage points."""
     return f"{100 * share:.1f} points"
 
 
 def percent(share: float | None) -> str:
-    """A share for people."""
+    """Format a share in percent."""
     return "–" if share is None else f"{100 * share:.1f} %"

@@ -1,4 +1,4 @@
-"""Ten flags that say whether the figures of a result card can be trusted, each with its evidence."""
+"""The ten trust flags of a result card, each with its evidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiments with the input gradient: is it there, is it the slope of the loss, does the softmax let it through."""
+"""Experiments with the input gradient: zeros, saturation of the softmax, and agreement with the slope of the loss."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ LEVEL = 1 / 255
 """One grey level of an 8-bit image."""
 
 STEPS = {"small": LEVEL / 16, "half_level": LEVEL / 2}
-"""Steps along a direction: the small one shows the slope of any smooth model, and is far above what float32 resolves
-of a sum over an image; half a level passes the edge of a staircase of 8-bit rounding, of which the small one sees
-the flat part."""
+"""Steps along a direction.
+
+The small one shows the slope of any smooth model, and is far above float32's resolution of a sum over an image. Half a
+level crosses an edge of the staircase of 8-bit rounding; the small step sees only its flat part.
+"""
 
 SMOOTHING = 9
-"""Side in pixels of the mean filter of the smooth direction, larger than the details that a preprocessing removes."""
+"""Side in pixels of the mean filter for the smooth direction, larger than the details that preprocessing removes."""
 
 
 def probe_gradients(subject: Subject) -> Evidence:
-    """Zeros, non-finite entries, saturation, and the slope measured along two directions."""
-    # The steps below must not leave [0, 1], where models may clamp; zeros are counted at the same images.
+    """Measure zeros, non-finite entries, saturation, and the slope along two directions."""
+    # The steps below must stay in [0, 1], since models may clamp; zeros are counted on the same images.
     margin = max(STEPS.values())
     images = subject.images.clamp(margin, 1 - margin)
     grad, saturated = _gradients(subject, images)
@@ -47,7 +49,7 @@ def probe_gradients(subject: Subject) -> Evidence:
 
 
 def _gradients(subject: Subject, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of each image's summed cross-entropy, and the share of valid pixels with a saturated softmax."""
+    """Compute each image's gradient of the summed cross-entropy, and its share of pixels with a saturated softmax."""
     grads, shares = [], []
     for rows in subject.rows():
         point = images[rows].clone().requires_grad_()
@@ -59,14 +61,17 @@ def _gradients(subject: Subject, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def saturated_share(logits: Tensor, targets: Tensor) -> Tensor:
-    """Share of an image's valid pixels whose cross-entropy has a gradient to the logits of exactly 0, B float64.
+    """Compute the share of an image's valid pixels with a gradient of exactly 0 from the cross-entropy to the logits.
 
-    That gradient is softmax − one-hot. In float32 the true class's entry vanishes from a margin of about 17 on, the
-    others' only from about 87 on, or 103 with denormal numbers, which no training reaches.
+    That gradient is softmax − one-hot. In float32 the true class's entry vanishes from a margin of about 17 on. The
+    other entries vanish only from about 87 on, or 103 with denormal numbers, which no training reaches.
 
     Args:
         logits: B×C×H×W.
         targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
+
+    Returns:
+        B float64 in [0, 1].
     """
     probabilities = logits.float().softmax(1)
     true = targets.clamp_min(0).unsqueeze(1)
@@ -77,9 +82,10 @@ def saturated_share(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _zero_matters(subject: Subject, images: Tensor, zero: Tensor) -> float | None:
-    """How much the logits change where only entries without gradient do, relative to where all of them do.
+    """Compare the change of the logits by a step on entries without gradient with that by a step on all entries.
 
-    A pixel that the model drops when it shrinks the image has no gradient and no influence, and hides nothing.
+    The result is their ratio. A pixel without gradient may be harmless: a model that shrinks its images may not read
+    it.
     """
     (sign,) = signs(images, subject.seed)
     clean = subject.logits(images)
@@ -91,11 +97,11 @@ def _zero_matters(subject: Subject, images: Tensor, zero: Tensor) -> float | Non
 
 
 def _slopes(subject: Subject, images: Tensor, grad: Tensor) -> Evidence:
-    """Loss along a direction, from the gradient and from two forwards (central difference), at two step sizes.
+    """Measure the slope of the loss along a direction by the gradient and by a central difference, at two step sizes.
 
-    ``disagreement`` is Σ|measured − predicted| / Σ max(|measured|, |predicted|) over the images: 0 where the gradient
-    is the slope, 1 where one of the two is zero. The rough direction is the gradient's sign, the smooth one that of the
-    blurred gradient: a model that detaches a part of its preprocessing can be right along one of them only.
+    ``disagreement`` is Σ|measured − predicted| / Σ max(|measured|, |predicted|) over the images: 0 if the gradient is
+    the slope, 1 if one of the two is zero. The rough direction is the gradient's sign, the smooth one the blurred
+    gradient's. With a detached part in its preprocessing, a model can be right along one of them only.
     """
     (sign,) = signs(images, subject.seed)
     blurred = F.avg_pool2d(grad, SMOOTHING, stride=1, padding=SMOOTHING // 2)

@@ -1,4 +1,4 @@
-"""Flags about how far the attacks got: over eps, with more effort, against noise, and in a single step."""
+"""Flags on the attacks' strength: over eps, with more effort, against noise, and in a single step."""
 
 from __future__ import annotations
 
@@ -19,27 +19,30 @@ from robustseg.evaluation.checks.flag import (
 from robustseg.evaluation.checks.settings import Row, threat_of, untargeted, white_box
 
 RISE = 0.05
-"""Pixel accuracy that a larger ε may give back: short attacks with large steps overshoot a little."""
+"""Most pixel accuracy that a larger ε may regain: short attacks with large steps overshoot slightly."""
 ABOVE_CHANCE = 0.02
-"""Pixel accuracy above chance that may remain where every image is allowed: ten steps do not find the worst."""
+"""Most pixel accuracy above chance that may remain if every image is allowed: ten steps do not find the worst."""
 
 CONVERGED = 0.005
-"""Change of the worst case by more effort up to which an attack has converged."""
+"""Most change of the worst case by more effort for an attack to count as converged."""
 FAR_OFF = 0.05
-"""Change from which on the figure says more about the attack than about the model."""
+"""Change from which on the figure describes the attack more than the model."""
 
 BEATEN = 0.002
-"""By how much an attack without the model's gradient may be better: a few pixels of a few images."""
+"""Most advantage of an attack without the model's gradient: a few pixels of a few images."""
 
 ONE_STEP_MATTERS = 0.1
-"""Pixel accuracy that many steps must cost before a weak single step means anything."""
+"""Least pixel accuracy that many steps must cost for a weak single step to be evidence."""
 ONE_STEP_SHARE = 0.1
-"""Share of the damage of many steps that a single one does at least: standard models have about a third, models
-trained against many steps more than half, overfitted ones nothing."""
+"""Least share of many steps' damage that a single step does.
+
+It is about a third for standard models, more than half for models trained against many steps, and nothing for
+overfitted ones.
+"""
 DISTORTED_SHARE = 0.5
-"""Share of the damage of a shorter step that the whole step does at least."""
+"""Least share of a shorter step's damage that the whole step does."""
 DISTORTED_POINTS = 0.05
-"""Damage of the shorter step from which on that is compared."""
+"""Least damage of the shorter step for this comparison."""
 
 
 def judge_eps_curve(card: Card) -> Flag:
@@ -111,7 +114,7 @@ def _effort_findings(found: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def effort_change(found: Mapping[str, Any]) -> float:
-    """How much more effort lowers miou or pixel accuracy, whichever is more."""
+    """Compute the larger of the decreases of mIoU and pixel accuracy by more effort."""
     pairs = [(found["before"][key], found["after"][key]) for key in ("miou", "pixel_acc")]
     return float(max(before - after for before, after in pairs))
 
@@ -217,7 +220,7 @@ def _one_step_findings(clean: float, one: float, many: float) -> Iterator[Findin
 
 
 def _distorted(found: Mapping[str, Any]) -> Iterator[Finding]:
-    """Kim, Lee & Lee, AAAI 2021: harmful on the way, but not at its end."""
+    """Find a distorted loss (Kim, Lee & Lee, AAAI 2021): a part of the step is harmful, but the whole step is not."""
     damage = {factor: found["clean"] - accuracy for factor, accuracy in found["fgsm"].items()}
     whole = damage.pop("1")
     factor = max(damage, key=lambda factor: damage[factor])

@@ -1,4 +1,4 @@
-"""Flags about the model itself: its answers, its input and its gradients."""
+"""Flags on the model itself: its outputs, its input and its gradients."""
 
 from __future__ import annotations
 
@@ -18,41 +18,45 @@ from robustseg.evaluation.checks.flag import (
 from robustseg.evaluation.checks.settings import white_box
 
 RANDOM_PIXELS = 1e-3
-"""Share of pixels predicted differently the second time: rounding flips a tie here or there, not one in a thousand."""
+"""Most pixels with another prediction at the second time: rounding flips single ties, not one in a thousand."""
 RANDOM_LOGITS = 1e-2
-"""Largest difference in standard deviations of the logits: sums in another order, as on a GPU, give about 1e-5."""
+"""Most difference in standard deviations of the logits: sums in another order, as on a GPU, give about 1e-5."""
 UNSTEADY_LOGITS = 1e-4
-"""From here on, differences are worth a word."""
+"""Difference, in the same unit, from which on it is mentioned."""
 SUM_TOLERANCE = 1e-3
-"""How far the channels of probabilities may be from a constant sum, relative to it; float16 has 5e-4."""
+"""Most relative deviation of the sum over channels for outputs to count as probabilities; float16 has 5e-4."""
 TIED_PIXELS = 0.05
-"""Ties are accidents between trained logits; a step or a rounding behind them makes many."""
+"""Most pixels with tied logits: ties are rare in trained logits, and frequent after a rounding or a step function."""
 
 RECORD_TOLERANCE = 0.005
-"""Clean miou against the record's: precision and batch size move it by a tenth of that."""
+"""Most difference of the clean mIoU from the record's: precision and batch size change it by a tenth of that."""
 BETTER_EVERYWHERE = 0.02
-"""Gain in pixel accuracy, on every probe image, by which other inputs count as those that the model expects."""
+"""Gain in pixel accuracy, on every probe image, from which on other inputs count as the expected ones."""
 BETTER_CLEARLY = 0.05
-"""The same where it is better on three quarters of the images: a few images of an honest model do not agree so far."""
+"""The same for a gain on three quarters of the images: an honest model's images rarely agree that far."""
 ENOUGH_IMAGES = 4
-"""Fewer images agree by accident."""
+"""Least number of images for this evidence: fewer agree by accident."""
 
 ZERO_SHARE = 0.1
-"""Share of zero entries of the input gradient, of the median image; networks that read every pixel have none."""
+"""Most zero entries in the median image's input gradient; networks that read every pixel have none."""
 ZERO_MATTERS = 0.1
-"""Change of the logits by entries without gradient, relative to that by all entries."""
+"""Most change of the logits by entries without gradient, relative to the change by all entries."""
 SATURATED_SHARE = 0.05
-"""Share of pixels with a gradient of exactly 0 to the logits, for which margins above 100 are needed: trained logits
-have margins of about 10."""
+"""Most pixels with a gradient of exactly 0 to the logits.
+
+This needs margins above 100, and trained logits have margins of about 10.
+"""
 SLOPE_DISAGREEMENT = 0.25
-"""Between slope and gradient, see probe_gradients. A detached part of the preprocessing of a third gives this much, a
-smooth model 0.02 at the small step."""
+"""Most disagreement between slope and gradient, see ``probe_gradients``.
+
+A preprocessing with a detached third gives this much, a smooth model 0.02 at the small step.
+"""
 NO_SLOPE = 0.9
-"""At half a level the slope and the gradient have next to nothing in common."""
+"""Disagreement at half a level from which on slope and gradient are unrelated."""
 WEAKENED = 0.5
-"""Share of the damage of rescaled logits that the attack on the model's own logits does."""
+"""Least share of the damage with rescaled logits that the attack does with the model's own logits."""
 WEAKENED_POINTS = 0.05
-"""And by how much it must be weaker, so that small differences of small damages are none."""
+"""Least difference of the two damages, so that small differences of small damages do not count."""
 
 
 def judge_answers(card: Card) -> Flag:

@@ -1,4 +1,4 @@
-"""Flags about the protocol: the budget, the choice of losses and the sample."""
+"""Flags on the protocol: the budget, the choice of losses and the sample."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from robustseg.evaluation.checks.settings import losses_of, threat_of, untargete
 from robustseg.types import parse_fraction
 
 LINF_ROUNDING = 2.0**-23
-"""Excess that float32 may explain: images of [0, 1] are multiples of at most 2⁻²⁴, and a sum is rounded once more."""
+"""Most excess that float32 explains: images in [0, 1] are multiples of at most 2⁻²⁴, and a sum is rounded once more."""
 L2_ROUNDING = 1e-6
-"""The same relative to ε, and for rms; attacks of this package mend even that."""
+"""The same for l2 and rms, relative to ε; attacks of this package correct even that."""
 HALF_LEVEL = 0.5 / 255
-"""What rounding to 8 bit moves a pixel by at most."""
+"""Most change of a pixel by rounding to 8 bits."""
 FEW = 30
-"""Images below which an interval from resampling says little: with a single one it has no width at all."""
+"""Least number of images for a meaningful interval from resampling: with a single image it has no width."""
 NARROW = 0.01
-"""Half width of an interval up to which a published part of a split stands for the whole: the tables of the papers
-are compared in whole points."""
+"""Most half width of an interval for a named part of a split to represent the whole.
+
+The papers' tables are compared in whole points.
+"""
 
 
 def judge_budget(card: Card) -> Flag:

@@ -1,4 +1,4 @@
-"""Small experiments with a model, on a handful of images, that show whether attacks on it can be believed."""
+"""Small experiments with a model on a few images, as evidence for or against the figures of attacks on it."""
 
 from __future__ import annotations
 
@@ -38,35 +38,35 @@ def probe_model(
     suite: Mapping[str, Tensor] | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """Gather the evidence for :func:`~robustseg.evaluation.checks.trust_flags`, which does the judging.
+    """Gather the evidence for :func:`~robustseg.evaluation.checks.trust_flags`, which judges it.
 
-    A strange model is never an error here: what it raises, NaN, a missing gradient are evidence. The result is a
-    function of the arguments: no times, and randomness from ``seed`` only, that of the model included as far as it
-    draws from torch's generators. Nothing of the model is changed. About 8 images, spread over the split, are enough;
-    each costs at most 304 gradients and 600 forwards.
+    A defect of the model is not an error here: its exceptions, NaN or a missing gradient are evidence. The result is a
+    function of the arguments. It holds no times, and all randomness comes from ``seed``, also the model's if it draws
+    from torch's generators. The model is left unchanged. About 8 images, spread over the split, are enough; each costs
+    at most 304 gradients and 600 forwards.
 
     Args:
-        model: Maps B×3×H×W images in [0, 1] to B×C×H×W logits: a module or a function.
+        model: A module or function from B×3×H×W images in [0, 1] to B×C×H×W logits.
         ids: N sample ids.
         images: N×3×H×W in [0, 1]; those without a valid pixel are left out.
         targets: N×H×W class ids, or the ignore index.
-        eps: Radius of the evaluation's threat model.
-        norm: Its norm.
-        num_classes: C.
-        ignore_index: Label of pixels that take no part.
+        eps: Radius of the evaluation's threat model, in units of [0, 1] images.
+        norm: Norm of the evaluation's threat model.
+        num_classes: Number of classes C.
+        ignore_index: Label of pixels that do not count.
         seed: Seed of the evaluation.
         attacks: The suite by name; its strongest attack of this threat model is run with more steps.
-        reference_miou: Clean miou of the checkpoint's own record on the split that is evaluated, if there is one.
-        suite: N×3×C class counts under attacks of the suite, where an evaluation has them: then the worst case over the
-            suite is what more steps and black-box attacks are compared with.
-        batch_size: Images that are shown to the model at a time; all by default.
+        reference_miou: Clean mIoU in the checkpoint's own record on the evaluated split, if there is one.
+        suite: N×3×C class counts under attacks of the suite, if known: then more steps and black-box attacks are
+            compared with the worst case over the suite.
+        batch_size: Number of images in one forward; all by default.
 
     Returns:
         JSON-serialisable evidence, for ``card["checks"]``.
 
     Raises:
-        AttackError: ``images`` and ``targets`` are not what attacks take.
-        ValueError: ``eps`` is no positive radius, a target is no class, no image has a valid pixel, or ``ids`` or
+        AttackError: ``images`` or ``targets`` do not have the shape, type or range that attacks need.
+        ValueError: ``eps`` is not a positive radius, a target is not a class, no image has a valid pixel, or ``ids`` or
             ``suite`` do not fit the images.
     """
     threat = ThreatModel(eps, norm)
@@ -74,7 +74,7 @@ def probe_model(
     rows = (targets != IGNORED).flatten(1).any(1).nonzero()[:, 0].tolist()
     known = {name: counts[rows].cpu() for name, counts in (suite or {}).items()}
     with full_precision(), attack_mode(model) as attacked:
-        # Within attack_mode, which puts torch's generators back. A random model shall give the same evidence again.
+        # Within attack_mode, which restores torch's generators, so that a random model gives the same evidence again.
         _seed_everything(seed, images.device)
         subject = Subject(
             attacked,
@@ -103,7 +103,7 @@ def _experiments(subject: Subject, attacks: Mapping[str, Attack], known: Mapping
         "inputs": guarded(lambda: probe_inputs(subject)),
         "gradients": guarded(lambda: probe_gradients(subject)),
     }
-    # What a gradient attack of the suite reached on these images is a white-box figure as well.
+    # The suite's gradient attacks on these images are white-box figures as well.
     followed = {
         name: counts
         for name, counts in known.items()
@@ -133,7 +133,12 @@ def _checked(
     ignore_index: int,
     suite: Mapping[str, Tensor],
 ) -> Tensor:
-    """``targets`` with ignored pixels as IGNORED, after everything that could be the caller's mistake."""
+    """Check the caller's arguments, and return ``targets`` with ignored pixels as IGNORED.
+
+    Raises:
+        AttackError: ``images`` or ``targets`` do not have the shape, type or range that attacks need.
+        ValueError: Another argument is out of its range.
+    """
     if not threat.eps:
         raise ValueError("eps = 0: the checks look at what an attack can do, give the eps of the evaluation.")
     check_batch(images, targets, ignore_index)

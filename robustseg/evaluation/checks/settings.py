@@ -1,4 +1,4 @@
-"""What a card says of its attacks: which follow the gradient, within which ball, along which loss."""
+"""The attacks' settings in a card: their threat model, their losses, and if they follow the gradient."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def untargeted(row: Row) -> bool:
 
 
 def white_box(row: Row) -> bool:
-    """Whether the attack follows the gradient of the very model that is evaluated.
+    """Return True for an attack that follows the gradient of the evaluated model itself.
 
-    Not those that never ask for a gradient, nor those that were made on a source model or are read from a file.
+    Attacks without gradients, on a source model or read from a file are not white-box.
     """
     elsewhere = any(key.startswith(_ELSEWHERE) for attack in row.settings.nested() for key in attack.others)
     follows = any(member.attack not in _BLACK_BOX for member in _members(row.settings))

@@ -1,4 +1,4 @@
-"""Experiments with attacks: how far white-box attacks get, over eps, against chance, noise and a single step."""
+"""Experiments with attacks: white-box attacks, accuracy over eps, noise, a black-box search, and a single step."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from robustseg.metrics import pixel_acc_from_counts
 Kind = type[PGD] | type[CosPGD]
 
 FACTORS = (Fraction(0), Fraction(1, 4), Fraction(1, 2), Fraction(1), Fraction(2), Fraction(4))
-"""Multiples of ε of the curve."""
+"""Multiples of ε on the curve."""
 CURVE_STEPS = 10
 STEP_SHARE = Fraction(5, 16)
 REFERENCE_STEPS = 20
 NOISE_DRAWS = 4
 SQUARE_QUERIES = 150
-"""Queries of the small black-box search; what it finds on a model with usable gradients is far behind 20 of them."""
+"""Queries of the small black-box search; on a model with usable gradients it is far weaker than 20 gradient steps."""
 
 
 def probe_attack(kind: Kind, threat: ThreatModel, steps: int) -> Attack:
-    """An attack of the probe; of the iterates it returns the one with the fewest correct pixels.
+    """Build an attack of the probe, which returns the iterate with the fewest correct pixels.
 
-    PGD takes steps of about a third of ε, as the SegPGD paper does: on an adversarially trained CamVid model 20 of them
-    left 63 % of the pixels, and 20 of ε/8 70 %. CosPGD takes steps of 2.5·ε/T (Madry et al., ICLR 2018), which find
-    their way where the loss has ripples that large steps skip.
+    PGD takes steps of about a third of ε, as in the SegPGD paper: on an adversarially trained CamVid model 20 of them
+    left 63 % of the pixels correct, and 20 steps of ε/8 left 70 %. CosPGD takes steps of 2.5·ε/T (Madry et al., ICLR
+    2018), which also work on a loss with ripples that large steps skip.
     """
     share = STEP_SHARE if kind is PGD else Fraction(5, 2) / steps
     step_size = str(threat.eps * share)
@@ -41,13 +41,13 @@ def probe_attack(kind: Kind, threat: ThreatModel, steps: int) -> Attack:
 
 
 class WhiteBox:
-    """What attacks that follow the gradient leave of each image; the clean image counts as well.
+    """Pixel accuracies of each image under attacks that follow the gradient, and the worst of them and the clean one.
 
-    ``accuracies`` hold N values for each attack that could run, ``errors`` say why the others could not.
+    ``accuracies`` holds N values for each attack that could run, ``errors`` the reasons of the others.
     """
 
     def __init__(self, subject: Subject, suite: Mapping[str, Tensor]):
-        # Prefixed, since a suite may well call an attack pgd too.
+        # Prefixed, since a suite may have an attack named pgd too.
         self.accuracies = {f"suite.{name}": pixel_acc_from_counts(counts) for name, counts in suite.items()}
         self.errors: dict[str, str] = {}
         attacks: dict[str, tuple[Kind, bool]] = {
@@ -64,10 +64,10 @@ class WhiteBox:
             except RuntimeError as error:
                 self.errors[name] = str(error)
         self.worst = torch.stack([subject.clean, *self.accuracies.values()]).amin(0)
-        """N values."""
+        """Worst accuracy of each image, N float64 values."""
 
     def evidence(self, subject: Subject) -> Evidence:
-        """Mean pixel accuracy per attack, without attack and at worst."""
+        """Return the mean pixel accuracy without attack, per attack, and at worst."""
         return {
             "clean": number(subject.clean.mean()),
             "attacks": {name: number(found.mean()) for name, found in self.accuracies.items()},
@@ -77,13 +77,13 @@ class WhiteBox:
 
 
 def probe_eps_curve(subject: Subject) -> Evidence:
-    """Pixel accuracy over ε under the worse of two short attacks, up to an ε at which every image is allowed.
+    """Compute the pixel accuracy over ε under the worse of two short attacks, up to an ε that allows every image.
 
-    ``chance`` is the share of the most frequent class, or 1/C where that is larger: more than a model that looks at
-    nothing and answers one class keeps, none needs to keep against an adversary who may show it anything.
+    ``chance`` is the share of the most frequent class, or 1/C if that is larger. A model that always predicts one class
+    keeps this accuracy; under an attack with any image allowed, no model needs to keep more.
     """
     threat = subject.threat
-    # Under l2 the diagonal of the cube; under linf its side, which is the diagonal's rms too.
+    # For l2 the diagonal of the unit cube; for linf its side, which is also the rms of the diagonal.
     everything = Fraction(subject.images[0].numel() ** 0.5) if threat.norm == "l2" else Fraction(1)
     radii = {str(factor): threat.eps * factor for factor in FACTORS}
     radii = {name: eps for name, eps in radii.items() if eps < everything} | {"everything": everything}
@@ -105,14 +105,14 @@ def _under(subject: Subject, eps: Fraction) -> Tensor:
 
 
 def _chance(subject: Subject) -> float:
-    """Shares of an image's pixels are averaged as the accuracies are: images count alike."""
+    """Compute the accuracy of chance; shares are averaged over images, as the accuracies are."""
     classes = subject.counts(subject.images)[:, 1].double()
     frequent = float((classes / classes.sum(1, keepdim=True)).mean(0).max())
     return max(frequent, 1 / subject.num_classes)
 
 
 def probe_order(subject: Subject, white: WhiteBox) -> Evidence:
-    """Pixel accuracy under attacks that follow no gradient, against the worst white-box attack on the same images."""
+    """Compute the pixel accuracy under attacks without gradient, and under the worst white-box attack."""
     found = {"uniform_noise": _uniform_noise(subject), "sign_noise": _sign_noise(subject)}
     if subject.threat.norm == "linf":
         square = Square(eps=str(subject.threat.eps), steps=SQUARE_QUERIES, ignore_index=IGNORED)
@@ -125,7 +125,7 @@ def probe_order(subject: Subject, white: WhiteBox) -> Evidence:
 
 
 def _uniform_noise(subject: Subject) -> Tensor:
-    """The worst of several draws from the ball for each image."""
+    """Compute each image's worst accuracy over several uniform draws from the ball."""
     allowed = subject.threat.around(subject.images)
     draws = []
     for draw in range(NOISE_DRAWS):
@@ -135,7 +135,7 @@ def _uniform_noise(subject: Subject) -> Tensor:
 
 
 def _sign_noise(subject: Subject) -> Tensor:
-    """The worst of several random corners of the ball for each image (but for linf, random signs of full length)."""
+    """Compute each image's worst accuracy over random corners of the ball (for l2 and rms: signs of full length)."""
     allowed, eps = subject.threat.around(subject.images), float(subject.threat.eps)
     draws = []
     for sign in signs(subject.images, subject.seed, NOISE_DRAWS):
@@ -146,7 +146,7 @@ def _sign_noise(subject: Subject) -> Tensor:
 
 
 def probe_one_step(subject: Subject, white: WhiteBox) -> Evidence:
-    """Pixel accuracy under FGSM at parts of ε, and under many steps at ε."""
+    """Compute the pixel accuracy under FGSM at parts of ε, and under many steps at ε."""
     fgsm = {}
     for factor in (Fraction(1, 4), Fraction(1, 2), Fraction(1)):
         attack = FGSM(eps=str(subject.threat.eps * factor), norm=subject.threat.norm, ignore_index=IGNORED)

@@ -1,4 +1,4 @@
-"""The model under examination together with the few images that it is examined on."""
+"""The examined model together with the probe images."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from robustseg.attacks.losses.base import IGNORED, cross_entropy
 from robustseg.metrics import class_counts, confusion_matrix, pixel_acc_from_counts
 
 Evidence = dict[str, Any]
-"""What an experiment found: numbers, strings, None, and lists and dicts of these."""
+"""Result of an experiment: numbers, strings, None, and lists and dicts of these."""
 
 
 class Subject:
-    """A model, in attack mode already, and probe images with at least one valid pixel each.
+    """A model that is already in attack mode, and probe images with at least one valid pixel each.
 
-    Whatever the model raises becomes an :class:`~robustseg.attacks.AttackError`, which experiments record; only a
-    device that is out of memory is no finding. Forwards and backwards are counted in images.
+    Any exception of the model becomes an :class:`~robustseg.attacks.AttackError`, which experiments record, except for
+    a GPU that is out of memory. Forwards and backwards are counted in images.
 
     Args:
-        model: Prepared by :func:`~robustseg.attacks.attack_mode`.
+        model: The model, prepared by :func:`~robustseg.attacks.attack_mode`.
         ids: N sample ids.
         images: N×3×H×W in [0, 1].
         targets: N×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
-        threat: What the adversary of the evaluation may do.
-        num_classes: C.
+        threat: Threat model of the evaluation.
+        num_classes: Number of classes C.
         seed: Seed of the evaluation.
-        batch_size: Images that are shown to the model at a time.
+        batch_size: Number of images in one forward.
     """
 
     def __init__(
@@ -60,17 +60,21 @@ class Subject:
 
     @property
     def valid(self) -> Tensor:
-        """N×H×W bool."""
+        """Valid pixels, N×H×W bool."""
         return self.targets != IGNORED
 
     def rows(self, batch_size: int | None = None) -> Iterable[Tensor]:
-        """Indices of the images, one batch after the other."""
+        """Return the indices of the images, batch by batch."""
         indices = torch.arange(len(self.images), device=self.images.device)
         size = batch_size or self.batch_size
         return [indices[start : start + size] for start in range(0, len(indices), size)]
 
     def answer(self, images: Tensor) -> Tensor:
-        """The model's answer to any images, counted; with a graph where autograd is on."""
+        """Call the model on any images, and count it; with a graph if autograd is on.
+
+        Raises:
+            AttackError: The model raised an exception.
+        """
         try:
             logits = self._model(images)
         except (AttackError, torch.cuda.OutOfMemoryError):
@@ -86,9 +90,9 @@ class Subject:
         self.backwards += images
 
     def rescaled_answer(self, images: Tensor) -> Tensor:
-        """As :meth:`answer`, each image's logits divided by the median of its margins, a constant for the gradient.
+        """Call the model and divide each image's logits by the median of its margins, a constant for the gradient.
 
-        Predictions are the same, but no softmax saturates, however large the model's logits are.
+        Predictions stay the same, but the softmax does not saturate, also for very large logits.
         """
         logits = self.answer(images)
         if not isinstance(logits, Tensor) or logits.ndim != 4 or logits.shape[1] < 2:
@@ -97,10 +101,10 @@ class Subject:
         return logits / torch.where(scale > 0, scale, 1)
 
     def raw_logits(self, images: Tensor, batch_size: int | None = None) -> Tensor:
-        """The answers to versions of all images, N×C×H×W without a graph, finite or not.
+        """Compute the logits of versions of all images, N×C×H×W without a graph, finite or not.
 
         Raises:
-            AttackError: The model raised, or its answers are not of that shape.
+            AttackError: The model raised an exception, or its output has another shape.
         """
         parts = []
         with torch.no_grad():
@@ -114,33 +118,37 @@ class Subject:
         return torch.cat(parts)
 
     def logits(self, images: Tensor) -> Tensor:
-        """As :meth:`raw_logits`, refusing answers that are not finite."""
+        """Compute :meth:`raw_logits` and refuse those that are not finite.
+
+        Raises:
+            AttackError: The model raised an exception, or its output has another shape or is not finite.
+        """
         return check_logits(self.raw_logits(images), images, self.targets, differentiable=False)
 
     def losses(self, images: Tensor) -> Tensor:
-        """Cross-entropy summed over each image's valid pixels, N float64."""
+        """Compute the cross-entropy summed over each image's valid pixels, N float64."""
         return cross_entropy(self.logits(images), self.targets).flatten(1).sum(1, dtype=torch.float64)
 
     def counts(self, images: Tensor) -> Tensor:
-        """Class counts of each image, N×3×C int64 on the CPU."""
+        """Compute the class counts of each image, N×3×C int64 on the CPU."""
         predictions = self.logits(images).argmax(1)
         return class_counts(confusion_matrix(predictions, self.targets, self.num_classes, IGNORED)).cpu()
 
     def accuracies(self, images: Tensor) -> Tensor:
-        """Pixel accuracy of each image, N float64 on the CPU."""
+        """Compute the pixel accuracy of each image, N float64 on the CPU."""
         return pixel_acc_from_counts(self.counts(images))
 
     @cached_property
     def clean(self) -> Tensor:
-        """Pixel accuracy of each image without attack, N float64."""
+        """Pixel accuracy of each image without attack, N float64 on the CPU."""
         return self.accuracies(self.images)
 
     def attacked(self, attack: Attack, rescaled: bool = False) -> Tensor:
-        """Adversarial images N×3×H×W, with the noise that the evaluation gives these samples.
+        """Compute adversarial images N×3×H×W, with the noise that the evaluation gives these samples.
 
         Args:
-            attack: Called with targets whose ignored pixels carry the attack's own ignore index.
-            rescaled: Show it the logits of :meth:`rescaled_answer`.
+            attack: The attack; in its targets, ignored pixels have its own ignore index.
+            rescaled: Attack the logits of :meth:`rescaled_answer`.
         """
         model = self.rescaled_answer if rescaled else self.answer
         targets = self.targets.masked_fill(~self.valid, attack.ignore_index)
@@ -153,36 +161,39 @@ class Subject:
 
 
 def median_margin(logits: Tensor) -> Tensor:
-    """Median over an image's pixels of the largest logit minus the second largest, B values without a graph."""
+    """Compute the median margin of each image's pixels, B values without a graph.
+
+    A pixel's margin is its largest logit minus the second largest.
+    """
     top = logits.detach().topk(2, dim=1).values
     return (top[:, 0] - top[:, 1]).flatten(1).median(1).values
 
 
 def guarded(experiment: Callable[[], Evidence]) -> Evidence:
-    """Run an experiment; what makes it fail is its evidence."""
+    """Run an experiment; if it fails, return the error as its evidence."""
     try:
         return experiment()
     except torch.cuda.OutOfMemoryError:
         raise
-    # RuntimeError: what autograd raises where a model's graph is broken; AttackError is one.
+    # RuntimeError: autograd raises it for a broken graph, and AttackError is one.
     except RuntimeError as error:
         return {"error": str(error)}
 
 
 def number(value: Tensor | float) -> float | None:
-    """A float of six significant digits for the card, None where not finite."""
+    """Round a number to six significant digits for the card; None if it is not finite."""
     plain = float(value)
     return float(f"{plain:.6g}") if abs(plain) < float("inf") else None
 
 
 def spread(values: Tensor) -> dict[str, float | None]:
-    """Smallest, median and largest of N values."""
+    """Compute the smallest, median and largest of N values."""
     values = values.double()
     return {"min": number(values.min()), "median": number(values.quantile(0.5)), "max": number(values.max())}
 
 
 def signs(images: Tensor, seed: int, draws: int = 1) -> Iterator[Tensor]:
-    """Random ±1 of the shape of ``images``, the same for a seed on any device."""
+    """Draw random ±1 of the shape of ``images``, the same for a seed on any device."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(draws):
         drawn = torch.rand(images.shape, generator=generator) < 0.5
