@@ -1,10 +1,10 @@
-"""What an attack's step costs beyond the forward and the input gradient that no attack can do without.
+"""The cost of an attack's step beyond the forward and the input gradient that every attack needs.
 
     python benchmarks/attack_loop.py [--network resnet18 --size 96 96 --batch 4 --steps 10 --precision fp32]
 
-All contenders run in rounds, one after the other in each round, and a ratio is formed within a round: what slows the
-whole machine down for a while then cancels. --threads 1 on a CPU measures processor time, the best choice on a machine
-that others use as well. Printed are the medians over the rounds, and the smallest and largest.
+All contenders run in rounds, one after the other in each round, and ratios are formed within a round, so that a
+temporary slowdown of the machine cancels. With --threads 1 on a CPU, processor time is measured, the best choice on a
+shared machine. The output shows the medians over the rounds, and the smallest and largest values.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
 
 
 def frozen_model(args: argparse.Namespace) -> nn.Module:
-    """A PSPNet with BatchNorm statistics of its own: with the initial ones activations fade into denormals."""
+    """Build a PSPNet with its own BatchNorm statistics: the initial ones let activations fade into denormals."""
     torch.manual_seed(0)
     model = SegmentationModel(PSPNet(CLASSES, args.network, aux_head=False, channels=128)).to(args.device).train()
     with torch.no_grad():
@@ -73,7 +73,7 @@ def bare_loop(model: nn.Module, images: Tensor, targets: Tensor, steps: int) -> 
 
 
 def contenders(model: nn.Module, images: Tensor, targets: Tensor, steps: int) -> dict[str, Contender]:
-    """Name and a whole attack of ``steps`` steps."""
+    """Return a whole attack of ``steps`` steps for each name."""
     settings = {"eps": EPS, "step_size": ALPHA, "steps": steps}
     ours = {
         "BIM": attacks.BIM(**settings),
@@ -92,7 +92,7 @@ def contenders(model: nn.Module, images: Tensor, targets: Tensor, steps: int) ->
     except ImportError:
         print("torchattacks is not installed: no comparison with it")
     else:
-        # It knows no ignored pixels; its cross-entropy ignores nothing, so it gets labels that are all valid.
+        # It has no ignore index, and its cross-entropy ignores nothing: it gets labels that are all valid.
         peer = torchattacks.PGD(model, eps=EPS, alpha=ALPHA, steps=steps)
         valid = targets.masked_fill(targets == 255, 0)
         result["torchattacks PGD"] = lambda: peer(images, valid)
@@ -108,7 +108,7 @@ def timed(run: Contender, device: torch.device, clock: Callable[[], float]) -> f
 
 
 def peak_bytes(run: Contender, device: torch.device) -> int:
-    """Largest sum of live tensors that were allocated during the run."""
+    """Measure the largest sum of live tensors that were allocated during the run, in bytes."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -119,8 +119,8 @@ def peak_bytes(run: Contender, device: torch.device) -> int:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run()
-    # Allocations and releases of torch's CPU allocator in the order of time; unlike the resident set, these do not
-    # depend on what the allocator or the system keeps for later.
+    # Allocations and releases of torch's CPU allocator in the order of time. Unlike the resident set, they do not
+    # depend on memory that the allocator or the system keeps for later.
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     live = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -150,8 +150,8 @@ def main() -> None:
         targets = model(images).argmax(1)
     targets[torch.rand(targets.shape, generator=generator).to(device) < 0.1] = 255
 
-    # Processor time does not count the moments at which other processes have the core; of several threads it would
-    # also count the waiting for one another.
+    # Processor time excludes the time in which other processes have the core. With several threads it would also count
+    # their waiting for one another.
     clock = time.process_time if device.type == "cpu" and args.threads == 1 else time.perf_counter
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     print("command:", "python", *sys.argv)
@@ -173,7 +173,7 @@ def main() -> None:
             run()
         rounds = []
         for first in range(args.repeats):
-            # Each round starts with another contender, so that none always follows the same one.
+            # Each round starts with another contender, so that no contender always follows the same one.
             names = [*runs][first % len(runs) :] + [*runs][: first % len(runs)]
             rounds.append({name: timed(runs[name], device, clock) for name in names})
         base = peak_bytes(lambda: one_gradient(model, images, targets), device)

@@ -1,20 +1,21 @@
-"""What running on a cluster costs: a second rank, checkpoints to continue from, and the memory of these and of EMA.
+"""The costs of running on a cluster: a second rank, checkpoints to continue from, and the memory of these and of EMA.
 
     python benchmarks/cluster_costs.py [--rounds 3] [--only scaling small full]
     python benchmarks/cluster_costs.py --device cuda --precision bf16-mixed
 
-Every figure is of a Lightning run of RobustSegmentation with SegPGD in the loop on the embedded scenes, in processes of
-its own, one per rank. Runs that are compared follow each other in every round, and a ratio is formed within a round:
-what slows the whole machine down for a while then cancels. Printed is one Markdown table of medians over the rounds,
-with the smallest and largest. Processor time, of all threads of a process, stands beside wall-clock time: the other
-users of a machine lengthen the wall-clock time only, and so do waiting for the disk and for another rank.
+Every figure is from a Lightning run of RobustSegmentation with SegPGD in the loop on the embedded scenes, in its own
+processes, one per rank. Compared runs follow each other in every round, and ratios are formed within a round, so that a
+temporary slowdown of the machine cancels. The output is one Markdown table of medians over the rounds, with the
+smallest and largest values. Beside wall-clock time it shows the processor time of all threads of a process: other users
+of the machine, and waiting for the disk or another rank, lengthen only the wall-clock time.
 
-scaling      the same images per rank on one process, on two that know nothing of each other (what two processes cost
-             without any communication is the machine's doing), and on two ranks of DistributedDataParallel
-small, full  how long a checkpoint blocks training, with ResumeCheckpoint (which returns when every byte is on the disk)
-             and with what a user of Lightning would take: at the real step time of the quick start's network, and for
-             the state of PSPNet-ResNet50 with SGD, from SegPGD1 steps on 32×32 pixels: the state does not depend on
-             these. EMA is on in both. Also where a checkpoint's time goes, the sizes of its parts, and peak memory
+scaling      the same images per rank on one process, on two independent processes (the cost of two processes without
+             any communication, which is the machine's), and on two ranks of DistributedDataParallel
+small, full  the time that a checkpoint blocks training, with ResumeCheckpoint (which returns when every byte is on the
+             disk) and with Lightning's own callbacks. small: at the real step time of the quick start's network. full:
+             for the state of PSPNet-ResNet50 with SGD, which depends neither on the attack nor on the image size, from
+             SegPGD1 steps on 32×32 pixels. EMA is on in both. Also the parts of a checkpoint's time, its size and
+             peak memory
 
 A step is SegPGD3's on half of the batch and an update with all of it. Checkpoints here are a few steps apart; one that
 is written in the background is waited for before the next step.
@@ -35,7 +36,7 @@ from cluster_costs_case import Run
 from cluster_costs_processes import Processes, Results
 
 WARMUP = 2
-"""Steps at the beginning of each run that are not counted; of checkpoints it is the first."""
+"""Steps at the beginning of each run that are not counted; likewise, the first checkpoint is not counted."""
 WRITERS = {
     "robustseg": "`ResumeCheckpoint`",
     "robustseg async": "`ResumeCheckpoint`, asynchronous",
@@ -49,7 +50,7 @@ EVERY = {"small": 2, "full": 1}
 
 Row = tuple[str, str, str, str]
 Rounds = list[dict[str, Results]]
-"""Of each round, what the processes of each contender have measured."""
+"""Measurements of each contender's processes, by round."""
 
 
 def arguments() -> argparse.Namespace:
@@ -82,7 +83,7 @@ def arguments() -> argparse.Namespace:
 
 
 def turns(rounds: int, contenders: dict[str, Callable[[], Results]]) -> Rounds:
-    """All contenders in every round, each round beginning with another one."""
+    """Run all contenders in every round, each round beginning with another one."""
     names = [*contenders]
     results = []
     for first in range(rounds):
@@ -92,7 +93,7 @@ def turns(rounds: int, contenders: dict[str, Callable[[], Results]]) -> Rounds:
 
 
 def spread(values: Iterable[float], digits: int = 3) -> str:
-    """Median and range, to so many significant digits of the median."""
+    """Format the median and the range, to ``digits`` significant digits of the median."""
     values = list(values)
     median = statistics.median(values)
     places = max(0, digits - 1 - math.floor(math.log10(abs(median)))) if median else digits
@@ -100,13 +101,13 @@ def spread(values: Iterable[float], digits: int = 3) -> str:
 
 
 def step(result: dict[str, Any], clock: int, every: int | None = None) -> float:
-    """Median seconds of a step that no checkpoint follows; clock 0 is the wall's, 1 the processor's."""
+    """Return the median seconds of a step without a checkpoint after it; clock 0 is wall-clock, 1 processor time."""
     steps = [took[clock] for number, took in enumerate(result["steps"], 1) if every is None or number % every]
     return statistics.median(steps[WARMUP:] or steps)
 
 
 def hook(result: dict[str, Any], name: str, kind: str, clock: int) -> float:
-    """Median seconds of a callback at a step's end: without a checkpoint (idle), with one, or until it is written."""
+    """Return a callback's median seconds at a step's end: without a checkpoint, with one, or until it is written."""
     calls = [took[clock] for took in result[name][kind]]
     return statistics.median(calls[1:] or calls)
 
@@ -141,7 +142,7 @@ def scaling(args: argparse.Namespace, processes: Processes) -> list[Row]:
 
 
 def per_step(results: Rounds, ranks: str) -> list[Row]:
-    """What exact resume adds to every step, with or without a checkpoint."""
+    """Build the rows of the costs that exact resume adds to every step, with or without a checkpoint."""
 
     def row(what: str, name: str, call: Callable[[dict[str, Any], int], float]) -> Row:
         wall, processor = (spread(1000 * call(each[name][0], clock) for each in results) for clock in (0, 1))
@@ -184,7 +185,7 @@ def checkpoints(args: argparse.Namespace, processes: Processes, section: str) ->
 
 
 def writer_row(what: str, writer: str, results: Rounds, section: str) -> Row:
-    """How long a writer blocks training, and how far apart its checkpoints have to be to cost 1 %."""
+    """Build a writer's row: the time that it blocks training, and the distance of checkpoints at which it costs 1 %."""
     runs = [each[writer][0] for each in results]
 
     def milliseconds(kind: str, clock: int) -> str:
@@ -204,7 +205,7 @@ def writer_row(what: str, writer: str, results: Rounds, section: str) -> Row:
 
 
 def memory(title: str, measured: dict[str, Results]) -> list[Row]:
-    """Peak memory of processes; the first are what the others are compared with."""
+    """Build the rows of the processes' peak memory; the others are compared with the first."""
     rows = []
     for key, kind in (("resident", "peak resident memory"), ("device", "peak memory of the GPU")):
         peaks = {name: [run[key] for run in runs] for name, runs in measured.items() if key in runs[0]}

@@ -1,4 +1,4 @@
-"""A run that cluster_costs.py measures: plain settings, which processes hand to one another."""
+"""The settings of a run that cluster_costs.py measures, in plain values that pass between processes."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Run:
-    """A run to measure."""
+    """The settings of a run to measure."""
 
     steps: int
-    """That are reported; one more is made."""
+    """Number of reported steps; the run has one more."""
     size: tuple[int, int]
     batch: int
     network: str = "small"
     attack_steps: int = 3
     ranks: int = 1
     writer: str = "robustseg"
-    """Of checkpoints: none, or robustseg or lightning, each also with " async"."""
+    """Writer of checkpoints: none, or robustseg or lightning, each also with " async"."""
     every: int | None = None
-    """Steps between checkpoints; None: none but, of robustseg's, the last."""
+    """Steps between checkpoints; None for no checkpoints (robustseg's writer still writes the last)."""
     ema: bool = False
     device: str = "cpu"
     precision: str = "32-true"
     threads: int = 1
     place: int = 0
-    """Which GPU a run on one of them takes."""
+    """Number of the GPU for a run on a single one."""
     folder: str = ""
     port: int = 0

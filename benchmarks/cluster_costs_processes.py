@@ -1,4 +1,4 @@
-"""Starts the runs of cluster_costs.py. Imports nothing that takes long: the processes of the runs do, once for all."""
+"""The processes of cluster_costs.py's runs. Slow imports are left to these processes, which do them once for all."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from typing import Any
 from cluster_costs_case import Run
 
 Results = list[dict[str, Any]]
-"""What the processes of a run have measured, see cluster_costs_run.py."""
+"""Measurements of a run's processes, see cluster_costs_run.py."""
 
 LIMIT_S = 900
-"""A run that takes longer is ended."""
+"""Seconds after which a run is ended."""
 
 
 class Processes:
-    """Runs of one device, precision and number of threads.
+    """A starter of runs with one device, precision and number of threads.
 
-    Processes that compute on the CPU are forked from a server that has imported everything, where the system has such:
-    starting each afresh would take most of the time. The server has not computed; whether it has not touched the driver
-    of a GPU, which does not survive a fork, is for the imports to say, so processes for GPUs start afresh.
+    CPU processes are forked from a server that has imported everything, on systems with a fork server: starting each
+    one afresh would take most of the time. GPU processes do start afresh, since the server's imports may touch the
+    GPU's driver, which does not survive a fork.
 
     Args:
-        device: cpu or cuda.
-        precision: Lightning's.
-        threads: Per process.
-        folder: Where each run has a temporary folder; None for the system's place for such.
+        device: ``cpu`` or ``cuda``.
+        precision: Lightning's precision setting.
+        threads: Number of threads per process.
+        folder: Parent of each run's temporary folder; None for the system's.
     """
 
     def __init__(self, device: str, precision: str, threads: int, folder: str | None):
@@ -56,7 +56,7 @@ class Processes:
                 sys.exit("--device cuda: torch finds no GPU here; use --device cpu.")
 
     def machine(self) -> str:
-        """What runs on what, for the record."""
+        """Describe versions, devices and the file system, for the record."""
         versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "pytorch-lightning"))
         on = f"{len(self.gpus)} × {self.gpus[0]}, " if self.gpus else ""
         folder = Path(self.folder or tempfile.gettempdir()).resolve()
@@ -66,11 +66,11 @@ class Processes:
         )
 
     def run(self, run: Run) -> Results:
-        """A run with a process per rank."""
+        """Measure a run with a process per rank."""
         return self._measure([run] * run.ranks)
 
     def side_by_side(self, run: Run, count: int) -> Results:
-        """So many runs of one process, at the same time."""
+        """Measure ``count`` copies of a run of one process at the same time."""
         return self._measure([replace(run, place=place) for place in range(count)])
 
     def _measure(self, runs: Sequence[Run]) -> Results:
@@ -85,7 +85,7 @@ class Processes:
             return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
     def _start(self, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], folder: Path) -> None:
-        """Each call in a process of its own; all end with the first that fails."""
+        """Run each call in a process of its own; all end with the first that fails."""
         processes = [
             self.context.Process(target=_call, args=(str(folder / f"process{number}"), *call), daemon=True)
             for number, call in enumerate(calls)
@@ -110,7 +110,7 @@ class Processes:
 
 
 def _call(path: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """In the new process: what the function returns goes to ``path``.json, what is printed to ``path``.log."""
+    """Run a function in the new process: write its result to ``path``.json and its output to ``path``.log."""
     log = os.open(f"{path}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -136,7 +136,7 @@ def _free_port() -> int:
 
 
 def _file_system(folder: Path) -> str:
-    """Type of the file system of a folder: on tmpfs, for one, fsync costs nothing."""
+    """Return the type of a folder's file system: on tmpfs, for example, fsync costs nothing."""
     try:
         lines = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
     except OSError:

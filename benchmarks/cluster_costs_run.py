@@ -1,4 +1,4 @@
-"""One measured training run of cluster_costs.py, in a process that is one of its ranks."""
+"""A measured training run of cluster_costs.py, in a process that is one of its ranks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CALLS = 200
 
 
 def network(name: str, classes: int) -> Network:
-    """The networks of configs/network/pspnet_small.yaml and pspnet_r50.yaml, without pretrained weights."""
+    """Build the networks of configs/network/pspnet_small.yaml and pspnet_r50.yaml, without pretrained weights."""
     if name == "full":
         return PSPNet(classes, "resnet50", pretrained=False, output_stride=8, channels=512)
     sizes = {"channels": [32, 64, 128, 256]}
@@ -50,7 +50,7 @@ def network(name: str, classes: int) -> Network:
 
 
 class StepTimes(pl.Callback):
-    """Clocks from the start of one step to that of the next, loading and callbacks included."""
+    """A callback that clocks each step's start; a step's time thus includes loading and callbacks."""
 
     def __init__(self, now: Callable[[], Clocks]):
         self.now = now
@@ -61,9 +61,9 @@ class StepTimes(pl.Callback):
 
 
 class TimedHook:
-    """Takes the place of a callback's ``on_train_batch_end`` and clocks it, apart for steps with a checkpoint.
+    """A wrapper of a callback's ``on_train_batch_end`` that clocks it, separately for steps with a checkpoint.
 
-    What is written in the background is waited for after each checkpoint: the next one comes long after that.
+    After each checkpoint it waits for background writing, since in practice the next checkpoint comes long after that.
     """
 
     def __init__(self, callback: pl.Callback, every: int | None, now: Callable[[], Clocks]):
@@ -77,7 +77,7 @@ class TimedHook:
         start = self.now()
         self.hook(trainer, *rest)
         end = self.now()
-        if trainer.is_last_batch:  # with which checkpoints of an epoch's end begin
+        if trainer.is_last_batch:  # the checkpoints of an epoch's end begin in this call
             return
         took = (end[0] - start[0], end[1] - start[1])
         due = self.every is not None and trainer.global_step % self.every == 0
@@ -97,7 +97,7 @@ def finish_writing(trainer: pl.Trainer) -> None:
 
 
 class Ending(pl.Callback):
-    """What is measured once, when the steps are done."""
+    """A callback with the measurements that are made once, after the last step."""
 
     def __init__(self, run: Run, save: ResumeCheckpoint | None, now: Callable[[], Clocks]):
         self.run, self.save, self.now = run, save, now
@@ -122,7 +122,7 @@ class Ending(pl.Callback):
             self.result["parts"] = self._parts(trainer, save.newest.with_name("parts.ckpt"))
 
     def _per_call(self, function: Callable[[], object], before: Callable[[], object]) -> Clocks:
-        """The median, and the mean of the processor time, whose clock is too coarse for one call."""
+        """Return a call's median wall-clock and mean processor time, whose clock is too coarse for a single call."""
         walls, processor = [], 0.0
         for _ in range(CALLS):
             before()
@@ -134,7 +134,7 @@ class Ending(pl.Callback):
         return statistics.median(walls), processor / CALLS
 
     def _parts(self, trainer: pl.Trainer, path: Path) -> dict[str, Clocks]:
-        """Where the time of a checkpoint goes: its parts one after the other."""
+        """Clock the parts of writing a checkpoint, one after the other."""
         buffer = io.BytesIO()
         content: dict[str, Any] = {}
 
@@ -161,7 +161,7 @@ class Ending(pl.Callback):
 
 
 def sizes(path: Path) -> dict[str, float]:
-    """Megabytes (10^6) of a checkpoint's parts: weights, their EMA, the optimiser's state, all else, and the file."""
+    """Return a checkpoint's megabytes (10^6): weights, their EMA, the optimiser's state, the rest, and the file."""
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
     def tensors(value: Any) -> int:
@@ -184,15 +184,15 @@ def clocks(device: str) -> Clocks:
 
 
 def writer(run: Run) -> tuple[pl.Callback | None, list[Any]]:
-    """The callback that writes checkpoints, and plugins that it needs."""
+    """Return the callback that writes checkpoints, and the plugins that it needs."""
     kind, _, background = run.writer.partition(" ")
     if kind == "lightning":
-        # In the folder of the logger; the only one that is kept is the newest.
+        # It writes into the logger's folder, and keeps only the newest checkpoint.
         callback = ModelCheckpoint(every_n_train_steps=run.every, save_top_k=1, save_on_train_epoch_end=False)
         return callback, [AsyncCheckpointIO()] if background else []
     if kind == "none":
         return None, []
-    # every_n_epochs = 0: the last one only
+    # every_n_epochs = 0: only the last checkpoint
     return ResumeCheckpoint(run.every, None, 0, asynchronous=bool(background)), []
 
 
@@ -214,7 +214,7 @@ def train(run: Run) -> dict[str, Any]:
         average = EMAWeightAveraging()
         callbacks.insert(0, average)
         hooks["ema"] = TimedHook(average, None, now)
-    # one step more than is measured: the last one of an epoch ends in other hooks
+    # one step more than is measured: an epoch's last step ends in other hooks
     images = run.batch * run.ranks * (run.steps + 1)
     data = SyntheticScenes(train_length=images, image_size=run.size, batch_size=run.batch, num_workers=0, cache=False)
     module = RobustSegmentation(
@@ -249,22 +249,27 @@ def train(run: Run) -> dict[str, Any]:
 
 
 def measure(run: Run, rank: int) -> dict[str, Any]:
-    """Train as one of the ranks of ``run``, in a process that is for nothing else.
+    """Train as one of the ranks of ``run``, in a process of its own.
+
+    Args:
+        run: The run.
+        rank: Number of this rank, counted from 0.
 
     Returns:
-        ``steps``: seconds from the start of each to that of the next. ``save`` and ``ema``: seconds in these callbacks
-        after steps without (``idle``) and with a checkpoint (``blocked``), and until it is written (``background``).
-        ``resident`` and on a GPU ``device``: peak memory in MiB. With ResumeCheckpoint ``seeding`` and ``agreeing``:
-        seconds of one call, and where there are checkpoints their ``sizes`` and ``parts``. All seconds are pairs.
+        ``steps``: seconds from the start of each step to that of the next. ``save`` and ``ema``: seconds in these
+        callbacks after steps without (``idle``) and with a checkpoint (``blocked``), and until it is written
+        (``background``). ``resident`` and, on a GPU, ``device``: peak memory in MiB. With ResumeCheckpoint, ``seeding``
+        and ``agreeing``: seconds of one call, and with checkpoints their ``sizes`` in MB and ``parts`` in seconds. All
+        seconds are pairs of wall-clock and processor time.
     """
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(run.ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(run.port)}
-    # also on GPUs there is a group of gloo's, which agrees on signals
+    # on GPUs too there is a gloo group, which agrees on signals
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if run.device == "cuda" and run.ranks == 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         os.environ["CUDA_VISIBLE_DEVICES"] = str(run.place) if visible is None else visible.split(",")[run.place]
     torch.set_num_threads(run.threads)
-    # As robustseg's command does: denormal numbers slow CPU convolutions of barely trained models down several times.
+    # As in robustseg's command: denormal numbers slow CPU convolutions of barely trained models down several times.
     torch.set_flush_denormal(True)
     return train(run)

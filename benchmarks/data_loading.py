@@ -1,16 +1,16 @@
-"""Images per second from files to tensors, against decoding alone and against what one would take instead.
+"""Images per second from files to tensors, against decoding alone and against torchvision's means.
 
     python benchmarks/data_loading.py [--size 360 480 --images 24 --format jpg --resize 180 240]
     python benchmarks/data_loading.py --root data/camvid --resize 180 240
     python benchmarks/data_loading.py --size 1024 2048 --images 8 --format png --resize 512 1024
-    python benchmarks/data_loading.py --formats   # of which that of data.disk_cache was chosen
+    python benchmarks/data_loading.py --formats   # the comparison behind the format of data.disk_cache
 
 Pictures are written to a temporary folder unless --root names a CamVid. All contenders run in rounds, one after the
-other in each round, and a ratio is formed within a round: what slows the whole machine down for a while then cancels.
-Everything in one process and one thread is clocked in processor time, which leaves out moments at which other
-processes have the core; the DataLoader with its workers in wall time, against our own data set in wall time. Files
-are read from the operating system's memory: what a disk adds is not measured. Printed are the medians over the rounds,
-and the smallest and largest.
+other in each round, and ratios are formed within a round, so that a temporary slowdown of the machine cancels.
+Everything in one process and one thread is clocked in processor time, which excludes the time in which other processes
+have the core. The DataLoader with its workers is clocked in wall time, against our own data set in wall time. Files are
+read from the operating system's memory, so the time of a disk is not included. The output shows the medians over the
+rounds, and the smallest and largest values.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def arguments() -> argparse.Namespace:
 
 
 def street(index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """An image that compresses about as well as a photograph of a street, and its mask of a few dozen regions."""
+    """Draw an image that compresses about as well as a photograph of a street, and its mask of a few dozen regions."""
     rng = np.random.default_rng(index)
     height, width = size
     image = np.full((*size, 3), 128, np.float32)
@@ -89,7 +89,7 @@ def street(index: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = (slice(int(corner[k]), int(corner[k] + extent[k])) for k in range(2))
         mask[rows, columns] = rng.integers(12)
         image[rows, columns] += rng.normal(0, 30, 3)
-    image += rng.normal(0, 1.5, image.shape)  # of the sensor
+    image += rng.normal(0, 1.5, image.shape)  # noise of the sensor
     return image.clip(0, 255).astype(np.uint8), mask
 
 
@@ -105,7 +105,7 @@ def write_pictures(root: Path, args: argparse.Namespace) -> None:
 
 @contextmanager
 def pictures(args: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
-    """A CamVid and a folder for whatever is written."""
+    """Provide a CamVid and a folder for all that is written, and remove both afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="data_loading_", dir=args.folder))
     try:
         if args.root is None:
@@ -155,7 +155,7 @@ def with_pillow(image: str, mask: str) -> object:
 
 
 def with_pillow_and_v2(transform: v2.Transform) -> Callable[[str, str], object]:
-    """What torchvision.datasets.VOCSegmentation and its like do, given the transforms of torchvision's references."""
+    """Load like torchvision.datasets.VOCSegmentation, with the transforms of torchvision's references."""
 
     def read(image: str, mask: str) -> object:
         picture = ImageTensor(v2.functional.pil_to_tensor(Image.open(image).convert("RGB")))
@@ -178,7 +178,7 @@ def to_tensors(*before: v2.Transform) -> v2.Transform:
 
 
 def augmentation(crop: tuple[int, int]) -> list[v2.Transform]:
-    """Ours in torchvision's terms."""
+    """Return our augmentation as torchvision's transforms."""
     fill = {ImageTensor: (124, 116, 104), Mask: 255}
     return [
         v2.ScaleJitter(crop, (0.5, 2.0), antialias=True),
@@ -189,7 +189,7 @@ def augmentation(crop: tuple[int, int]) -> list[v2.Transform]:
 
 
 def contenders(root: Path, written: Path, args: argparse.Namespace) -> dict[str, Contender]:
-    """Name and a pass over all pictures, in one process and one thread."""
+    """Return a pass over all pictures, in one process and one thread, for each name."""
     plain = module(root, args, resized=False).dataset("train")
     pairs = [(pair.image, pair.mask) for pair in plain.pairs]
     resize, crop = v2.Resize(list(args.resize), antialias=True), tuple(args.crop or args.resize)
@@ -220,7 +220,7 @@ def contenders(root: Path, written: Path, args: argparse.Namespace) -> dict[str,
 
 
 def loaders(root: Path, written: Path, args: argparse.Namespace) -> dict[str, Contender]:
-    """The same through DataLoaders whose workers live for all rounds, in wall time."""
+    """Return a pass over all pictures by DataLoaders with workers that live for all rounds, for each name."""
     result: dict[str, Contender] = {}
     kinds: dict[str, dict[str, Any]] = {"files": {}, "disk_cache": {"disk_cache": str(written / "warm")}}
     for kind, changes in kinds.items():
@@ -232,7 +232,7 @@ def loaders(root: Path, written: Path, args: argparse.Namespace) -> dict[str, Co
 
 
 def turns(rounds: int, runs: dict[str, Contender], clock: Callable[[], float]) -> list[dict[str, float]]:
-    """Seconds of each contender, by round; each round starts with another one, so that none always follows the same."""
+    """Measure the seconds of each contender, by round; each round starts with another contender."""
     for run in runs.values():  # warm up, fill the caches, start the workers
         run()
     result = []
@@ -252,7 +252,7 @@ def summary(values: list[float], digits: int = 2) -> str:
 
 
 def rows(measured: list[dict[str, float]], base: str, images: int) -> list[tuple[str, str, str]]:
-    """Contender, images per second, and its speed in units of that of ``base``."""
+    """Build rows of contender, images per second, and speed relative to ``base``."""
     return [
         (
             name,

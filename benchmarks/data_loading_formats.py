@@ -1,4 +1,4 @@
-"""Formats for decoded samples on disk: processor time to read one, and its size. See data_loading.py --formats."""
+"""Formats for decoded samples on disk: processor time to read one, and its size; see data_loading.py --formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 class Format(NamedTuple):
-    """Write a sample to a file, and read it back from there."""
+    """Functions that write a sample to a file and read it from there."""
 
     write: Callable[[Path, np.ndarray, np.ndarray], None]
     read: Callable[[Path, tuple[int, int]], Pair]
@@ -42,7 +42,7 @@ def read_bytes(path: Path, size: tuple[int, int]) -> Pair:
 
 
 def read_mapped(path: Path, size: tuple[int, int]) -> Pair:
-    """The copy is what the pixels are touched by: mapping alone reads nothing."""
+    """Read a sample by mapping and copying it; the copy touches the pixels, since mapping alone reads nothing."""
     return split(np.array(np.memmap(path, np.uint8, "r")), size)
 
 
@@ -124,7 +124,7 @@ FORMATS = {
 
 
 def compare_formats(pairs: list[Pair], folder: Path, rounds: int) -> None:
-    """Print a table; every format must return what was written."""
+    """Print a table of reading times and sizes; every format must return the written sample."""
     folder.mkdir(parents=True, exist_ok=True)
     formats = {**FORMATS, "data.disk_cache: with checksum": disk_cache(folder)}
     size = (int(pairs[0][1].shape[0]), int(pairs[0][1].shape[1]))

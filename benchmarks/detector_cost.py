@@ -1,13 +1,13 @@
-"""What a detector's score costs beyond the forwards that it cannot do without.
+"""The cost of a detector's score beyond the forwards that it needs.
 
     python benchmarks/detector_cost.py [--size 180 240 --patch 100 --displacement 6 12 --k 1 5 10 50 --rounds 7]
 
-Spatial consistency with K pairs is set beside its 2·K patches, cut out beforehand and put through the same model in
-the same batches under no_grad, with the argmax of the logits and nothing else; with random sizes of the patches
-likewise, in one batch per size; scale consistency beside the forwards of two images; self-entropy with K votes beside
-those of its patches. All run in rounds, a score and its forwards one after the other, and a ratio is formed within a
-round: what slows the whole machine down for a while then cancels. Printed are the medians over the rounds, and the
-smallest and largest, of wall-clock time and of this process's processor time; on a GPU only the former counts.
+Spatial consistency with K pairs is compared with its 2·K patches, cut out beforehand and put through the same model in
+the same batches under no_grad, with the argmax of the logits and nothing else; patches of random sizes have one batch
+per size. Scale consistency is compared with the forwards of two images, and self-entropy with K votes with those of its
+patches. All run in rounds, a score and its forwards one after the other, and ratios are formed within a round, so that
+a temporary slowdown of the machine cancels. The output shows the medians over the rounds, and the smallest and largest
+values, of wall-clock time and of this process's processor time; on a GPU only the former counts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NETWORK = Path(__file__).parents[1] / "configs/network/pspnet_small.yaml"
 
 
 class Contender(NamedTuple):
-    """A score, and the forwards that it needs."""
+    """A detector's score, and the forwards that it needs."""
 
     patches: int
     score: Callable[[], object]
@@ -44,7 +44,7 @@ class Contender(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Seconds."""
+    """Wall-clock and processor time in seconds."""
 
     wall: float
     processor: float
@@ -84,7 +84,7 @@ def arguments() -> argparse.Namespace:
 
 
 def frozen_model(args: argparse.Namespace) -> nn.Module:
-    """The network with BatchNorm statistics of its own: with the initial ones activations fade into denormals."""
+    """Build the network with its own BatchNorm statistics: the initial ones let activations fade into denormals."""
     settings = yaml.safe_load(args.network.read_text(encoding="utf-8"))["model"]["network"]
     torch.manual_seed(0)
     network = getattr(models, settings["class_path"].rpartition(".")[2])(
@@ -107,7 +107,7 @@ def forwards(model: nn.Module, batches: Sequence[Tensor], at_once: int | None) -
 
 
 def patches_of(score: Callable[[nn.Module], object], model: nn.Module) -> list[Tensor]:
-    """The batches that a score asks the model for, joined by the size of their patches."""
+    """Record the batches that a score passes to the model, joined by the size of their patches."""
     seen: dict[int, list[Tensor]] = defaultdict(list)
 
     def recorded(images: Tensor) -> Tensor:
@@ -151,14 +151,14 @@ def timed(run: Callable[[], object], device: torch.device) -> Times:
 
 
 def measure(found: dict[str, Contender], rounds: int, device: torch.device) -> dict[str, list[tuple[Times, Times]]]:
-    """(Score, forwards) of each contender in each round."""
+    """Measure (score, forwards) of each contender in each round."""
     measured: dict[str, list[tuple[Times, Times]]] = {name: [] for name in found}
     for number in range(rounds + 1):
-        # Each round starts with another contender, and every other one with the forwards.
+        # Each round starts with another contender, and every second round with the forwards.
         for name in [*found][number % len(found) :] + [*found][: number % len(found)]:
             order = (found[name].score, found[name].forwards)
             times = [timed(run, device) for run in (order if number % 2 else order[::-1])]
-            if number:  # the first warms up
+            if number:  # the first round warms up
                 measured[name].append((times[0], times[1]) if number % 2 else (times[1], times[0]))
     return measured
 

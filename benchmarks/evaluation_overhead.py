@@ -1,13 +1,13 @@
-"""What an evaluation costs beyond the attacks, in processor time and in memory that grows with the number of images.
+"""The cost of an evaluation beyond the attacks, in processor time and in memory that grows with the number of images.
 
     python benchmarks/evaluation_overhead.py [--images 6 --size 180 240 --steps 20 --rounds 3]
     python benchmarks/evaluation_overhead.py --memory 8 64
 
-The evaluation is robustseg.evaluation.benchmark's: Lightning's test loop, loading, records on disk, pictures of the
-extremes; without the probe of the model and the report, which do not depend on the number of images. The ratio is
-to the same attacks in a plain loop over the same batches, with one forward and the confusion matrices of each
-attack's images and of the clean ones. Both run in turns, and a ratio is formed within a round. On a
-CPU with one thread processor time is measured.
+The evaluation is robustseg.evaluation.benchmark's: Lightning's test loop, loading, records on disk and pictures of the
+extremes, without the probe of the model and the report, which do not depend on the number of images. It is compared
+with the same attacks in a plain loop over the same batches, with one forward and the confusion matrices of each
+attack's images and of the clean ones. Both run in turns, and ratios are formed within a round. On a CPU with one
+thread, processor time is measured.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def arguments() -> argparse.Namespace:
 
 
 def frozen_model(args: argparse.Namespace) -> SegmentationModel:
-    """A PSPNet with BatchNorm statistics of its own: with the initial ones activations fade into denormals."""
+    """Build a PSPNet with its own BatchNorm statistics: the initial ones let activations fade into denormals."""
     torch.manual_seed(0)
     model = (
         SegmentationModel(PSPNet(7, pretrained=False, output_stride=8, aux_head=False, **SMALL)).to(args.device).train()
@@ -88,7 +88,7 @@ def evaluation(args: argparse.Namespace, of: Benchmark, folder: Path) -> None:
 
 
 def plain_loop(args: argparse.Namespace, of: Benchmark) -> torch.Tensor:
-    """The attacks and one forward of what they made; nothing is kept but the confusion matrices."""
+    """Run the attacks and one forward of their images; only the confusion matrices are kept."""
     model = of.model.to(args.device)
     total = torch.zeros(7, 7, dtype=torch.int64, device=args.device)
     for batch in DataLoader(of.data.dataset(of.split), args.batch, collate_fn=collate):
@@ -121,14 +121,14 @@ def overhead(args: argparse.Namespace) -> None:
                 else:
                     evaluation(args, of, Path(folder))
                 times[name] = clock() - start
-        if number:  # the first warms up
+        if number:  # the first round warms up
             ratios.append(times["evaluation"] / times["plain"])
             print(f"plain {times['plain']:.2f} s, evaluation {times['evaluation']:.2f} s, ratio {ratios[-1]:.3f}")
     print(f"median ratio {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
 
 
 def child(args: argparse.Namespace) -> None:
-    """Peak resident memory of an evaluation of so many images in a process of its own, in MiB."""
+    """Print the peak resident memory in MiB of an evaluation of ``args.child`` images, in this process."""
     with tempfile.TemporaryDirectory() as folder:
         evaluation(args, benchmark(args, args.child, {"pgd1": PGD(steps=1)}), Path(folder))
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.1f}")

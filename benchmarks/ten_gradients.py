@@ -1,10 +1,10 @@
-"""What ten gradients reach, against torchattacks' PGD with up to forty.
+"""The strength of attacks of ten gradients, against torchattacks' PGD with up to forty.
 
     python benchmarks/ten_gradients.py runs/camvid/pspnet_small_segpgd3/version_0/checkpoints/last.ckpt \\
         --data data/camvid --images 101
 
-torchattacks' PGD runs with its own defaults (ε = 8/255, α = 2/255, random start) and, to be fair to it, with α = 0.01
-as well; ignored pixels are given as -100, which its cross-entropy leaves out.
+torchattacks' PGD runs with its own defaults (ε = 8/255, α = 2/255, random start) and, for a fair comparison, with α =
+0.01 as well. Ignored pixels are passed as -100, which its cross-entropy leaves out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OURS: dict[str, Attack] = {
 
 
 def evenly_spread(root: str, count: int) -> Batch:
-    """``count`` samples of the validation split at 240×180."""
+    """Load ``count`` samples of the validation split at 240×180 pixels, evenly spread."""
     dataset = CamVid(root=root, image_size=[180, 240], check="none").dataset("val")
     return collate([dataset[round(i * (len(dataset) - 1) / max(1, count - 1))] for i in range(count)])
 
