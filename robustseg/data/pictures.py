@@ -63,7 +63,7 @@ def stored_mode(picture: Image.Image) -> str:
 
 
 def orientation(picture: Image.Image) -> int:
-    """Return a picture's EXIF orientation, 1 to 8; 1 means not turned, and is returned if there is none."""
+    """Return a picture's EXIF orientation, 1 to 8; 1 means not turned, and is the default."""
     if not any(name in picture.info for name in _HOLDS_EXIF):
         return 1
     try:

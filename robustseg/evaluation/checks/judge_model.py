@@ -33,7 +33,7 @@ RECORD_TOLERANCE = 0.005
 BETTER_EVERYWHERE = 0.02
 """Gain in pixel accuracy, on every probe image, from which on other inputs count as the expected ones."""
 BETTER_CLEARLY = 0.05
-"""The same for a gain on three quarters of the images: an honest model's images rarely agree that far."""
+"""Gain from which on three quarters of the images suffice: an honest model's images rarely agree that far."""
 ENOUGH_IMAGES = 4
 """Least number of images for this evidence: fewer agree by accident."""
 

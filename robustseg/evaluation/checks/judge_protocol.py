@@ -13,7 +13,7 @@ from robustseg.types import parse_fraction
 LINF_ROUNDING = 2.0**-23
 """Most excess that float32 explains: images in [0, 1] are multiples of at most 2⁻²⁴, and a sum is rounded once more."""
 L2_ROUNDING = 1e-6
-"""The same for l2 and rms, relative to ε; attacks of this package correct even that."""
+"""Most excess for l2 and rms, relative to ε; attacks of this package correct even that."""
 HALF_LEVEL = 0.5 / 255
 """Most change of a pixel by rounding to 8 bits."""
 FEW = 30

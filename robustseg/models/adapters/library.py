@@ -166,6 +166,6 @@ def _outputs(whole: nn.Module, tensors: dict[str, Tensor], sides: Iterable[int])
                 whole, tensors, (torch.empty(1, 3, side, side, device="meta"),)
             )
             return outputs
-        except Exception as error:  # of the size, or of anything else: the last one is told
+        except Exception as error:  # about the size or anything else: the last one is reported
             refusal = error
     raise ModelError(f"no size of images works: {refusal}") from refusal

@@ -221,5 +221,5 @@ def _matrix(transfer: Rows, combination: str) -> tuple[list[str], list[str], dic
 
 
 def highest_entropy(k: int, num_classes: int) -> float:
-    """Return the highest self-entropy of ``k`` votes of a pixel, in nats; 1 where it would be 0."""
+    """Return the highest self-entropy of ``k`` votes of a pixel, in nats; 1 in place of 0."""
     return math.log(min(k, num_classes)) or 1.0

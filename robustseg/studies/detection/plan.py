@@ -11,8 +11,8 @@ from robustseg.attacks import Attack
 Kind = Literal["plain", "blurred", "both", "patches", "redrawn"]
 """Kind of an attack, by the answers of the model that it considers.
 
-Those to the image alone (plain), to its blurred version alone (blurred), to both, or to the image and to patches of it,
-drawn once (patches) or at each step (redrawn).
+These are its answers to the image alone (plain), to the blurred image alone (blurred), to both (both), or to the image
+and to patches of it, drawn once (patches) or at each step (redrawn).
 """
 ADVERSARIES: dict[Kind, str] = {
     "plain": "plain",
