@@ -35,7 +35,7 @@ def test_docstring_error_and_catalogue_say_the_same_layout(tmp_path, name):
     text = " ".join(MODULES[name].__doc__.replace("``", "").replace("- ", "").split())
     for line in MODULES[name].layout:
         assert line in text
-    for size in MODULES[name].split_sizes.values():
+    for size in find_dataset(name).split_sizes.values():
         assert str(size) in text
     message = error_of(name, tmp_path / "nowhere")
     assert MODULES[name].expected() in message

@@ -457,7 +457,6 @@ def test_attacks_are_rebuilt_with_more_steps():
     doubled = with_steps(attack, 2, 5)
     assert doubled.describe() == {
         **attack.describe(),
-        "attack": "IterativeAttack",
         "steps": 40,
         "seed": 5,
         "stages": [{"steps": steps, "eps_factor": factor} for steps, factor in ((12, 2.0), (12, 1.5), (16, 1.0))],

@@ -29,13 +29,7 @@ def end_on_signals() -> None:
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     # a forked child would report its own signals to this process
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminated)
     threading.Thread(target=_watch, args=(reading, os.getppid()), daemon=True).start()
-
-
-def _terminated(number: int, frame: object) -> None:
-    """Keep the default of SIGTERM, which would reach no child, from ending the process before the thread does."""
 
 
 def _watch(reading: int, parent: int) -> None:
