@@ -13,7 +13,6 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning_fabric.utilities.seed import pl_worker_init_function
 from torch import distributed
-from torch.utils.data import DataLoader
 
 from robustseg.data import (
     CamVid,
@@ -215,14 +214,6 @@ def test_each_epoch_augments_anew():
     torch.manual_seed(0)
     dataset = _scenes(0).dataset("train")
     assert not torch.equal(dataset[0].image, dataset[0].image)
-
-
-@pytest.mark.slow
-def test_spawned_workers_deliver_the_same():
-    module = _scenes(0)
-    expected = list(module.eval_loader("val"))
-    loader = DataLoader(module.dataset("val"), 2, collate_fn=collate, num_workers=1, multiprocessing_context="spawn")
-    assert _equal(expected, list(loader))
 
 
 def test_pickling_leaves_the_cache_behind():
