@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from robustseg.attacks import PGD
 from robustseg.callbacks import RobustnessEvaluation
 from robustseg.data import SyntheticScenes
+from robustseg.data.lightning import SegmentationDataModule
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
 from tests.helpers.nets import ToyNetwork, toy_batch
@@ -32,11 +33,11 @@ def merged(parts: list[Batch]) -> Batch:
     return Batch(torch.cat(images), torch.cat(targets), [sample for group in ids for sample in group])
 
 
-class OneBatch(SyntheticScenes):
+class OneBatch(SegmentationDataModule):
     """Trains on one given batch per rank; validates on five scenes, so that ranks get three and two batches."""
 
     def __init__(self, ranks: int):
-        super().__init__(image_size=(32, 32), val_length=5, batch_size=4, val_batch_size=1, num_workers=0)
+        super().__init__(SyntheticScenes(image_size=(32, 32), val_length=5, batch_size=4, val_batch_size=1))
         self.ranks = ranks
 
     def train_dataloader(self):
