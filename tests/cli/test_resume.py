@@ -89,6 +89,7 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in (folder / "records").glob("*.arrows"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_and_continued_it_gives_the_same_card(command, whole, tmp_path, seed):
     folder = tmp_path / "out"
@@ -112,6 +113,7 @@ def test_killed_and_continued_it_gives_the_same_card(command, whole, tmp_path, s
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 def test_without_room_it_says_so_and_goes_on_later(command, whole, tmp_path):
     folder = tmp_path / "out"
     process = start(command, folder, tmp_path / "log", room=size(whole) // 2)
@@ -128,6 +130,7 @@ def test_without_room_it_says_so_and_goes_on_later(command, whole, tmp_path):
     assert count(folder) == 4 * IMAGES
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_share_a_folder(command, whole, tmp_path):
     folder = tmp_path / "out"
     processes = [start([*command, "--shard", f"{k}/2"], folder, tmp_path / f"log{k}") for k in (1, 2)]

@@ -24,6 +24,7 @@ def measured(folder: Path) -> int:
     return sum(1 for stream in streams(folder) for _ in read_records(stream))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("command", ["evaluate", "study"])
 def test_a_signal_ends_what_measures_and_nothing_is_lost(tmp_path, command, number):

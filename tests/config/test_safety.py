@@ -74,6 +74,7 @@ def test_a_hostile_configuration(name, stranger, capsys):
         assert f": add --allow_import {case.remedy} if you trust" in message
 
 
+@pytest.mark.slow
 def test_without_the_checks_they_run(tmp_path):
     """The table above is of what would run; it is measured in a process without the checks."""
     (tmp_path / "case").mkdir()

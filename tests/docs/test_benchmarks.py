@@ -51,6 +51,7 @@ def call(*arguments: str, log: Path) -> tuple[int, str]:
     return process.returncode, log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # a dozen processes, on a busy machine
 def test_the_quick_run_prints_every_part_of_the_table(tmp_path):
     status, printed = call("--quick", "--only", "scaling", "full", "--folder", str(tmp_path), log=tmp_path / "log")
@@ -202,6 +203,7 @@ def test_the_network_is_that_of_the_configuration(run):
     assert 45e6 < count < 52e6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.timeout(300)
 def test_without_a_gpu_cuda_is_refused(tmp_path):
@@ -210,6 +212,7 @@ def test_without_a_gpu_cuda_is_refused(tmp_path):
     assert "--device cuda: torch finds no GPU here; use --device cpu." in printed
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_what_a_run_says_when_it_fails_is_shown(tmp_path):
     arguments = ("--quick", "--only", "scaling", "--precision", "nonsense")

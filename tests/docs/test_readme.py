@@ -37,7 +37,12 @@ def test_python_examples_run():
     assert not torch.equal(images_adv, scope["images"])
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[1:6])[:60])
+@pytest.mark.parametrize(
+    "command",
+    # every network is built for these
+    [pytest.param(c, marks=[pytest.mark.slow] * (c[1] in ("models", "inspect"))) for c in COMMANDS],
+    ids=lambda command: " ".join(command[1:6])[:60],
+)
 def test_commands_are_understood(command, tmp_path, monkeypatch, capsys):
     """Parsed and built by the real command line, where a run's files do not exist yet with stand-ins."""
     monkeypatch.chdir(tmp_path)

@@ -32,6 +32,7 @@ def runs(tmp_path_factory):
     return run(folder, 1), run(folder, 2)
 
 
+@pytest.mark.slow
 def test_gradients_of_two_ranks_are_those_of_the_concatenated_batch(runs):
     """The attack is in the loop, and the ranks have different numbers of valid pixels."""
     single, double = (result["gradients"] for result in runs)
@@ -40,6 +41,7 @@ def test_gradients_of_two_ranks_are_those_of_the_concatenated_batch(runs):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_uneven_validation_ends_and_scores_every_image_once(runs):
     single, double = (result["metrics"] for result in runs)
     assert {"val/miou", "val/pgd2/miou", "val/clean/miou", "val/pgd2/pixel_acc"} <= set(single)

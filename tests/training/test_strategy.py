@@ -118,6 +118,7 @@ def worker(path: str, ranks: int) -> None:
     torch.save((attack.forwards, recorder.gradients), f"{path}{run.global_rank}of{ranks}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_ranks_that_attack_for_one_and_for_seven_steps_update_as_one_process_does(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
