@@ -20,7 +20,7 @@ from robustseg.types import IGNORE_INDEX
 
 
 class AttackStep(NamedTuple):
-    """What an attack shows of one of its steps; tensors are detached, and reading them may wait for the device."""
+    """State of one step, shown to an observer. Tensors are detached; reading them may wait for the device."""
 
     step: int
     """1..steps, counted within a restart."""
@@ -31,50 +31,50 @@ class AttackStep(NamedTuple):
     images_adv: Tensor
     """The iterate, B×3×H×W."""
     logits: Tensor
-    """The model's answer that was differentiated, B×C×h×w: to the iterate, or to what the attack made of it by an
-    input transform or by looking ahead."""
+    """B×C×h×w, the logits that were differentiated: those of the iterate, or of the input that a transform or a
+    look-ahead made of it."""
     targets: Tensor
-    """Targets at the logits' size, ignored pixels as :data:`~robustseg.attacks.losses.base.IGNORED`."""
+    """B×h×w, targets at the logits' size, ignored pixels as :data:`~robustseg.attacks.losses.base.IGNORED`."""
     loss: Tensor
     """B values."""
     rows: Tensor
-    """Which images of the call's batch these are, B indices; images that are finished may have left."""
+    """B indices of these images in the call's batch; finished images may have left."""
 
 
 OnStep = Callable[[AttackStep], None]
 
 
 class AttackResult(NamedTuple):
-    """Adversarial images and what they cost."""
+    """Adversarial images and their cost."""
 
     images_adv: Tensor
     """B×3×H×W."""
     forwards: Tensor
-    """How often the model saw each image, B counts on the CPU."""
+    """Forward passes of each image, B counts on the CPU."""
     backwards: Tensor
-    """How many gradients were taken for each image, B counts on the CPU."""
+    """Input gradients of each image, B counts on the CPU."""
     attacked: Tensor
     """B bool on the CPU: False for an image without any valid pixel, which comes back unchanged."""
     trace: Tensor | None = None
-    """What happened at each step, of attacks that were watched: see :class:`~robustseg.evaluation.trace.Traced`."""
+    """Record of each step if the attack was traced, see :class:`~robustseg.evaluation.trace.Traced`; otherwise None."""
 
 
 class Attack(Configured, ABC):
-    """An adversary: ``attack(model, images, targets) -> images_adv``.
+    """Base of all attacks: ``attack(model, images, targets) -> images_adv``.
 
-    Attacks hold hyperparameters only. The model arrives at the call, and nothing of it is changed: gradients,
-    buffers, training flags, ``requires_grad`` and the global random state are as before, also after an exception.
-    They work inside ``torch.no_grad()`` and ``torch.inference_mode()``.
+    Attacks hold hyperparameters only. The model is an argument of the call and is not changed: gradients, buffers,
+    training flags, ``requires_grad`` and the global random state are restored, also after an exception. Attacks work
+    inside ``torch.no_grad()`` and ``torch.inference_mode()``.
 
     Args:
-        targeted: ``targets`` of the call are what the attacker wants the model to predict.
-        ignore_index: Label of pixels that take no part.
+        targeted: The ``targets`` of the call are the labels that the attacker wants the model to predict.
+        ignore_index: Label of ignored pixels.
         seed: Seed of the noise where the call gives no generator; training and evaluation combine it with the
             run's seed.
     """
 
     threat: ThreatModel | None = None
-    """What the adversary may do; None where the perturbation may have any size."""
+    """Allowed perturbations; None if the perturbation may have any size."""
 
     def __init__(self, *, targeted: bool = False, ignore_index: int = IGNORE_INDEX, seed: int = 0):
         self.targeted = targeted
@@ -121,7 +121,11 @@ class Attack(Configured, ABC):
         on_step: OnStep | None = None,
         mode: AttackMode = "eval",
     ) -> AttackResult:
-        """As the call, which gives the images only; with the cost of each image."""
+        """Perturb a batch and return the images with their cost; arguments and errors as for the call.
+
+        Returns:
+            The adversarial images and the forwards and gradients of each image.
+        """
         with attack_mode(model, mode) as attacked:
             # Inference tensors cannot take part in autograd; their clones made here can.
             images = images.detach().clone()
@@ -166,19 +170,19 @@ class Attack(Configured, ABC):
     def perturb(
         self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
     ) -> Tensor:
-        """The attack itself, on checked tensors that are its own, with autograd on and the model prepared.
+        """Run the attack itself, with autograd on, on a prepared model and on checked copies of the tensors.
 
         Args:
-            victim: The model, ready to be differentiated with respect to its input.
+            victim: The model, which can be differentiated with respect to its input.
             images: B×3×H×W in [0, 1].
-            targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored; no image is without a
-                valid pixel.
+            targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored; every image has a valid
+                pixel.
             noise: The only source of randomness.
             on_step: Called after each gradient, if given.
         """
 
     def for_data(self, class_pixels: ClassPixels) -> Attack:
-        """This attack with what it needs to know of a data set, where that was left open; it is not changed itself.
+        """Return the attack with the facts about a data set that its settings left open; ``self`` is not changed.
 
         Args:
             class_pixels: Counts the pixels of each class in the training set, for balanced losses.
@@ -187,7 +191,7 @@ class Attack(Configured, ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Every hyperparameter as nested plain data, for the record of a result.
+        """Return every hyperparameter as nested plain data, for the record of a result.
 
         ``attack`` is the class's name. Parts are :func:`~robustseg.attacks.describe.describe_part`; attacks within the
         attack are descriptions under ``inner`` (one) or ``members`` (several).
@@ -195,12 +199,12 @@ class Attack(Configured, ABC):
 
 
 def shift_rows(on_step: OnStep, rows: Tensor) -> OnStep:
-    """An observer of a part of a batch that tells ``on_step`` the rows of the whole batch."""
+    """Return an observer for part of a batch that gives ``on_step`` the rows of the whole batch."""
     return lambda step: on_step(step._replace(rows=rows[step.rows]))
 
 
 def check_batch(images: Tensor, targets: Tensor, ignore_index: int) -> None:
-    """Refuse tensors that no attack can work with, before the first forward.
+    """Refuse tensors that no attack accepts, before the first forward.
 
     Raises:
         AttackError: Wrong shapes, dtypes or pixel range, negative labels that are not the ignore index.
@@ -229,13 +233,13 @@ def check_batch(images: Tensor, targets: Tensor, ignore_index: int) -> None:
 
 
 def check_logits(logits: object, images: Tensor, targets: Tensor, differentiable: bool = True) -> Tensor:
-    """Refuse an output of the model that no attack can work with; for the first forward, since it waits.
+    """Refuse a model output that no attack accepts. The check waits for the device: call it on the first forward only.
 
     Args:
-        logits: What the model returned.
-        images: What it was given.
-        targets: B×H×W, which need not have the size of ``images``; where they are B×1×N, the logits may be B×C×1×N,
-            those of several views of the images side by side.
+        logits: Output of the model.
+        images: B×3×H×W, input of the model.
+        targets: B×H×W, of any size; with targets B×1×N the logits may be B×C×1×N, those of several views of the
+            images side by side.
         differentiable: The attack needs the gradient to the input.
 
     Raises:

@@ -10,20 +10,20 @@ from robustseg.attacks.threat import per_image
 
 
 class Best:
-    """Keeps, for each image, the iterate with the fewest correct pixels, or with the most pixels that show the target.
+    """The best iterate of each image: fewest correct pixels, or most pixels that show the target if targeted.
 
-    One mask and one count of correct pixels serve every attack. Of equals the earliest is kept. Only
+    All attacks share this mask and this count of correct pixels. Of equal iterates the earliest is kept. Only
     :meth:`unfinished` waits for the device.
 
     Args:
         targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
-        targeted: ``targets`` are what the attacker wants to see.
+        targeted: ``targets`` are the attacker's labels.
     """
 
     def __init__(self, targets: Tensor, targeted: bool):
         self._targets = targets
         self._targeted = targeted
-        # As a score that only grows: minus the correct pixels, or those that show the target.
+        # A score that only grows: minus the correct pixels, or the pixels that show the target.
         self._score: Tensor | None = None
         self._perfect = (targets != IGNORED).flatten(1).sum(1) if targeted else torch.zeros_like(targets[:, 0, 0])
         self.images_adv: Tensor
@@ -33,8 +33,8 @@ class Best:
 
         Args:
             images_adv: The iterate, of the images at ``rows``.
-            logits: The model's answer to it.
-            rows: Which images these are; all by default, and the first time.
+            logits: B×C×H×W, the model's output for it.
+            rows: Indices of these images; all by default. The first call takes all.
         """
         everything = rows is None or len(rows) == len(self._targets)
         targets = self._targets if everything or rows is None else self._targets[rows]
@@ -54,7 +54,7 @@ class Best:
             self.images_adv = self.images_adv.index_copy(0, rows, kept)
 
     def unfinished(self, rows: Tensor) -> Tensor:
-        """Positions within ``rows`` of the images that can still get better; waits for the device."""
+        """Return the positions within ``rows`` of the images that can still improve; waits for the device."""
         if self._score is None:
             return torch.arange(len(rows), device=rows.device)
         return (self._score[rows] < self._perfect[rows]).nonzero()[:, 0]

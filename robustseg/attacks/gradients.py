@@ -1,4 +1,4 @@
-"""The few calls by which attacks ask a model for gradients and answers, and how they notice that these are useless."""
+"""Gradient and logit queries of the attacks, with checks for missing and non-finite gradients."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ NO_GRADIENT = (
 )
 
 LEAVE_EVERY = 10
-"""Gradients or queries between two looks for images that are finished; looking waits for the device."""
+"""Gradients or queries between two checks for finished images; a check waits for the device."""
 
 
 def input_gradient(value: Tensor, point: Tensor, retain_graph: bool = False) -> Tensor:
-    """The gradient of a scalar with respect to ``point``, and of nothing else: no weight gradients.
+    """Compute the gradient of a scalar with respect to ``point`` only, without weight gradients.
 
     Raises:
         NoGradientError: The scalar does not depend on ``point``.
@@ -29,19 +29,21 @@ def input_gradient(value: Tensor, point: Tensor, retain_graph: bool = False) -> 
 
 
 def logits_only(model: Model, images: Tensor) -> Tensor:
-    """The model's answer, without a graph."""
+    """Return the model's logits without an autograd graph."""
     with torch.no_grad():
         return model(images)
 
 
 def refuse_non_finite(slopes: Tensor) -> None:
-    """For the end of an attack, since it waits: the sign of NaN is 0, which would pass for robust.
+    """Refuse gradients that are not finite: the sign of NaN is 0, so the model would seem robust.
+
+    The check waits for the device: call it at the end of an attack.
 
     Args:
-        slopes: Sum of all gradients, or of anything that is not finite where one of them is not.
+        slopes: Sum of all gradients, or another value that is not finite if any gradient is not.
 
     Raises:
-        NonFiniteGradientError: It is not finite.
+        NonFiniteGradientError: The sum is not finite.
     """
     if not bool(torch.isfinite(slopes)):
         raise NonFiniteGradientError(

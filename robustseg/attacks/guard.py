@@ -1,4 +1,4 @@
-"""Leave no trace: the state of the model and of autograd around an attack."""
+"""Attack mode: the state of the model and of autograd during an attack, restored afterwards."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ AttackMode = Literal["eval", "train"]
 
 
 class AttackError(RuntimeError):
-    """An attack cannot go on with this model or these tensors; the message names the remedy."""
+    """Error of an attack that cannot run on this model or these tensors; the message names the remedy."""
 
 
 class NoGradientError(AttackError):
-    """The model gives a gradient attack nothing to go by: no gradient, or one that is not finite."""
+    """Error of a gradient attack on a model without an input gradient, or with one that is not finite."""
 
 
 class NonFiniteError(AttackError):
-    """The model overflows or divides by zero on these images; on others an attack may go on."""
+    """Error of an attack whose model overflows or divides by zero on these images; other images may be fine."""
 
 
 class NonFiniteGradientError(NonFiniteError, NoGradientError):
-    """It does so backwards."""
+    """Error of an attack whose model gives gradients that are not finite."""
 
 
 @contextmanager
 def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
-    """Prepare ``model`` to be attacked and put everything back afterwards, also after an exception.
+    """Prepare ``model`` for an attack and restore its state afterwards, also after an exception.
 
     Parameters are frozen, so that no weight gradients are computed; autograd is on, also inside
     ``torch.no_grad()`` and ``torch.inference_mode()``. With ``"eval"`` every submodule is in eval mode for the
     duration. With ``"train"`` the modules stay as they are (batch statistics, dropout), and the buffers, such as
-    BatchNorm's running statistics, are restored; images of a batch then influence one another. What the model
-    itself draws from torch's global random state (dropout) is put back in both modes.
+    BatchNorm's running statistics, are restored; images of a batch then influence one another. Both modes restore
+    torch's global random state after the model's own draws (dropout).
 
-    A plain function is searched for the modules that it refers to, see :func:`modules_of`; what is not found there
-    stays in the mode that it is in.
+    A plain function is searched for the modules that it refers to, see :func:`modules_of`; modules that are not found
+    keep their mode.
 
-    The wrapper of DistributedDataParallel is taken off: attack forwards must not arm its reducer or start
+    The wrapper of DistributedDataParallel is removed: attack forwards must not arm its reducer or start
     collectives.
 
     Raises:
@@ -62,9 +62,9 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
         model = model.module
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices):
-        # One module that holds all: what a function holds twice counts once.
+        # One module that holds all: a module that a function refers to twice counts once.
         held = nn.ModuleList(modules_of(model))
-        # Per module and parameter: a blanket train() or requires_grad_() afterwards would unfreeze what was frozen.
+        # Per module and parameter: train() or requires_grad_() on the whole would unfreeze modules that were frozen.
         training = [(module, module.training) for module in held.modules() if module is not held]
         trainable = [parameter for parameter in held.parameters() if parameter.requires_grad]
         buffers = _named_buffers(held) if mode == "train" else []
@@ -89,9 +89,9 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
 
 
 def modules_of(model: Model) -> list[nn.Module]:
-    """The modules that a model consists of: itself, or what a function refers to.
+    """Return the modules of a model: the module itself, or those that a plain function refers to.
 
-    Looked through are bound methods, ``functools.partial``, and the closure and the global names of a Python function,
+    The search covers bound methods, ``functools.partial``, and the closure and the global names of a Python function,
     but not the functions that it calls, nor the attributes of other objects.
     """
     if isinstance(model, nn.Module):
@@ -110,7 +110,7 @@ def modules_of(model: Model) -> list[nn.Module]:
 
 
 def _is_filled(cell: CellType) -> bool:
-    """Whether a closure's variable has a value yet."""
+    """Return whether a closure's variable has a value yet."""
     try:
         return cell.cell_contents is not cell
     except ValueError:
@@ -118,7 +118,7 @@ def _is_filled(cell: CellType) -> bool:
 
 
 def _named_buffers(model: nn.Module) -> list[tuple[nn.Module, str, Tensor, Tensor]]:
-    """Owner, name, buffer and a copy of its values."""
+    """Return owner, name, buffer and a copy of its values, for each buffer."""
     owners = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
     return [(module, name, buffer, buffer.clone()) for module, name, buffer in owners if buffer is not None]
 

@@ -1,4 +1,4 @@
-"""The only gradient loop: threat × loss × step rule × start × input transform."""
+"""The gradient loop of all attacks: threat × loss × step rule × start × input transform."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ Stages = Sequence[tuple[float, float]]
 
 
 class IterativeAttack(Attack):
-    """Any attack that follows the input gradient; the named attacks are presets of it.
+    """An attack that follows the input gradient; the named attacks are presets of it.
 
     Costs ``steps`` forwards and input gradients per restart. One more forward per restart ranks the last iterate
     where ``keep="best"`` or more than one restart needs it; with an input transform or a look-ahead, ``"best"`` takes
     a forward per iterate. With ``"best"``, images without a correct pixel left (all pixels showing the target, if
     targeted) leave the working batch at every tenth step: their result cannot change any more. (In attack mode
-    ``"train"`` they no longer take part in the batch's statistics either.)
+    ``"train"`` the batch statistics no longer include them either.)
 
     Args:
         threat: The allowed perturbations.
-        loss: What is increased, or decreased if targeted.
-        step_rule: How the iterate moves.
+        loss: Loss to increase, or to decrease if targeted.
+        step_rule: Rule that moves the iterate.
         steps: T ≥ 1.
         random_start: Start from noise in the allowed set instead of from the image.
-        restarts: Independent runs, of which each image keeps the one that fools most pixels.
+        restarts: Independent runs; each image keeps the run that fools most pixels.
         keep: Return each image's ``"last"`` iterate or the ``"best"``: fewest correct pixels (most pixels that show
             the target, if targeted), the start included, the earliest of equals.
         transform: Random change of the input at each step.
         stages: (share of the steps, multiple of ε) one after the other; each begins from the kept iterate of the one
             before, projected, with the step rule started anew. The last multiple is 1. Where ``keep="best"``, only
             iterates of the last stage count as results.
-        watched: Loss that the step rule is told, by default ``loss`` itself.
+        watched: Loss whose values the step rule receives, by default ``loss`` itself.
         **options: As for :class:`~robustseg.attacks.Attack`.
 
     Raises:
@@ -117,7 +117,7 @@ class IterativeAttack(Attack):
         return self.threat.around(images).finish(images_adv if best is None else best.images_adv)
 
     def _restart(self, batch: _Batch, restart: int, best: Best | None, on_step: OnStep | None) -> tuple[Tensor, Tensor]:
-        """All stages from one start: the last iterate and the sum of all gradients."""
+        """Run all stages from one start; return the last iterate and the sum of all gradients."""
         images_adv, before = batch.images, 0
         slopes = torch.zeros((), device=images_adv.device)
         for stage, (steps, (_, factor)) in enumerate(zip(self._stage_steps, self.stages, strict=True)):
@@ -125,10 +125,10 @@ class IterativeAttack(Attack):
             threat = self.threat if factor == 1 else self.threat.scaled(factor)
             allowed = threat.around(batch.images)
             if stage:
-                # Shared draws of a stage must not depend on when the images of the stage before were finished.
+                # Shared draws of a stage must not depend on the step at which images of the stage before finished.
                 batch = replace(batch, noise=batch.noise.fork(stage + len(self.stages) * restart))
             start = allowed.sample(batch.noise) if self.random_start and stage == 0 else allowed.project(images_adv)
-            # Ranks of the iterates within this stage: those of a larger ball are no results.
+            # Ranks of the iterates within this stage: iterates in a larger ball are not results.
             kept = best if final else (Best(batch.targets, self.targeted) if self.keep == "best" else None)
             rows = batch.rows if final else torch.arange(len(batch.rows), device=batch.rows.device)
             run = _Run(steps, before, restart, kept, rows, on_step)
@@ -139,7 +139,7 @@ class IterativeAttack(Attack):
         return images_adv, slopes
 
     def _run(self, batch: _Batch, allowed: AllowedSet, images_adv: Tensor, run: _Run) -> tuple[Tensor, Tensor]:
-        """One run from one start, which shows all iterates to ``run.kept``.
+        """Run one stage from one start and offer all iterates to ``run.kept``.
 
         Returns:
             The last iterate of the images that did not leave, detached, and the sum of all gradients, which is finite
@@ -160,17 +160,17 @@ class IterativeAttack(Attack):
         return going.images_adv, slope
 
     def _step(self, batch: _Iterates, step: int, run: _Run) -> Tensor:
-        """Move the iterates; the sum of the gradient."""
+        """Move the iterates; return the sum of the gradient."""
         images_adv = batch.images_adv
         ahead = self.step_rule.look_ahead(images_adv, batch.state, batch.allowed)
-        # A graph of its own for each step; the rule may have given the iterate itself.
+        # Each step has its own graph; the rule may have returned the iterate itself.
         point = ahead.detach().requires_grad_()
         seen, seen_targets = point, batch.targets
         if self.transform is not None:
             seen, seen_targets = self.transform(point, batch.targets, batch.noise)
         logits = batch.victim(seen)
         if step == run.before == run.restart == 0:
-            # All targets: a transform may leave out the one that is wrong.
+            # Checks all targets: a transform may cut off the pixel with the wrong label.
             check_logits(logits, seen, batch.targets)
         loss = self._objective(batch.victim, logits, seen_targets, (run.before + step) / self.steps)
         watched = loss.detach() if self.watched is None else self._watch(logits, seen_targets, run.before + step)
@@ -200,11 +200,11 @@ class IterativeAttack(Attack):
         watched = -watched if self.targeted else watched
         moved = self.step_rule.update(images_adv, grad, watched, batch.state, batch.allowed)
         batch.images_adv = batch.allowed.project(moved)
-        # Looked at when the run is over, since looking waits; the sign of NaN is 0, which would pass for robust.
+        # Checked after the run, since the check waits; the sign of NaN is 0, so the model would seem robust.
         return grad.sum(dtype=torch.float32)
 
     def _objective(self, victim: Victim, logits: Tensor, targets: Tensor, progress: float) -> Tensor:
-        """What a step follows, B values; for attacks that look at more of the forward than its logits."""
+        """Compute the objective of a step, B values; overridden by attacks that use more than the logits."""
         return self.loss(logits, targets, progress, self.targeted)
 
     def _watch(self, logits: Tensor, targets: Tensor, step: int) -> Tensor:
@@ -217,14 +217,14 @@ class IterativeAttack(Attack):
         return self if loss is self.loss else self.with_loop(loss=loss)
 
     def with_loop(self, **settings: Any) -> IterativeAttack:
-        """Copy the attack with other settings of the loop, also with those that its class decides itself.
+        """Copy the attack with other settings of the loop, also with those that its class fixes.
 
         Args:
             **settings: Arguments of :class:`IterativeAttack`, such as ``threat``, ``loss``, ``step_rule`` or ``steps``.
 
         Raises:
             TypeError: The loop has no such setting.
-            ValueError: It refuses a value, or the combination.
+            ValueError: The loop refuses a value, or the combination.
         """
         clone = copy.copy(self)
         clone._given = None
@@ -274,7 +274,7 @@ class _Iterates(_Batch):
     images_adv: Tensor
     state: StepState
     ranked: Tensor
-    """Rows of ``kept`` of the run."""
+    """Rows of ``run.kept``, B indices."""
 
 
 @dataclass(frozen=True)
@@ -287,12 +287,12 @@ class _Run:
     restart: int
     kept: Best | None
     rows: Tensor
-    """Rows of ``kept`` that the images are."""
+    """Rows of ``kept`` for the images, B indices."""
     on_step: OnStep | None
 
 
 def _split_steps(steps: int, stages: Stages) -> list[int]:
-    """Steps of each stage: the share, rounded down, and the rest for the last one."""
+    """Return the steps of each stage: its share, rounded down; the last stage gets the rest."""
     if not stages or stages[-1][1] != 1:
         raise ValueError(f"stages = {stages}: (share of the steps, multiple of eps) pairs, the last with 1 x eps.")
     counts = [int(share * steps + 1e-9) for share, _ in stages[:-1]]

@@ -1,4 +1,4 @@
-"""Randomness of the attacks: explicit generators, so that the global random state is neither read nor moved."""
+"""Randomness of the attacks: explicit generators, so that the global random state is neither read nor changed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class NoiseSource:
-    """Draws an attack's random numbers.
+    """Source of an attack's random numbers.
 
-    Noise of an image's shape comes from one generator per image where there is one, so that the adversarial
-    example of an image does not depend on the batch it stands in. Scalars that the whole batch shares (the scale
-    of dynamic scaling) come from the shared generator, on the CPU: drawing them never waits for a device.
+    Noise of an image's shape comes from one generator per image if these are given, so that the adversarial example of
+    an image does not depend on its batch. Scalars that the whole batch shares (the scale of dynamic scaling) come from
+    the shared generator, on the CPU: drawing them never waits for a device.
 
     Args:
         shared: CPU generator for scalars.
@@ -29,12 +29,12 @@ class NoiseSource:
     ):
         self._shared = shared
         self._per_image = per_image
-        # Part of a batch with one generator: its rows, and the number of rows of the whole, which are drawn.
+        # For part of a batch with one generator: its rows, and the number of rows to draw, those of the whole batch.
         self._part: tuple[Tensor, int] | None = None
 
     @classmethod
     def from_generator(cls, generator: torch.Generator, device: torch.device) -> NoiseSource:
-        """One generator for the whole batch; it is advanced by one number."""
+        """Make a source with one generator for the whole batch; ``generator`` advances by one number."""
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device).item())
         return cls(_generator(seed, torch.device("cpu")), _generator(seed, device))
 
@@ -42,35 +42,35 @@ class NoiseSource:
     def for_samples(
         cls, seed: int | tuple[int, ...], ids: Sequence[str], device: torch.device, step: int = 0
     ) -> NoiseSource:
-        """Noise that is a function of (seed, step, sample id): the same in any batch, on any rank.
+        """Make a source that is a function of (seed, step, sample id): the same in any batch, on any rank.
 
         Args:
             seed: Seed of the run, or several numbers, such as the run's seed and the attack's own.
             ids: B sample ids.
-            device: Where the images are.
+            device: Device of the images.
             step: Global step in training; 0 in evaluation.
         """
         shared = _generator(_hash(seed, step, "shared"), torch.device("cpu"))
         return cls(shared, [_generator(_hash(seed, step, "sample", sample), device) for sample in ids])
 
     def uniform(self, like: Tensor) -> Tensor:
-        """U[0, 1) of the shape, dtype and device of ``like`` (B×…)."""
+        """Draw U[0, 1) of the shape, dtype and device of ``like`` (B×…)."""
         return self._draw(torch.rand, like)
 
     def normal(self, like: Tensor) -> Tensor:
-        """N(0, 1) of the shape, dtype and device of ``like`` (B×…)."""
+        """Draw N(0, 1) of the shape, dtype and device of ``like`` (B×…)."""
         return self._draw(torch.randn, like)
 
     def scalar(self) -> float:
-        """One number from U[0, 1), shared by the batch."""
+        """Draw one number from U[0, 1), shared by the batch."""
         return float(torch.rand((), generator=self._shared, dtype=torch.float64).item())
 
     def select(self, rows: Tensor, count: int) -> NoiseSource:
-        """The source of some images: they get what they would get within the whole batch.
+        """Return the source for some images, which gives them the same numbers as within the whole batch.
 
         Args:
-            rows: Indices of the images that go on.
-            count: Number of images that ``rows`` index.
+            rows: Indices of these images.
+            count: Number of images in the whole batch.
         """
         part = copy.copy(self)
         if isinstance(self._per_image, torch.Generator):
@@ -81,11 +81,11 @@ class NoiseSource:
         return part
 
     def fork(self, seed: int, device: torch.device | None = None) -> NoiseSource:
-        """A source of its own for one part of an attack, which leaves this one where it is.
+        """Return an independent source for one part of an attack; this source does not advance.
 
         Args:
-            seed: 0 for the numbers that this source would give from here on, anything else for others.
-            device: Where its numbers come from, if not from where this one's do; ``seed`` is not 0 then.
+            seed: 0 for the numbers that this source would give next; any other value for other numbers.
+            device: Device of the new generators; this source's by default. ``seed`` must not be 0 if it is given.
         """
         fork = copy.copy(self)
         fork._shared = _forked(self._shared, seed)
@@ -127,6 +127,6 @@ def _forked(generator: torch.Generator, seed: int, device: torch.device | None =
 
 
 def _hash(*parts: object) -> int:
-    """A stable 63-bit seed: Python's own hash of strings changes from process to process."""
+    """Compute a stable 63-bit seed: Python's own hash of strings changes from process to process."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -1,4 +1,4 @@
-"""Settings of an attack: what its constructor was given, and a copy with others."""
+"""Settings of an attack: the arguments of its constructor, and copies with other settings."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Own = TypeVar("Own", bound="Configured")
 
 
 class Configured:
-    """An object that remembers what its constructor was given, so that a copy can have other settings."""
+    """Base of objects that remember their constructor's arguments, so that a copy can have other settings."""
 
     _given: dict[str, Any] | None
-    """Arguments of the constructor by name; None where the object was changed afterwards."""
+    """Arguments of the constructor by name; None if the object was changed afterwards."""
 
     def __new__(cls, *args: Any, **settings: Any) -> Any:
         """Remember the arguments; the constructor itself checks them."""
@@ -34,8 +34,8 @@ class Configured:
             **changes: Arguments of the constructor.
 
         Raises:
-            TypeError: The constructor has no such argument.
-            ValueError: It refuses a value, or the combination.
+            TypeError: The constructor has no such argument, or the object was changed after its construction.
+            ValueError: The constructor refuses a value, or the combination.
         """
         name = type(self).__name__
         if self._given is None:
@@ -51,7 +51,7 @@ class Configured:
 
 
 def settings_of(cls: type) -> dict[str, Any]:
-    """Arguments of a constructor, and of those that it passes on as ``**options`` to its bases', with their defaults.
+    """Return the arguments of a constructor and those that it passes to its bases as ``**options``, with defaults.
 
     An argument without a default has ``inspect.Parameter.empty``.
     """

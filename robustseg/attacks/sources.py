@@ -1,4 +1,4 @@
-"""Several source models as one, for adversarial examples that transfer."""
+"""Ensemble of source models, for adversarial examples that transfer."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Combine = Literal["logits", "probabilities"]
 
 
 class SourceEnsemble(nn.Module):
-    """A model that answers for several: ``attack(SourceEnsemble([first, second]), images, targets)``.
+    """A model that combines several: ``attack(SourceEnsemble([first, second]), images, targets)``.
 
     With w the weights, ``"logits"`` gives Σ w_k·u_k (Dong et al., CVPR 2018) and ``"probabilities"`` the logarithm of
-    Σ w_k·softmax(u_k) (Liu et al., ICLR 2017), both in float32 at least. An attack leaves no trace on any of the
-    models, modules or plain functions, as on a single one; its counts take the ensemble for one model. Wrappers of
-    DistributedDataParallel are taken off. Building the ensemble changes nothing about its models; calling ``train``,
-    ``eval`` or ``to`` on it does.
+    Σ w_k·softmax(u_k) (Liu et al., ICLR 2017), both in float32 at least. An attack restores the state of all models,
+    modules or plain functions, as for a single model; its counts treat the ensemble as one model. Wrappers of
+    DistributedDataParallel are removed. Building the ensemble does not change its models; calling ``train``, ``eval``
+    or ``to`` on it does.
 
     Args:
         models: At least one; each maps B×3×H×W images in [0, 1] to B×C×H×W logits of the same classes.
@@ -46,11 +46,11 @@ class SourceEnsemble(nn.Module):
         self.combine: Combine = combine
         self.weights = [weight / math.fsum(weights) for weight in weights]
         self._models = [model.module if isinstance(model, DistributedDataParallel) else model for model in models]
-        # Registered, so that what goes over all submodules (attack_mode, to) finds them; plain functions cannot be.
+        # Registered, so that loops over all submodules (attack_mode, to) find them; plain functions cannot be.
         self.sources = nn.ModuleList(model for model in self._models if isinstance(model, nn.Module))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Combined logits, B×C×H×W.
+        """Compute the combined logits, B×C×H×W.
 
         Raises:
             AttackError: A model returned no logits, logits of another shape than the first one, or logits that do not
@@ -74,7 +74,7 @@ class SourceEnsemble(nn.Module):
 
 
 def _check(logits: object, position: int, images: Tensor, before: Tensor | None) -> Tensor:
-    """Refuse what cannot be combined; the attack itself sees the combination only."""
+    """Refuse logits that cannot be combined; the attack itself sees the combination only."""
     if not isinstance(logits, Tensor):
         raise AttackError(
             f"source model {position} returned a {type(logits).__name__}, not a tensor of logits: wrap it so that it "

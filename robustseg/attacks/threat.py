@@ -1,4 +1,4 @@
-"""What the adversary may do: a norm ball around the image, cut with the valid pixel range."""
+"""Threat models: a norm ball around the image, intersected with the valid pixel range."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ class ThreatModel:
         self.bounds = bounds
 
     def scaled(self, factor: float) -> ThreatModel:
-        """The same with ``factor`` times the radius, at most 1 under linf and rms."""
+        """Return the threat model with ``factor`` times the radius, at most 1 under linf and rms."""
         eps = self.eps * Fraction(factor)
         return ThreatModel(str(min(eps, Fraction(1)) if self.norm != "l2" else eps), self.norm, self.bounds)
 
     def around(self, images: Tensor) -> AllowedSet:
-        """The allowed set around ``images`` (B×3×H×W), computed once per attack."""
+        """Return the allowed set around ``images`` (B×3×H×W), computed once per attack."""
         return AllowedSet(self, images)
 
     def direction(self, grad: Tensor) -> Tensor:
-        """Steepest ascent direction of unit length: the sign (linf), or the gradient over its own norm (l2, rms)."""
+        """Compute the steepest ascent direction of unit size: sign (linf), or gradient over its norm (l2, rms)."""
         if self.norm == "linf":
             return grad.sign()
         return _unit(grad) * self.length(grad)
 
     def length(self, images: Tensor) -> float:
-        """Euclidean length of a perturbation of B×3×H×W ``images`` whose l2 or rms is 1."""
+        """Return the Euclidean length of a perturbation of B×3×H×W ``images`` whose l2 or rms is 1."""
         return math.sqrt(images[0].numel()) if self.norm == "rms" else 1.0
 
     def __repr__(self) -> str:
@@ -87,7 +87,7 @@ class AllowedSet:
             self._high = _round_towards(wide + self._eps, images).clamp_max_(upper)
 
     def select(self, rows: Tensor) -> AllowedSet:
-        """The allowed set of some of the images."""
+        """Return the allowed set of the images at ``rows``."""
         part = copy.copy(self)
         part.images = self.images[rows]
         if self.threat.norm == "linf":
@@ -95,7 +95,7 @@ class AllowedSet:
         return part
 
     def project(self, images_adv: Tensor) -> Tensor:
-        """The nearest allowed images (linf); otherwise first into the ball, then into the box, which stays in both."""
+        """Project onto the nearest allowed images (linf), or first into the ball, then into the box (stays in both)."""
         if self.threat.norm == "linf":
             return torch.minimum(torch.maximum(images_adv, self._low), self._high)
         delta = images_adv - self.images
@@ -104,7 +104,7 @@ class AllowedSet:
         return (self.images + delta * shrink).clamp(*self.threat.bounds)
 
     def sample(self, noise: NoiseSource) -> Tensor:
-        """Random start: uniform in the ball, then clipped to the box."""
+        """Draw a random start: uniform in the ball, then clipped to the box."""
         if self.threat.norm == "linf":
             delta = (2 * noise.uniform(self.images) - 1) * self._eps
         else:
@@ -114,7 +114,7 @@ class AllowedSet:
         return self.project(self.images + delta)
 
     def finish(self, images_adv: Tensor) -> Tensor:
-        """Mend what rounding left outside of a round ball, so that the budget holds exactly in the images' dtype."""
+        """Correct rounding beyond an l2 or rms ball, so that the budget holds exactly in the images' dtype."""
         if self.threat.norm == "linf":
             return images_adv
         clean = self.images.double()
@@ -125,7 +125,7 @@ class AllowedSet:
 
 
 def _unit(grad: Tensor) -> Tensor:
-    """The gradient of each image over its Euclidean length."""
+    """Divide the gradient of each image by its Euclidean length."""
     # Scaling by the largest entry first keeps the squares of tiny gradients from underflowing.
     tiny = torch.finfo(grad.dtype).tiny
     scaled = grad / per_image(grad.abs().flatten(1).amax(1), grad).clamp_min(tiny)

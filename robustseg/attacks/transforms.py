@@ -1,4 +1,4 @@
-"""Differentiable input transforms that are drawn anew at each step of an attack."""
+"""Differentiable input transforms, drawn anew at each step of an attack."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from robustseg.attacks.noise import NoiseSource
 
 
 class InputTransform(ABC):
-    """Changes what the model sees during the attack; the perturbation stays that of the untransformed image."""
+    """Base of random changes of the model's input during an attack; the perturbation is that of the original image."""
 
     @abstractmethod
     def __call__(self, images_adv: Tensor, targets: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        """Transformed images (B×3×h×w, differentiable) and the targets that belong to them (B×h×w)."""
+        """Return transformed images (B×3×h×w, differentiable) and their targets (B×h×w)."""
 
 
 @dataclass(frozen=True)
 class DynamicScale(InputTransform):
-    """Resizes images and targets by s ~ U[1−λ, 1+λ] (Gu et al., 2021, "Adversarial Examples on Segmentation Models
+    """Resizing of images and targets by s ~ U[1−λ, 1+λ] (Gu et al., 2021, "Adversarial Examples on Segmentation Models
     Can be Easy to Transfer", Eq. 5).
 
     Images are resized bilinearly, targets by nearest neighbour at the same sampling points, to the same integer
@@ -43,7 +43,7 @@ class DynamicScale(InputTransform):
             raise ValueError(f"scale_range = {self.scale_range} is outside of [0, 1): the paper uses 0.5.")
 
     def __call__(self, images_adv: Tensor, targets: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        """Resized images and targets; see the class."""
+        """Resize images and targets; see the class."""
         scale = 1 + self.scale_range * (2 * noise.scalar() - 1)
         height, width = images_adv.shape[-2:]
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -54,16 +54,16 @@ class DynamicScale(InputTransform):
 
 @dataclass(frozen=True)
 class InputDiversity(InputTransform):
-    """With probability ``prob``, resizes to a random size and pads to a fixed one (DI², Xie et al., CVPR 2019).
+    """Resizing to a random size and padding to a fixed one, with probability ``prob`` (DI², Xie et al., CVPR 2019).
 
     Below a ``resize_rate`` of 1 a side of n pixels becomes one of int(n·rate)..n−1 and is padded back to n; above 1 it
     becomes one of n..int(n·rate)−1 and is padded to int(n·rate). One draw serves the batch and both sides, which keep
-    their proportions. What the image does not cover is black.
+    their proportions. The padding is black.
 
-    Different from classification: the targets move along, by nearest neighbour at the same sampling points, and the
-    padding is ignored, so that it is in no loss. Different from public code, which was written for square images and
-    where neither size nor offset reaches its upper end: sides of different length are both scaled, and the image can
-    lie at every border. Resized bilinearly as in torchattacks; the authors' code takes the nearest neighbour, and pads
+    Unlike in classification, the targets are resized and padded as well, by nearest neighbour at the same sampling
+    points, and the padding is ignored, so that it is in no loss. Public code was written for square images, and neither
+    size nor offset reaches its upper end there; here sides of different length are both scaled, and the image can lie
+    at every border. Resizing is bilinear as in torchattacks; the authors' code takes the nearest neighbour, and pads
     with the middle of its pixel range, [−1, 1], which would be grey. The paper has a rate of 330/299.
 
     Args:
@@ -84,7 +84,7 @@ class InputDiversity(InputTransform):
             raise ValueError(f"resize_rate = {self.resize_rate} is no share of a size: 0.9 or 1.1 for example.")
 
     def __call__(self, images_adv: Tensor, targets: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        """Resized and padded images and targets; see the class."""
+        """Resize and pad images and targets; see the class."""
         if noise.scalar() >= self.prob:
             return images_adv, targets
         ranges = [self._sizes(length) for length in images_adv.shape[-2:]]
@@ -98,13 +98,13 @@ class InputDiversity(InputTransform):
         return F.pad(images_adv, padding), F.pad(targets, padding, value=IGNORED)
 
     def _sizes(self, length: int) -> tuple[int, int]:
-        """The smallest size of a side, and the size that it is padded to."""
+        """Return the smallest size of a side, and the size after padding."""
         other = max(1, int(length * self.resize_rate + 1e-9))
         return min(length, other), max(length, other)
 
 
 class Chain(InputTransform):
-    """Several transforms, each on what the one before gives.
+    """A sequence of transforms, each applied to the output of the one before.
 
     Args:
         transforms: At least one, in the order in which they are applied.
@@ -119,7 +119,7 @@ class Chain(InputTransform):
         self.transforms = tuple(transforms)
 
     def __call__(self, images_adv: Tensor, targets: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
-        """Transformed images and targets; see the class."""
+        """Transform images and targets; see the class."""
         for transform in self.transforms:
             images_adv, targets = transform(images_adv, targets, noise)
         return images_adv, targets
@@ -129,7 +129,7 @@ class Chain(InputTransform):
 
 
 def _resize(images_adv: Tensor, targets: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Images bilinearly, targets by nearest neighbour at the same sampling points."""
+    """Resize images bilinearly and targets by nearest neighbour at the same sampling points."""
     resized = F.interpolate(images_adv, size=size, mode="bilinear", align_corners=False)
     # nearest-exact samples pixel centres, as bilinear does; plain nearest is shifted by up to half a pixel.
     nearest = F.interpolate(targets.unsqueeze(1).float(), size=size, mode="nearest-exact")

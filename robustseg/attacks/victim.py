@@ -1,4 +1,4 @@
-"""The model as an attack sees it: a callable that counts what is asked of it, image by image."""
+"""Model under attack: a callable that counts the forwards and backwards of each image."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from robustseg.attacks.guard import Model, NonFiniteError
 
 
 class Victim:
-    """Forwards to the model and counts the forwards and backwards of each image.
+    """The model under attack, with counts of the forwards and backwards of each image.
 
-    Counts are kept on the CPU and nothing waits for the device. A backward is counted when the gradient passes the
-    logits, so that several gradients of one forward count several times.
+    Counts are kept on the CPU, and counting does not wait for the device. A backward is counted when the gradient
+    passes the logits, so that several gradients of one forward count several times.
 
     Args:
         model: Prepared by :func:`~robustseg.attacks.guard.attack_mode`.
@@ -26,11 +26,12 @@ class Victim:
         self.backwards = torch.zeros(count, dtype=torch.int64)
         """B counts."""
         self._rows = torch.arange(count)
-        # Zero times all answers so far, shared by all parts: NaN is never the largest logit, and would pass for fooled.
+        # Zero times the sum of all logits so far, shared by all parts: NaN is never the largest logit, so the pixel
+        # would seem fooled.
         self._answers: list[Tensor] = []
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits of ``images``: one per image of this victim, or several versions of all, one batch after the other."""
+        """Compute the logits of ``images``: one per image of this victim, or several versions of the whole batch."""
         logits = self.model(images)
         rows = self._rows.repeat(len(images) // max(1, len(self._rows)))
         self.forwards.index_add_(0, rows, torch.ones_like(rows))
@@ -45,10 +46,10 @@ class Victim:
         self.backwards.index_add_(0, rows, torch.ones_like(rows))
 
     def refuse_non_finite(self) -> None:
-        """For the end of an attack, since it waits.
+        """Refuse logits that were not finite. The check waits for the device: call it at the end of an attack.
 
         Raises:
-            NonFiniteError: Some answer of the model was not finite.
+            NonFiniteError: Some logits of the model were not finite.
         """
         if self._answers and not bool(torch.isfinite(self._answers[0])):
             raise NonFiniteError(
@@ -57,13 +58,13 @@ class Victim:
             )
 
     def select(self, rows: Tensor) -> Victim:
-        """The same model for some of the images, with the same counters; ``rows`` index the images of this one."""
+        """Return the victim for the images at ``rows`` of this one, with the same counters."""
         part = Victim(self.model, 0)
         part.share(self)
         part._rows = self._rows[rows.cpu()]
         return part
 
     def share(self, victim: Victim) -> None:
-        """Go on as the part of ``victim`` that it is now: its images, with its counters."""
+        """Take over the images and counters of ``victim``; both then count together."""
         self.forwards, self.backwards = victim.forwards, victim.backwards
         self._rows, self._answers = victim._rows, victim._answers

@@ -1,4 +1,4 @@
-"""The images of a batch that an attack still works on: those that are finished leave."""
+"""Working set of an attack: the images of a batch that are not finished."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Own = TypeVar("Own", bound="Working")
 
 @dataclass
 class Working:
-    """The images that are still being attacked; attacks add what else they know of each.
+    """The images that are still being attacked; attacks add fields for their own state.
 
-    Every tensor that has dimensions has the images as its first one. Numbers and scalars are the whole batch's.
+    The first dimension of every tensor is the images. Numbers and tensors without dimensions belong to the whole batch.
     """
 
     victim: Victim
@@ -27,7 +27,7 @@ class Working:
     """Indices in the batch of the call, B values."""
 
     def select(self: Own, going: Tensor) -> Own:
-        """The part of the images at these positions, ascending; the whole is returned as it is."""
+        """Return the images at these positions, ascending; if these are all, ``self``."""
         count = len(self.rows)
         if len(going) == count:
             return self

@@ -1,8 +1,8 @@
 """The interface of every attack loss: one value per image.
 
-``targets`` are class ids with :data:`IGNORED` where a pixel takes no part. A loss is a sum over the valid pixels of
-one image and of nothing else, so that no image depends on the rest of its batch. The scale does not matter to the
-step rules, and a sum keeps fp16 gradients from underflowing as a mean would.
+``targets`` are class ids, :data:`IGNORED` on ignored pixels. A loss sums over the valid pixels of one image only, so
+that no image depends on the rest of its batch. The scale does not matter to the step rules; a sum avoids the underflow
+of fp16 gradients that a mean would cause.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IGNORED = -100
 
 
 def correct_pixels(logits: Tensor, targets: Tensor) -> Tensor:
-    """Where the model predicts the target class: B×H×W bool, False on ignored pixels.
+    """Return a mask of the pixels predicted as the target class: B×H×W bool, False on ignored pixels.
 
     The true logit is compared with the largest one, which costs less than an argmax; a tie counts as predicted.
 
@@ -32,20 +32,20 @@ def correct_pixels(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 ClassPixels = Callable[[], Sequence[float]]
-"""Counts the pixels of each class in a training set: C numbers. Called only where they are needed."""
+"""Function that counts the pixels of each class in a training set, C numbers; called only if they are needed."""
 
 
 class AttackLoss(ABC):
-    """One value per image from the logits; see the module's text for the conventions."""
+    """Base of all attack losses: one value per image from the logits, with the conventions of this module."""
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool = False) -> Tensor:
-        """Loss of each image.
+        """Compute the loss of each image.
 
         Args:
             logits: B×C×H×W; half precision is computed in float32.
             targets: B×H×W, :data:`IGNORED` where ignored.
             progress: (t−1)/T at step t = 1..T.
-            targeted: ``targets`` are what the attacker wants to see, and the loss will be decreased.
+            targeted: ``targets`` are the attacker's labels, and the attack decreases the loss.
 
         Returns:
             B values.
@@ -54,14 +54,14 @@ class AttackLoss(ABC):
         return self.per_pixel(logits, targets, progress, targeted).flatten(1).sum(1)
 
     def for_data(self, class_pixels: ClassPixels) -> AttackLoss:
-        """This loss with what it needs to know of a data set, see :meth:`Attack.for_data`."""
+        """Return the loss with the facts about a data set that its settings left open, see :meth:`Attack.for_data`."""
         return self
 
     @abstractmethod
     def per_pixel(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool) -> Tensor:
-        """Loss of each pixel, B×H×W, zero on ignored ones. Arguments as for the call."""
+        """Compute the loss of each pixel, B×H×W, zero on ignored ones. Arguments as for the call."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each pixel, B×H×W, zero where ignored."""
+    """Compute the cross-entropy of each pixel, B×H×W, zero where ignored."""
     return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)

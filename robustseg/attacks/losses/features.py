@@ -1,4 +1,4 @@
-"""Features of a model's intermediate layers, read by forward hooks, and how far they are from the clean image's."""
+"""Features of a model's intermediate layers, read by forward hooks, and their distance from the clean image's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.victim import Victim
 
 Visit = Callable[[int, Tensor], None]
-"""Given the place of a layer among the chosen ones and its output."""
+"""Function of a layer's index among the chosen layers and of its output."""
 
 
 class Taps:
@@ -56,10 +56,10 @@ class Taps:
             handle.remove()
 
     def read(self, forward: Callable[[], Tensor], visit: Visit) -> Tensor:
-        """Run ``forward`` and show each layer's output to ``visit``, as it is before a later layer changes it in place.
+        """Run ``forward`` and show each layer's output to ``visit``, before a later layer can change it in place.
 
         Raises:
-            AttackError: An output that is no features of these images, or a layer that did not run exactly once.
+            AttackError: A layer's output is no features of these images, or the layer did not run exactly once.
         """
         self._counts = [0] * len(self._layers)
         self._visit = visit
@@ -126,12 +126,12 @@ def _features(layer: int | str, output: object) -> Tensor:
 
 
 class _Clean(NamedTuple):
-    """One layer's answer to the clean images."""
+    """One layer's output for the clean images."""
 
     features: Tensor
-    """B×…"""
+    """B×…, the layer's output."""
     share: Tensor | None
-    """B×1×h×w, valid share of what each position stands for; None where a position stands for no part of the image."""
+    """B×1×h×w, valid share of the pixels under each position; None if positions do not map to parts of the image."""
     energy: Tensor
     """B values, sum of squares; 1 where it is 0."""
 
@@ -140,15 +140,15 @@ class _Clean(NamedTuple):
         return _Clean(self.features[rows], share, self.energy[rows])
 
     def distance(self, features: Tensor) -> Tensor:
-        """‖f − f₀‖² / ‖f₀‖² of each image, B values."""
+        """Compute ‖f − f₀‖² / ‖f₀‖² of each image, B values."""
         wide = torch.promote_types(features.dtype, torch.float32)
         return _sum_of_squares(features.to(wide) - self.features, self.share) / self.energy
 
 
 class FeatureVictim(Victim):
-    """A victim that also measures how far its features are from those of the clean images.
+    """A victim that also measures the distance of its features from those of the clean images.
 
-    Takes one forward of the clean images, whose features are kept for as long as it lives.
+    Takes one forward of the clean images and keeps their features in memory.
 
     Args:
         victim: Shares its counters.
@@ -178,7 +178,7 @@ class FeatureVictim(Victim):
         self._clean = [clean[place] for place in range(len(weights))]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits, as of any victim; with autograd on, the distances are measured as well."""
+        """Compute the logits; with autograd on, measure the distances as well."""
         if not torch.is_grad_enabled():
             return super().__call__(images)
         self._terms = []
@@ -189,12 +189,12 @@ class FeatureVictim(Victim):
         return self._taps.read(lambda: super(FeatureVictim, self).__call__(images), measure)
 
     def distance(self) -> Tensor:
-        """Weighted sum of the layers' relative squared distances in the last forward with autograd: B values."""
+        """Sum the layers' weighted relative squared distances of the last forward with autograd: B values."""
         terms, self._terms = self._terms, []
         return torch.stack(terms).sum(0)
 
     def select(self, rows: Tensor) -> FeatureVictim:
-        """The same for some of the images."""
+        """Return the victim for the images at ``rows``, with the same counters."""
         part = copy.copy(self)
         part._rows = self._rows[rows.cpu()]
         part._clean = [clean.select(rows) for clean in self._clean]
@@ -215,9 +215,9 @@ def _clean(features: Tensor, images: Tensor, targets: Tensor) -> _Clean:
 
 
 def _valid_share(features: Tensor, targets: Tensor) -> Tensor | None:
-    """Valid share of the pixels under each position of maps B×C×h×w, B×1×h×w; None for anything else.
+    """Compute the valid share of the pixels under each position of B×C×h×w maps, B×1×h×w; None for other features.
 
-    Maps are told from tokens and channels-last features by their size: both sides are the image's over one stride.
+    Maps differ from tokens and channels-last features by their size: both sides are the image's over one stride.
     """
     if features.ndim != 4:
         return None

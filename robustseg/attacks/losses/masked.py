@@ -1,4 +1,4 @@
-"""Losses of the pixels that are not fooled yet, and of the angle between logits and target."""
+"""Losses on the pixels that are not fooled yet, and losses of the angle between logits and target."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from robustseg.attacks.losses.base import AttackLoss, ClassPixels, correct_pixel
 
 
 def open_pixels(logits: Tensor, targets: Tensor, targeted: bool) -> Tensor:
-    """Where there is still something to do: B×H×W bool, detached, False on ignored pixels.
+    """Return a mask of the pixels that are not fooled yet: B×H×W bool, detached, False on ignored pixels.
 
-    Untargeted these are the pixels that are predicted correctly, targeted those that do not show the target yet.
+    These are the correctly predicted pixels, or, if targeted, the pixels that do not show the target yet.
     """
     with torch.no_grad():
         hit = correct_pixels(logits, targets)
@@ -39,14 +39,14 @@ class MaskedCrossEntropy(AttackLoss):
 class BalancedMaskedCrossEntropy(AttackLoss):
     """:class:`MaskedCrossEntropy` with weights 1/N_y, MCE-Bal of SEA (Croce, Singh & Hein, ECCV 2024).
 
-    N_y is the number of pixels of class y in the training set, so that rare classes, which count as much as others in
-    the mIoU, count as much in the loss. The weights are scaled to a mean of 1 over the classes that occur; the scale
-    does not matter. A class that does not occur weighs as much as the rarest one that does (our choice: 1/0 is no
-    weight, and with 0 an attack would never touch its pixels). Targeted, y is the class that the attacker wants.
+    N_y is the number of pixels of class y in the training set. Rare classes so count as much in the loss as they do in
+    the mIoU. The weights are scaled to a mean of 1 over the classes that occur; the scale does not matter. A class
+    that does not occur gets the weight of the rarest one that does (our choice: 1/0 is no weight, and with 0 an attack
+    would never change its pixels). If targeted, y is the attacker's class.
 
     Args:
         class_pixels: N_y of each class in the order of the logits, C numbers; counts or shares. None leaves them to
-            :meth:`Attack.for_data`, by which evaluations count them in the training split of their data.
+            :meth:`Attack.for_data`: an evaluation counts them in the training split of its data.
 
     Raises:
         ValueError: No number is positive, or one is negative or not finite.
@@ -58,7 +58,7 @@ class BalancedMaskedCrossEntropy(AttackLoss):
         given: Sequence[float] | None = self.class_pixels
         if given is None:
             return
-        # Hashable, also when it was a list in a configuration file.
+        # A tuple is hashable; a configuration file gives a list.
         object.__setattr__(self, "class_pixels", tuple(given))
         if not all(0 <= count < math.inf for count in given) or not any(given):
             raise ValueError(
@@ -84,7 +84,7 @@ class BalancedMaskedCrossEntropy(AttackLoss):
         return [(rarest / count if count else 1.0) / mean for count in self.class_pixels]
 
     def for_data(self, class_pixels: ClassPixels) -> AttackLoss:
-        """With the class pixels of the data set, unless they were given."""
+        """Return the loss with the class pixels of the data set, unless they were given."""
         return self if self.class_pixels is not None else BalancedMaskedCrossEntropy(tuple(class_pixels()))
 
     def per_pixel(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool) -> Tensor:  # noqa: D102
@@ -94,14 +94,14 @@ class BalancedMaskedCrossEntropy(AttackLoss):
                 f"class_pixels has {len(known)} numbers but the model has {logits.shape[1]} classes: give "
                 "the number of training pixels of each class, in the order of the logits."
             )
-        # Without non_blocking the copy to the device would wait for all that is queued there.
+        # Without non_blocking the copy would wait for all work that is queued on the device.
         weights = torch.tensor(known, dtype=logits.dtype).to(logits.device, non_blocking=True)
         weight = weights[targets.clamp_min(0)] * open_pixels(logits, targets, targeted)
         return cross_entropy(logits, targets) * weight
 
 
 def target_cosine(logits: Tensor, targets: Tensor) -> Tensor:
-    """(u/‖u‖₂)_y, the cosine between the logits of a pixel and its one-hot target: B×H×W, of class 0 where ignored."""
+    """Compute (u/‖u‖₂)_y, the cosine between a pixel's logits and its one-hot target: B×H×W, y = 0 where ignored."""
     true = logits.gather(1, targets.clamp_min(0).unsqueeze(1)).squeeze(1)
     length = torch.linalg.vector_norm(logits, dim=1)
     # Logits that are all zero have no direction; divided by one they keep a finite gradient.
@@ -112,8 +112,8 @@ def target_cosine(logits: Tensor, targets: Tensor) -> Tensor:
 class MaskedSpherical(AttackLoss):
     """−(u/‖u‖₂)_y on correct pixels, the masked spherical loss MSL (Croce, Singh & Hein, arXiv:2306.12941v1).
 
-    The logits u are divided by their length, which is differentiated, so that confidence counts for nothing. The mask
-    is that of :class:`MaskedCrossEntropy`; a targeted attack takes the pixels that do not show the target yet.
+    The logits u are divided by their length, which is differentiated, so that confidence has no effect. The mask is
+    that of :class:`MaskedCrossEntropy`; a targeted attack takes the pixels that do not show the target yet.
     """
 
     def per_pixel(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool) -> Tensor:  # noqa: D102
@@ -124,8 +124,8 @@ class MaskedSpherical(AttackLoss):
 class LogitCosine(AttackLoss):
     """1 − cos(u, onehot(y)) = 1 − (u/‖u‖₂)_y on all valid pixels (PAdam-Cos, Halmosi, Mohos & Jelasity, ECCV 2024).
 
-    The cosine is that of the logits u and is differentiated, where CosPGD weights with one of the softmax. A targeted
-    attack decreases it.
+    The cosine is that of the logits u and is differentiated; CosPGD instead weights with a cosine of the softmax. A
+    targeted attack decreases it.
     """
 
     def per_pixel(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool) -> Tensor:  # noqa: D102

@@ -1,4 +1,4 @@
-"""Losses that are a sum over pixels: cross-entropy, SegPGD, CosPGD, Jensen–Shannon, Tsallis."""
+"""Losses that sum over pixels: cross-entropy, SegPGD, CosPGD, Jensen–Shannon, Tsallis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustseg.attacks.losses.base import AttackLoss, correct_pixels, cross_entr
 
 @dataclass(frozen=True)
 class CrossEntropy(AttackLoss):
-    """Cross-entropy: FGSM, BIM, PGD, MI-FGSM, dynamic scale."""
+    """Cross-entropy, the loss of FGSM, BIM, PGD, MI-FGSM and dynamic scale."""
 
     def per_pixel(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool) -> Tensor:  # noqa: D102
         return cross_entropy(logits, targets)
@@ -27,9 +27,9 @@ Schedule = Literal["linear", "log", "exp", "constant", "only-correct"]
 class SegPGDLoss(AttackLoss):
     """(1−λ)·Σ CE over correct pixels + λ·Σ CE over wrong ones (Gu et al., ECCV 2022, Eqs. 4 and 5).
 
-    Correct is decided on the current iterate, in the forward pass that gives the loss. The weights of the paper's
-    Algorithm 1 are swapped, and it predicts on the clean image: its Eq. 4 is what is computed here. A targeted
-    attack gives λ to the pixels that already show the target and 1−λ to the others.
+    Correct pixels are those of the current iterate, in the forward pass that gives the loss. This follows the paper's
+    Eq. 4; in its Algorithm 1 the weights are swapped, and the prediction is that on the clean image. A targeted attack
+    gives λ to the pixels that already show the target and 1−λ to the others.
 
     Args:
         schedule: λ as a function of progress p: ``linear`` p/2, ``log`` ½·log2(1+p), ``exp`` ½·(2^p−1),
@@ -47,7 +47,7 @@ class SegPGDLoss(AttackLoss):
             raise ValueError(f"constant = {self.constant} is outside of [0, 1]: it weights the wrong pixels.")
 
     def weight_of_wrong(self, progress: float) -> float:
-        """λ at ``progress`` = (t−1)/T (Eq. 5)."""
+        """Return λ at ``progress`` = (t−1)/T (Eq. 5)."""
         return {
             "linear": progress / 2,
             "log": math.log2(1 + progress) / 2,
@@ -86,12 +86,12 @@ class JensenShannon(AttackLoss):
     """Jensen–Shannon divergence between the softmax and the one-hot target (SEA, Croce, Singh & Hein, ECCV 2024).
 
     log 2 + ½·[p_y·log p_y − (1 + p_y)·log(1 + p_y)], between 0 at p_y = 1 and log 2 at p_y = 0. Unlike that of the
-    cross-entropy, its gradient vanishes where p_y → 0: pixels that are fooled surely no longer take part. A targeted
-    attack decreases it, and then pixels that are far from the target hardly take part.
+    cross-entropy, its gradient vanishes where p_y → 0: confidently fooled pixels no longer contribute. A targeted
+    attack decreases it, and then pixels far from the target hardly contribute.
     """
 
     def per_pixel(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool) -> Tensor:  # noqa: D102
-        # Zero on ignored pixels, as for a probability of one, of which the divergence is zero.
+        # A probability of one on ignored pixels, since its divergence is zero.
         log_p = -cross_entropy(logits, targets)
         p, rest = log_p.exp(), _one_minus_exp(log_p)
         # log(1 + p) = log 2 + log1p(−(1 − p)/2), so that no log 2 cancels where p → 1.
@@ -103,15 +103,14 @@ class JensenShannon(AttackLoss):
 class Tsallis(AttackLoss):
     """Tsallis cross-entropy (1 − p_y^{1−q})/(1−q) with a sweep of q (Tsallis-PGD, arXiv:2605.03405).
 
-    Its gradient is that of the cross-entropy times p_y^{1−q}: small q look at pixels of which the model is sure, q = 1
-    is the cross-entropy, which is used there as the limit. q is linear in the progress of every schedule here:
-    q_start + (q_end − q_start)·(t−1)/T. The first step has ``q_start`` exactly and the last one is (q_end − q_start)/T
-    short of ``q_end``, as SegPGD's λ ends short of ½. A targeted attack decreases the same value; with q < 1 pixels
-    that are far from the target then hardly take part.
+    Its gradient is that of the cross-entropy times p_y^{1−q}: a small q weights confident pixels, and the limit at
+    q = 1 is the cross-entropy. q is linear in the progress: q_start + (q_end − q_start)·(t−1)/T. The first step has
+    ``q_start`` exactly and the last one is (q_end − q_start)/T short of ``q_end``, as SegPGD's λ ends short of ½. A
+    targeted attack decreases the same value; with q < 1 pixels far from the target then hardly contribute.
 
     Args:
         q_start: q of the first step, at most 1.
-        q_end: What q tends to, at most 1.
+        q_end: Limit of q at the end of the run, at most 1.
 
     Raises:
         ValueError: A q above 1, for which p_y^{1−q} overflows on fooled pixels, or that is not finite.
@@ -126,17 +125,17 @@ class Tsallis(AttackLoss):
                 raise ValueError(f"{name} = {q} is no number up to 1: 1 is the cross-entropy, the paper starts at -2.")
 
     def q(self, progress: float) -> float:
-        """q at ``progress`` = (t−1)/T."""
+        """Return q at ``progress`` = (t−1)/T."""
         return self.q_start + (self.q_end - self.q_start) * progress
 
     def per_pixel(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool) -> Tensor:  # noqa: D102
         losses = cross_entropy(logits, targets)
         power = 1 - self.q(progress)
-        # Below this the two differ by less than float64 resolves; the quotient is accurate down to there.
+        # Below this bound the quotient and its limit differ by less than float64 resolves; above, it is accurate.
         return losses if power < 1e-18 else _one_minus_exp(-power * losses) / power
 
 
 def _one_minus_exp(exponent: Tensor) -> Tensor:
-    """1 − e^x for x ≤ 0, accurate in the value where x → 0 and in the gradient where x → −∞."""
-    # The gradient of expm1 is its value plus one, of which little is left where the value is nearly −1.
+    """Compute 1 − e^x for x ≤ 0, accurate in the value where x → 0 and in the gradient where x → −∞."""
+    # The gradient of expm1 is its value plus one, which cancels where the value is nearly −1.
     return torch.where(exponent > -0.5, -torch.expm1(exponent), 1 - exponent.exp())

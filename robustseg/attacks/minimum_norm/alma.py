@@ -14,7 +14,7 @@ from robustseg.attacks.minimum_norm.proximal import prox_linf
 from robustseg.attacks.threat import Norm, per_image
 
 _STEEPEST = 1e8
-"""Bound of ρ: squares of the gradients, in which it stands to the fourth power, stay within float32."""
+"""Bound of ρ. Squared gradients contain its fourth power and must stay within float32."""
 
 
 class ALMAProx(DescentAttack):
@@ -25,7 +25,7 @@ class ALMAProx(DescentAttack):
     Each step
 
     1. divides w by 1 + ``scale_rate`` where the image is fooled enough and by 1 − ``scale_rate`` where it is not;
-    2. drops the constraints that the ``success`` share can spare;
+    2. drops the constraints that ``success`` does not require;
     3. every ``check_every`` steps multiplies the pixel's ρ by ``penalty_growth``, unless the pixel was fooled in the
        meantime or c fell to ``improvement`` times its value at the check before (at the first step, at first);
     4. moves the pixel's multiplier μ to ``average``·μ + (1 − ``average``)·P′(c), within [1e-12, 1];
@@ -34,27 +34,26 @@ class ALMAProx(DescentAttack):
 
     P is the penalty-Lagrangian μc + μρc² + ρ²c³/6 for c ≥ 0 and μc / (1 − max(ρ, 1)·c) below. λ is ``step_size``
     until the image is first fooled enough, at the latest until half of the steps; from there it falls as a hyperbola
-    to ``step_decay`` times that at the end. So what lies beyond about 0.6 · ``step_size`` · ``steps``, 0.3 by default,
-    is out of reach. Each step sorts the entries of an image's perturbation.
+    to ``step_decay`` times that at the end. So perturbations beyond about 0.6 · ``step_size`` · ``steps``, 0.3 by
+    default, are out of reach. Each step sorts the entries of an image's perturbation.
 
-    Defaults are those of the authors' experiments (jeromerony/alma_prox_segmentation) and of adv-lib 0.2.8. That
-    code differs: its derivative of P has μc in the place of μ for c ≥ 0, so that a pixel pulls less and less the
-    nearer it is to being fooled; here it is the derivative of P. It keeps the last of the constraints that could be
-    dropped, adds ``surplus`` with the sign that helps the attacker if targeted, and solves the proximal step up to
-    1e-6. The bound ρ ≤ 1e8 and a margin in the place of the ratio for
-    two classes are our choices.
+    Defaults are those of the authors' experiments (jeromerony/alma_prox_segmentation) and of adv-lib 0.2.8. That code
+    differs in four points. Its derivative of P has μc instead of μ for c ≥ 0, so that a pixel's weight vanishes as the
+    pixel comes close to being fooled; here the derivative is that of P. It keeps the last of the constraints that
+    could be dropped, adds ``surplus`` with the sign that helps the attacker if targeted, and solves the proximal step
+    up to 1e-6. The bound ρ ≤ 1e8 and the margin instead of the ratio for two classes are our choices.
 
     Args:
         step_size: First λ, in units of the [0, 1] pixel range: about the change of a channel in one step.
         step_decay: Last λ over the first, in (0, 1].
         multiplier: First μ of every pixel, in (0, 1].
         penalty: First ρ of every pixel, positive.
-        check_every: Steps between two looks at the progress of the constraints (M in the paper).
-        improvement: τ in (0, 1): what the rest of a constraint may be to count as progress.
+        check_every: Steps between two checks of the constraints' progress (M in the paper).
+        improvement: τ in (0, 1): a constraint improved if it fell to τ times its last value.
         penalty_growth: γ ≥ 1.
         average: α in [0, 1): inertia of μ.
         metric_average: Inertia of the squared gradients, in [0, 1); ``average`` if None.
-        scale_range: Smallest and largest w.
+        scale_range: Smallest and largest w, a pair.
         scale_start: First w.
         scale_rate: Change of w in one step, in [0, 1).
         surplus: Logit difference by which a pixel must be fooled.
@@ -63,7 +62,7 @@ class ALMAProx(DescentAttack):
         **options: As for :class:`~robustseg.attacks.minimum_norm.descent.DescentAttack`.
 
     Raises:
-        ValueError: A value outside of the range that is given here.
+        ValueError: A value outside of its range.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
@@ -144,7 +143,7 @@ class ALMAProx(DescentAttack):
 
 
 class _ALMASearch(Search):
-    """μ, ρ, w, λ and the metric of one batch; the pixels' in float64, since ρ grows by powers."""
+    """μ, ρ, w, λ and the metric of one batch; the values per pixel are float64, since ρ grows by powers."""
 
     def __init__(self, attack: ALMAProx, clean: Tensor, targets: Tensor):
         self._attack = attack
@@ -156,7 +155,7 @@ class _ALMASearch(Search):
         self._fooled_since = torch.zeros_like(targets, dtype=torch.bool)
         self._before: Tensor
         self._scale = torch.full((len(clean),), attack.scale_start, device=clean.device, dtype=torch.float64)
-        # The step from which λ falls, if the image is not fooled before.
+        # λ falls from this step on, or earlier once the image is fooled.
         self._falls_from = torch.full_like(self._scale, attack.steps // 2)
         self._found = torch.zeros(len(clean), device=clean.device, dtype=torch.bool)
 
@@ -175,7 +174,7 @@ class _ALMASearch(Search):
         if step == 0:
             self._before = values
         elif (step + 1) % attack.check_every == 0:
-            # A dropped constraint stands at zero: nothing is asked of it.
+            # A dropped constraint is set to zero, which counts as fulfilled.
             improved = torch.where(kept, values, 0) <= attack.improvement * self._before
             grown = (self._penalty * attack.penalty_growth).clamp_max(_STEEPEST)
             self._penalty = torch.where(self._fooled_since | improved, self._penalty, grown)
@@ -199,7 +198,7 @@ class _ALMASearch(Search):
         return prox_linf(moved, size, metric, self._box)
 
     def _step_size(self, step: int) -> Tensor:
-        """λ of each image, B values."""
+        """Return λ of each image, B values."""
         first, decay = float(self._attack.step_size), self._attack.step_decay
         if decay == 1:
             return torch.full_like(self._falls_from, first)
@@ -208,7 +207,7 @@ class _ALMASearch(Search):
 
 
 def penalty_value(constraints: Tensor, penalty: Tensor, multiplier: Tensor) -> Tensor:
-    """P(c, ρ, μ) of each pixel; see :class:`ALMAProx`."""
+    """Compute P(c, ρ, μ) of each pixel; see :class:`ALMAProx`."""
     above = constraints.clamp_min(0)
     below = constraints.clamp_max(0)
     rising = multiplier * above + multiplier * penalty * above**2 + penalty**2 * above**3 / 6
@@ -217,7 +216,7 @@ def penalty_value(constraints: Tensor, penalty: Tensor, multiplier: Tensor) -> T
 
 
 def penalty_slope(constraints: Tensor, penalty: Tensor, multiplier: Tensor) -> Tensor:
-    """The derivative of P(c, ρ, μ) with respect to c."""
+    """Compute the derivative of P(c, ρ, μ) with respect to c."""
     above = constraints.clamp_min(0)
     below = constraints.clamp_max(0)
     rising = multiplier + 2 * multiplier * penalty * above + penalty**2 * above**2 / 2

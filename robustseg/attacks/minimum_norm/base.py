@@ -1,4 +1,4 @@
-"""What the minimum-norm attacks share: when an image counts as fooled, and the nearest images that are."""
+"""Base of the minimum-norm attacks: the criterion for fooled images, and the nearest fooled images."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from robustseg.attacks.victim import Victim
 
 
 class MinimumNormAttack(Attack):
-    """Looks for the smallest perturbation that fools a given share of an image's valid pixels.
+    """Search for the smallest perturbation that fools a given share of an image's valid pixels.
 
-    Without ``eps`` the perturbation may have any size; an image that could not be fooled comes back as the iterate
-    that fooled most of it. With ``eps`` the result is projected into the ball.
+    Without ``eps`` the perturbation may have any size; for an image that is never fooled the result is the iterate
+    with most fooled pixels. With ``eps`` the result is projected into the ball.
 
     Args:
-        norm: What is small, and the norm of the ball.
+        norm: Norm of the perturbation and of the ball.
         success: Share of the valid pixels that must be misclassified (must show the target, if targeted).
         eps: Radius of the ball, or None.
         **options: As for :class:`~robustseg.attacks.Attack`.
 
     Raises:
-        ValueError: A norm that the attack is not made for, ``success`` outside of (0, 1], or a wrong ``eps``.
+        ValueError: A norm that the attack does not support, ``success`` outside of (0, 1], or a wrong ``eps``.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
-    """Norms that the attack is made for."""
+    """Norms that the attack supports."""
 
     def __init__(
         self,
@@ -73,9 +73,9 @@ class MinimumNormAttack(Attack):
         on_step: OnStep | None,
         nearest: Nearest,
     ) -> None:
-        """Show iterates, in [0, 1] and the dtype of ``images``, to ``nearest``, which keeps the result.
+        """Offer iterates, in [0, 1] and the dtype of ``images``, to ``nearest``, which keeps the result.
 
-        Arguments as for :meth:`~robustseg.attacks.Attack.perturb`. The clean images are to be offered first.
+        Arguments as for :meth:`~robustseg.attacks.Attack.perturb`. The clean images must be offered first.
         """
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
@@ -90,16 +90,16 @@ class MinimumNormAttack(Attack):
 
 
 class Nearest:
-    """For each image the nearest iterate that is fooled, or the one that is fooled most while none is enough.
+    """The nearest fooled iterate of each image, or the one with most fooled pixels while none is fooled enough.
 
-    Nothing here waits for the device.
+    No method waits for the device.
 
     Args:
         images: B×3×H×W, the clean images.
         targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
-        norm: How distance is measured.
+        norm: Norm of the distance.
         success: Share of the valid pixels that must be fooled.
-        targeted: ``targets`` are what the attacker wants to see.
+        targeted: ``targets`` are the attacker's labels.
     """
 
     def __init__(self, images: Tensor, targets: Tensor, norm: Norm, success: float, targeted: bool):
@@ -109,7 +109,7 @@ class Nearest:
         self._targeted = targeted
         valid = (targets != IGNORED).flatten(1).sum(1)
         self._valid = valid
-        # As a count: 0.99 of 100 pixels are 99 of them, whatever 0.99 · 100 is in binary.
+        # A count instead of a share: 0.99 of 100 pixels are 99, although 0.99 · 100 is not exact in binary.
         self._enough = torch.ceil(valid.double() * success - 1e-6).long()
         self.images_adv = images.clone()
         """B×3×H×W, the result so far."""
@@ -118,20 +118,20 @@ class Nearest:
         self._most = torch.full_like(valid, -1)
 
     def offer(self, images_adv: Tensor, logits: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Compare one iterate per image with what is kept.
+        """Compare one iterate per image with the kept one.
 
         Args:
             images_adv: The iterates within [0, 1], of the images at ``rows``.
-            logits: The model's answer to them.
-            rows: Which images these are, ascending; all by default.
+            logits: B×C×H×W, the model's output for them.
+            rows: Indices of these images, ascending; all by default.
 
         Returns:
-            B bool: where the iterate is fooled enough.
+            B bool: the iterate is fooled enough.
         """
         return self.offer_hits(images_adv, correct_pixels(logits, _part(self._targets, rows)), rows)
 
     def offer_hits(self, images_adv: Tensor, hits: Tensor, rows: Tensor | None = None) -> Tensor:
-        """As :meth:`offer`, with the attack's own judgement of the pixels.
+        """Compare iterates as :meth:`offer` does, with the attack's own decision for each pixel.
 
         Args:
             images_adv: As for :meth:`offer`.
@@ -144,7 +144,7 @@ class Nearest:
         before, most = _part(self.distance, rows), _part(self._most, rows)
         distance = lengths(images_adv.detach().double() - _part(self._images, rows).double(), self._norm)
         nearer = enough & (distance < before)
-        # While nothing is enough, the most fooled iterate is the best that there is.
+        # While no iterate is fooled enough, the one with most fooled pixels is kept.
         more = ~enough & before.isinf() & (fooled > most)
         kept = torch.where(per_image(nearer | more, images_adv), images_adv.detach(), _part(self.images_adv, rows))
         self.distance = _put(self.distance, torch.where(nearer, distance, before), rows)
@@ -162,6 +162,6 @@ def _put(values: Tensor, part: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def lengths(delta: Tensor, norm: Norm) -> Tensor:
-    """Size of each image's perturbation: B values."""
+    """Compute the size of each image's perturbation: B values."""
     flat = delta.flatten(1)
     return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)

@@ -1,4 +1,4 @@
-"""The attack of Carlini and Wagner: Adam on the margins of the logits, for the smallest change or within a ball."""
+"""Carlini and Wagner's attack: Adam on the margins of the logits, for the smallest change or within a ball."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from robustseg.attacks.working import Batch
 from robustseg.types import parse_fraction
 
 _FACTOR = 10.0
-"""How far c moves while it is not enclosed from both sides."""
+"""Factor of c from run to run while it is not bounded from both sides."""
 
 
 class CW(MinimumNormAttack):
     """Margins of the logits, minimised by Adam (Carlini & Wagner, IEEE S&P 2017).
 
-    The margin loss of an image sums over its valid pixels what the paper's f₆ is for one label:
+    The margin loss of an image is the paper's f₆ summed over the valid pixels:
     f(x') = Σ max(u_y − max_{k≠y} u_k, −κ), with the difference the other way round if targeted. A pixel counts as
     fooled where the difference is below −κ.
 
     **l2**, the paper's attack (Sec. VI-A): minimise ‖x' − x‖₂² + c·f(x') over w with x' = ½·(tanh(w) + 1). Each of
-    ``search_steps`` runs starts from the image; where some iterate of a run was fooled enough, the next run has a
-    smaller c, otherwise a larger one. The nearest fooled iterate of all runs is the result; ``eps`` projects it into
-    the ball. Images that are fooled from the start leave after the first gradient. c is the same for all pixels: where
-    ``success`` is far below 1, the pixels that need not be fooled are pushed as far as those that must be.
+    ``search_steps`` runs starts from the image. If some iterate of a run was fooled enough, the next run has a smaller
+    c, otherwise a larger one. The nearest fooled iterate of all runs is the result; ``eps`` projects it into the ball.
+    Images that are fooled from the start leave after the first gradient. c is the same for all pixels: if ``success``
+    is far below 1, the pixels that need not be fooled are pushed as far as those that must be.
 
     **linf** needs ``eps``: the form that segmentation papers report under ε = 8/255. f alone is minimised over
-    x' in [x − ε, x + ε] ∩ [0, 1], each step of Adam projected (one of the ways that the paper's Sec. V-B
-    lists; tanh would hardly move a pixel that starts at a bound). One run. It ends for an image at its first iterate
-    that is fooled enough; otherwise the one that is fooled most is the result. ``success=1`` thus looks for the worst
-    of the ball. The paper's own L∞ form, which shrinks a threshold on |δ| from run to run to find the smallest ε, is
-    not this one.
+    x' in [x − ε, x + ε] ∩ [0, 1], each step of Adam projected (one of the ways in the paper's Sec. V-B; tanh would
+    hardly move a pixel that starts at a bound). There is one run. For each image it ends at the first iterate that is
+    fooled enough; otherwise the result is the iterate with most fooled pixels. ``success=1`` thus searches for the
+    worst case in the ball. This is not the paper's own L∞ form, which lowers a threshold on |δ| from run to run to
+    find the smallest ε.
 
-    The papers on segmentation do not publish their settings. Ours: Adam with β = (0.9, 0.999) and a step of 0.01,
-    which is the paper's in tanh space and the SegPGD paper's α in pixel units; 200 steps; six runs from c = 0.001,
-    by factors of ten until c is enclosed, then by geometric means, since what counts for c is its magnitude. The
-    paper's code takes arithmetic means, 9 runs and 10 000 steps: results still get nearer with more steps. So that
-    pixels at 0 and 1 can move, [0, 1] covers 99 % of the range of tanh (99.9999 % in the paper's code, where they
-    hardly do) and w stays within it; the first iterate is the image itself, exactly. The paper's code also ends a run
-    whose objective stands still; here every run has its steps.
+    The papers on segmentation do not publish their settings. Ours are Adam with β = (0.9, 0.999) and a step of 0.01,
+    which is the paper's in tanh space and the SegPGD paper's α in pixel units; 200 steps; and six runs from c = 0.001,
+    by factors of ten until c is bounded from both sides, then by geometric means, since only the magnitude of c
+    matters. The paper's code takes arithmetic means, 9 runs and 10 000 steps: more steps still find smaller
+    perturbations. [0, 1] covers 99 % of the range of tanh, so that pixels at 0 and 1 can move (99.9999 % in the
+    paper's code, where they hardly move), and w stays within it; the first iterate equals the image exactly. The
+    paper's code also ends a run whose objective stagnates; here every run takes all its steps.
 
     Costs ``steps`` input gradients and one more forward in each run.
 
@@ -130,11 +130,11 @@ class CW(MinimumNormAttack):
     def _run(
         self, batch: _Batch, c: Tensor, run: int, on_step: OnStep | None, nearest: Nearest
     ) -> tuple[_Batch, Tensor, Tensor]:
-        """One run of Adam from the images.
+        """Run Adam once from the images.
 
         Returns:
-            The images that are not finished, which images of the call were fooled enough in this run, and the sum of
-            all gradients.
+            The images that are not finished; a mask over the images of the call, True if fooled enough in this run;
+            and the sum of all gradients.
         """
         succeeded = torch.zeros(len(c), dtype=torch.bool, device=c.device)
         slope = torch.zeros((), device=c.device)
@@ -156,7 +156,7 @@ class CW(MinimumNormAttack):
             if on_step is not None and shown is not None:
                 on_step(AttackStep(step + 1, self.steps, run, point.detach(), shown, batch.targets, value, batch.rows))
             moved = batch.chart.within(adam.step(grad * batch.chart.slope(adam.at), float(self.step_size)))
-            # Within a ball a fooled image stays: its result must not depend on when it leaves.
+            # Within a ball a fooled image keeps its iterate: the result must not depend on the step at which it leaves.
             stays = enough & (self.norm == "linf")
             adam.at = torch.where(per_image(stays, moved), adam.at, moved)
             if going is not None:
@@ -168,13 +168,13 @@ class CW(MinimumNormAttack):
         return batch, _mark(succeeded, batch.rows, enough), slope
 
     def _judge(self, logits: Tensor, images_adv: Tensor, batch: _Batch, nearest: Nearest) -> tuple[Tensor, Tensor]:
-        """f of each image, and where an image is fooled enough; the iterate is offered as a result."""
+        """Return f of each image and a mask of images fooled enough, B values each; offer the iterate as a result."""
         # In float32 at least: the sum over an image overflows float16.
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         true, runner_up = true_and_runner_up(wide, batch.targets)
         valid = batch.targets >= 0
         decreased = runner_up - true if self.targeted else true - runner_up
-        # Pixels that show the target by κ if targeted, pixels that are not yet wrong by κ otherwise.
+        # If targeted, pixels that show the target by κ; otherwise pixels that are not yet wrong by κ.
         hits = (decreased <= -self.confidence if self.targeted else decreased >= -self.confidence) & valid
         enough = nearest.offer_hits(images_adv, hits, batch.rows)
         pixels = torch.where(valid, decreased.clamp_min(-self.confidence), torch.zeros_like(decreased))
@@ -183,7 +183,7 @@ class CW(MinimumNormAttack):
     def _objective(
         self, grad: Tensor, loss: Tensor, images_adv: Tensor, batch: _Batch, c: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Gradient by the image of what Adam decreases, and its value of each image, from those of f."""
+        """Compute the gradient of Adam's objective with respect to the image, and its B values, from those of f."""
         if self.norm == "linf":
             return grad, loss
         weight = c[batch.rows].to(grad.dtype)
@@ -191,7 +191,7 @@ class CW(MinimumNormAttack):
         return 2 * delta + per_image(weight, grad) * grad, delta.square().flatten(1).sum(1) + weight * loss
 
     def _going(self, batch: _Batch, step: int, run: int, nearest: Nearest) -> Tensor | None:
-        """Positions of the images that go on, or None where it is not looked; looking waits for the device."""
+        """Return the positions of unfinished images, or None at steps without a check; a check waits for the device."""
         first = step == run == 0
         if not first and (self.norm == "l2" or step % LEAVE_EVERY):
             return None
@@ -215,16 +215,16 @@ class CW(MinimumNormAttack):
 class _Batch(Batch):
     chart: Chart
     adam: Adam
-    """Where the images are in the chart."""
+    """State of Adam, with the coordinates of the images in the chart."""
 
 
 def _mark(marks: Tensor, rows: Tensor, more: Tensor) -> Tensor:
-    """``marks`` of all images with those at ``rows`` set where ``more``."""
+    """Return ``marks`` of all images with those at ``rows`` set where ``more``."""
     return marks.index_copy(0, rows, marks[rows] | more)
 
 
 class _Weights:
-    """The binary search over c: one weight per image of the call."""
+    """Binary search over c, with one weight per image of the call."""
 
     def __init__(self, count: int, initial: float, device: torch.device):
         self.c = torch.full((count,), initial, dtype=torch.float64, device=device)
@@ -232,7 +232,7 @@ class _Weights:
         self._large_enough = torch.full_like(self.c, torch.inf)
 
     def update(self, succeeded: Tensor) -> None:
-        """The next weights, after a run that fooled the images where ``succeeded``."""
+        """Set the weights of the next run from a mask of the images that this run fooled, B bool."""
         self._too_small = torch.where(succeeded, self._too_small, self.c)
         self._large_enough = torch.where(succeeded, self.c, self._large_enough)
         enclosed = (self._too_small * self._large_enough).sqrt()

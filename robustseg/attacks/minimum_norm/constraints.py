@@ -1,4 +1,4 @@
-"""One constraint per valid pixel, fulfilled where it is negative, for the attacks that look for a small norm.
+"""Constraints of the minimum-norm attacks: one per valid pixel, fulfilled if negative.
 
 A constraint is a function of one pixel's logits: positive while the pixel is not yet fooled. Ignored pixels have no
 constraint; their value is zero and passes no gradient.
@@ -18,7 +18,7 @@ DropLargest = Literal["never", "always", "gradually"]
 
 
 def margins(logits: Tensor, targets: Tensor, targeted: bool) -> Tensor:
-    """The target class's logit minus the largest other one, B×H×W; the opposite if targeted.
+    """Compute the target class's logit minus the largest other one, B×H×W; the negative if targeted.
 
     Args:
         logits: B×C×H×W, C ≥ 2; half precision is computed in float32.
@@ -30,19 +30,20 @@ def margins(logits: Tensor, targets: Tensor, targeted: bool) -> Tensor:
 
 
 def margin_ratios(logits: Tensor, targets: Tensor, targeted: bool, surplus: float = 0.0) -> Tensor:
-    """Difference-of-logits ratio (Croce & Hein, ICML 2020), positive while the pixel is not yet fooled: B×H×W.
+    """Compute the difference-of-logits ratio (Croce & Hein, ICML 2020), B×H×W, positive until a pixel is fooled.
 
-    The margin over the distance of the largest logit to the third; if targeted, to the mean of the third and the
-    fourth. It does not depend on the scale of the logits.
+    It is the margin over the distance of the largest logit to the third; if targeted, to the mean of the third and
+    the fourth. It does not depend on the scale of the logits.
 
-    With three classes a targeted constraint is divided as an untargeted one. With two classes the ratio would be ±1
-    without any gradient, and the margin itself is the constraint: our choice, the paper needs three (four) classes.
+    With three classes a targeted constraint has the denominator of an untargeted one. With two classes the ratio would
+    be ±1 without any gradient, so the margin itself is the constraint. This is our choice: the paper needs three
+    classes, or four if targeted.
 
     Args:
         logits: B×C×H×W, C ≥ 2; half precision is computed in float32.
         targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
         targeted: ``targets`` are what the attacker wants to see.
-        surplus: Added to the margin, so that a fulfilled constraint is no tie.
+        surplus: Added to the margin, so that a fulfilled constraint is not a tie.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     margin = margins(logits, targets, targeted) + surplus
@@ -50,30 +51,30 @@ def margin_ratios(logits: Tensor, targets: Tensor, targeted: bool, surplus: floa
         return torch.where(targets == IGNORED, 0, margin)
     ranked = logits.topk(min(4 if targeted else 3, logits.shape[1]), dim=1).values
     spread = ranked[:, 0] - ranked[:, 2:].mean(1)
-    # Where all of these logits are equal, the ratio is large instead of undefined.
+    # If all of these logits are equal, the ratio is large instead of undefined.
     return torch.where(targets == IGNORED, 0, margin / (spread + 1e-8))
 
 
 def kept_constraints(
     constraints: Tensor, valid: Tensor, spare: Tensor, drop_largest: DropLargest, progress: float, most: float
 ) -> Tensor:
-    """Where a constraint counts, B×H×W bool: all, or all but the ``spare`` largest of each image.
+    """Return a mask of the constraints that count, B×H×W bool: all, or all but the ``spare`` largest of each image.
 
-    Those are the least likely to be fulfilled, and the image counts as fooled without them. Of constraints that are
-    equal at the edge, all are kept.
+    The largest are the least likely to be fulfilled, and the image counts as fooled without them. Constraints equal to
+    the largest kept one are all kept.
 
     Args:
         constraints: B×H×W, without a graph.
         valid: B×H×W bool.
         spare: B counts of constraints that need not be fulfilled.
-        drop_largest: ``"never"``, ``"always"``, or ``"gradually"``: at first none, at the end all that can be spared.
+        drop_largest: ``"never"``, ``"always"``, or ``"gradually"``: none at first, ``spare`` at the end.
         progress: 0 at the first step to 1 at the last one.
         most: Share of an image's pixels that ``spare`` cannot exceed; known without waiting for the device.
     """
     if drop_largest == "never":
         return valid
     if drop_largest == "gradually":
-        # As a count: 0.3 of 10 are 3 of them, whatever 0.3 · 10 is in binary.
+        # A count instead of a share: 0.3 of 10 are 3, although 0.3 · 10 is not exact in binary.
         spare = (spare * progress + 1e-6).long()
     flat = constraints.masked_fill(~valid, -float("inf")).flatten(1)
     highest = flat.topk(min(int(most * flat.shape[1]) + 2, flat.shape[1]), dim=1).values

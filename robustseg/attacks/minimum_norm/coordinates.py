@@ -1,4 +1,4 @@
-"""What the attack of Carlini and Wagner moves in: coordinates for the allowed images, and Adam."""
+"""Coordinates of the allowed images and the Adam optimiser, for Carlini and Wagner's attack."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _BETAS, _ADAM_EPS = (0.9, 0.999), 1e-8
 
 
 class Chart(ABC):
-    """Where Adam works: coordinates for the allowed images. All tensors have the images' shape, at least float32."""
+    """Coordinates of the allowed images, in which Adam works. All tensors have the images' shape, at least float32."""
 
     start: Tensor
     """Coordinates of the clean images."""
 
     @abstractmethod
     def images(self, at: Tensor) -> Tensor:
-        """The images with these coordinates."""
+        """Return the images with these coordinates."""
 
     @abstractmethod
     def slope(self, at: Tensor) -> Tensor | float:
-        """Derivative of each pixel by its coordinate."""
+        """Compute the derivative of each pixel with respect to its coordinate."""
 
     @abstractmethod
     def within(self, at: Tensor) -> Tensor:
-        """The nearest allowed coordinates."""
+        """Return the nearest allowed coordinates."""
 
     @abstractmethod
     def select(self, rows: Tensor) -> Chart:
-        """The same for some of the images."""
+        """Return the chart of the images at ``rows``."""
 
 
 class TanhChart(Chart):
-    """x' = ½·(tanh(w)/r + 1) with |w| ≤ atanh(r)."""
+    """Coordinates w of the whole pixel range: x' = ½·(tanh(w)/r + 1) with |w| ≤ atanh(r)."""
 
     def __init__(self, images: Tensor):
         self._clean = images.to(torch.promote_types(images.dtype, torch.float32))
@@ -48,7 +48,7 @@ class TanhChart(Chart):
         self._origin = torch.tanh(self.start)
 
     def images(self, at: Tensor) -> Tensor:  # noqa: D102
-        # As a difference, so that the first iterate is the image without any rounding.
+        # A difference, so that the first iterate is the image without any rounding.
         return (self._clean + (torch.tanh(at) - self._origin) / (2 * REACH)).clamp(0, 1)
 
     def slope(self, at: Tensor) -> Tensor:  # noqa: D102
@@ -63,7 +63,7 @@ class TanhChart(Chart):
 
 
 class BallChart(Chart):
-    """The pixels themselves, within the threat model."""
+    """Pixel values as coordinates, within the threat model."""
 
     def __init__(self, images: Tensor, threat: ThreatModel):
         self._allowed = AllowedSet(threat, images)
@@ -92,7 +92,7 @@ class Adam:
         self._steps = 0
 
     def step(self, grad: Tensor, step_size: float) -> Tensor:
-        """Where ``grad`` leads from here; :attr:`at` is left to the caller."""
+        """Return the coordinates after a step along ``grad``; the caller sets :attr:`at`."""
         self._steps += 1
         first, second = _BETAS
         self._mean = first * self._mean + (1 - first) * grad
@@ -101,7 +101,7 @@ class Adam:
         return self.at - step_size * mean / ((self._square / (1 - second**self._steps)).sqrt() + _ADAM_EPS)
 
     def select(self, rows: Tensor) -> Adam:
-        """The state of some images."""
+        """Return the state of the images at ``rows``."""
         part = Adam(self.at[rows])
         part._mean, part._square, part._steps = self._mean[rows], self._square[rows], self._steps
         return part

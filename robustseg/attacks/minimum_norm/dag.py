@@ -24,24 +24,24 @@ Aim = Literal["random", "runner-up"]
 class DAG(Attack):
     """Dense Adversary Generation (Xie et al., ICCV 2017, Algorithm 1).
 
-    At each step T holds the valid pixels that are not fooled yet: those of the true class, or, if targeted, those that
-    do not show the target. With r = ∇ Σ_T (u_{l'} − u_y) each image takes the step γ·r/‖r‖∞ and is clipped to [0, 1]
-    and, if there is an ε, projected into the ball. u are the logits, y the true class and l' the class aimed at:
+    At each step T is the set of valid pixels that are not fooled yet: those predicted as the true class, or, if
+    targeted, those that do not show the target. With r = ∇ Σ_T (u_{l'} − u_y) each image takes the step γ·r/‖r‖∞ and is
+    clipped to [0, 1] and, if there is an ε, projected into the ball. u are the logits, y the true class and l' the
+    class aimed at:
 
     - ``"random"``: a wrong class for each pixel, drawn once per call, as in the paper;
     - ``"runner-up"``: the largest logit among the wrong classes, at each step;
     - targeted: the target. The true class is then unknown, and y is the class that is predicted at this step.
 
-    An image stops at its first iterate in which the share ``success`` of the valid pixels is fooled, and this is its
-    result: later iterates fool the rest and are farther away. An image that does not get there comes back as the
-    iterate with most fooled pixels, the earliest of equals, the clean image included. Finished images leave the
-    working batch at every tenth step. Costs at most ``steps`` gradients, and one forward more, which counts the last
-    iterate's pixels.
+    An image stops at its first iterate with the share ``success`` of the valid pixels fooled, and this is its result:
+    later iterates would be farther away. If no iterate reaches this share, the result is the iterate with most fooled
+    pixels, the earliest of equals, the clean image included. Finished images leave the working batch at every tenth
+    step. Costs at most ``steps`` gradients, and one more forward, which counts the last iterate's pixels.
 
-    This is not a minimum-norm attack: nothing looks for a smaller perturbation than the one found, and with an ε all
-    iterates lie in the ball, not only the result. The paper does not clip and stops when T is empty. One public
+    This is not a minimum-norm attack: it does not search for a smaller perturbation than the one found, and with an ε
+    all iterates lie in the ball, not only the result. The paper does not clip and stops when T is empty. One public
     version (adversarial-library) aims at the runner-up, lets the perturbation itself grow outside of the box, and
-    gives the clean image back where ``success`` is not reached.
+    returns the clean image if ``success`` is not reached.
 
     Args:
         eps: Radius of the ball, in units of the [0, 1] pixel range, or None for a perturbation of any size.
@@ -109,7 +109,7 @@ class DAG(Attack):
                 point = state.point.to(images.dtype)
                 logits = state.victim(point)
                 self._rank(state, point, correct_pixels(logits, state.targets))
-                # NaN is never the largest logit, which would pass for fooled.
+                # NaN is never the largest logit, so the pixel would seem fooled.
                 slope = slope + logits.sum(dtype=torch.float32)
         refuse_non_finite(slope)
         images_adv = images_adv.index_copy(0, state.rows, state.best)
@@ -122,18 +122,18 @@ class DAG(Attack):
             targets=targets,
             allowed=allowed,
             rows=torch.arange(len(images), device=images.device),
-            # In half precision the steps would be lost to rounding.
+            # Half precision would round the steps away.
             point=images.to(torch.promote_types(images.dtype, torch.float32)),
             best=images,
             most=torch.full_like(count, -1),
             count=count,
-            # 0.99 of 100 pixels are 99 of them, whatever 0.99 · 100 is in binary.
+            # 0.99 of 100 pixels are 99, although 0.99 · 100 is not exact in binary.
             enough=torch.ceil(count.double() * self.success - 1e-6).long(),
             finished=torch.zeros_like(count, dtype=torch.bool),
         )
 
     def _step(self, state: _State, step: int, noise: NoiseSource, on_step: OnStep | None) -> Tensor:
-        """Count the fooled pixels and move the images that are not finished; the sum of the gradient."""
+        """Count the fooled pixels and move the images that are not finished; return the sum of the gradient."""
         point = state.point.to(state.best.dtype).detach().requires_grad_()
         logits = state.victim(point)
         if step == 0:
@@ -158,7 +158,7 @@ class DAG(Attack):
         return grad.sum(dtype=torch.float32)
 
     def _rank(self, state: _State, images_adv: Tensor, hits: Tensor) -> None:
-        """Keep the iterate of each image that is not finished where it fools more pixels than any before."""
+        """Keep the iterate of each unfinished image if it fools more pixels than any before."""
         shown = hits.flatten(1).sum(1)
         fooled = shown if self.targeted else state.count - shown
         better = (fooled > state.most) & ~state.finished
@@ -167,7 +167,7 @@ class DAG(Attack):
         state.finished = state.finished | (fooled >= state.enough)
 
     def _gap(self, logits: Tensor, state: _State, active: Tensor) -> Tensor:
-        """Σ_T (u_{l'} − u_y) of each image: B values."""
+        """Compute Σ_T (u_{l'} − u_y) of each image: B values."""
         given = state.targets.clamp_min(0).unsqueeze(1)
         if state.wrong is None:
             # The largest logit of another class than the given one.
@@ -196,15 +196,15 @@ class DAG(Attack):
 
 @dataclass
 class _State(Working):
-    """The images that are still being attacked, and what is known of them."""
+    """The images that are still being attacked, with their results so far."""
 
     allowed: AllowedSet | None
     point: Tensor
     """The iterate, B×3×H×W, at least float32."""
     best: Tensor
-    """The results so far, in the images' dtype."""
+    """B×3×H×W, the results so far, in the images' dtype."""
     most: Tensor
-    """B counts of their fooled pixels; −1 before the first forward."""
+    """B counts of fooled pixels in ``best``; −1 before the first forward."""
     count: Tensor
     """B counts of valid pixels."""
     enough: Tensor
@@ -212,11 +212,11 @@ class _State(Working):
     finished: Tensor
     """B bool: enough pixels are fooled."""
     wrong: Tensor | None = None
-    """B×H×W classes aimed at, if they were drawn."""
+    """B×H×W classes aimed at, with ``aim="random"``; otherwise None."""
 
 
 def _wrong_classes(targets: Tensor, classes: int, noise: NoiseSource) -> Tensor:
-    """For each pixel one of the other classes, all equally likely; B×H×W."""
+    """Draw for each pixel one of the other classes, all equally likely; B×H×W."""
     drawn = noise.uniform(torch.empty_like(targets, dtype=torch.float32)) * (classes - 1)
     wrong = drawn.long()
     return wrong + (wrong >= targets)

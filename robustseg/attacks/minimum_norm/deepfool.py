@@ -1,4 +1,4 @@
-"""DeepFool: the model is taken for linear at each iterate, and the shortest step across a boundary is taken."""
+"""DeepFool: at each iterate the shortest step across a boundary of the linearised model."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from robustseg.attacks.victim import Victim
 from robustseg.attacks.working import Working
 
 _LEAST = 1e-4
-"""Smallest mean margin that a step makes up for, in units of the logits."""
+"""Smallest mean margin that a step assumes, in units of the logits."""
 
 
 class DeepFool(MinimumNormAttack):
     """Shortest steps to the boundary of the linearised model (Moosavi-Dezfooli, Fawzi & Frossard, CVPR 2016).
 
-    At an iterate, S is the set of valid pixels that the model still gets right. Candidate j takes at each pixel i of S
-    the wrong class k_ij with the j-th largest logit there:
+    At an iterate, S is the set of valid pixels that are still predicted correctly. Candidate j takes at each pixel i
+    of S the wrong class k_ij with the j-th largest logit there:
 
         f_j = Σ_S (u_{k_ij} − u_{y_i})    and    w_j = ∇_x f_j.
 
-    Of the candidates the one with the smallest |f_j|/‖w_j‖₂ is taken (‖w_j‖₁ for linf), and the image moves by
+    The step takes the candidate with the smallest |f_j|/‖w_j‖₂ (‖w_j‖₁ for linf), and the image moves by
     (1 + overshoot)·r with
 
         r = |f|/‖w‖₂² · w    (l2, the paper's Algorithm 2)    or    r = |f|/‖w‖₁ · sign(w)    (linf, its Sec. 3.3),
 
-    then into [0, 1] and, with ``eps``, into the ball, so that the next step acts where the result will lie. This is
-    repeated until the image is fooled or for ``steps`` steps.
+    then it is clipped to [0, 1] and, with ``eps``, projected into the ball, so that each step starts from an allowed
+    image. This is repeated until the image is fooled or for ``steps`` steps.
 
     With one valid pixel this is the paper's attack for classification. With several, r is the step that brings the
     **mean** margin of S to zero: dividing f and w by the number of pixels would not change it. About half of S crosses
-    over, the rest is the S of the next step. The paper has one label per image; for many the candidates are ours. On
-    small trained networks 1, 3 and 10 candidates led to the same distances, so that ``candidates=1``, each pixel's
-    runner-up, is a tenth of the cost for the same result; one and the same class for all pixels as a candidate led to
-    larger ones in most cases, for linf up to 2.7 times.
+    the boundary; the rest is the S of the next step. The paper has one label per image; the candidates for many labels
+    are ours. On small trained networks 1, 3 and 10 candidates led to the same distances, so ``candidates=1``, each
+    pixel's runner-up, gives the same result at a tenth of the cost. Candidates with a single class for all pixels led
+    to larger distances in most cases, for linf up to 2.7 times.
 
-    A mean margin below 1e-4 counts as 1e-4: from an exact tie no step would be taken, and where the box cuts steps off,
-    they would come ever closer to the boundary without crossing it (the paper's code adds 1e-4 to the distance).
+    A mean margin below 1e-4 counts as 1e-4: otherwise an exact tie would give no step, and steps that the box cuts off
+    would approach the boundary without crossing it (the paper's code adds 1e-4 to the distance).
 
     The paper accumulates the steps and scales their sum by 1 + overshoot, which is the same while nothing is clipped.
-    Its code stops where the prediction differs from that on the clean image; here the labels decide.
+    Its code stops once the prediction differs from that on the clean image; here the labels decide.
 
-    A step costs one forward and min(``candidates``, C − 1) input gradients, and one more forward after the last
-    step. Images that are fooled stay where they are, and leave the working batch after at most ten gradients.
+    A step costs one forward and min(``candidates``, C − 1) input gradients; one more forward follows the last step.
+    Fooled images do not move any more and leave the working batch after at most ten gradients.
 
     Args:
         norm: ``"l2"`` or ``"linf"``.
         steps: T ≥ 1; 50 in the paper's code.
-        candidates: How many wrong classes of a pixel are looked at in a step, ≥ 1; the paper looks at all, its code at
-            the first nine.
+        candidates: Number of wrong classes tried at each pixel in a step, ≥ 1; the paper tries all, its code the first
+            nine.
         overshoot: η ≥ 0; 0.02 in the paper.
         **options: As for :class:`~robustseg.attacks.MinimumNormAttack`; not ``targeted``.
 
@@ -98,7 +98,7 @@ class DeepFool(MinimumNormAttack):
         nearest: Nearest,
     ) -> None:
         rows = torch.arange(len(images), device=images.device)
-        # In float32 at least: small steps would be rounded away in half precision.
+        # In float32 at least: half precision would round small steps away.
         at = images.to(torch.promote_types(images.dtype, torch.float32))
         batch = _Iterates(victim, targets, rows, at, None if self.threat is None else self.threat.around(images))
         slopes = torch.zeros((), device=images.device)
@@ -130,7 +130,7 @@ class DeepFool(MinimumNormAttack):
         refuse_non_finite(slopes)
 
     def _shortest(self, logits: Tensor, point: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The shortest candidate step, and zero where there is none.
+        """Compute the shortest candidate step of each image, zero if there is none.
 
         Returns:
             The step, the mean margin of the pixels that are still correct to their runners-up (B values), and the sum
@@ -154,7 +154,7 @@ class DeepFool(MinimumNormAttack):
             size = -value.detach()
             if rank == 0:
                 margin = size / count.clamp_min(1)
-            # No number where nothing is correct, infinite where there is no slope: such steps are not taken.
+            # NaN if no pixel is correct, infinite if there is no slope: such steps are not taken.
             step, length = self._to_boundary(torch.maximum(size, _LEAST * count), grad)
             nearer = length < distance
             distance = torch.where(nearer, length, distance)
@@ -162,7 +162,7 @@ class DeepFool(MinimumNormAttack):
         return shortest, margin, slope
 
     def _to_boundary(self, size: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """The step that raises a linear function with this gradient by ``size``, and its length: B values."""
+        """Compute the step that raises a linear function with this gradient by ``size``, and its length, B values."""
         if self.norm == "linf":
             length = size / grad.abs().flatten(1).sum(1)
             return per_image(length, grad) * grad.sign(), length

@@ -1,4 +1,4 @@
-"""The loop of the minimum-norm attacks that take one gradient per step from the clean image on."""
+"""Loop of the minimum-norm attacks that start at the clean image and take one gradient per step."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from robustseg.types import parse_fraction
 
 
 class Search(ABC):
-    """What an attack remembers of one batch between its steps; everything in it is per image."""
+    """State of an attack on one batch between its steps; all of it is per image."""
 
     gain: Tensor
-    """B values of the order of the largest weight of a pixel in the loss. The model differentiates the loss divided
-    by it, so that weights of 1e-6 or of 1e6 neither vanish nor overflow in half precision."""
+    """B values of the order of the largest pixel weight in the loss. The loss is divided by them before the backward
+    pass, so that weights of 1e-6 or of 1e6 neither vanish nor overflow in half precision."""
 
     @abstractmethod
     def loss(self, logits: Tensor, enough: Tensor, step: int) -> Tensor:
-        """What the next move decreases, B values with a graph to ``logits``; sets :attr:`gain`.
+        """Compute the loss that the next move decreases, B values with a graph to ``logits``; set :attr:`gain`.
 
         Args:
-            logits: B×C×H×W, the model's answer to the iterate.
-            enough: B bool, where the iterate is fooled enough.
+            logits: B×C×H×W, the model's output for the iterate.
+            enough: B bool, the iterate is fooled enough.
             step: 0..steps−1.
         """
 
     @abstractmethod
     def move(self, delta: Tensor, grad: Tensor, step: int) -> Tensor:
-        """The next perturbation, with which the images stay in [0, 1].
+        """Return the next perturbation, with which the images stay in [0, 1].
 
         Args:
             delta: B×3×H×W, float32 at least.
@@ -48,11 +48,11 @@ class Search(ABC):
 
 
 class DescentAttack(MinimumNormAttack):
-    """A minimum-norm attack with one gradient per step; what a step does is left to :meth:`begin`.
+    """A minimum-norm attack with one gradient per step; :meth:`begin` returns the object that makes the steps.
 
-    Costs ``steps`` forwards and input gradients, and one more forward that shows the last iterate to the result;
-    public code spends the last gradient on an iterate that it never looks at. Nothing is random. The perturbation is
-    kept in float32 at least; the model and the result have the dtype of the images.
+    Costs ``steps`` forwards and input gradients, and one more forward, which lets the last iterate become the result;
+    public code never evaluates its last iterate. The attack is deterministic. The perturbation is kept in float32 at
+    least; the model and the result have the dtype of the images.
 
     Args:
         steps: T ≥ 1.
@@ -86,7 +86,7 @@ class DescentAttack(MinimumNormAttack):
 
     @abstractmethod
     def begin(self, clean: Tensor, targets: Tensor) -> Search:
-        """A new search.
+        """Return the state of a new search.
 
         Args:
             clean: B×3×H×W, the images in float32 at least.
@@ -129,9 +129,9 @@ class DescentAttack(MinimumNormAttack):
         nearest.offer(last, logits_only(victim, last))
 
     def kept(self, constraints: Tensor, targets: Tensor, step: int) -> Tensor:
-        """Where a constraint counts at ``step``, B×H×W bool."""
+        """Return a mask of the constraints that count at ``step``, B×H×W bool."""
         valid = targets != IGNORED
-        # As a count: 0.01 of 100 pixels is one of them, whatever (1 − 0.99) · 100 is in binary.
+        # A count instead of a share: 0.01 of 100 pixels is one, although (1 − 0.99) · 100 is not exact in binary.
         spare = (valid.flatten(1).sum(1) * (1 - self.success) + 1e-6).long()
         progress = step / max(1, self.steps - 1)
         return kept_constraints(constraints.detach(), valid, spare, self.drop_largest, progress, 1 - self.success)
@@ -146,5 +146,5 @@ class DescentAttack(MinimumNormAttack):
 
 
 def _perturbed(clean: Tensor, delta: Tensor, images: Tensor) -> Tensor:
-    """Valid images of the dtype of ``images``; the sum may leave the box by its rounding."""
+    """Return the perturbed images in the dtype of ``images``, clipped, since rounding may leave the box."""
     return (clean + delta).clamp(0, 1).to(images.dtype)

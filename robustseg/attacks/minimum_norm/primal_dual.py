@@ -1,4 +1,4 @@
-"""PDGD and PDPGD: the smallest perturbation as a game between the perturbation and the weights of the constraints."""
+"""PDGD and PDPGD: minimum-norm attacks as a game between the perturbation and the weights of the constraints."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from robustseg.attacks.minimum_norm.proximal import prox_l2, prox_linf
 from robustseg.attacks.threat import Norm, per_image
 
 _ADAM = (0.9, 0.999, 1e-8)
-"""β₁, β₂ and the term that keeps the quotient finite."""
+"""β₁, β₂ and the term that keeps the denominator positive."""
 
 
 class PDGD(DescentAttack):
     """Primal-dual gradient descent (Matyasko & Chau, 2021, "PDPGD: Primal-Dual Proximal Gradient Descent Adversarial
-    Attack") in its form for segmentation: a small ‖δ‖₂ subject to one constraint per valid pixel.
+    Attack") in its form for segmentation: it minimises ‖δ‖₂ subject to one constraint per valid pixel.
 
     A constraint m is the pixel's margin, negative once it is fooled. The weights (λ₀, λ₁, …) of the norm and of the
     constraints are positive and sum to one: the softmax of (0, ℓ₁, …), averaged over the steps. Each step
@@ -33,18 +33,18 @@ class PDGD(DescentAttack):
     ``step_size`` falls exponentially to ``step_decay`` times itself at the end, ``dual_step`` linearly to
     ``dual_decay`` times itself. At first the constraints of an image weigh 1/``dual_ratio`` times its norm in all.
 
-    Defaults are those of the ALMA-prox authors' comparison on segmentation (jeromerony/alma_prox_segmentation, where
-    the step size is a tenth of that of adv-lib 0.2.8), and of adv-lib for what they leave open. One difference:
-    public PDGD goes on moving ℓ of a constraint that is dropped, public PDPGD does not; here neither does, and by
-    default nothing is dropped.
+    Defaults are those of the ALMA-prox authors' comparison on segmentation (jeromerony/alma_prox_segmentation, with a
+    tenth of the step size of adv-lib 0.2.8), and those of adv-lib for the rest. One difference: public PDGD still
+    updates ℓ of a dropped constraint, public PDPGD does not; here neither does, and by default no constraint is
+    dropped.
 
     Args:
-        step_decay: Last over first, in (0, 1].
+        step_decay: Last step size over the first, in (0, 1].
         dual_ratio: λ₀ over the sum of the λᵢ at the start, positive.
         dual_step: First step of ℓ, positive.
-        dual_decay: Last over first, in (0, 1].
+        dual_decay: Last ``dual_step`` over the first, in (0, 1].
         dual_average: Inertia of λ, in [0, 1).
-        dual_floor: Smallest λᵢ/λ₀, and λ₀/λᵢ, in (0, 1); 1e-6 for PDGD and 1e-12 for PDPGD.
+        dual_floor: Lower bound of λᵢ/λ₀ and of λ₀/λᵢ, in (0, 1); 1e-6 for PDGD and 1e-12 for PDPGD.
         norm: ``"l2"``.
         **options: As for :class:`~robustseg.attacks.minimum_norm.descent.DescentAttack`; ``step_size`` is the first
             step of Adam.
@@ -101,7 +101,7 @@ class PDGD(DescentAttack):
 
 
 class PDPGD(PDGD):
-    """Primal-dual proximal gradient descent (see :class:`PDGD`), for norms whose gradient says little.
+    """Primal-dual proximal gradient descent (see :class:`PDGD`), for norms with an uninformative gradient.
 
     Adam follows Σ λᵢ·softplus(mᵢ) alone. The norm acts through its proximal operator in the metric of Adam, which is
     approached by ``proximal_steps`` inner iterations (Melchior et al., 2019, "Proximal Adam"): with v the
@@ -113,7 +113,7 @@ class PDPGD(PDGD):
         norm: ``"linf"`` or ``"l2"``.
         proximal_steps: Inner iterations, 1 or more.
         tolerance: Relative change at which they end, 0 or more.
-        dual_floor: As all the others, see :class:`PDGD`.
+        dual_floor: As for :class:`PDGD`.
         **options: As for :class:`PDGD`.
 
     Raises:
@@ -147,7 +147,7 @@ class PDPGD(PDGD):
 
 
 class _Game(Search):
-    """δ by Adam against the weights of the norm and of the constraints, for one batch."""
+    """State of PDGD on one batch: δ moved by Adam, and the weights of the norm and of the constraints."""
 
     def __init__(self, attack: PDGD, clean: Tensor, targets: Tensor):
         self._attack = attack
@@ -170,7 +170,7 @@ class _Game(Search):
             now = _weights(self._logits, kept)
             self._average = self._average * attack.dual_average + now * (1 - attack.dual_average)
         weights = torch.where(kept, self._average, 0)
-        # Never exactly zero: the sum may round to one.
+        # Clamped: the sum of the other weights may round to one.
         self._norm_weight = (1 - weights.flatten(1).sum(1)).clamp_min(1e-15)
         self.gain = weights.flatten(1).amax(1)
         rate = attack.dual_step * _linear(attack.dual_decay, step, attack.steps)
@@ -179,13 +179,13 @@ class _Game(Search):
         return (F.softplus(margin) * weights).flatten(1).sum(1)
 
     def move(self, delta: Tensor, grad: Tensor, step: int) -> Tensor:
-        # The norm's own gradient; zero at zero.
+        # Gradient of the norm, set to zero at zero.
         length = delta.flatten(1).norm(dim=1).clamp_min(torch.finfo(delta.dtype).tiny)
         grad = grad + delta * per_image(self._norm_weight / length, delta).to(delta.dtype)
         return self._adam(delta, grad, step)[0]
 
     def _adam(self, delta: Tensor, grad: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The next perturbation in the box, and the denominator."""
+        """Return the next perturbation in the box, and Adam's denominator, B×3×H×W each."""
         first, second, tiny = _ADAM
         self._mean = self._mean * first + grad * (1 - first)
         self._squares = self._squares * second + grad.square() * (1 - second)
@@ -199,7 +199,7 @@ class _Game(Search):
 
 
 class _ProximalGame(_Game):
-    """δ by Adam and the norm's proximal operator."""
+    """State of PDPGD on one batch: δ moved by Adam and by the norm's proximal operator."""
 
     def __init__(self, attack: PDPGD, clean: Tensor, targets: Tensor):
         super().__init__(attack, clean, targets)
@@ -223,12 +223,12 @@ class _ProximalGame(_Game):
 
 
 def _weights(logits: Tensor, kept: Tensor) -> Tensor:
-    """Softmax over the kept constraints of an image and a zero for its norm: B×H×W, zero where not kept."""
+    """Compute the softmax over an image's kept constraints and a zero for its norm: B×H×W, zero where not kept."""
     flat = logits.masked_fill(~kept, -float("inf")).flatten(1)
     weights = torch.cat([torch.zeros_like(flat[:, :1]), flat], 1).softmax(1)[:, 1:]
     return weights.view_as(logits)
 
 
 def _linear(last: float, step: int, steps: int) -> float:
-    """1 at the first step to ``last`` at the final one."""
+    """Return a factor that falls linearly from 1 at the first step to ``last`` at the final one."""
     return 1 - (1 - last) * step / max(1, steps - 1)

@@ -14,12 +14,12 @@ def prox_linf(
     metric: Tensor | None = None,
     box: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """argmin over p in the box of ½·Σ hⱼ·(pⱼ − δⱼ)² + w·‖p‖∞, for each image.
+    """Compute argmin over p in the box of ½·Σ hⱼ·(pⱼ − δⱼ)² + w·‖p‖∞, for each image.
 
     The solution is δ clipped to the box and to ±t. The derivative of the objective in t, w − Σ hⱼ·(|δⱼ| − t) over
-    the entries with |clipped δⱼ| > t, never falls, and between two neighbouring magnitudes it is a line: with the
-    magnitudes sorted and their sums known, its root is found in closed form. Public code searches it by sections, up
-    to 1e-6; sorting is exact and takes no host's look at the largest magnitude. Sums are in float64.
+    the entries with |clipped δⱼ| > t, never falls, and it is linear between two neighbouring magnitudes: with sorted
+    magnitudes and their sums, its root has a closed form. Public code searches for the root by sections, up to 1e-6;
+    sorting is exact and does not wait for the device to read the largest magnitude. Sums are in float64.
 
     Args:
         delta: B×…, any floating dtype.
@@ -37,17 +37,17 @@ def prox_linf(
     pull = (weights * delta.abs().flatten(1).double().gather(1, order)).cumsum(1)
     below = torch.cat([heights[:, 1:], torch.zeros_like(heights[:, :1])], 1)
     bound = weight.double().unsqueeze(1)
-    # The root lies below the k-th largest magnitude where the first k entries pull more at it than w.
+    # The root lies below the k-th largest magnitude if the derivative there is positive.
     first = (pull - mass * below < bound).sum(1, keepdim=True).clamp_max(heights.shape[1] - 1)
     root = (pull.gather(1, first) - bound) / mass.gather(1, first)
-    # No root: w outweighs everything and t is 0. The other bound only mends rounding.
+    # Without a root w dominates and t is 0. The other bound only corrects rounding.
     root = torch.minimum(root.clamp_min(0), heights.gather(1, first))
     limit = per_image(root, delta).to(delta.dtype)
     return inside.clamp(-limit, limit)
 
 
 def prox_l2(delta: Tensor, weight: Tensor) -> Tensor:
-    """argmin over p of ½·‖p − δ‖² + w·‖p‖₂, for each image: δ shortened by w, or zero.
+    """Compute argmin over p of ½·‖p − δ‖² + w·‖p‖₂, for each image: δ shortened by w, or zero.
 
     Args:
         delta: B×….

@@ -1,6 +1,6 @@
-"""The gradient loop in a ball of radius ε: what every named attack along gradients is made from.
+"""The gradient loop in a ball of radius ε, base of the named gradient attacks.
 
-A named attack says its loss or its step rule, and the settings whose defaults differ; all others are passed on.
+A named attack sets its loss or its step rule and the defaults that differ; all other settings are passed on.
 ``eps`` and ``step_size`` are in units of the [0, 1] pixel range.
 """
 
@@ -19,8 +19,8 @@ class BallAttack(IterativeAttack):
     """The gradient loop within a ball around the image.
 
     Args:
-        loss: What is increased, or decreased if targeted.
-        step_rule: How the iterate moves.
+        loss: Loss to increase, or to decrease if targeted.
+        step_rule: Rule that moves the iterate.
         eps: Radius of the ball, in units of the [0, 1] pixel range.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         steps: T ≥ 1.
@@ -44,10 +44,10 @@ class BallAttack(IterativeAttack):
 
 
 class SignAttack(BallAttack):
-    """Steps of one size along the sign of the gradient, or along the gradient itself under l2 and rms.
+    """The gradient loop with steps of constant size along the gradient's sign, or along the gradient for l2 and rms.
 
     Args:
-        loss: What is increased, or decreased if targeted.
+        loss: Loss to increase, or to decrease if targeted.
         step_size: α, as for :class:`~robustseg.attacks.SignStep`.
         **options: As for :class:`BallAttack`.
     """

@@ -17,18 +17,17 @@ from robustseg.attacks.working import Batch
 
 
 class WorstOf(Attack):
-    """Runs several attacks, of which each image keeps the one that leaves fewest correct pixels (most pixels that show
-    the target, if targeted); the clean image counts as well, and of equals the first.
+    """The strongest of several attacks for each image: fewest correct pixels (most pixels that show the target, if
+    targeted). The clean image counts as well; of equal results the first is kept.
 
-    A member's noise depends on its own seed and not on the members before it: with the default seeds it finds what it
-    would find alone, so that the result is never weaker than any member (ties of logits count as correct here, as in
-    all attacks). Images without a correct pixel left are not
-    shown to the members that follow, which changes no result. Costs one forward for the clean image and one per member
-    besides what the members cost.
+    A member's noise depends on its own seed and not on the members before it. With the default seeds its result is the
+    same as alone, so that the ensemble is never weaker than any member (ties of logits count as correct here, as in
+    all attacks). Images without a correct pixel left skip the members that follow, which changes no result. Costs one
+    forward for the clean image and one per member besides the members' own cost.
 
     Args:
         attacks: The members, with the same ε and norm, all targeted or none.
-        seed: Seed of the noise where the call gives no generator.
+        seed: Seed of the noise if the call gives no generator.
 
     Raises:
         ValueError: No member, an unbounded one, or members whose threat, aim or ignore index differ.

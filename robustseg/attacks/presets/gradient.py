@@ -1,4 +1,4 @@
-"""The named attacks along the gradient of a loss; constructors only.
+"""Named attacks along the gradient of a loss; constructors only.
 
 Defaults are those of the SegPGD paper (Gu et al., ECCV 2022, Sec. 4.1): α = 0.01, ε = 8/255. The paper equates
 0.03 and 8/255; the exact 8/255 is used here.
@@ -20,7 +20,7 @@ class _SingleStep(BallAttack):
     """One step of size eps from the clean image."""
 
     def __init__(self, loss: AttackLoss, *, eps: float | str = "8/255", norm: Norm = "linf", **options: Any):
-        # At eps = 0 no step is taken, whatever its size; a step of zero would be refused.
+        # At eps = 0 the projection cancels a step of any size; a step of zero would be refused.
         step = SignStep(str(ThreatModel(eps, norm).eps or 1))
         super().__init__(loss, step, eps=eps, norm=norm, steps=1, random_start=False, **options)
 
@@ -35,7 +35,7 @@ class FGSM(_SingleStep):
 class SegFGSM(_SingleStep):
     """SegPGD at t = 1 as a single step of size eps: only correct pixels count (Gu et al., ECCV 2022, Sec. 3.1).
 
-    λ(1) = 0 by every dynamic schedule; the "λ = 1" in that section is a misprint.
+    λ(1) = 0 in every dynamic schedule; the "λ = 1" in that section is a misprint.
     """
 
     def __init__(self, **options: Any):

@@ -1,4 +1,4 @@
-"""MLAttack: cross-entropy and the distance of intermediate features, followed together."""
+"""MLAttack: PGD on the cross-entropy plus the distance of intermediate features."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from robustseg.attacks.victim import Victim
 class MLAttack(SignAttack):
     """PGD on the cross-entropy plus the distance of the features of several layers from those of the clean image.
 
-    After Gupta and Rahtu, "MLAttack: Fooling Semantic Segmentation Networks by Multi-layer Attacks", GCPR 2019. Neither
-    their weights nor code are public, so this is a reconstruction of the idea, and its figures are not the paper's: per
-    image, mean CE over the valid pixels + Σ_l w_l·‖f_l − f_l⁰‖²/‖f_l⁰‖², multiplied by the number of valid pixels as
-    for every loss here. Dividing by the clean features' own size lets layers of any width, resolution and scale weigh
-    alike. A targeted attack decreases the CE to the target and still increases the distance.
+    It follows Gupta and Rahtu, "MLAttack: Fooling Semantic Segmentation Networks by Multi-layer Attacks", GCPR 2019.
+    Neither their weights nor code are public, so this is a reconstruction of the idea, and its figures are not the
+    paper's. The objective of an image is the mean CE over the valid pixels + Σ_l w_l·‖f_l − f_l⁰‖²/‖f_l⁰‖², multiplied
+    by the number of valid pixels as for every loss here. Dividing by the size of the clean features gives layers of any
+    width, resolution and scale equal weight. A targeted attack decreases the CE to the target and still increases the
+    distance.
 
     Positions of feature maps B×C×h×w count by the share of valid pixels under them; in other features (tokens,
     channels last) all positions count. At the clean image the distance has no gradient, hence the random start.
-    Costs one forward more than PGD, for the clean features, which are kept in memory as long as the attack runs. The
-    model must be a module whose chosen layers run once per forward.
+    Costs one forward more than PGD, for the clean features, which stay in memory while the attack runs. The model must
+    be a module whose chosen layers run once per forward.
 
     Args:
         layers: Dotted names as in ``named_modules()``, or the ends of such names where only one layer ends so; or
@@ -73,7 +74,7 @@ class MLAttack(SignAttack):
         assert isinstance(victim, FeatureVictim)
         loss = super()._objective(victim, logits, targets, progress)
         pixels = (targets != IGNORED).flatten(1).sum(1)
-        # What a targeted attack decreases is made smaller by features that are further away.
+        # A targeted attack decreases the objective, so the distance enters with a minus.
         return loss + (-1 if self.targeted else 1) * pixels * victim.distance()
 
     def describe(self) -> dict[str, Any]:  # noqa: D102

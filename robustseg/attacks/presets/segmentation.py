@@ -1,4 +1,4 @@
-"""The named attacks whose loss was made for segmentation or for structured outputs; constructors only."""
+"""Named attacks with losses made for segmentation or structured outputs; constructors only."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class TsallisPGD(SignAttack):
 class Houdini(SignAttack):
     """Steps along Houdini's surrogate of the task loss (Cisse, Adi, Neverova & Keshet, NeurIPS 2017).
 
-    Made for targeted attacks (``targeted=True``, with a target map). ``rival`` and ``task_loss`` are those of
-    :class:`~robustseg.attacks.HoudiniLoss`, which says what an untargeted attack increases. The paper does not fix
-    start, step rule and number of steps; these are ours: the clean image, and the steps of PGD.
+    It was made for targeted attacks (``targeted=True``, with a target map). ``rival`` and ``task_loss`` are those of
+    :class:`~robustseg.attacks.HoudiniLoss`; see there for the objective of an untargeted attack. The paper does not
+    fix start, step rule and number of steps; these are ours: the clean image, and the steps of PGD.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class _PAdam(BallAttack):
 class PAdamCE(_PAdam):
     """Projected Adam on the cross-entropy (Halmosi, Mohos & Jelasity, ECCV 2024).
 
-    Theirs, from the public code of the paper: linf, U(−ε, ε) clipped to [0, 1] as the start, Adam with AMSGrad and
-    PyTorch's other defaults at a constant α = 2/255, projection after each step, 200 steps, the last iterate. Ours:
-    l2, targets, ignored pixels, restarts, ``keep="best"``, and a sum over the pixels of each image instead of a mean
-    over the batch, see :class:`~robustseg.attacks.AdamStep`.
+    The public code of the paper has linf, U(−ε, ε) clipped to [0, 1] as the start, Adam with AMSGrad and PyTorch's
+    other defaults at a constant α = 2/255, projection after each step, 200 steps and the last iterate. Our additions
+    are l2, targets, ignored pixels, restarts, ``keep="best"``, and a sum over the pixels of each image instead of a
+    mean over the batch, see :class:`~robustseg.attacks.AdamStep`.
     """
 
     def __init__(self, **options: Any):
@@ -58,7 +58,10 @@ class PAdamCE(_PAdam):
 
 
 class PAdamCos(_PAdam):
-    """As :class:`PAdamCE`, on the cosine between logits and target (:class:`~robustseg.attacks.LogitCosine`)."""
+    """Projected Adam on the cosine between logits and target (:class:`~robustseg.attacks.LogitCosine`).
+
+    All else is as in :class:`PAdamCE` (Halmosi, Mohos & Jelasity, ECCV 2024).
+    """
 
     def __init__(self, **options: Any):
         super().__init__(LogitCosine(), **options)

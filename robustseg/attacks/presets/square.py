@@ -23,33 +23,33 @@ Objective = Literal["loss", "accuracy"]
 
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""After which candidates of 10 000 the share of pixels in a square is halved."""
+"""Candidates, out of 10 000, after which the share of pixels in a square is halved."""
 
 
 class Square(Attack):
     """Black-box random search with squares of ±ε (Andriushchenko et al., ECCV 2020, Algorithms 1 and 2, linf).
 
-    The first query shows stripes of ±ε, one pixel wide, drawn for each channel. Each further one repaints a square of
-    the image that is kept, at a random place, with x + ε or x − ε in each channel, and the candidate is kept where the
-    objective gets worse. The side of the squares is √(p·H·W), rounded, at least 1 and at most the image's shorter
+    The first query adds stripes of ±ε, one pixel wide, drawn for each channel. Each further query repaints a square of
+    the kept image, at a random position, with x + ε or x − ε in each channel; the candidate is kept if the objective
+    gets worse for the model. The side of the squares is √(p·H·W), rounded, at least 1 and at most the image's shorter
     side; p is halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000 of 10 000 queries, rescaled to ``steps``.
     For segmentation the objective is that of Xiang et al. (2021): the cross-entropy over the valid pixels.
 
     Costs at most ``steps`` forwards and no gradient; the clean image is not shown to the model. An image without a
-    correct pixel left (all pixels showing the target, if targeted) stays as it is: a candidate that reaches this is
-    kept whatever its loss, and such images leave the working batch at every tenth query.
+    correct pixel left (all pixels showing the target, if targeted) does not change any more: a candidate that reaches
+    this is kept for any value of its loss, and such images leave the working batch at every tenth query.
 
-    As in the authors' code, a square that would change nothing gets other colours. It redraws them until something
-    changes; here they are drawn among those that change something, which is the same distribution. Where that code
-    leaves out the last row and column of places, Algorithm 2 and this class do not.
+    A square that would change nothing gets other colours, as in the authors' code. That code redraws colours until the
+    square changes; here they are drawn among those that change it, which is the same distribution. That code never
+    uses the last row and column of positions; Algorithm 2 and this class do.
 
     Args:
         eps: ε, in units of the [0, 1] pixel range.
         steps: Queries of each image, the start included.
         p_init: Share of the image's pixels in the first squares, in (0, 1].
         start: Direction of the stripes; Xiang et al. find vertical ones slightly stronger.
-        objective: What gets worse: ``"loss"``, the mean cross-entropy over the valid pixels, or ``"accuracy"``, the
-            number of correct pixels (of pixels that do not show the target, if targeted).
+        objective: ``"loss"``, the mean cross-entropy over the valid pixels, or ``"accuracy"``, the number of correct
+            pixels (of pixels that do not show the target, if targeted).
         norm: Only ``"linf"``.
         **options: As for :class:`~robustseg.attacks.Attack`.
 
@@ -112,7 +112,7 @@ class Square(Attack):
         low, high = allowed.project(torch.zeros_like(images)), allowed.project(torch.ones_like(images))
         count, channels, height, width = images.shape
         line = (1, width) if self.start == "vertical" else (height, 1)
-        # In float64, which counts the places of any image exactly; half-precision draws would be coarse.
+        # In float64, which represents the positions of any image exactly; half-precision draws would be coarse.
         stripes = noise.uniform(images.new_empty(count, channels, *line, dtype=torch.float64)) < 0.5
         draws = noise.uniform(images.new_empty(count, self.steps - 1, 3, dtype=torch.float64))
         return _State(
@@ -129,7 +129,7 @@ class Square(Attack):
         )
 
     def _query(self, state: _State, step: int, on_step: OnStep | None) -> None:
-        """Show the start or a candidate to the model and keep it where the objective gets worse."""
+        """Query the model with the start or a candidate and keep it for images with a worse objective."""
         candidate = self._candidate(state, step - 1) if step else state.images_adv
         logits = state.victim(candidate)
         if step == 0:
@@ -146,7 +146,7 @@ class Square(Attack):
             on_step(AttackStep(step + 1, self.steps, 0, candidate, logits, state.targets, loss, state.rows))
 
     def _judge(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each image: mean cross-entropy, whether nothing is left to do, and the correct pixels."""
+        """Return, for each image, the mean cross-entropy, a flag for finished images, and the correct pixels."""
         valid = (targets != IGNORED).flatten(1).sum(1)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         # Summed in float64: a small square changes the sum by little.
@@ -155,7 +155,7 @@ class Square(Attack):
         return loss, hits == (valid if self.targeted else 0), hits
 
     def _candidate(self, state: _State, number: int) -> Tensor:
-        """The kept images with a square repainted in each; ``number`` counts candidates from 0."""
+        """Return the kept images with a square repainted in each; ``number`` counts candidates from 0."""
         height, width = state.low.shape[-2:]
         side = self._side(number, height, width)
         across, down, colour = state.draws[:, number].unbind(1)
@@ -169,21 +169,21 @@ class Square(Attack):
 
     @staticmethod
     def _colours(state: _State, inside: Tensor, draw: Tensor) -> Tensor:
-        """Which channels of a square become x + ε, B×3, evenly among the colours that change something in it."""
+        """Draw the channels of a square that become x + ε, B×3 bool, evenly among the colours that change it."""
         channels = state.low.shape[1]
         numbers = torch.arange(2**channels, device=draw.device).unsqueeze(1)
         colours = (numbers >> torch.arange(channels, device=draw.device)) & 1 == 1
         darkens = ((state.images_adv != state.low) & inside).flatten(2).any(2).unsqueeze(1)
         brightens = ((state.images_adv != state.high) & inside).flatten(2).any(2).unsqueeze(1)
         changes = torch.where(colours, brightens, darkens).any(2)
-        # Where rounding leaves no room for ε, nothing changes whatever the colour.
+        # If rounding leaves no room for ε, no colour changes the square.
         changes = changes | ~changes.any(1, keepdim=True)
         order = changes.cumsum(1)
         chosen = (draw.unsqueeze(1) * order[:, -1:]).long() + 1
         return colours[((order == chosen) & changes).long().argmax(1)]
 
     def _side(self, number: int, height: int, width: int) -> int:
-        """Side of the square of candidate ``number`` = 0, 1, …"""
+        """Compute the side in pixels of the square of candidate ``number`` = 0, 1, …"""
         position = number * 10_000 // self.steps
         share = self.p_init / 2 ** sum(position > after for after in _HALVINGS)
         return min(max(round(math.sqrt(share * height * width)), 1), height, width)
@@ -204,26 +204,32 @@ class Square(Attack):
 
 @dataclass
 class _State(Working):
-    """The images that are still being attacked, and what the search knows of them."""
+    """The images that are still being attacked, with the state of the search for each."""
 
     low: Tensor
     """x − ε within [0, 1], B×3×H×W."""
     high: Tensor
     """x + ε within [0, 1], B×3×H×W."""
     draws: Tensor
-    """U[0, 1) of all candidates, B×(steps − 1)×3: place across and down, and colour."""
+    """U[0, 1) of all candidates, B×(steps − 1)×3: position across and down, and colour."""
     images_adv: Tensor
-    """The candidates that were kept."""
+    """B×3×H×W, the kept candidates."""
     score: Tensor
     """B values of the objective, the larger the worse for the model."""
     finished: Tensor
-    """B bool: nothing is left to do."""
+    """B bool: no pixel is left to fool."""
     finite: Tensor
     """One bool: all losses so far were finite."""
 
 
 def _refuse_non_finite(state: _State) -> None:
-    """Looked at now and then, since looking waits; NaN is never the largest logit, which would pass for fooled."""
+    """Refuse losses that are not finite: NaN is never the largest logit, so the pixel would seem fooled.
+
+    The check waits for the device and is made only now and then.
+
+    Raises:
+        NonFiniteError: Some loss so far was not finite.
+    """
     if not bool(state.finite):
         raise NonFiniteError(
             "the attack met logits that are not finite: the model overflows or divides by zero on these images; run it "

@@ -1,4 +1,4 @@
-"""APGD over any loss, and the ensembles that count as strong evaluations."""
+"""APGD on any loss, and the strong ensembles built from it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SHRINKING: Stages = ((0.3, 2.0), (0.3, 1.5), (0.4, 1.0))
 
 
 class APGD(BallAttack):
-    """Auto-PGD (Croce & Hein, ICML 2020) over any loss; returns the iterate with the fewest correct pixels.
+    """Auto-PGD (Croce & Hein, ICML 2020) on any loss; the result is the iterate with the fewest correct pixels.
 
-    Two iterates are kept per image: that of the largest cross-entropy steers the step size, whatever loss gives the
-    gradient (as in SEA), and that of the fewest correct pixels is the result. ``shrinking`` runs 30 % of the steps at
+    Two iterates are kept per image: the one with the largest cross-entropy controls the step size for any loss (as in
+    SEA), and the one with the fewest correct pixels is the result. ``shrinking`` runs 30 % of the steps at
     2ε, 30 % at 1.5ε and 40 % at ε, each stage from the projected result of the one before (Croce, Singh & Hein,
     "Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation Models", ECCV 2024). Only the first
     stage has a random start.
@@ -32,9 +32,9 @@ class APGD(BallAttack):
     leave early.
 
     Args:
-        loss: What gives the gradient; the cross-entropy by default.
+        loss: Loss of the gradient; the cross-entropy by default.
         steps: T, over all stages.
-        shrinking: Begin in larger balls.
+        shrinking: Start in larger balls.
         **options: As for :class:`~robustseg.attacks.presets.base.BallAttack`.
 
     Raises:
@@ -54,7 +54,7 @@ class APGD(BallAttack):
 
 
 class _Shrinking(WorstOf):
-    """The worst of APGD with shrinking ε on several losses, of which the first weights classes by their pixels."""
+    """The worst of APGD with shrinking ε on several losses; the first weights classes by their pixels."""
 
     def __init__(
         self,
@@ -78,15 +78,15 @@ class SEA(_Shrinking):
     (Croce, Singh & Hein, ECCV 2024).
 
     Each of balanced masked CE, masked CE and the Jensen–Shannon divergence gets ``steps`` steps. The protocol's second
-    figure, the greedy worst case of a data set's miou, is not that of these images: it needs the members' predictions
-    on all of them, which ``attacks`` gives one by one, and :func:`~robustseg.metrics.greedy_worst_case`.
+    figure, the greedy worst case of a data set's miou, cannot be computed from these images: it needs the predictions
+    of every member on all images and :func:`~robustseg.metrics.greedy_worst_case`. ``attacks`` holds the members.
 
     Args:
         class_pixels: Pixels of each class in the training set, for the balanced loss, see
             :class:`~robustseg.attacks.BalancedMaskedCrossEntropy`.
         steps: Steps of each member; 300 in the paper, under ``linf``.
-        seed: Seed of the noise where the call gives no generator.
-        **options: Of the members, as for :class:`APGD`.
+        seed: Seed of the noise if the call gives no generator.
+        **options: Settings of the members, as for :class:`APGD`.
     """
 
     def __init__(self, *, class_pixels: Sequence[float] | None = None, **options: Any):
@@ -94,7 +94,7 @@ class SEA(_Shrinking):
 
 
 class StrongEnsemble(_Shrinking):
-    """SEA and four more members of the same kind, on the losses that it lacks: SegPGD's, CosPGD's, Tsallis and margin.
+    """SEA with four more members of the same kind, on the losses of SegPGD, CosPGD, Tsallis-PGD and the margin.
 
     Arguments as for :class:`SEA`.
     """

@@ -1,4 +1,4 @@
-"""Named attacks for adversarial examples that transfer, as compositions over the one gradient loop; constructors only.
+"""Named attacks for adversarial examples that transfer, composed over the gradient loop; constructors only.
 
 Each works on :class:`~robustseg.attacks.sources.SourceEnsemble` as on any model. Defaults of ε, α and the number of
 steps are those of :mod:`robustseg.attacks.presets.gradient`.
@@ -21,24 +21,24 @@ class TransferAttack(BallAttack):
     """Input diversity, dynamic scale, translation invariance and Nesterov momentum together, with any loss.
 
     With the defaults this is NI-TI-DIM of Lin et al. (ICLR 2020); each part can be switched off. Dynamic
-    scale, where used, comes before input diversity, which pads to a fixed share of the size that it finds.
+    scale, if used, comes before input diversity, which pads to a fixed share of its input's size.
 
     Args:
         step_size: α.
-        loss: What is increased; the cross-entropy by default.
+        loss: Loss to increase; the cross-entropy by default.
         decay: μ of the momentum; 0 for none.
         nesterov: Take gradients at x + α·μ·g; see :class:`~robustseg.attacks.steps.transfer.NesterovStep`.
         diversity_prob: Probability of :class:`~robustseg.attacks.transforms.InputDiversity`; 0 for none.
-        resize_rate: Its range of sizes.
+        resize_rate: Range of sizes of the input diversity, see there.
         scale_range: λ of :class:`~robustseg.attacks.transforms.DynamicScale`; 0 for none.
         kernel: Kernel of :class:`~robustseg.attacks.steps.transfer.TranslationInvariantStep`.
-        kernel_size: Its side in pixels; 1 for none.
-        sigma: σ of its Gaussian, by default (kernel_size − 1)/6.
+        kernel_size: Side of the kernel in pixels; 1 for none.
+        sigma: σ of the Gaussian kernel in pixels, by default (kernel_size − 1)/6.
         random_start: Start from noise in the allowed set.
         **options: As for :class:`~robustseg.attacks.presets.base.BallAttack`.
 
     Raises:
-        ValueError: As the parts.
+        ValueError: A setting that one of the parts refuses.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class TransferAttack(BallAttack):
 class DIFGSM(TransferAttack):
     """DI²-FGSM: input diversity with a momentum of ``decay`` (Xie et al., CVPR 2019).
 
-    Without momentum by default, as DI²-FGSM of the paper and in torchattacks; ``decay=1`` is its M-DI²-FGSM, also
-    called DIM. See :class:`~robustseg.attacks.transforms.InputDiversity` for what is different in segmentation.
+    It has no momentum by default, as DI²-FGSM of the paper and torchattacks; ``decay=1`` is the paper's M-DI²-FGSM,
+    also called DIM. See :class:`~robustseg.attacks.transforms.InputDiversity` for the differences in segmentation.
     """
 
     def __init__(self, *, decay: float = 0.0, **options: Any):
@@ -87,8 +87,8 @@ class DIFGSM(TransferAttack):
 class TIFGSM(TransferAttack):
     """TI-FGSM: the gradient smoothed over shifts, with a momentum of ``decay`` (Dong et al., CVPR 2019).
 
-    Without momentum by default; ``decay=1`` is TI-MI-FGSM of the paper. torchattacks adds input diversity here, which
-    is TI-DIM of the paper: set ``diversity_prob`` for it.
+    It has no momentum by default; ``decay=1`` is TI-MI-FGSM of the paper. torchattacks adds input diversity, which is
+    TI-DIM of the paper: set ``diversity_prob`` for it.
     """
 
     def __init__(self, *, decay: float = 0.0, diversity_prob: float = 0.0, **options: Any):

@@ -1,4 +1,4 @@
-"""The step of projected Adam."""
+"""Step rule of projected Adam."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class AdamStep(SignStep):
     """Adam on the image (Kingma & Ba, ICLR 2015), as PAdam uses it (Halmosi, Mohos & Jelasity, ECCV 2024).
 
     m ← β₁·m + (1−β₁)·∇, v ← β₂·v + (1−β₂)·∇², and x + α·m̂/(√v̂ + c) with m̂ = m/(1−β₁^t) and v̂ = v/(1−β₂^t); with
-    AMSGrad (Reddi et al., ICLR 2018), which PAdam uses, the largest v so far stands for v. The moments go on where the
-    projection moves the iterate. The first step has length α in each coordinate with a gradient.
+    AMSGrad (Reddi et al., ICLR 2018), which PAdam uses, the largest v so far replaces v. The projection of the iterate
+    does not change the moments. The first step has length α in each coordinate with a gradient.
 
-    That is linf. PAdam is not defined for l2 and rms; there the step goes along the same direction and has size α in
-    all, as the steps of :class:`SignStep` have.
+    This is the rule for linf. PAdam is not defined for l2 and rms; there the step has the same direction and the
+    length or rms α, as the steps of :class:`SignStep`.
 
-    The losses here are sums over an image's pixels. PAdam's public code averages over pixels and batch, so that c
-    weighs more, and differently in another batch; an average over N pixels with c equals a sum with N·c.
+    The losses here are sums over an image's pixels. PAdam's public code averages over pixels and batch, so that c has
+    a larger weight, which depends on the batch; an average over N pixels with c equals a sum with N·c.
 
     Args:
         step_size: α in units of the [0, 1] pixel range (linf), or the length (l2) or rms of a step.
@@ -56,7 +56,7 @@ class AdamStep(SignStep):
         self.amsgrad = amsgrad
 
     def init(self, images_adv: Tensor, allowed: AllowedSet, steps: int) -> StepState:  # noqa: D102
-        # In float32 at least: the squares leave float16.
+        # In float32 at least: the squares leave the range of float16.
         dtype = torch.promote_types(images_adv.dtype, torch.float32)
         zeros = torch.zeros_like(images_adv, dtype=dtype)
         return {"taken": 0, "mean": zeros, "square": zeros, "largest": zeros}

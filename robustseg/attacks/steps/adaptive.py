@@ -1,4 +1,4 @@
-"""APGD's step rule: momentum, and a step size that is halved where an image makes no progress."""
+"""Step rule of APGD: momentum, and a step size that is halved for images without progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AdaptiveStep(StepRule):
     largest loss, with its gradient, if the loss rose in at most ``rise`` of the interval's steps, or if η was not
     halved at the checkpoint before and the largest loss has not grown since.
 
-    The loss that is watched is the one that the attack passes on, which need not be the one of the gradient.
+    The attack passes the loss of these conditions, which may differ from the loss of the gradient.
 
     Args:
         momentum: a in (0, 1]; 0.75 in the paper.
@@ -81,7 +81,7 @@ class AdaptiveStep(StepRule):
         state["best_grad"] = torch.where(where, grad, state["best_grad"])
 
     def _check(self, images_adv: Tensor, grad: Tensor, state: StepState) -> tuple[Tensor, Tensor]:
-        """At a checkpoint, halve the step and go back to the best iterate where there is no progress."""
+        """Halve the step at a checkpoint and return to the best iterate for images without progress."""
         if state["since"] < state["interval"]:
             return images_adv, grad
         swings = state["rises"] <= self.rise * state["interval"]

@@ -1,4 +1,4 @@
-"""The interface of every step rule. A rule's state is passed around, never kept on the rule."""
+"""Interface of the step rules. A rule's state is passed as an argument, never kept on the rule."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from torch import Tensor
 from robustseg.attacks.threat import AllowedSet
 
 StepState = dict[str, Any]
-"""What a rule remembers; every tensor in it has the images of the working batch as its first dimension."""
+"""State of a rule between steps; the first dimension of every tensor is the images of the working batch."""
 
 
 class StepRule(ABC):
-    """How an iterate moves along the gradient of the quantity that the attack increases."""
+    """Rule that moves an iterate along the gradient of the quantity that the attack increases."""
 
     def init(self, images_adv: Tensor, allowed: AllowedSet, steps: int) -> StepState:
-        """State before the first of ``steps`` steps from ``images_adv``; empty by default."""
+        """Return the state before the first of ``steps`` steps from ``images_adv``; empty by default."""
         return {}
 
     def look_ahead(self, images_adv: Tensor, state: StepState, allowed: AllowedSet) -> Tensor:
-        """Where the gradient of the next step is taken: at the iterate itself by default.
+        """Return the point of the next gradient, B×3×H×W; by default the iterate itself.
 
-        That very tensor says that the model's answer is the iterate's; a rule around another one passes it on.
+        Returning the same tensor object tells the loop that the model's logits are those of the iterate; a rule that
+        wraps another one must pass the object on.
         """
         return images_adv
 
     @abstractmethod
     def update(self, images_adv: Tensor, grad: Tensor, loss: Tensor, state: StepState, allowed: AllowedSet) -> Tensor:
-        """The next iterate, which the caller projects.
+        """Compute the next iterate, B×3×H×W, which the caller projects.
 
         Args:
             images_adv: B×3×H×W, the current iterate.
-            grad: B×3×H×W, the ascent direction's gradient at it.
-            loss: B values of what is increased (or of what the attack watches instead), at it.
-            state: The rule's own, changed in place.
+            grad: B×3×H×W, gradient of the increased quantity.
+            loss: B values of the increased quantity, or of the loss that the attack watches instead.
+            state: State of the rule, changed in place.
             allowed: The allowed set.
         """

@@ -13,7 +13,7 @@ from robustseg.types import parse_fraction
 
 
 class SignStep(StepRule):
-    """x + α·sign(∇) for linf, x + α·∇/‖∇‖ per image for l2 and rms (Madry et al., ICLR 2018).
+    """The step x + α·sign(∇) for linf, x + α·∇/‖∇‖ per image for l2 and rms (Madry et al., ICLR 2018).
 
     Args:
         step_size: α in units of the [0, 1] pixel range (linf), or the length (l2) or rms of a step.
@@ -37,7 +37,7 @@ class SignStep(StepRule):
 
 
 class MomentumStep(SignStep):
-    """g ← μ·g + ∇/‖∇‖₁ per image, then a step along g (MI-FGSM, Dong et al., CVPR 2018, Eqs. 6 and 7).
+    """The update g ← μ·g + ∇/‖∇‖₁ per image, then a step along g (MI-FGSM, Dong et al., CVPR 2018, Eqs. 6 and 7).
 
     Args:
         step_size: α, as for :class:`SignStep`.

@@ -17,16 +17,16 @@ Kernel = Literal["gaussian", "linear", "uniform"]
 
 
 class NesterovStep(MomentumStep):
-    """MI-FGSM whose gradient is taken at x + α·μ·g (NI-FGSM, Lin et al., ICLR 2020).
+    """The step of MI-FGSM with the gradient at x + α·μ·g (NI-FGSM, Lin et al., ICLR 2020).
 
-    The paper divides gradients by their L1 norm, by which the look-ahead would be no more than α·μ/(3·H·W) long in the
-    mean over pixels. The authors' code, and that of others, divides by the mean of the absolute values: that g looks
-    ahead here, while the direction of the step is the same by either. The mean is taken over the entries that have
-    had a gradient, which for a classifier are all of them: a frame of ignored pixels that the model's answer does not
-    depend on makes the look-ahead no longer.
+    The paper divides gradients by their L1 norm; the look-ahead would then be at most α·μ/(3·H·W) long in the mean
+    over pixels. The authors' code, and that of others, divides by the mean of the absolute values. The look-ahead here
+    uses that g; the direction of the step is the same for both. The mean is taken over the entries that have had a
+    gradient, for a classifier all of them: so a frame of ignored pixels that do not affect the logits does not
+    lengthen the look-ahead.
 
-    Ours, since the paper has linf only: for l2 and rms, g is scaled by the square root of the number of those entries,
-    so that a look-ahead along one dense gradient has the size of a step, about α·μ, as it has for linf.
+    The paper has linf only. For l2 and rms our choice is to scale g by the square root of the number of those entries,
+    so that a look-ahead along one dense gradient has the size of a step, about α·μ, as for linf.
 
     The look-ahead may lie outside of the ball and of [0, 1], as in the paper; the iterates do not.
 
@@ -49,9 +49,9 @@ class NesterovStep(MomentumStep):
 
 
 class TranslationInvariantStep(StepRule):
-    """Smooths the gradient of each channel before ``inner`` sees it (TI-FGSM, Dong et al., CVPR 2019).
+    """A step rule that smooths the gradient of each channel for ``inner`` (TI-FGSM, Dong et al., CVPR 2019).
 
-    Convolution with the kernel W stands for the mean gradient over shifted images. With r = (size − 1)/2 and i, j =
+    Convolution with the kernel W approximates the mean gradient over shifted images. With r = (size − 1)/2 and i, j =
     −r..r, W is proportional to
 
     - gaussian: exp(−(i² + j²)/2σ²), by default with σ = r/3: the kernel ends at 3σ, as in the authors' code;
@@ -59,11 +59,11 @@ class TranslationInvariantStep(StepRule):
     - uniform: 1;
 
     and its sum is 1. Beyond the image the gradient is zero, so that pixels near its border get less. A gradient
-    spreads to pixels nearby that are ignored, whatever their label. The kernels are products of two one-dimensional
-    ones, which are applied in turn, in float32 at least.
+    also spreads to ignored pixels nearby. The kernels are products of two one-dimensional ones, which are applied in
+    turn, in float32 at least.
 
     Args:
-        inner: The rule that moves the iterate and decides where gradients are taken.
+        inner: The rule that moves the iterate and chooses the points of the gradients.
         kernel: ``"gaussian"``, ``"linear"`` or ``"uniform"``.
         size: Side of the kernel in pixels, odd; 15 in the paper, 1 smooths nothing.
         sigma: σ of the Gaussian in pixels, by default (size − 1)/6.
@@ -98,11 +98,11 @@ class TranslationInvariantStep(StepRule):
         return self.inner.update(images_adv, self.smooth(grad), loss, state, allowed)
 
     def smooth(self, grad: Tensor) -> Tensor:
-        """``grad`` (B×3×H×W) convolved with the kernel, in float32 at least."""
+        """Convolve ``grad`` (B×3×H×W) with the kernel, in float32 at least."""
         wide = grad.to(torch.promote_types(grad.dtype, torch.float32))
         radius = self.size // 2
-        # Sums of shifted images: exact float32 on every device, and for each image the same in any batch, which a
-        # device's convolution promises neither of.
+        # Sums of shifted images: exact float32 on every device, and the same for each image in any batch. A device's
+        # convolution guarantees neither.
         for padding, dim in (((0, 0, radius, radius), 2), ((radius, radius, 0, 0), 3)):
             padded, length = F.pad(wide, padding), wide.shape[dim]
             wide = padded.narrow(dim, 0, length) * self._weights[0]
@@ -116,7 +116,7 @@ class TranslationInvariantStep(StepRule):
 
 
 def _weights(kernel: Kernel, size: int, sigma: float | None) -> list[float]:
-    """The one-dimensional factor of the kernel, of sum 1."""
+    """Compute the one-dimensional factor of the kernel, with sum 1."""
     radius = size // 2
     width = sigma or max(radius / 3, 1e-3)
     shape = {

@@ -1,4 +1,4 @@
-"""Label maps from picture files and from text, by Pillow, which is imported where it is needed."""
+"""Label maps from picture files and from text, read with Pillow, which is imported on first use."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _MODES = {"1": torch.uint8, "L": torch.uint8, "P": torch.uint8, "I;16": torch.uint16, "I": torch.int32}
-"""Pillow's modes with one number per pixel, and what their bytes are."""
+"""Pillow's modes with one number per pixel, and the type of these numbers."""
 _UNREADABLE = 5
 """Font size up to which letters become dots."""
 
 
 def label_files(source: str | Path) -> list[Path]:
-    """The file itself, or the PNG files of a folder in the order of their names.
+    """Return the file itself, or the PNG files of a folder in the order of their names.
 
     Raises:
         ValueError: There is no such file or folder, or the folder holds no PNG file.
@@ -35,7 +35,7 @@ def label_files(source: str | Path) -> list[Path]:
 
 
 def read_labels(path: str | Path, num_classes: int | None, ignore_index: int) -> Tensor:
-    """Labels of a picture file: H×W long, :data:`~robustseg.attacks.losses.base.IGNORED` where the ignore index is.
+    """Read the labels of a picture file: H×W long, the ignore index as :data:`~robustseg.attacks.losses.base.IGNORED`.
 
     Raises:
         ValueError: Not a picture of one number per pixel, or ids that are no classes; the message names the file.
@@ -45,11 +45,11 @@ def read_labels(path: str | Path, num_classes: int | None, ignore_index: int) ->
     try:
         with Image.open(path) as picture:
             mode = picture.mode
-            # palette pictures hold ids as well: converting them would give colours
+            # palette pictures hold ids as well; a conversion would give colours
             labels = _tensor(picture, mode) if mode in _MODES else None
     except FileNotFoundError:
         raise ValueError(f"path = {path}: there is no such file.") from None
-    # what Pillow raises on files that are cut short, empty or no pictures at all
+    # Pillow's errors on files that are cut short, empty or not pictures
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"path = {path}: it cannot be read as a picture ({reason}): export it again.") from error
@@ -80,16 +80,16 @@ def _bytes(picture: Image.Image, dtype: torch.dtype) -> Tensor:
 
 
 def text_mask(text: str, height: int, width: int, size: int | None) -> Tensor | None:
-    """Where the pixels of a centred text are: H×W bool, in Pillow's own font, without grey edges.
+    """Draw a mask of centred text: H×W bool, in Pillow's own font, without grey edges.
 
     Args:
         text: May have several lines.
         height: H.
         width: W.
-        size: Font size in pixels; None: the largest whose letters take at most nine tenths of both sides.
+        size: Font size in pixels; None for the largest at which the text takes at most nine tenths of both sides.
 
     Returns:
-        None if the text does not fit, or has nothing to be seen.
+        The mask, or None if the text does not fit or has no visible letter.
     """
     if size is None:
         # hardly a letter is narrower than a fifth of its size, or lower than half of it
@@ -111,7 +111,7 @@ def text_mask(text: str, height: int, width: int, size: int | None) -> Tensor | 
 
 
 def _ink(text: str, size: int) -> Image.Image:
-    """The drawn letters, white on black, without a border: what they measure beforehand is not exact."""
+    """Draw the letters, white on black, and crop to them: Pillow's measures before drawing are not exact."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size)

@@ -1,4 +1,4 @@
-"""What a targeted attacker wants to see: maps from the true targets to the wanted ones."""
+"""Target maps of targeted attacks: from the true targets to those that the attacker wants."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from robustseg.types import IGNORE_INDEX
 
 
 class TargetMap(ABC):
-    """Gives each image the map that the attacker wants the model to predict.
+    """Base of the maps from true targets to the targets that the attacker wants the model to predict.
 
     An image's map is a function of its own targets and id only, never of the rest of the batch.
 
     Args:
-        keep_ignored: Pixels that are ignored in the true targets stay ignored, as no metric counts them; otherwise
-            the attacker wants his map there as well.
+        keep_ignored: Pixels that are ignored in the true targets stay ignored, as in all metrics; otherwise they get
+            a wanted class as well.
     """
 
     def __init__(self, keep_ignored: bool = True):
         self.keep_ignored = keep_ignored
 
     def __call__(self, targets: Tensor, ids: Sequence[str] | None = None, ignore_index: int = IGNORE_INDEX) -> Tensor:
-        """Wanted targets.
+        """Compute the wanted targets.
 
         Args:
             targets: B×H×W true class ids, or the ignore index.
             ids: B sample ids, if they are known.
-            ignore_index: Label of pixels that take no part, here and in the result.
+            ignore_index: Label of ignored pixels, here and in the result.
 
         Returns:
             B×H×W long.
@@ -51,7 +51,7 @@ class TargetMap(ABC):
 
     @abstractmethod
     def draw(self, targets: Tensor, ids: Sequence[str] | None) -> Tensor:
-        """Wanted targets as B×H×W or, if they are the same for all images, H×W long, on the targets' device.
+        """Compute the wanted targets, long, on the targets' device: B×H×W, or H×W if all images share them.
 
         Args:
             targets: B×H×W long, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
@@ -83,12 +83,12 @@ class PureClass(TargetMap):
 
 
 class Strip(TargetMap):
-    """Stripes of equal width, whose classes come in turns from the left, or from the top.
+    """Stripes of equal width with cyclic classes from the left, or from the top.
 
     Args:
         classes: The classes, in their order.
         width: Pixels across one stripe; by default each class gets one stripe, all of about the same width.
-        direction: How the stripes run: ``"vertical"`` or ``"horizontal"``.
+        direction: Direction of the stripes: ``"vertical"`` or ``"horizontal"``.
         keep_ignored: As for :class:`TargetMap`.
 
     Raises:
@@ -123,10 +123,10 @@ class Strip(TargetMap):
 
 
 class Remap(TargetMap):
-    """Other classes in place of some: {11: 4} shows class 4 where class 11 is. All at once, so that two can swap.
+    """A replacement of classes: {11: 4} turns class 11 into class 4. All apply at once, so that two can swap.
 
     Args:
-        mapping: Wanted class by true class; classes that it leaves out stay.
+        mapping: Wanted class by true class; other classes do not change.
         keep_ignored: As for :class:`TargetMap`; ignored pixels have no class to be replaced and stay in either case.
 
     Raises:
@@ -150,7 +150,7 @@ class Text(TargetMap):
     """A text in the middle of the image, in one class.
 
     Args:
-        text: What is to be read in the prediction; may have several lines.
+        text: Text to be read in the prediction; may have several lines.
         text_class: Class of the letters.
         background: Class of everything else; None keeps the true labels there.
         size: Font size in pixels; by default the largest that fits.
@@ -191,7 +191,7 @@ class Text(TargetMap):
 
 
 def check_class(name: str, class_id: int) -> int:
-    """Refuse what cannot be the id of a class."""
+    """Refuse a value that cannot be a class id."""
     if isinstance(class_id, bool) or int(class_id) != class_id or class_id < 0:
         raise ValueError(f"{name} = {class_id!r}: a class id is an integer, 0 or more.")
     return int(class_id)

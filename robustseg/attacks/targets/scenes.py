@@ -1,4 +1,4 @@
-"""Target maps that come from labels: a given picture, or another scene of a data set."""
+"""Target maps from labels: a given picture, or another scene of a data set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LabelImage(TargetMap):
     Args:
         path: Picture with one class id per pixel, as large as the images.
         num_classes: C; ids beyond it are refused. By default only the attacked model refuses them.
-        ignore_index: Id in the file of pixels where the attacker wants nothing.
+        ignore_index: Id in the file of pixels without a wanted class.
         keep_ignored: As for :class:`TargetMap`.
 
     Raises:
@@ -50,15 +50,15 @@ class LabelImage(TargetMap):
 class Scene(TargetMap):
     """The labels of another scene, chosen for each image from a given set and never its own.
 
-    The choice is a stable hash of the seed and of the sample id or, where ids are not known, of the image's targets:
-    an :class:`~robustseg.attacks.Attack` is not told the ids. So two images of equal targets get the same scene
-    there. Scenes that nowhere differ from the image's own labels are passed over. Files are read when they are needed.
+    The choice is a stable hash of the seed and of the sample id. Without ids, as within an
+    :class:`~robustseg.attacks.Attack`, the image's targets replace the id, and two images with equal targets get the
+    same scene. Scenes equal to the image's own labels are skipped. Files are read on demand.
 
     Args:
         source: Picture file of labels or a folder of them (PNG), all as large as the images; or a sequence of H×W
             label tensors or of samples with a ``target``, such as a data set.
         num_classes: C; ids beyond it are refused. By default only the attacked model refuses them.
-        ignore_index: Label in the source of pixels where the attacker wants nothing.
+        ignore_index: Label in the source of pixels without a wanted class.
         seed: Seed of the choice.
         keep_ignored: As for :class:`TargetMap`.
 

@@ -1,4 +1,4 @@
-"""Targeted attacks that bring their own target: selectable like any attack, called with the true targets."""
+"""Targeted attacks with a target map of their own, called with the true targets as any attack."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from robustseg.attacks.victim import Victim
 
 
 class Targeted(Attack):
-    """Runs a targeted attack towards a target map, so that whoever calls it gives the true targets.
+    """A targeted attack towards a target map; the caller gives the true targets.
 
     The map is made once per call from each image's own targets (the sample ids are not known here, see
-    :class:`~robustseg.attacks.Scene`). An image whose map wants nothing comes back unchanged. Threat, ignore index and
-    seed are those of the inner attack; ``targeted`` is False, since the call's targets are the true ones.
+    :class:`~robustseg.attacks.Scene`). An image without any wanted pixel is returned unchanged. Threat, ignore index
+    and seed are those of the inner attack; ``targeted`` is False, since the call's targets are the true ones.
 
     Args:
         attack: The attack, with ``targeted: true``.
-        target_map: What it is to make the model show.
+        target_map: Map from the true targets to the wanted ones.
 
     Raises:
         ValueError: ``attack`` is not targeted.
@@ -57,11 +57,11 @@ class Targeted(Attack):
         return self if inner is self.attack else self.replace(attack=inner)
 
     def wanted(self, targets: Tensor, ignore_index: int | None = None) -> Tensor:
-        """The target map of a batch, B×H×W.
+        """Compute the wanted targets of a batch, B×H×W.
 
         Args:
             targets: B×H×W true class ids, or the ignore index.
-            ignore_index: Label of pixels that take no part; the attack's by default.
+            ignore_index: Label of ignored pixels; the attack's by default.
         """
         return self.target_map(targets, ignore_index=self.ignore_index if ignore_index is None else ignore_index)
 
@@ -77,7 +77,7 @@ class Targeted(Attack):
 
 
 class _Checked(Victim):
-    """A victim whose first answer is held against the true targets: the map may hide labels that are no classes."""
+    """A victim that checks its first logits against the true targets: the map may hide labels that are no classes."""
 
     def __init__(self, victim: Victim, targets: Tensor, wanted: Tensor, target_map: TargetMap):
         super().__init__(victim.model, 0)

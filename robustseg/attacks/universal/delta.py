@@ -1,4 +1,4 @@
-"""A perturbation for a whole data set, as it is kept in a file."""
+"""Universal perturbation of a data set, and its file format."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _KEYS = ("version", "eps", "norm", "shape", "step_size", "epochs", "loss", "targ
 
 @dataclass(frozen=True, eq=False)
 class UniversalDelta:
-    """One perturbation for all images, with the settings that it was fitted with.
+    """One perturbation for all images, with the settings of its fit.
 
     Args:
         delta: 3×h×w within the L∞ ball, float32 or float64.
         threat: The ball.
-        step_size: α of its fit, as a fraction.
-        epochs: Passes over the data that it took, all fits together.
-        loss: What was increased, or decreased if targeted.
-        targeted: The fit's targets were what the attacker wants to see.
-        target_map: What made them out of the true ones, or None.
-        seed: Of the random start.
+        step_size: α of its fit, as a fraction, in units of the [0, 1] pixel range.
+        epochs: Passes over the data, all fits together.
+        loss: Loss that the fit increased, or decreased if targeted.
+        targeted: The fit's targets were the attacker's labels.
+        target_map: Map from the true targets to these, or None.
+        seed: Seed of the random start.
 
     Raises:
         ValueError: ``delta`` is not 3×h×w, not finite or outside of the ball.
@@ -62,7 +62,7 @@ class UniversalDelta:
             raise ValueError(f"delta reaches {largest:.6g}, beyond its eps = {self.threat.eps}.")
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with the settings as its metadata; an existing file is replaced at once."""
+        """Write a safetensors file with the settings as its metadata; an existing file is replaced atomically."""
         settings = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -81,11 +81,11 @@ class UniversalDelta:
 
     @classmethod
     def load(cls, path: str | Path) -> UniversalDelta:
-        """Read what :meth:`save` wrote.
+        """Read a file of :meth:`save`.
 
         Raises:
-            ValueError: The file is not there, cut short, of another kind, or its perturbation is not what its
-                settings say; the message names the file.
+            ValueError: The file is not there, cut short, of another kind, or its perturbation contradicts its
+                settings; the message names the file.
         """
         tensors, settings = _read(path)
         missing = [key for key in _KEYS if key not in settings]
@@ -111,10 +111,10 @@ class UniversalDelta:
             raise _refusal(path, str(error).rstrip(".")) from error
 
     def over(self, images: Tensor, tile: bool) -> Tensor:
-        """The perturbation for ``images`` (B×3×H×W): 3×H×W on their device, in float32 at least.
+        """Return the perturbation for ``images`` (B×3×H×W): 3×H×W on their device, in float32 at least.
 
         Raises:
-            AttackError: Another size or number of channels, which tiling cannot mend.
+            AttackError: Another number of channels, or another size without ``tile``.
         """
         delta = self.delta.to(images.device, torch.promote_types(images.dtype, torch.float32))
         check_fit(delta, images, tile)
@@ -122,30 +122,30 @@ class UniversalDelta:
 
 
 def unit_free_threat(eps: float | str) -> ThreatModel:
-    """The L∞ ball of a perturbation by itself: what is added to images, not an image."""
+    """Return the L∞ ball of a perturbation without the images' pixel range."""
     return ThreatModel(eps, "linf", bounds=(-1.0, 1.0))
 
 
 def ball(threat: ThreatModel, delta: Tensor) -> AllowedSet:
-    """The allowed perturbations of the shape of ``delta`` (1×3×h×w), exact in its dtype."""
+    """Return the allowed perturbations of the shape of ``delta`` (1×3×h×w), exact in its dtype."""
     return threat.around(torch.zeros_like(delta))
 
 
 def tiled(delta: Tensor, height: int, width: int) -> Tensor:
-    """``delta`` (3×h×w) repeated from the upper left corner and cut off at H×W."""
+    """Repeat ``delta`` (3×h×w) from the upper left corner, cut off at H×W: 3×H×W."""
     down, right = -(-height // delta.shape[-2]), -(-width // delta.shape[-1])
     return delta.repeat(1, down, right)[:, :height, :width]
 
 
 def folded(grad: Tensor, height: int, width: int) -> Tensor:
-    """Gradient of a perturbation h×w from that of what :func:`tiled` makes of it (3×H×W): the sum over its copies."""
+    """Sum the gradient of a tiled perturbation (3×H×W) over the copies that :func:`tiled` makes: 3×h×w."""
     down, right = -(-grad.shape[-2] // height), -(-grad.shape[-1] // width)
     grad = F.pad(grad, (0, right * width - grad.shape[-1], 0, down * height - grad.shape[-2]))
     return grad.view(-1, down, height, right, width).sum((1, 3))
 
 
 def check_fit(delta: Tensor, images: Tensor, tile: bool) -> None:
-    """Refuse images that a perturbation was not made for.
+    """Refuse images that do not fit a perturbation.
 
     Raises:
         AttackError: Another number of channels, or another size without ``tile``.

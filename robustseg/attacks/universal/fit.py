@@ -1,4 +1,4 @@
-"""One perturbation for a whole data set: fitting it, and applying what was fitted."""
+"""Fit and application of one perturbation for a whole data set."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ from robustseg.types import IGNORE_INDEX
 
 
 class UniversalStep(NamedTuple):
-    """What a fit shows after each batch; tensors are detached, and reading them may wait for the device."""
+    """State of a fit after a batch, for an observer. Tensors are detached; reading them may wait for the device."""
 
     epoch: int
     """1..epochs."""
     epochs: int
     batch: int
-    """1.. within the epoch."""
+    """1, 2, … within the epoch."""
     images: int
     """Images of this epoch so far that have a valid pixel."""
     loss: Tensor
-    """Mean over the valid pixels of each image of the batch that has one."""
+    """Mean loss over the valid pixels of each image of the batch with a valid pixel, one value each."""
     delta: Tensor
-    """3×h×w, the perturbation that was differentiated."""
+    """3×h×w, the perturbation at which the gradient was taken."""
 
 
 OnUniversalStep = Callable[[UniversalStep], None]
 
 
 class UniversalPerturbation:
-    """Fits one L∞ perturbation to all images of a data set (Metzen et al., ICCV 2017, "Universal Adversarial
+    """Fit of one L∞ perturbation to all images of a data set (Metzen et al., ICCV 2017, "Universal Adversarial
     Perturbations Against Semantic Image Segmentation").
 
     Each epoch goes over all images and then takes one step δ ← clip_ε(δ + α·sign(ḡ)), where ḡ is the mean over the
     images of the gradient of each image's mean loss over its valid pixels, at δ; a targeted fit descends. So neither
-    the batch size nor the order of the images matters, but for rounding. The model is shown images clipped to [0, 1];
-    the gradient is that of its input, so that a clipped value has one as well. Static targets are a target map that is
-    the same for all images, such as :class:`~robustseg.attacks.LabelImage`. Metzen et al. weight pixels and leave out
-    those that show the target with confidence; that is not done here. The defaults are our choice.
+    the batch size nor the order of the images matters, except for rounding. The model's input is clipped to [0, 1]; the
+    gradient is that of the clipped input, so that a clipped value has one as well. The paper's static targets are a
+    target map that is the same for all images, such as :class:`~robustseg.attacks.LabelImage`. Metzen et al. weight
+    pixels and leave out those that show the target with confidence; that is not done here. The defaults are our choice.
 
     Args:
         eps: Radius, in units of the [0, 1] pixel range.
         step_size: α, in the same units.
-        epochs: Passes over the data, each of which ends in one step.
-        loss: What is increased, or decreased if targeted; its schedule, if it has one, runs over the epochs.
+        epochs: Passes over the data, with one step at the end of each.
+        loss: Loss to increase, or to decrease if targeted; its schedule, if it has one, runs over the epochs.
         tile_size: (h, w) of a perturbation that is repeated over the images, whose sizes may then differ; by default
             it has the size of the images.
-        targeted: ``targets``, or what ``target_map`` makes of them, are what the attacker wants to see.
-        target_map: Makes the wanted targets from the true ones.
+        targeted: ``targets``, or the result of ``target_map``, are the attacker's labels.
+        target_map: Map from the true targets to the wanted ones.
         random_start: Start from U(−ε, ε) instead of from zero.
-        ignore_index: Label of pixels that take no part.
+        ignore_index: Label of ignored pixels.
         seed: Seed of the random start.
 
     Raises:
@@ -110,21 +110,21 @@ class UniversalPerturbation:
         on_step: OnUniversalStep | None = None,
         device: torch.device | str | None = None,
     ) -> UniversalDelta:
-        """Fit the perturbation; nothing of the model or the global random state is changed.
+        """Fit the perturbation; the model and the global random state are not changed.
 
         Args:
             model: Maps B×3×H×W images in [0, 1] to B×C×H×W logits; normalisation happens inside. Attacked in eval
                 mode.
-            batches: Gives (images, targets, …) anew each time it is iterated, such as a DataLoader or a list. Shuffling
-                and augmentation make epochs differ.
-            start: Continue from this one: two fits of n epochs are one of 2n (for a loss without a schedule).
+            batches: Iterable of (images, targets, …) that can be iterated again, such as a DataLoader or a list.
+                Shuffling and augmentation make epochs differ.
+            start: Perturbation to continue from: two fits of n epochs are one of 2n (for a loss without a schedule).
             on_step: Called after each batch.
-            device: Where the model is; by default the images stay where they are.
+            device: Device of the model, to which batches are moved; by default they stay on their own.
 
         Raises:
             AttackError: Batches that do not fit together or cannot be iterated again, a model that cannot be
                 differentiated.
-            ValueError: ``start`` is larger than ε or not of the size that is asked for.
+            ValueError: ``start`` is larger than ε or not of the wanted size.
         """
         with attack_mode(model) as attacked:
             delta: Tensor | None = None
@@ -157,7 +157,7 @@ class UniversalPerturbation:
         on_step: OnUniversalStep | None,
         device: torch.device | str | None,
     ) -> tuple[Tensor, Tensor]:
-        """The perturbation, made at the first batch if there is none yet, and the mean gradient at it."""
+        """Return the perturbation, initialised at the first batch if needed, and its mean gradient."""
         slope: Tensor | None = None
         count = 0
         for number, (images, targets, *_) in enumerate(batches, start=1):
@@ -201,7 +201,7 @@ class UniversalPerturbation:
     def _gradient(
         self, model: Model, images: Tensor, targets: Tensor, delta: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        """Mean loss over the valid pixels of each image (B values), and the gradient of their sum at ``delta``."""
+        """Compute each image's mean loss over its valid pixels, B values, and their sum's gradient at ``delta``."""
         seen = _perturbed(images, delta).requires_grad_()
         logits = model(seen)
         if epoch == 0:
@@ -224,7 +224,7 @@ class UniversalPerturbation:
 
 
 def _perturbed(images: Tensor, delta: Tensor) -> Tensor:
-    """What the model is shown; the sum is made in the dtype of ``delta``."""
+    """Return the model's input, images plus ``delta``, clipped; the sum is made in the dtype of ``delta``."""
     return (images.to(delta.dtype) + tiled(delta, *images.shape[-2:])).clamp(0, 1).to(images.dtype)
 
 
@@ -236,13 +236,14 @@ _FITTED = ("step_size", "epochs", "loss", "targeted", "target_map", "seed")
 
 
 class Universal(Attack):
-    """Adds one perturbation, fitted beforehand, to every image, and clips to [0, 1]; asks the model nothing.
+    """One fitted perturbation, added to every image and clipped to [0, 1], without any query of the model.
 
     Args:
         path: File written by :class:`~robustseg.attacks.UniversalDelta`.
-        eps: Radius to apply it in, at most its own, to which it is then clipped; by default its own.
-        tile: Repeat it from the upper left corner over images of another size, as one that was fitted with
-            ``tile_size`` is meant to be.
+        eps: Radius to which the perturbation is clipped, at most that of its fit, its default, in units of the [0, 1]
+            pixel range.
+        tile: Repeat the perturbation from the upper left corner over images of another size, for perturbations fitted
+            with ``tile_size``.
         **options: ``ignore_index``, as for :class:`~robustseg.attacks.Attack`.
 
     Raises:
