@@ -1,1 +1,1 @@
-"""Checkpoints of this and of other projects: read, recognise, rename, compare, load."""
+"""Checkpoints of this and of other projects: reading, recognition, renaming, comparison, loading."""

@@ -1,4 +1,4 @@
-"""Classifiers of other projects as starts for backbones: their wrappings, names and normalisation."""
+"""Classifiers of other projects as initial weights of backbones: their wrappings, names and normalisation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustseg.models.checkpoints.compare import shorten
 from robustseg.models.errors import ModelError
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "base_model.", "backbone.")
-"""What training scripts put before the names of all tensors; the last two in nmndeep/revisiting-at and in ARES."""
+"""Prefixes of all tensor names from training scripts; the last two in nmndeep/revisiting-at and in ARES."""
 NORMALISERS = (
     # MadryLab/robustness and microsoft/robust-models-transfer: AttackerModel(normalizer, model, attacker)
     ("normalizer.new_mean", "normalizer.new_std"),
@@ -26,12 +26,12 @@ NORMALISERS = (
 )
 """Buffers of a wrapper that normalises [0, 1] images before the network."""
 _COPY = "attacker.model."
-"""The second name that AttackerModel's network has in the state dict."""
+"""Prefix of the second copy of AttackerModel's network in the state dict."""
 
 
 @dataclass(frozen=True)
 class ClassifierLayout:
-    """The names of one architecture's tensors in another project, and those in timm.
+    """Mapping from the tensor names of one architecture in another project to those in timm.
 
     Attributes:
         name: Project and architecture, for messages.
@@ -39,9 +39,9 @@ class ClassifierLayout:
         renames: Pairs of a regular expression for the beginning of a key and its replacement; the first that matches
             is applied.
         flattened: Ending of keys whose tensors have axes of length one here and none in timm.
-        mean: RGB mean of the images, in [0, 1] units, that these weights were trained with, where it is not what timm
-            says of the architecture.
-        std: The standard deviation that goes with it.
+        mean: RGB mean of the images in [0, 1] units in the training of these weights, if it is not timm's for the
+            architecture.
+        std: Standard deviation of the same images.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ClassifierLayout:
     std: tuple[float, ...] | None = None
 
     def recognises(self, state: Mapping[str, Tensor]) -> bool:
-        """Whether these are the tensors of such a classifier."""
+        """Return whether these are the tensors of such a classifier."""
         return all(any(re.match(mark, key) for key in state) for mark in self.marks)
 
     def convert(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ LAYOUTS = (
         marks=(r"features\.0\.0\.", r"features\.1\.0\.layer_scale"),
         renames=(
             (r"features\.0\.", "stem."),
-            # features hold the stem, and then by turns a stage and the downsampling before the next one
+            # features hold the stem, then alternately a stage and the downsampling before the next one
             *((rf"features\.{2 * stage}\.", f"stages.{stage}.downsample.") for stage in (1, 2, 3)),
             *(
                 (rf"features\.{2 * stage + 1}\.(\d+)\.{theirs}", rf"stages.{stage}.blocks.\1.{ours}")
@@ -122,23 +122,23 @@ LAYOUTS = (
         name="nmndeep/revisiting-at ConvNeXt with ConvStem",
         marks=(r"stem\.stem\.0\.", r"stages\.0\.blocks\."),
         renames=((r"stem\.stem\.", "stem.0."),),
-        # its models are not given a layer that normalises, but for ViT-S (rb_architecture_util.py)
+        # its models have no normalisation layer, except for ViT-S (rb_architecture_util.py)
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
     ),
 )
-"""Those whose names differ from timm's, which torchvision's ResNets, ARES, RobustBench and timm-based code share."""
+"""Layouts with names other than timm's; torchvision's ResNets, ARES, RobustBench and timm-based code use timm's."""
 
 
 @dataclass(frozen=True)
 class ClassifierWeights:
-    """Tensors by timm's names, and what else the file says."""
+    """Tensors by timm's names, with the layout and the normalisation of the file."""
 
     state: dict[str, Tensor]
     layout: str | None
-    """Whose names the file has, where they are not timm's."""
+    """Project and architecture of the names in the file; None if they are timm's."""
     mean: tuple[float, ...] | None
-    """Per channel, for [0, 1] images, where the file holds a layer that normalises or the layout says so."""
+    """Mean per channel for [0, 1] images, from a normalisation layer in the file or from the layout; else None."""
     std: tuple[float, ...] | None
 
 
@@ -146,13 +146,13 @@ def classifier_weights(state: Mapping[str, Tensor]) -> ClassifierWeights:
     """Name the tensors of a classifier as timm does.
 
     Args:
-        state: As read from the file, of timm or of a project that is known.
+        state: Tensors as read from the file, of timm or of a known project.
 
     Returns:
         The tensors without wrappings, renamed, and the normalisation that the file states.
 
     Raises:
-        ModelError: A normalisation is not one, or two different networks are in one file; the message does not name
+        ModelError: The normalisation is invalid, or the file holds two different networks; the message does not name
             the file.
     """
     inner, mean, std = _unwrap(dict(state))
@@ -174,7 +174,7 @@ def _unwrap(
             if mean_key in state and std_key in state:
                 mean, std = _normalisation(state.pop(mean_key), state.pop(std_key), mean_key)
         _drop_copy(state)
-        numbered = ("1.",) if mean is not None else ()  # what comes after the normalisation in a Sequential
+        numbered = ("1.",) if mean is not None else ()  # the module after the normalisation in a Sequential
         common = [prefix for prefix in (*PREFIXES, *numbered) if state and all(key.startswith(prefix) for key in state)]
         if not common:
             return state, mean, std

@@ -1,4 +1,4 @@
-"""How the tensors of a file differ from those that a module expects, in words."""
+"""Differences between the tensors of a file and those that a module expects, in words."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 NAMES_SHOWN = 4
-"""How many keys, or modules, a message names before it only counts."""
+"""Number of keys, or modules, that a message names; further ones are only counted."""
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """How the tensors found differ from those expected; true where they do."""
+    """Difference between found and expected tensors; true if there is any."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     wrong: tuple[str, ...]
     """Keys present on both sides whose tensors differ in shape or kind."""
     shapes: tuple[str, ...]
-    """For each of ``wrong`` what it is in the file and in the network."""
+    """Shape or kind in the file and in the network, for each key of ``wrong``."""
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.wrong)
@@ -40,7 +40,7 @@ class Mismatch:
         return ", ".join(parts)
 
     def report(self) -> str:
-        """All of it on many lines, one for each tensor, for people who compare two networks."""
+        """Return the whole difference, one line per tensor."""
         lines = []
         for label, keys, texts in (
             ("missing in the file", self.missing, self.missing),
@@ -53,7 +53,7 @@ class Mismatch:
 
 
 def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Mismatch:
-    """Say how ``found`` differs from ``expected`` in names, shapes and kinds (dense float, integer or bool)."""
+    """Compare ``found`` with ``expected`` by names, shapes and kinds (dense float, integer or bool)."""
     wrong = [key for key in expected if key in found and not _fits(expected[key], found[key])]
     return Mismatch(
         missing=tuple(key for key in expected if key not in found),
@@ -66,17 +66,17 @@ def compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Mism
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
-    """Keys of the tensors that hold a NaN or an infinity, which a training that diverged leaves behind."""
+    """List the keys of tensors with a NaN or an infinity, which come from a diverged training."""
     return [
         key
         for key, value in state.items()
-        # the sum first, which takes a tenth of the time: it can only be wrong by an overflow
+        # the sum first, in a tenth of the time: only an overflow can make it wrong
         if value.is_floating_point() and not value.sum().isfinite() and not bool(value.isfinite().all())
     ]
 
 
 def by_module(keys: Iterable[str]) -> str:
-    """Name a few keys, or the modules that hold them where they are many, and how many each holds."""
+    """Name a few keys or, if there are many, their modules with the number of keys in each."""
     keys = list(keys)
     if len(keys) <= NAMES_SHOWN:
         return ", ".join(keys)
@@ -93,14 +93,14 @@ def by_module(keys: Iterable[str]) -> str:
 
 
 def shorten(keys: Iterable[str]) -> str:
-    """The first few keys, and the number of the others."""
+    """Name the first few keys and the number of the others."""
     keys = list(keys)
     more = len(keys) - NAMES_SHOWN
     return ", ".join(keys[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _fits(own: Tensor, other: Tensor) -> bool:
-    # a sparse, quantised or complex tensor would pass a check of shapes and fail, or lose its imaginary part, in copy_
+    # copy_ would fail on a sparse or quantised tensor of the right shape, and drop the imaginary part of a complex one
     return (
         own.shape == other.shape
         and other.layout == torch.strided

@@ -1,4 +1,4 @@
-"""What a file is whose tensors do not fit a model, as far as their names tell, and what to do about it."""
+"""Diagnosis of files whose tensors do not fit a model, from the tensor names, with a remedy."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from robustseg.models.model import SegmentationModel
 _AUX = r"network\.(?:module\.)?(aux_head|aux_classifier|auxiliary_head)\."
 _STAGE = r"(.*?(?:layer\d+|stages[._]\d+\.blocks|stages[._]\d+|blocks?|layers))\.(\d+)\."
 _SCORES = r"(?:fc|head|head\.fc|classifier|classifier\.6|last_linear)\.weight\Z"
-"""The last layer of classifiers of whole images."""
+"""Last layer of image classifiers."""
 _DEEPEST = 3
-"""Of how many names a prefix may consist that is unknown."""
+"""Largest number of names in an unknown prefix."""
 
 
 def explain(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout]) -> str | None:
-    """Say why a file does not fit, and the remedy.
+    """Explain why a file does not fit, with the remedy.
 
     Args:
-        model: The network that is configured.
+        model: The configured model.
         reading: The file, fitted to the model.
-        layouts: Those that are known.
+        layouts: The known layouts.
 
     Returns:
-        One clause; None where the names do not tell.
+        One clause, or None if the names give no explanation.
     """
     state, mismatch = reading.tensors, reading.mismatch
     if mismatch is None or (not mismatch.missing and not mismatch.unexpected):
         return None
-    # the counters are the model's own where the file has none
+    # counters that the file lacks come from the model
     found = {key: value for key, value in reading.named.items() if not key.endswith("num_batches_tracked")}
     return (
         _of_torchvision(model, state, layouts)
@@ -106,7 +106,7 @@ def _without_aux(mismatch: Mismatch) -> str | None:
 
 
 def _prefixed(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout]) -> str | None:
-    """Name the prefixes behind which a file has one or more networks that fit."""
+    """Name the prefixes of the networks in a file that fit."""
     state = reading.tensors
     fitting: list[str] = []
     for depth in range(1, _DEEPEST + 1):
@@ -139,7 +139,7 @@ def _of_a_classifier(model: SegmentationModel, state: Mapping[str, Tensor]) -> s
     except ModelError:
         return None
     scores = [value for key, value in inner.items() if re.match(_SCORES, key) and value.dim() == 2]
-    first = next((value for value in inner.values() if value.dim() == 4), None)  # the convolution that sees images
+    first = next((value for value in inner.values() if value.dim() == 4), None)  # the convolution on the images
     if len(scores) != 1 or first is None or first.shape[1] != 3 or any(_is_head(key) for key in inner):
         return None
     starts = isinstance(getattr(model.network, "backbone", None), Backbone)

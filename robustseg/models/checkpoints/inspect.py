@@ -1,4 +1,4 @@
-"""What a file of weights is, and how it differs from a network, in words for people."""
+"""Description of a weights file and of its differences from a network, in words."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.checkpoints.recognise import LAYOUTS, ForeignError, Layout, explain, fit_names, recognise
 
 _CLASSES = (3, 5)
-"""Two class counts: what differs between networks of these is the classifier."""
+"""Two class counts: networks with these differ in the classifier only."""
 _LABEL = 13
 _KEYS = 12
-"""How many keys are listed of those that are missing, unexpected or of another shape."""
+"""Number of listed keys among those that are missing, unexpected or of another shape."""
 
 
 def describe_file(reading: Reading) -> str:
-    """Everything that a file says about itself."""
+    """Describe a file from its own content."""
     lines = [str(reading.path)]
     rows = [
         ("size", f"{reading.path.stat().st_size / 1e6:.1f} MB"),
@@ -44,7 +44,7 @@ def describe_file(reading: Reading) -> str:
 
 
 def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
-    """The prefixes that all names have, from outside."""
+    """Return the prefixes that all names have, outermost first."""
     found: list[str] = []
     keys = list(state)
     while prefix := next((prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in keys)), None):
@@ -60,7 +60,7 @@ def _count(state: Mapping[str, Tensor]) -> str:
 
 
 def _belongs_to(reading: Reading) -> list[tuple[str, str]]:
-    """Whose names the tensors have, which configuration loads them, and for how many classes they are."""
+    """Return rows with the project of the names, the configuration that loads them, and the class count."""
     known = recognise(reading.tensors, LAYOUTS)
     if known is not None:
         layout, inner = known
@@ -94,7 +94,7 @@ def _class_row(count: int) -> tuple[str, str]:
 
 
 def _count_if_it_fits(reading: Reading, name: str) -> int | None:
-    """The class count, where these are a named network's tensors."""
+    """Return the class count if the tensors fit the network of this name; otherwise None."""
     try:
         build = find_variant(name).build
         count = _class_count(reading, build)
@@ -104,7 +104,7 @@ def _count_if_it_fits(reading: Reading, name: str) -> int | None:
 
 
 def _class_count(reading: Reading, build: Callable[[int], Network]) -> int | None:
-    """For how many classes a file's tensors are, where they are those of a network."""
+    """Return the class count of a file's tensors if they fit a network; otherwise None."""
     one, other = (SegmentationModel(build(count)).to("meta") for count in _CLASSES)
     found = fit_names(one, reading).named
     shapes = other.state_dict()
@@ -124,12 +124,12 @@ def _fitted(reading: Reading, network: Network) -> tuple[SegmentationModel, Read
 
 
 def describe_fit(reading: Reading, build: Callable[[int], Network], num_classes: int | None) -> tuple[str, bool]:
-    """How a file's tensors differ from those of a network, by module.
+    """Report how a file's tensors differ from those of a network, by module.
 
     Args:
         reading: The file.
-        build: Makes the network for a number of classes.
-        num_classes: That number; None: the file's.
+        build: Function that builds the network for a number of classes.
+        num_classes: Number of classes; None for the file's.
 
     Returns:
         The report, and whether nothing differs.
@@ -151,7 +151,7 @@ def describe_fit(reading: Reading, build: Callable[[int], Network], num_classes:
 
 
 def _shown(report: str) -> list[str]:
-    """A report's lines, of each of its parts the first keys: the others are in the counts by module."""
+    """Shorten each part of a report to its first keys; the counts by module cover the others."""
     lines: list[str] = []
     start = more = 0
     for line in [*report.splitlines(), ""]:
@@ -166,7 +166,7 @@ def _shown(report: str) -> list[str]:
 
 
 def _of_record(record: Mapping[str, object]) -> list[tuple[str, str]]:
-    """What a checkpoint of robustseg says about its training."""
+    """Return rows on the training of a robustseg checkpoint, from its record."""
     rows = [("trained", f"epoch {record['epoch']}, step {record['global_step']}")]
     attacker = record["trained_with"]
     rows.append(("attacker", str(attacker.get("attack", attacker)) if isinstance(attacker, dict) else "none"))

@@ -1,4 +1,4 @@
-"""Loading trained weights into a model that was built from local configuration."""
+"""Loader of trained weights for a model that was built from a local configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from robustseg.models.model import SegmentationModel
 logger = logging.getLogger(__name__)
 
 _MAY_DIFFER = ("output_stride", "rates", "learned_upsampling")
-"""Settings that are changed on purpose: DeepLab is trained at stride 16 and evaluated at 8."""
+"""Settings that may differ on purpose: DeepLab is trained at stride 16 and evaluated at 8."""
 _REMEDY = "check model.network against its training run, or see all of it with robustseg inspect."
 
 
@@ -31,33 +31,33 @@ class _File(TypedDict):
 
 
 class WeightsInfo(_File, total=False):
-    """Where weights came from, for the report of an evaluation."""
+    """Origin of loaded weights, for the report of an evaluation."""
 
     averaged: bool
-    """Whether they are a running average (EMA) of those that were trained."""
+    """True if the weights are a running average (EMA) of the trained ones."""
     layout: str
-    """Project and network whose names the file's tensors have, where that is another one."""
+    """Project and network of the tensor names in the file, if it is another project."""
     record: dict[str, Any]
-    """What the file says about itself, where it does; see :func:`read_record`."""
+    """Record of the file, if it has one; see :func:`read_record`."""
 
 
 def load_segmentation_weights(model: SegmentationModel, path: str | Path, without: Sequence[str] = ()) -> WeightsInfo:
-    """Load a checkpoint, of this package or of a project that is known, strictly, reading nothing but its tensors.
+    """Load a checkpoint of this package or of a known project strictly, reading only its tensors.
 
-    The file never says which classes to build: whatever else it holds is ignored, and nothing in it is executed.
-    The normalisation (``mean``, ``std``) is part of the weights and replaces the model's; files of other projects do
-    not hold it: theirs is the project's, as far as :mod:`robustseg.models.checkpoints.recognise` knows it, and else
-    the model's.
+    The file never decides which classes are built: its other content is ignored, and nothing in it is executed. The
+    normalisation (``mean``, ``std``) is part of the weights and replaces the model's. Files of other projects do not
+    hold it: they get the project's, if :mod:`robustseg.models.checkpoints.recognise` knows it, and otherwise keep the
+    model's.
 
     Args:
-        model: Receives the weights; left as it is when anything does not fit.
+        model: Model that receives the weights; unchanged if the file does not fit.
         path: ``.ckpt``, ``.pt``, ``.pth`` or ``.safetensors``; wrappings and prefixes of training scripts are removed
             (:mod:`robustseg.models.checkpoints.read`).
-        without: Modules of the network that keep the weights they have, such as ``head.classifier.2``.
+        without: Modules of the network that keep their weights, such as ``head.classifier.2``.
 
     Returns:
-        The file's path and SHA-256 (hexadecimal), the layout of its tensors where that is another project's, and its
-        record where it has one.
+        The file's path and SHA-256 (hexadecimal), the layout of its tensors if it is another project's, and its record
+        if it has one.
 
     Raises:
         ModelError: The file is missing or unreadable, was trained with another number of classes, belongs to another
@@ -102,7 +102,7 @@ def _info(reading: Reading, path: str | Path) -> WeightsInfo:
 
 
 def _refuse_other_settings(model: SegmentationModel, record: dict[str, Any] | None, path: str | Path) -> None:
-    """Raise where a checkpoint of this package says that its network computed something else with these tensors."""
+    """Refuse a checkpoint of this package whose network had other settings that change the computation."""
     trained = (record or {}).get("network")
     if not isinstance(trained, dict) or trained.get("class") != type(model.network).__name__:
         return
@@ -124,7 +124,7 @@ def _refuse_other_settings(model: SegmentationModel, record: dict[str, Any] | No
 
 
 def _kept_keys(model: SegmentationModel, without: Sequence[str]) -> set[str]:
-    """Keys of the modules that are not loaded."""
+    """Return the keys of the modules that are not loaded."""
     own = model.state_dict().keys()
     kept: set[str] = set()
     for name in without:
@@ -138,18 +138,18 @@ def _kept_keys(model: SegmentationModel, without: Sequence[str]) -> set[str]:
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """Read what a checkpoint says about itself, executing nothing in it.
+    """Read the record that a checkpoint holds about itself, executing nothing in it.
 
     Args:
-        path: A checkpoint, from this package or elsewhere.
+        path: A checkpoint of this package or of another project.
 
     Returns:
         ``val`` with the clean ``miou`` and ``pixel_acc`` (in [0, 1], or None), the number of ``images`` and the
-        trainer's ``precision``, or None where exactly these weights were not validated; ``data`` with ``name``,
-        ``split``, ``image_size`` and ``window`` of that validation, or None likewise; ``epoch``, ``global_step``, and
-        ``trained_with``, the description of the attacker in the loop or None for standard training. All of it is plain
-        and finite, as JSON is. None for a file without a record that is understood: an older checkpoint, foreign or
-        damaged files.
+        trainer's ``precision``, or None if exactly these weights were not validated; ``data`` with ``name``, ``split``,
+        ``image_size`` and ``window`` of that validation, or None likewise; ``epoch``, ``global_step``, and
+        ``trained_with``, the description of the attacker in the loop or None for standard training. All values are
+        plain and finite, as in JSON. None for a file without a known record: an older checkpoint, a foreign or a
+        damaged file.
 
     Raises:
         ModelError: The file does not exist.
@@ -168,16 +168,16 @@ def _refuse_other_classes(
     expected: dict[str, Tensor],
     mismatch: Mismatch,
 ) -> None:
-    """Raise the one message for a differing class count, where that is all that differs."""
+    """Refuse a file that differs from the model in the class count only, with one message."""
     if mismatch.missing or mismatch.unexpected:
         return
     pairs = [(expected[key].shape, reading.named[key].shape) for key in mismatch.wrong]
-    # Along whichever axes they are: those of the tokens of a transformer, both of a transposed convolution.
+    # Along any axis: that of a transformer's tokens, both of a transposed convolution.
     same_rank = all(len(own) == len(other) for own, other in pairs)
     counts = {
         (mine, theirs) for own, other in pairs for mine, theirs in zip(own, other, strict=False) if mine != theirs
     }
-    weights = any(len(own) > 1 for own, _ in pairs)  # and not a stray bias alone
+    weights = any(len(own) > 1 for own, _ in pairs)  # not only a single bias
     if same_rank and weights and len(counts) == 1 and next(iter(counts))[0] == model.num_classes:
         modules = dict.fromkeys(_module_of(key) for key in mismatch.wrong)
         raise ModelError(
@@ -188,6 +188,6 @@ def _refuse_other_classes(
 
 
 def _module_of(key: str) -> str:
-    """What ``init_without`` calls the place of a tensor: its module, or itself where it is no weight of one."""
+    """Return the name of a tensor's module for ``init_without``, or the tensor's own name if it has no module."""
     module, _, name = key.removeprefix("network.").rpartition(".")
     return module if name in ("weight", "bias") else f"{module}.{name}"

@@ -1,4 +1,4 @@
-"""What MMSegmentation's configuration says of weights, which the shapes of their tensors do not."""
+"""Settings in MMSegmentation's configuration that the tensors of its weights do not show."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _STEM_STRIDE = 4
 
 
 def check_config(layout: Layout, text: str | None, network: nn.Module) -> None:
-    """Refuse weights over a ResNet whose configuration computes something else than the network here.
+    """Refuse ResNet-based weights whose configuration computes something else than the network here.
 
-    The configuration is searched as text; none of it is run.
+    The configuration is searched as text and never executed.
 
     Args:
-        layout: Of the weights; those of other projects and backbones are passed over.
-        text: The configuration that the file holds, as mmengine and mmcv write it; None: it holds none.
+        layout: Layout of the weights; other projects and backbones are not checked.
+        text: Configuration in the file, as mmengine and mmcv write it; None if there is none.
         network: The network here.
 
     Raises:
-        ForeignError: Something differs.
+        ForeignError: A setting differs.
     """
     if text is None or not layout.name.startswith(_PROJECT) or not isinstance(network, EncoderDecoder):
         return
@@ -51,5 +51,5 @@ def check_config(layout: Layout, text: str | None, network: nn.Module) -> None:
 
 
 def _values(text: str, name: str, pattern: str) -> set[str]:
-    """All values that a setting has in the text."""
+    """Return all values of a setting in the text."""
     return set(re.findall(rf"\b{name}[\"']?\s*[=:]\s*({pattern})", text))

@@ -1,4 +1,4 @@
-"""Reading tensors from files that may come from strangers."""
+"""Reader of tensors from untrusted files."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ WRAPPINGS = (
     *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params", "student"),
     *AVERAGES,
 )
-"""Entries under which training scripts keep the state dict, in the order in which they are looked for."""
+"""Entries under which training scripts keep the state dict, in the order of the search."""
 MOST_WRAPPINGS = 4
-"""How many may be within one another: in a file that was tampered with, an entry may hold itself."""
+"""Largest depth of nested wrappings: in a manipulated file an entry may contain itself."""
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")
-"""What DataParallel, Lightning, torch.compile and training scripts put before the names of a network's tensors."""
+"""Prefixes of tensor names from DataParallel, Lightning, torch.compile and training scripts."""
 ATTRIBUTES = ("model.", "net.", "network.")
-"""Those of the :data:`PREFIXES` that are a training module's name for its network, beside which it may have others."""
+"""The :data:`PREFIXES` that are a training module's attribute for its network; it may have other attributes."""
 AVERAGING_COUNTER = "n_averaged"
-"""What torch.optim.swa_utils.AveragedModel keeps beside ``module.``."""
+"""Entry of torch.optim.swa_utils.AveragedModel beside ``module.``."""
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "last.ckpt")
-"""Files of weights in the folders that libraries and training write, the more likely ones first."""
+"""Names of weights files in the folders of libraries and training runs, the more likely ones first."""
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 BOOKKEEPING = (
     *("argparse.Namespace", "types.SimpleNamespace", "easydict.EasyDict", "yacs.config.CfgNode"),
@@ -48,11 +48,11 @@ BOOKKEEPING = (
     *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
     *("numpy.dtypes.Float64DType", "numpy.dtypes.Int64DType", "pathlib.PosixPath", "pathlib.WindowsPath"),
 )
-"""Objects that training scripts keep beside the weights; each is replaced by a stand-in that does nothing."""
+"""Objects that training scripts keep beside the weights; each is replaced by an inert stand-in."""
 
 
 class _StandIn:
-    """Takes whatever a pickle hands to an object, and forgets it."""
+    """Inert stand-in for a pickled object; it discards its state."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -61,7 +61,7 @@ class _StandIn:
     def __setitem__(self, key: object, value: object) -> None: ...
 
     def append(self, value: object) -> None:
-        """Forget an element of a list."""
+        """Discard an element of a list."""
 
 
 def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tenso
         key: The setting that names the file, for messages.
 
     Returns:
-        Name to CPU tensor.
+        A mapping from name to CPU tensor.
 
     Raises:
         ModelError: The file is missing, unreadable, holds other objects than tensors, or is not a state dict.
@@ -82,7 +82,7 @@ def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tenso
 
 
 def read_weights(path: str | Path, key: str | None = None) -> Reading:
-    """Read the tensors of a file, and what is beside them; see :func:`read_state_dict`."""
+    """Read the tensors of a file and the other content; arguments and errors as for :func:`read_state_dict`."""
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"weights file {path} {_no_file(path, key or '--ckpt_path or model.init_weights')}.")
@@ -132,10 +132,10 @@ def _no_entry(name: object, value: object) -> str:
 
 
 def wrapping_of(content: Mapping[object, object]) -> str | None:
-    """Which of the :data:`WRAPPINGS` holds the state dict of a file; None where there is none.
+    """Return the entry of :data:`WRAPPINGS` that holds the state dict of a file; None without one.
 
-    One that holds tensors comes before one that does not: some files have a network's settings under ``model``, and
-    its weights under another name.
+    Entries with tensors come before others: some files have a network's settings under ``model``, and its weights
+    under another name.
     """
     wrappings = [key for key in WRAPPINGS if isinstance(content.get(key), dict)]
     return next((key for key in wrappings if _holds_tensors(content[key])), wrappings[0] if wrappings else None)
@@ -150,7 +150,7 @@ def _holds_tensors(value: object, depth: int = MOST_WRAPPINGS) -> bool:
 
 
 def is_state_dict(value: object) -> bool:
-    """Whether this is a dict of tensors by name, such as the running average that timm keeps as ``state_dict_ema``."""
+    """Return whether this is a dict of tensors by name, such as timm's running average ``state_dict_ema``."""
     return (
         isinstance(value, dict)
         and bool(value)
@@ -173,7 +173,7 @@ def read_plain(path: str | Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # the readers raise a dozen types on damaged files, from EOFError to KeyError
+    except Exception as error:  # on damaged files the readers raise a dozen types, from EOFError to KeyError
         raise ModelError(f"{path} cannot be loaded: {_reason(path, error)}.") from error
 
 
@@ -191,7 +191,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _not_weights(path: Path) -> str | None:
-    """What a file is that was saved in place of weights; None where it is not one of the known kinds."""
+    """Describe a known kind of file that was saved instead of weights; None for any other."""
     with path.open("rb") as file:
         start = file.read(64).lstrip().lower()
     if not start:
@@ -208,17 +208,17 @@ class Inner(NamedTuple):
 
     state: dict[str, Tensor]
     prefixes: tuple[str, ...]
-    """Those that came off, from outside."""
+    """The removed prefixes, outermost first."""
     beside: tuple[str, ...]
-    """Names that are left out, since they had not all of the prefixes."""
+    """Names that are left out, since they lack some of the prefixes."""
 
 
 def unwrapped(state: Mapping[str, Tensor]) -> Iterator[Inner]:
-    """The state dict as it is, and without each of the :data:`PREFIXES` that all names have, and without several.
+    """Yield the state dict itself, then with one or more common :data:`PREFIXES` of its names removed.
 
-    Beside the :data:`ATTRIBUTES` there may be others, which are left out: a Lightning module's criterion, or the
-    normalisation that a wrapper keeps beside its network. A ``network.`` beside ``mean`` and ``std`` is that of a
-    model of this package, of which nothing is left out.
+    Names beside the :data:`ATTRIBUTES` are left out: a Lightning module's criterion, or the normalisation that a
+    wrapper keeps beside its network. If ``network.`` stands beside ``mean`` and ``std``, the file is a model of this
+    package, and all names are kept.
     """
     yield from _unwrapped(Inner(dict(state), (), ()))
 
@@ -236,6 +236,6 @@ def _unwrapped(outer: Inner) -> Iterator[Inner]:
 
 
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries under ``prefix`` with it removed; all entries as they are where none has it."""
+    """Return the entries under ``prefix`` with it removed, or all entries unchanged if none has it."""
     inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return inner or dict(state)

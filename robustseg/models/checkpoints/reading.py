@@ -1,4 +1,4 @@
-"""What is known of a file of weights: read, fitted to a model, compared with it."""
+"""Reading of a weights file: its content, the fit to a model, and the comparison with it."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ from robustseg.models.checkpoints.record import record_in
 
 @dataclass(frozen=True)
 class Reading:
-    """A file of weights, filled stage by stage; loading and ``robustseg inspect`` use the same.
+    """A weights file and the results of its processing, shared by loading and ``robustseg inspect``.
 
-    :func:`~robustseg.models.checkpoints.read.read_weights` gives what the file holds, and
-    :func:`~robustseg.models.checkpoints.rename.fit_to` adds what a model makes of it.
+    :func:`~robustseg.models.checkpoints.read.read_weights` sets the content of the file, and
+    :func:`~robustseg.models.checkpoints.rename.fit_to` adds the fit to a model.
     """
 
     path: Path
     tensors: State
     """CPU tensors by the names in the file, without wrappings."""
     content: object = None
-    """All that the file holds, the tensors among it."""
+    """The whole content of the file, the tensors included."""
     wrappings: tuple[str, ...] = ()
-    """Entries around the tensors, from outside."""
+    """Entries around the tensors, outermost first."""
     beside: tuple[str, ...] = ()
-    """What is kept beside them, in words."""
+    """Content beside the tensors, in words."""
     averaged: bool = False
-    """Whether the file says that they are a running average (EMA, SWA) of those that were trained."""
+    """True if the file marks the tensors as a running average (EMA, SWA) of the trained ones."""
 
     layout: Layout | None = None
-    """Project and network whose names the tensors have, where that is not the model's."""
+    """Project and network of the tensor names; None if they are the model's."""
     named: State = field(default_factory=dict)
-    """The tensors by the model's names, as close to these as can be where nothing fits."""
+    """The tensors by the model's names, or by the closest names if none fit."""
     mismatch: Mismatch | None = None
-    """How they differ from the model's; None before they were fitted to one."""
+    """Difference from the model's tensors; None before the fit."""
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file, hexadecimal."""
+        """SHA-256 of the file, hexadecimal."""
         return sha256(self.path)
 
     @cached_property
     def record(self) -> dict[str, Any] | None:
-        """What a checkpoint of this package says about itself; see :func:`~robustseg.models.read_record`."""
+        """Record of a checkpoint of this package; see :func:`~robustseg.models.read_record`."""
         return record_in(self.content)
 
     @property
     def config(self) -> str | None:
-        """The configuration that mmengine and mmcv keep beside the tensors, as text."""
+        """Configuration that mmengine and mmcv keep beside the tensors, as text."""
         meta = self.content.get("meta") if isinstance(self.content, dict) else None
         texts = [meta.get(key) for key in ("cfg", "config")] if isinstance(meta, dict) else []
         return next((text for text in texts if isinstance(text, str)), None)
 
     def compared(self, expected: State, named: State, layout: Layout | None = None) -> Reading:
-        """Add the tensors by a model's names, and how they differ from those that it expects."""
+        """Add the tensors by a model's names, and their difference from the expected ones."""
         return replace(self, named=named, layout=layout, mismatch=compare(expected, named))
 
 
 def sha256(path: str | Path) -> str:
-    """The file's SHA-256, hexadecimal; that of nothing where it does not exist."""
+    """Compute a file's SHA-256, hexadecimal; that of empty content if it does not exist."""
     path = Path(path)
     digest = hashlib.sha256()
     if path.is_file():

@@ -31,16 +31,16 @@ LAYOUTS: tuple[Layout, ...] = (
     *segformer.LAYOUTS,
     *segmenter.LAYOUTS,
 )
-"""Every layout that is known, the more particular ones first."""
+"""All known layouts, the more specific ones first."""
 
 
 def fit_names(model: SegmentationModel, reading: Reading, warn: bool = False) -> Reading:
-    """Name a file's tensors as the model does; see :func:`~robustseg.models.checkpoints.rename.fit_to`."""
+    """Rename a file's tensors to the model's names; see :func:`~robustseg.models.checkpoints.rename.fit_to`."""
     return fit_to(model, reading, LAYOUTS, warn)
 
 
 def explain(model: SegmentationModel, reading: Reading) -> str | None:
-    """Say why a file does not fit; see :func:`~robustseg.models.checkpoints.diagnosis.explain`."""
+    """Explain why a file does not fit; see :func:`~robustseg.models.checkpoints.diagnosis.explain`."""
     return diagnosis.explain(model, reading, LAYOUTS)
 
 

@@ -1,4 +1,4 @@
-"""The record that training keeps in a checkpoint: what the checkpoint says about itself."""
+"""Record that training keeps in a checkpoint: validation figures, data, step and attacker."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 RECORD_KEY = "robustseg"
 """Entry of a Lightning checkpoint under which training keeps its record."""
 RECORD_FORMAT = 1
-"""Changes when the meaning of the record does."""
+"""Version of the record, increased when its meaning changes."""
 
 
 def record_in(content: object) -> dict[str, Any] | None:
-    """The record among all that a file holds; None where there is none that is understood."""
+    """Return the record in the content of a file; None without one of a known format."""
     record = content.get(RECORD_KEY) if isinstance(content, dict) else None
     if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT or not _is_plain(record):
         return None
@@ -21,7 +21,7 @@ def record_in(content: object) -> dict[str, Any] | None:
 
 
 def _is_validation(value: object) -> bool:
-    """Whether a record's ``val`` is None or has the figures."""
+    """Return whether a record's ``val`` is None or has the figures."""
     if not isinstance(value, dict):
         return value is None
     figures = [value.get(name, "missing") for name in ("miou", "pixel_acc")]
@@ -29,7 +29,7 @@ def _is_validation(value: object) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether JSON can hold ``value`` as it is."""
+    """Return whether JSON can represent ``value`` unchanged."""
     if isinstance(value, dict):
         return all(isinstance(name, str) and _is_plain(entry) for name, entry in value.items())
     if isinstance(value, list):

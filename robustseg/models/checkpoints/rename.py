@@ -1,4 +1,4 @@
-"""From the names in a file to those of a model."""
+"""Renaming of a file's tensors to the names of a model."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from robustseg.models.network import Network
 logger = logging.getLogger(__name__)
 
 BARE = ("", "network.", "network.module.")
-"""Where in a model a file's tensors may belong by names of its own: the model, its network, a module in that."""
+"""Prefixes in a model for a file with this package's names: of the model, its network, or a module in that."""
 NORMALISATION = ("mean", "std")
-"""The model's buffers that the files of other projects, and of networks alone, do not hold."""
+"""Buffers of the model that files of other projects, and of networks alone, do not hold."""
 
 
 class _Named(NamedTuple):
-    """The tensors of a file by the model's names, and the part of the file that they are."""
+    """The tensors of a file by the model's names, and the part of the file that they come from."""
 
     state: State
     inner: Inner
     common: int
-    """How many of the names the model has, less those that it has not."""
+    """Number of names that the model has, minus the number of those that it lacks."""
 
 
 def recognise(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> tuple[Layout, Inner] | None:
-    """The layout of a file's tensors, and these without the prefixes around it; None for one that is not known."""
+    """Return the layout of a file's tensors, and the tensors without prefixes; None for an unknown layout."""
     for inner in unwrapped(tensors):
         for layout in layouts:
             if layout.recognises(inner.state):
@@ -42,17 +42,17 @@ def recognise(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> tuple
 
 
 def fit_to(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout], warn: bool = False) -> Reading:
-    """Name a file's tensors as the model does, and compare them with the model's.
+    """Rename a file's tensors to the model's names, and compare them with the model's.
 
     Args:
-        model: Says which names are expected.
+        model: Model with the expected names.
         reading: As read from the file.
-        layouts: Those that are known.
-        warn: Say in the log what is not taken from the file.
+        layouts: The known layouts.
+        warn: Log a warning about content that is not taken from the file.
 
     Returns:
-        The reading with the tensors by the names of ``model.state_dict()``, the layout that they had where that is
-        another project's, and the mismatch.
+        The reading with the tensors by the names of ``model.state_dict()``, their layout if it is another project's,
+        and the mismatch.
 
     Raises:
         ForeignError: The layout is known and belongs to another network, or to other settings of this one.
@@ -60,7 +60,7 @@ def fit_to(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout]
     expected = model.state_dict()
     closest = _closest(model, expected, reading.tensors)
     layout, named, inner = None, closest.state, closest.inner
-    # A file of our own with a few tensors too many or of other shapes is not another project's.
+    # A file of this package with a few extra tensors or other shapes is not another project's.
     if compare(expected, closest.state) and closest.common <= len(expected) // 2:
         known = recognise(reading.tensors, layouts)
         if known is not None and not _is_adapted(model, known[0]):
@@ -94,18 +94,18 @@ def _closest(model: SegmentationModel, expected: State, state: Mapping[str, Tens
                 closest = _Named(named, inner, common)
             if not compare(expected, named):
                 return closest
-    assert closest is not None  # the state as it is always comes first
+    assert closest is not None  # the unchanged state always comes first
     return closest
 
 
 def _is_adapted(model: SegmentationModel, layout: Layout) -> bool:
-    """Whether the network is the other project's own, of another size: then the names in the file are the network's."""
+    """Return whether the network is the other project's own: then the names in the file are the network's."""
     library = getattr(model.network, "library", None)
     return isinstance(library, str) and layout.name.split()[0] == library
 
 
 def _tell(found: State, inner: Inner, expected: State, source: object) -> None:
-    """Warn of what is not taken from a file whose names fit otherwise."""
+    """Warn of content that is not taken from a file whose names fit."""
     if found.keys() != expected.keys():
         return
     if inner.beside:
@@ -120,5 +120,5 @@ def _tell(found: State, inner: Inner, expected: State, source: object) -> None:
 
 
 def _counters(expected: State, found: State) -> State:
-    """BatchNorm's counters that are absent, as in files older than PyTorch 0.4.1: without effect with a momentum."""
+    """Return the BatchNorm counters that files older than PyTorch 0.4.1 lack; they have no effect with a momentum."""
     return {key: value for key, value in expected.items() if key.endswith("num_batches_tracked") and key not in found}

@@ -1,1 +1,1 @@
-"""Layouts of other projects' state dicts, one project a file."""
+"""Layouts of other projects' state dicts, one file per project."""

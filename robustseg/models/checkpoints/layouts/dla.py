@@ -1,4 +1,4 @@
-"""DLASeg of ucbdrive/dla."""
+"""Layout of DLASeg of ucbdrive/dla."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DLA = Layout(
     marks=(r"base\.base_layer\.", r"dla_up\.ida_0\.node_1\.", r"fc\.0\."),
     renames=(
         (r"base\.", "backbone.body."),
-        # the numbers there begin with the fine level's, which has neither a projection nor a transposed convolution
+        # the numbers in the file begin with the fine level's, without a projection or a transposed convolution
         *(
             (rf"{_IDA}{kind}_{number}\.", rf"decoder.steps.\1.{ours}.{number - 1}.")
             for kind, ours in (("proj", "projections"), ("up", "upsamplings"), ("node", "nodes"))

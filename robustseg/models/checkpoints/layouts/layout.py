@@ -1,4 +1,4 @@
-"""What is known of other projects' state dicts: how to recognise one, and the names of its tensors here."""
+"""Layout of another project's state dict: its marks, and the renaming of its tensors."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from torch import Tensor, nn
 from robustseg.models.errors import ModelError
 
 State = dict[str, Tensor]
-"""Name to tensor."""
+"""Mapping from name to tensor."""
 
 
 class ForeignError(ModelError):
-    """The weights are recognised and belong to another network; the message does not name the file."""
+    """Error for recognised weights that belong to another network; the message does not name the file."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The state dict of one network of another project, and the network here that computes the same.
+    """State dict of one network of another project, and the network of this package that computes the same.
 
     Attributes:
         name: Project and network, for messages: ``"hszhao/semseg PSPNet"``.
-        network: Class of the network here.
-        config: Shipped configuration under ``network`` that builds one, for messages.
-        deeper: Such files for other ResNets than that of ``config``, by their depth.
+        network: Class of the network in this package.
+        config: Shipped configuration under ``network`` that builds it, for messages.
+        deeper: Configurations for other ResNets than that of ``config``, by their depth.
         backbone: timm's name of a ResNet of any depth with these tensors.
         marks: Regular expressions, each of which must match the beginning of some key.
         absent: Regular expressions that may match the beginning of no key.
         renames: Pairs of a regular expression for the beginning of a key and its replacement; the first that matches
-            is applied. Keys that none matches keep their names, and are reported as unexpected if they are.
+            is applied. Keys without a match keep their names; unexpected ones are reported.
         dropped: Regular expressions of keys that are not used in a forward pass, such as counters and buffers that the
             network here computes itself.
-        settings: Attributes of the network that its tensors' shapes do not show, with the values that these weights
-            were trained with.
-        adapt: For what renaming cannot do: gets the renamed tensors and the network, returns the network's.
-        mean: RGB mean of the images, in [0, 1] units, that these weights were trained with; None: not known, and the
-            model's own stays.
-        std: The standard deviation that goes with it.
+        settings: Attributes of the network that its tensors' shapes do not show, with their values in the training of
+            these weights.
+        adapt: Function of the renamed tensors and the network, for changes beyond renaming; returns the network's
+            tensors.
+        mean: RGB mean of the images in [0, 1] units in the training of these weights; None if unknown: the model keeps
+            its own.
+        std: Standard deviation of the same images.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Layout:
     backbone: str = "resnet{}"
 
     def config_of(self, keys: Iterable[str]) -> str:
-        """The shipped configuration under ``network`` for a state dict of this layout, by the depth of its ResNet."""
+        """Return the shipped configuration under ``network`` for a state dict, by the depth of its ResNet."""
         depth = resnet_depth(keys)
         own = re.search(r"_r(\d+)", self.config)
         if depth is None or own is None or depth == int(own[1]):
@@ -65,17 +66,17 @@ class Layout:
         return self.deeper.get(depth) or f"{self.config} with backbone: {self.backbone.format(depth)}"
 
     def recognises(self, keys: Iterable[str]) -> bool:
-        """Whether these are the keys of such a state dict."""
+        """Return whether these are the keys of such a state dict."""
         keys = list(keys)
         return all(any(re.match(mark, key) for key in keys) for mark in self.marks) and not any(
             re.match(pattern, key) for pattern in self.absent for key in keys
         )
 
     def convert(self, state: Mapping[str, Tensor], network: nn.Module) -> State:
-        """Name the tensors as ``network.state_dict()`` does.
+        """Rename the tensors to the names of ``network.state_dict()``.
 
         Raises:
-            ForeignError: The network computes something else with tensors of these shapes.
+            ForeignError: The network has tensors of these shapes but computes something else.
         """
         self._check_settings(network, self.config_of(state))
         renamed = {
@@ -113,11 +114,11 @@ _DEPTHS: dict[tuple[int, ...], tuple[int | None, int | None]] = {
     (3, 4, 23, 3): (None, 101),
     (3, 8, 36, 3): (None, 152),
 }
-"""Of ResNets with blocks of two and of three convolutions, by the number of blocks in each stage."""
+"""Depths of ResNets with blocks of two and of three convolutions, by the number of blocks in each stage."""
 
 
 def resnet_depth(keys: Iterable[str]) -> int | None:
-    """The depth of the ResNet among these names; None where there is none that is known."""
+    """Return the depth of the ResNet among these names; None without a known one."""
     found = {match.groups() for key in keys if (match := re.match(r"(?:.*\.)?layer([1-9])\.(\d+)\.(\w+)", key))}
     blocks = tuple(len({number for stage, number, _ in found if stage == each}) for each in "1234")
     if any(stage in "56789" for stage, _, _ in found):  # a DRN

@@ -1,12 +1,12 @@
-"""PSPNet, DeepLabV3 and FCN over ResNets of MMSegmentation: its configurations ``*_r18-d8_*`` to ``*_r101-d8_*``.
+"""Layouts of MMSegmentation's PSPNet, DeepLabV3 and FCN over ResNets, ``*_r18-d8_*`` to ``*_r101-d8_*``.
 
 The backbones are ``ResNetV1c``, whose stem is three convolutions of 32, 32 and 64 channels, and ``ResNet``, that of
 torchvision (``r50b``), with ``contract_dilation``, as in all of that project's configurations of stride 8.
 
-What is trained with ``769x769`` crops aligns corners and the others do not, and the file does not say which: it is the
-network's own setting. The variants of stride 16 and 32, of multi-grid and of other dilations in the head (``d16``,
-``d32``, ``mg124``, FCN-``d6``) have the same names and shapes and cannot be told from these: they are no part of what
-is promised here. ``ResNetV1d`` is not recognised, since timm pools otherwise where a stage is dilated.
+Networks trained with ``769x769`` crops align corners and the others do not. The file does not show it, so the setting
+of the network here decides. The variants of stride 16 and 32, of multi-grid and of other dilations in the head
+(``d16``, ``d32``, ``mg124``, FCN-``d6``) have the same names and shapes and cannot be distinguished from these; they
+are not supported. ``ResNetV1d`` is not recognised, since timm pools differently in dilated stages.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _SETTINGS = {"output_stride": 8, "first_block_dilated": False, "aux_kernel": 3}
 
 
 def _convs(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
-    """A ``ConvModule`` and a convolution with its BatchNorm after it; the patterns may hold a number."""
+    """Return the renames from a ``ConvModule`` to a convolution and its BatchNorm; patterns may hold a number."""
     return (rf"decode_head\.{theirs}\.conv\.", f"head.{ours}.0."), (rf"decode_head\.{theirs}\.bn\.", f"head.{ours}.1.")
 
 
 def _adapt(state: State, network: nn.Module) -> State:
-    """Reorder DeepLabV3's projection: its first inputs are the image-level features there, and its last ones here."""
+    """Reorder DeepLabV3's projection: the image-level features are its first inputs there and its last ones here."""
     aligned = bool(getattr(network, "align_corners", False))
     logger.info(
         "MMSegmentation's weights trained with 769x769 crops need align_corners: true, all others false, and their "
@@ -60,14 +60,14 @@ def _layouts(
     renames: tuple[tuple[str, str], ...],
     **settings: object,
 ) -> tuple[Layout, ...]:
-    """The layouts over ResNets with blocks of two and of three convolutions.
+    """Return the layouts over ResNets with blocks of two and of three convolutions.
 
     Args:
         kind: Beginning of the names of the configurations.
-        network: The class here.
-        head: All parts of the decode head, by which heads that have more, such as DeepLabV3+, are not taken for it.
-        renames: Names of the decode head's tensors.
-        settings: What those do not show.
+        network: Class of the network in this package.
+        head: All parts of the decode head; heads with further parts, such as DeepLabV3+, are not recognised.
+        renames: Renames of the decode head's tensors.
+        settings: Settings that the tensors do not show.
     """
     other_parts = rf"decode_head\.(?!(?:{'|'.join(head)})\.)"
     return tuple(

@@ -1,4 +1,4 @@
-"""SegFormer of NVlabs, transformers and MMSegmentation."""
+"""Layouts of SegFormer of NVlabs, transformers and MMSegmentation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BODY = "backbone.body"
 
 
 def _block(prefix: str, stage: int, names: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Renames of the parts of the blocks of a stage; ``prefix`` ends before the number of the block."""
+    """Return the renames of the parts of a stage's blocks; ``prefix`` ends before the number of the block."""
     return tuple(
         (rf"{prefix}\.(\d+)\.{theirs}\.", rf"{_BODY}.stages_{stage}.blocks.\1.{ours}.") for theirs, ours in names
     )
@@ -24,7 +24,7 @@ def _embedding(stage: int) -> str:
 
 
 def _fit(state: State, network: nn.Module) -> State:
-    """Join or cut what is kept apart or together here, and make 1×1 convolutions of linear layers or the reverse."""
+    """Join or split tensors as this package stores them, and convert between linear layers and 1×1 convolutions."""
     for key in [key for key in state if ".attn.k." in key]:
         value, both = key.replace(".attn.k.", ".attn.v."), key.replace(".attn.k.", ".attn.kv.")
         if value in state and state[value].shape == state[key].shape:
@@ -71,7 +71,7 @@ NVLABS = Layout(
         (r"decode_head\.linear_fuse\.bn\.", "head.fuse.1."),
         (r"decode_head\.linear_pred\.", "head.classifier."),
     ),
-    # a classifier that its base class makes and no forward pass uses
+    # a classifier of its base class that no forward pass uses
     dropped=(r"decode_head\.conv_seg\.",),
     settings={"norm_eps": None, "projection_bn": False},
     adapt=_fit,
@@ -131,7 +131,7 @@ _MEMORY_BLOCK = (
     (r"mlp\.(fc1|fc2)", r"mlp.\2"),
     (r"mlp\.dwconv\.dwconv", "mlp.dwconv"),
 )
-# what state_dict() gives since transformers 5, where save_pretrained still writes the names above
+# names of state_dict() since transformers 5; save_pretrained still writes the names above
 TRANSFORMERS_MEMORY = Layout(
     name="transformers 5 SegformerForSemanticSegmentation",
     network=SegFormer,

@@ -1,4 +1,4 @@
-"""Segmenter of rstrudel/segmenter, of PIR-AT, which is built on it, and of MMSegmentation."""
+"""Layouts of Segmenter of rstrudel/segmenter, of PIR-AT, which is built on it, and of MMSegmentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VIT = "backbone.body.model"
 
 
 def _fit(state: State, network: nn.Module) -> State:
-    """Transpose the projections, which are matrices applied from the right, and check the size of the images."""
+    """Transpose the projections, since they are applied from the right, and check the size of the images."""
     for key in ("head.project_patches.weight", "head.project_classes.weight"):
         if key in state and state[key].dim() == 2:
             state[key] = state[key].T.contiguous()
@@ -36,7 +36,7 @@ def _check_positions(state: State, network: nn.Module) -> State:
 
 
 _BLOCK = r"(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)"
-# PIR-AT's have the same names; only rstrudel/segmenter normalises images, so the normalisation is the model's to say
+# PIR-AT has the same names; only rstrudel/segmenter normalises images, so the model keeps its own normalisation
 SEGMENTER = Layout(
     name="rstrudel/segmenter",
     network=Segmenter,
@@ -62,7 +62,7 @@ SEGMENTER = Layout(
 
 
 def _fit_mmseg(state: State, network: nn.Module) -> State:
-    """Add a bias of zeros to the patches, which have none there unless ``patch_bias`` is set."""
+    """Add a zero bias to the patch embedding, which has none there unless ``patch_bias`` is set."""
     bias = f"{_VIT}.patch_embed.proj.bias"
     state.setdefault(bias, torch.zeros_like(network.state_dict()[bias]))
     return _check_positions(state, network)

@@ -1,4 +1,4 @@
-"""PSPNet of hszhao/semseg, and PSPNet and DeepLabV3 of DDC-AT, which is built on it, as are the SegPGD paper's models.
+"""Layouts of PSPNet of hszhao/semseg, and of PSPNet and DeepLabV3 of DDC-AT and the SegPGD paper, built on it.
 
 DDC-AT (Xu et al., "Dynamic Divide-and-Conquer Adversarial Training for Robust Semantic Segmentation", ICCV 2021,
 dvlab-research/Robust-Semantic-Segmentation, ``model/pspnet.py``) trains a second classifier and a mask that chooses
@@ -15,8 +15,8 @@ from robustseg.models.networks import DeepLabV3, PSPNet
 _Renames = tuple[tuple[str, str], ...]
 
 _BACKBONE: _Renames = (
-    # layer0 is conv, bn, relu, conv, bn, relu, conv, bn, relu, maxpool: timm keeps the convolutions of its deep
-    # stem in one Sequential and the last BatchNorm beside it
+    # layer0 is conv, bn, relu, conv, bn, relu, conv, bn, relu, maxpool; timm has the convolutions of its deep stem in
+    # one Sequential and the last BatchNorm beside it
     (r"layer0\.7\.", "backbone.body.bn1."),
     (r"layer0\.(\d)\.", r"backbone.body.conv1.\1."),
     (r"layer([1-4])\.", r"backbone.body.layer\1."),

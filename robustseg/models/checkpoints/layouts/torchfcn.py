@@ -1,4 +1,4 @@
-"""FCN-32s, FCN-16s and FCN-8s of wkentaro/pytorch-fcn, and of the Caffe files that it has converted."""
+"""Layouts of FCN-32s, FCN-16s and FCN-8s of wkentaro/pytorch-fcn, and of the Caffe files that it converted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _CONVOLUTIONS = {
     **{"1_1": 0, "1_2": 2, "2_1": 5, "2_2": 7, "3_1": 10, "3_2": 12, "3_3": 14},
     **{"4_1": 17, "4_2": 19, "4_3": 21, "5_1": 24, "5_2": 26, "5_3": 28},
 }
-"""Index in VGG16's features of each convolution, which pytorch-fcn names after block and place."""
+"""Index of each convolution in VGG16's features; pytorch-fcn names them by block and position."""
 
 
 def _layout(network: type[FCN32s], upsampling: str) -> Layout:

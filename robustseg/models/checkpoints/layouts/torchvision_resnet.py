@@ -1,4 +1,4 @@
-"""FCN and DeepLabV3 over ResNets of torchvision, with or without auxiliary head."""
+"""Layouts of torchvision's FCN and DeepLabV3 over ResNets, with or without auxiliary head."""
 
 from __future__ import annotations
 

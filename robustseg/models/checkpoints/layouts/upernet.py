@@ -1,4 +1,4 @@
-"""UPerNet over ConvNeXt of transformers, MMSegmentation, facebookresearch/ConvNeXt and PIR-AT."""
+"""Layouts of UPerNet over ConvNeXt of transformers, MMSegmentation, facebookresearch/ConvNeXt and PIR-AT."""
 
 from __future__ import annotations
 
