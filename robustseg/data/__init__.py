@@ -1,6 +1,6 @@
-"""Data sets and transforms; all of them are loaded when the first is asked for, see ``robustseg.data.public``.
+"""Data sets and transforms, all loaded on first access, see ``robustseg.data.public``.
 
-The facts about data sets, for ``robustseg datasets``, are read without them and so without torch.
+The facts about data sets, for ``robustseg datasets``, can be read without them and so without torch.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Load them (PEP 562)."""
+    """Load all data sets and transforms on first access (PEP 562)."""
     public = None if name.startswith("_") else import_module("robustseg.data.public")
     if public is None or name not in public.__all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,8 +32,8 @@ class ADE20K(FileDataModule):
     Args:
         root: Folder that holds ``ADEChallengeData2016``.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
-        count_void: Count unlabelled pixels as class 0, which makes 151, and leave out none. For comparison with
-            protocols that do so, such as that of SEA (Croce, Singh and Hein 2024), only.
+        count_void: Count unlabelled pixels as class 0 instead of ignoring them, which gives 151 classes. Only for
+            comparison with protocols that do so, such as that of SEA (Croce, Singh and Hein 2024).
         **common: See ``FileDataModule``.
 
     Raises:
@@ -57,7 +57,7 @@ class ADE20K(FileDataModule):
         return (("unlabelled", (0, 0, 0)), *self.classes) if self.count_void else self.classes
 
     def mask_format(self) -> MaskFormat:
-        """What the masks hold: 0 is void, or a class, and 255 does not occur."""
+        """Return the format of the masks: 0 is void, or a class, and 255 does not occur."""
         plain = MaskFormat.of_classes(
             self.table, (), () if self.count_void else self.void_colours, kind=self.mask_kind, hint=_reduced
         )
@@ -67,7 +67,7 @@ class ADE20K(FileDataModule):
         return MaskFormat(plain.class_names, class_of, plain.colours, plain.kind, plain.hint)
 
     def pairs(self, split: Split) -> list[FilePair]:
-        """The files of a split, in order.
+        """Return the files of a split, in order.
 
         Raises:
             DataError: Folders or files are missing.
@@ -79,7 +79,7 @@ class ADE20K(FileDataModule):
         return pair_by_stem(base / "images" / folder, base / "annotations" / folder, self.layout_here)
 
     def test_split(self) -> Split:
-        """``val``: there is no test ground truth."""
+        """Return ``val``: there is no test ground truth."""
         return "val"
 
 

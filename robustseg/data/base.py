@@ -1,4 +1,4 @@
-"""A data set: its arguments, its splits, the facts about its classes, and loaders for any number of processes."""
+"""Base of the data sets: arguments, splits, facts about the classes, and loaders for any number of processes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Split = Literal["train", "val", "test"]
 
 
 class SegmentationData(ABC):
-    """Data set whose subclasses only say what the classes are and how a split is opened.
+    """Base of all data sets; a subclass defines the classes and opens a split.
 
-    The properties are known as soon as the object exists, before any file is touched. Nothing here needs Lightning;
+    The properties are known on construction, before any file is read. This class does not need Lightning;
     :class:`~robustseg.data.lightning.SegmentationDataModule` makes a data module of it.
 
     Args:
         batch_size: Training images per step and *per process*: on 4 GPUs 8 means 32.
         val_batch_size: Images per step in validation and test, per process; by default ``batch_size``.
-        num_workers: Processes that load data, per process that trains; 0 loads in that process itself.
+        num_workers: Data workers per training process; 0 loads in that process itself.
         image_size: (height, width) in pixels that every image is resized to, in training before the augmentation;
             ``None`` keeps the files' size.
         crop_size: (height, width) of training crops; by default ``image_size``.
@@ -40,12 +40,13 @@ class SegmentationData(ABC):
         augment: False trains on the images as they are; ``crop_size`` and the three arguments above are then unused.
         cache: Keep decoded and resized images in memory: 4 bytes per pixel and image, in every worker process.
         disk_cache: Folder in which decoded and resized samples are kept, 4 bytes per pixel each, for all processes and
-            jobs of this machine; whatever changes in a file or in how it is read makes another entry. ``cache`` then
-            keeps them in memory as well.
+            jobs of this machine; any change in a file or in its reading makes another entry. ``cache`` then keeps them
+            in memory as well.
         on_bad_sample: ``"stop"`` at a training sample that cannot be read, or ``"replace"`` it by another one, see
-            :class:`~robustseg.data.bad_samples.BadSamples`. Validation and test, whose figures it would falsify, stop.
+            :class:`~robustseg.data.bad_samples.BadSamples`. Validation and test always stop, since a replacement would
+            falsify their figures.
         global_batch_size: Training images per *update*, over all processes and accumulated batches; ``batch_size``
-            is then this divided by their number, whatever is given for it.
+            is then this divided by their number, and a given ``batch_size`` is not used.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.
@@ -122,7 +123,7 @@ class SegmentationData(ABC):
         return "test"
 
     def prepare_data(self) -> None:  # noqa: B027 - most data sets have nothing to download
-        """Download what is missing, for data sets that can; to be called on one process, before a split is opened.
+        """Download missing files, if the data set supports it; call it on one process, before a split is opened.
 
         Raises:
             DataError: The download failed.
@@ -156,7 +157,7 @@ class SegmentationData(ABC):
         """Count the pixels of each class in a split, without augmentation; it reads every sample once.
 
         Returns:
-            ``num_classes`` counts, void left out: what the balanced losses of :class:`~robustseg.attacks.SEA` ask for.
+            ``num_classes`` counts without void, for the balanced losses of :class:`~robustseg.attacks.SEA`.
 
         Raises:
             DataError: A sample is missing or cannot be used.
@@ -190,7 +191,7 @@ class SegmentationData(ABC):
         """Compute the training images in one process's batch: ``batch_size``, or its share of ``global_batch_size``.
 
         Args:
-            processes: That train.
+            processes: Number of training processes.
             accumulate: Batches of a process whose gradients are accumulated.
 
         Raises:
@@ -212,13 +213,13 @@ class SegmentationData(ABC):
     def train_loader(
         self, processes: int = 1, rank: int = 0, accumulate: int = 1, start: tuple[int, int] = (0, 0)
     ) -> DataLoader[Sample]:
-        """Make shuffled batches, what is left after the last whole update dropped; see :class:`SampleOrder`.
+        """Make shuffled batches without the samples after the last whole update; see :class:`SampleOrder`.
 
         Args:
-            processes: That train.
-            rank: Of this process among them.
+            processes: Number of training processes.
+            rank: Rank of this process among them.
             accumulate: Batches of a process whose gradients are accumulated.
-            start: Epoch, and the number of its samples that all processes together have seen.
+            start: Epoch, and the number of its samples seen by all processes together.
 
         Raises:
             DataError: There are too few images for a single batch on every process.
@@ -233,8 +234,8 @@ class SegmentationData(ABC):
 
         Args:
             split: Usually ``val`` or :meth:`test_split`.
-            processes: That evaluate.
-            rank: Of this process among them.
+            processes: Number of evaluating processes.
+            rank: Rank of this process among them.
 
         Raises:
             DataError: There are fewer images than processes.

@@ -41,11 +41,11 @@ class BDD100K(FileDataModule):
     void_colours: ClassVar[tuple[RGB, ...]] = VOID_COLOURS
 
     def mask_format(self) -> MaskFormat:
-        """Masks of train ids."""
+        """Return the format of masks with train ids."""
         return MaskFormat.of_classes(self.classes, self.void_ids, self.void_colours, kind=self.mask_kind, hint=_hint)
 
     def pairs(self, split: Split) -> list[FilePair]:
-        """The files of a split, in order.
+        """Return the files of a split, in order.
 
         Raises:
             DataError: Folders or files are missing.
@@ -59,7 +59,7 @@ class BDD100K(FileDataModule):
         return pair_by_stem(images / split, images.parent / "labels" / split, layout, mask_end="_train_id")
 
     def test_split(self) -> Split:
-        """``val``: there is no test ground truth."""
+        """Return ``val``: there is no test ground truth."""
         return "val"
 
 

@@ -29,8 +29,8 @@ class CamVid(FileDataModule):
     Args:
         root: Folder that holds ``train``, ``trainannot`` and so on.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
-        check: What to look at before training: ``"all"`` decodes every file once, which takes seconds,
-            ``"headers"`` finds missing, unreadable and ill-sized files only, ``"none"`` leaves all of it to later.
+        check: Check before training: ``"all"`` decodes every file once, which takes seconds, ``"headers"`` finds
+            missing, unreadable and ill-sized files only, ``"none"`` checks nothing in advance.
         **common: See ``FileDataModule``. With ``cache`` the training split takes 254 MB and the validation
             split 70 MB at full size, in every worker process.
 
@@ -53,7 +53,7 @@ class CamVid(FileDataModule):
         super().__init__(root, image_size=image_size, check=check, **common)
 
     def pairs(self, split: Split) -> list[FilePair]:
-        """The files of a split, in order.
+        """Return the files of a split, in order.
 
         Raises:
             DataError: Folders or files are missing.
@@ -61,5 +61,5 @@ class CamVid(FileDataModule):
         return pair_by_stem(self.root / split, self.root / f"{split}annot", self.layout_here)
 
     def test_split(self) -> Split:
-        """``test``, or ``val`` where there is no ``test`` folder."""
+        """Return ``test``, or ``val`` without a ``test`` folder."""
         return "test" if is_folder(self.root / "test") else "val"

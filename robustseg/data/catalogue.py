@@ -1,4 +1,4 @@
-"""What data sets there are, for people who choose one."""
+"""Catalogue of the data sets, for the choice of one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _WIDTH = 100
 
 
 def find_dataset(name: str) -> DatasetFacts:
-    """The data set of a name, in any case.
+    """Find the facts about a data set by its name, in upper or lower case.
 
     Raises:
-        DataError: There is none; the message names the nearest.
+        DataError: There is no such data set; the message names the nearest.
     """
     rows = {facts.name.lower(): facts for facts in DATASETS}
     if name.lower() in rows:
@@ -32,10 +32,10 @@ def find_dataset(name: str) -> DatasetFacts:
 
 
 def describe(facts: DatasetFacts, full: bool = False) -> str:
-    """A data set in words, in lines of at most 100 columns.
+    """Describe a data set in words, in lines of at most 100 columns.
 
     Args:
-        facts: Those of the data set.
+        facts: Facts about the data set.
         full: Name all classes.
     """
     sizes = ", ".join(f"{split} {size}" for split, size in facts.split_sizes.items()) or "as many as there are files"
@@ -62,7 +62,7 @@ def describe(facts: DatasetFacts, full: bool = False) -> str:
 
 
 def _wrap(title: str, paragraphs: Sequence[str]) -> list[str]:
-    """Paragraphs in a column, with a title beside the first."""
+    """Wrap paragraphs in a column, with a title beside the first."""
     lines: list[str] = []
     for paragraph in paragraphs:
         head = title if not lines else ""

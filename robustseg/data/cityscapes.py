@@ -18,7 +18,7 @@ from robustseg.data.masks import RGB, MaskFormat
 from robustseg.types import IGNORE_INDEX
 
 LabelKind = Literal["auto", "labelIds", "labelTrainIds"]
-"""Which of the two kinds of mask files is read."""
+"""Kind of the mask files to read."""
 
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Label id of each train id; the other label ids up to 33 belong to no class that is evaluated."""
@@ -29,14 +29,14 @@ VOID_COLOURS: tuple[RGB, ...] = (
 """Colours of the labels without a train id."""
 
 _PROBED = 8
-"""Masks that are decoded at once to tell the two kinds apart."""
+"""Number of masks that are decoded in advance to distinguish the two kinds."""
 
 
 def are_label_ids(present: Collection[int]) -> bool:
-    """Whether a mask that should hold train ids (to 18) holds Cityscapes label ids (to 33).
+    """Return whether a mask that should hold train ids (to 18) holds Cityscapes label ids (to 33).
 
     Args:
-        present: Ids in it, among them foreign ones.
+        present: Ids in the mask, unexpected ones included.
     """
     foreign = [value for value in present if value > len(CITYSCAPES.classes) - 1 and value != IGNORE_INDEX]
     return bool(foreign) and max(foreign) <= max(LABEL_IDS)
@@ -52,9 +52,9 @@ def _hint(present: Collection[int]) -> str | None:
 
 
 def _label_hint(present: Collection[int]) -> str | None:
-    """Recognise train ids in a file called labelIds, whose numbers would else be taken for other labels.
+    """Recognise train ids in a file called labelIds, which would otherwise be read as other labels.
 
-    All train ids are label ids as well, but 255 is not, and every image shows the car that it was taken from.
+    All train ids are label ids as well, except 255, which every such mask holds for the car that carries the camera.
     """
     others = [value for value in present if value != IGNORE_INDEX]
     if len(others) == len(present) or max(others, default=0) >= len(CITYSCAPES.classes):
@@ -113,18 +113,18 @@ class Cityscapes(FileDataModule):
             )
 
     def mask_format(self) -> MaskFormat:
-        """Masks of train ids."""
+        """Return the format of masks with train ids."""
         return MaskFormat.of_classes(self.classes, self.void_ids, self.void_colours, hint=_hint, painted=False)
 
     def label_format(self) -> MaskFormat:
-        """Masks of label ids, which know no 255: files with it hold train ids."""
+        """Return the format of masks with label ids, without 255: files with it hold train ids."""
         plain = self.mask_format()
         class_of = dict.fromkeys(range(max(LABEL_IDS) + 1), IGNORE_INDEX)
         class_of.update((label, train) for train, label in enumerate(LABEL_IDS))
         return MaskFormat(plain.class_names, class_of, plain.colours, hint=_label_hint, painted=False)
 
     def pairs(self, split: Split) -> list[FilePair]:
-        """The files of a split, in order.
+        """Return the files of a split, in order.
 
         Raises:
             DataError: Folders or files are missing.
@@ -152,7 +152,7 @@ class Cityscapes(FileDataModule):
         """
         pairs, kind = self._pairs(split)
         masks = self.label_format() if kind == "labelIds" else self.mask_format()
-        if self.check != "none":  # one kind under the name of the other is usual, and no header shows it
+        if self.check != "none":  # one kind under the name of the other is common, and no header shows it
             for index in np.linspace(0, len(pairs) - 1, min(_PROBED, len(pairs))).round().astype(int):
                 masks.read(pairs[index].mask)
         return PairedFiles(
@@ -165,7 +165,7 @@ class Cityscapes(FileDataModule):
         )
 
     def test_split(self) -> Split:
-        """``val``: the test masks are published empty."""
+        """Return ``val``: the test masks are published empty."""
         return "val"
 
 
@@ -175,7 +175,7 @@ def _names(folder: Path, kind: str) -> set[str]:
 
 
 def _by_id(found: dict[str, Path]) -> dict[str, Path]:
-    """The same files by the last part of their names, which begins with the city."""
+    """Return the files by the last part of their names, which begins with the city."""
     by_id: dict[str, Path] = {}
     for name, path in found.items():
         sample = name.rsplit("/", 1)[-1]

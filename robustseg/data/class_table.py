@@ -23,17 +23,17 @@ class ClassRow(NamedTuple):
 
     name: str
     id: int
-    """In the files."""
+    """Id of the class in the mask files."""
     colour: RGB
     ignore: bool
-    """Pixels of it take part in nothing."""
+    """True for a class with ignored pixels."""
 
 
 def read_class_table(path: Path) -> list[ClassRow]:
     """Read a table: a list of rows under ``classes``.
 
     Each row has a ``name``, the ``id`` in the mask files (0 to 65535), the ``colour`` as [red, green, blue] from 0 to
-    255 and optionally ``ignore: true`` for pixels that are not to count. Classes are numbered in the order of the
+    255 and optionally ``ignore: true`` for ignored pixels. Classes are numbered in the order of the
     rows that count.
 
     Raises:

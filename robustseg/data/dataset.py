@@ -1,4 +1,4 @@
-"""From numpy arrays to samples: what all data sets share."""
+"""Map-style data sets: samples from numpy arrays, with caches, augmentation and bad samples."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from robustseg.types import Sample
 
 
 class SegmentationDataset(Dataset[Sample], ABC):
-    """Map-style data set; a subclass says how many samples there are, how they are called and how to read one.
+    """Map-style data set; a subclass defines the number of samples, their ids and the reading of one.
 
     Args:
         resize: Applied to every sample, before the cache.
-        augment: Applied afresh each time a sample is fetched, with the seed of the
-            :class:`~robustseg.data.Fetch`; for a plain index it is drawn from torch's generator.
+        augment: Applied anew to each fetched sample, with the seed of the :class:`~robustseg.data.Fetch`; for a plain
+            index the seed is drawn from torch's generator.
         cache: Keep the resized arrays in memory (4 bytes per pixel). Each worker process fills a cache of its own,
             which lasts as long as the worker does.
     """
@@ -36,14 +36,14 @@ class SegmentationDataset(Dataset[Sample], ABC):
         self.cache = cache
         self._cached: dict[int, tuple[Pixels, Pixels]] = {}
         self.on_bad_sample: BadSamplePolicy = "stop"
-        """What a :class:`~robustseg.data.order.Fetch`, that is training, does about a sample that cannot be read."""
+        """Policy for unreadable samples in training, that is for a :class:`~robustseg.data.order.Fetch`."""
         self._bad_samples: BadSamples | None = None
         self.disk_cache: DiskCache | None = None
-        """Where decoded and resized samples are kept that have a :meth:`fingerprint`."""
+        """Cache of decoded and resized samples that have a :meth:`fingerprint`; None for no cache."""
 
     @property
     def bad_samples(self) -> BadSamples:
-        """Those that this process met."""
+        """Unreadable samples that this process has met."""
         if self._bad_samples is None or self._bad_samples.policy != self.on_bad_sample:
             self._bad_samples = BadSamples(self.on_bad_sample, len(self), self.sample_id)
         return self._bad_samples
@@ -53,7 +53,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def sample_id(self, index: int) -> str:
-        """Name of a sample, unique within all splits and stable across runs."""
+        """Return the name of a sample, unique within all splits and stable across runs."""
 
     @abstractmethod
     def read(self, index: int) -> tuple[Pixels, Pixels]:
@@ -64,11 +64,11 @@ class SegmentationDataset(Dataset[Sample], ABC):
         """
 
     def fingerprint(self, index: int) -> str | None:
-        """Everything that decides what :meth:`read` returns for a sample, or None where that cannot be told.
+        """Return a fingerprint of everything that determines the result of :meth:`read`, or None if unknown.
 
-        For files it is :func:`~robustseg.data.disk_cache.file_fingerprint` of all that are read, with whatever turns
-        their content into image and ids (the classes, the table from label ids to class ids). Samples without one,
-        such as drawn ones, are not kept on disk.
+        For files it is :func:`~robustseg.data.disk_cache.file_fingerprint` of all files that are read, with the
+        settings of their conversion to image and ids (the classes, the table from label ids to class ids). Samples
+        without one, such as drawn ones, are not kept on disk.
 
         Raises:
             OSError: A file is missing.
@@ -76,7 +76,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return None
 
     def can_be_kept(self) -> bool:
-        """Whether samples have a fingerprint, judged by the first that is there."""
+        """Return whether samples have a fingerprint, judged by the first existing one."""
         for index in range(len(self)):
             with contextlib.suppress(OSError):
                 return self.fingerprint(index) is not None
@@ -105,12 +105,12 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return image, mask
 
     def _entry(self, index: int) -> str | None:
-        """Key of a sample in the disk cache; None where it is not to be kept there."""
+        """Return the key of a sample in the disk cache; None if the sample is not kept there."""
         if self.disk_cache is None:
             return None
         try:
             fingerprint = self.fingerprint(index)
-        except OSError:  # reading it says what is wrong
+        except OSError:  # reading the sample reports the error
             return None
         if fingerprint is None:
             return None
@@ -118,11 +118,11 @@ class SegmentationDataset(Dataset[Sample], ABC):
         return self.disk_cache.key(self.sample_id(index), fingerprint, resize)
 
     def _decoded(self, index: int, entry: str | None = None) -> tuple[Pixels, Pixels]:
-        """Read and resize a sample, and keep it on disk where there is an ``entry`` for it."""
+        """Read and resize a sample, and keep it on disk if it has an ``entry``."""
         image, mask = self.read(index)
         if self.resize is not None:
             image, mask = self.resize(image, mask)
-        # files that changed while they were read belong to neither of the two keys
+        # files that changed during reading match neither of the two keys
         if entry is not None and self.disk_cache is not None and self._entry(index) == entry:
             self.disk_cache.store(entry, image, mask)
         return image, mask
@@ -138,7 +138,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
             seed = int(torch.randint(2**63 - 1, ()).item()) if seed is None else seed
             image, mask = self.augment(image, mask, seed=seed)
         scaled = image.transpose(2, 0, 1).astype(np.float32)
-        scaled /= np.float32(255)  # in place: where an array is large, a fresh one costs more than what is done with it
+        scaled /= np.float32(255)  # in place: allocating a large array costs more than the division
         return Sample(
             torch.from_numpy(scaled),
             torch.from_numpy(mask.astype(np.int64)),
@@ -146,5 +146,5 @@ class SegmentationDataset(Dataset[Sample], ABC):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # a spawned worker receives the data set through a pipe: it had better decode than unpickle every image
+        # a spawned worker receives the data set through a pipe: decoding is faster than unpickling every image
         return {**self.__dict__, "_cached": {}, "_bad_samples": None}

@@ -1,7 +1,7 @@
-"""Decoded and resized samples in a folder, for all processes and jobs of a machine.
+"""Disk cache of decoded and resized samples, for all processes and jobs of a machine.
 
-An entry is a header with a checksum and the plain bytes of the image and the mask: 4 bytes per pixel. No format that
-``benchmarks/data_loading.py --formats`` compares is read faster than plain bytes. Lossless PNG is a third as large and
+An entry is a header with a checksum and the plain bytes of the image and the mask: 4 bytes per pixel. Plain bytes are
+the fastest to read of the formats in ``benchmarks/data_loading.py --formats``. Lossless PNG is a third as large and
 takes longer to read than a JPEG.
 """
 
@@ -25,21 +25,21 @@ from robustseg.data.transforms import Pixels
 from robustseg.files import TemporaryFile, remove_left_over
 
 FORMAT = 1
-"""Of the entries: another one is another folder, so that neither version reads or replaces the other's."""
+"""Version of the entries; each version has its own folder, so that none reads or replaces another's entries."""
 
 _HEADER = struct.Struct("<8s32sII")
-"""Magic number, key, height and width; the checksum of it and of the pixels follows."""
+"""Magic number, key, height and width; a checksum of the header and the pixels follows."""
 _CHECKSUM = struct.Struct("<I")
 _MAGIC = b"RSSAMPLE"
 _SIZE = 64
-"""Bytes before the image, so that it starts where a cache line does."""
+"""Bytes before the image, which aligns it to a cache line."""
 
 
 def file_fingerprint(*paths: str | Path) -> str:
-    """What tells that files are the ones that were read before: path, size, times, and number on the disk (inode).
+    """Return an identification of unchanged files: path, size, times and inode.
 
-    The time of modification alone does not, as rsync and tar give a file that of its source; that of the last change of
-    any kind cannot be set. A data set that is copied to other files is therefore decoded afresh.
+    The time of modification alone does not suffice, since rsync and tar copy it from the source; the time of the last
+    change (ctime) cannot be set. A copied data set is therefore decoded anew.
 
     Raises:
         OSError: There is no such file.
@@ -52,25 +52,25 @@ def file_fingerprint(*paths: str | Path) -> str:
 
 
 class DiskCache:
-    """Samples by key. Reading and writing never raise: what cannot be read is not there, what cannot be written is not
-    kept.
+    """Samples by key. Reading and writing never raise: an unreadable sample counts as absent, and one that cannot be
+    written is not kept.
 
-    Entries appear whole, by renaming, so that any number of processes may share a folder without locks, and be killed
-    at any moment. Files are read, not mapped: it is as fast, and a file that shrinks kills no process that maps it.
-    Nothing is ever removed but what killed processes left unfinished; the folder can be deleted at any time.
+    Entries are renamed when they are complete, so that any number of processes may share a folder without locks and may
+    be killed at any time. Files are read, not mapped: this is as fast, and a shrinking file would kill a process that
+    maps it. Only unfinished files of killed processes are ever removed; the folder can be deleted at any time.
 
     Args:
-        folder: Made where it does not exist; a disk of the machine itself is best.
+        folder: The folder, created if it does not exist; a local disk is best.
 
     Raises:
-        DataError: It cannot be made or read.
+        DataError: The folder cannot be created or read.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(os.path.abspath(Path(folder).expanduser()))
         self.entries = self.folder / f"samples-v{FORMAT}"
         self._versions = _versions()
-        # in shared memory: whichever worker of this process meets a full disk first warns on behalf of all
+        # in shared memory: the first worker of this process that meets a full disk warns for all
         self._stopped = torch.zeros((), dtype=torch.bool)
         with contextlib.suppress(RuntimeError):  # without /dev/shm each process warns for itself
             self._stopped.untyped_storage().share_memory_()
@@ -91,22 +91,22 @@ class DiskCache:
         return self.entries / "unfinished"
 
     def key(self, *parts: object) -> str:
-        """Name of the entry that is made from ``parts`` by this version of the package and of the decoders."""
+        """Return the name of the entry for ``parts``, this version of the package and that of the decoders."""
         return hashlib.sha256(repr((self._versions, *parts)).encode()).hexdigest()
 
     def path(self, key: str) -> Path:
-        """Where an entry is, or would be."""
+        """Return the path of an entry, which need not exist."""
         return self.entries / key[:2] / f"{key}.sample"
 
     def load(self, key: str) -> tuple[Pixels, Pixels] | None:
-        """The image (H×W×3) and the mask (H×W) stored under a key, or None where there is no undamaged entry."""
+        """Read the image (H×W×3) and the mask (H×W) of a key; return None without an undamaged entry."""
         try:
-            # unbuffered: the pixels go straight to where they stay
+            # unbuffered: the pixels are read directly into their arrays
             with open(self.path(key), "rb", buffering=0) as file:
                 content = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
                 if file.readinto(content.data) != len(content):
                     return None
-        except (OSError, MemoryError):  # of a file that is no entry
+        except (OSError, MemoryError):  # from a file that is no entry
             return None
         if len(content) < _SIZE:
             return None
@@ -122,7 +122,7 @@ class DiskCache:
         return pixels[:split].reshape(height, width, 3), pixels[split:].reshape(height, width)
 
     def store(self, key: str, image: Pixels, mask: Pixels) -> None:
-        """Keep a sample, if it can be; the first time that it cannot, warn and store no more."""
+        """Keep a sample if possible; at the first failure, warn and store no more."""
         if self._stopped:
             return
         if image.dtype != np.uint8 or mask.dtype != np.uint8 or image.shape != (*mask.shape, 3):
@@ -133,13 +133,13 @@ class DiskCache:
         checksum = _CHECKSUM.pack(zlib.crc32(mask.data, zlib.crc32(image.data, zlib.crc32(header))))
         try:
             self._write(self.path(key), (header + checksum).ljust(_SIZE, b"\0"), image.data, mask.data)
-        except IsADirectoryError:  # in the place of this one entry
+        except IsADirectoryError:  # a folder in the place of this entry
             return
         except OSError as error:
             self._stop(_reason(error))
 
     def _write(self, path: Path, *parts: bytes | memoryview) -> None:
-        self._unfinished.mkdir(parents=True, exist_ok=True)  # someone may have deleted the folder
+        self._unfinished.mkdir(parents=True, exist_ok=True)  # the folder may have been deleted
         with TemporaryFile(path, self._unfinished) as file:
             for part in parts:
                 file.write(part)
@@ -156,7 +156,7 @@ class DiskCache:
 
 
 def _versions() -> tuple[str, ...]:
-    """What a sample's bits depend on beside its files: another libjpeg rounds another way."""
+    """Return the versions of the decoders, which affect a sample's bits: libjpeg versions round differently."""
     found = [robustseg.__version__]
     for name in ("pillow", "opencv-python-headless", "opencv-python", "albumentations"):
         with contextlib.suppress(PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""The one exception that bad data raise."""
+"""Exception for bad data."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 class DataError(ValueError):
-    """Data on disk, or the configuration that points at them, cannot be used.
+    """Error for data on disk, or a configuration of them, that cannot be used.
 
-    The message is one line: what is wrong, where, and what to do about it. A ``DataLoader`` re-raises an exception
-    of its worker as ``type(error)("Caught DataError in ... Original Traceback ...")``; ``str()`` of that copy is the
-    same one line again, and the whole traceback stays in ``args[0]``.
+    The message is one line with the fault, the place and the remedy. A ``DataLoader`` re-raises an exception of its
+    worker as ``type(error)("Caught DataError in ... Original Traceback ...")``; ``str()`` of that copy is the same line
+    again, and the whole traceback stays in ``args[0]``.
     """
 
     def __init__(self, message: str) -> None:
@@ -24,7 +24,7 @@ class DataError(ValueError):
 
 
 def not_permitted(path: Path) -> DataError:
-    """The error for a file or folder that this user may not read."""
+    """Return the error for a file or folder that this user may not read."""
     return DataError(
         f"{path} cannot be read (permission denied): allow it, as with chmod -R u+rX on the data's folder, or ask its "
         f"owner to."

@@ -1,4 +1,4 @@
-"""A data set that consists of image and mask files, for data sets to build on."""
+"""Base of the data sets of image and mask files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from robustseg.types import IGNORE_INDEX
 
 
 class FileDataModule(SegmentationData):
-    """Data set of files below a folder; a subclass pairs them and says what their masks hold.
+    """Data set of files below a folder; a subclass pairs them and defines the format of the masks.
 
-    Images are read as they are stored, as published masks were made for: the EXIF orientation, by which viewers turn a
-    picture, turns nothing.
+    Images are read as stored, which published masks match: the EXIF orientation, by which viewers turn a picture, is
+    ignored.
 
     Args:
-        root: Folder that holds what ``layout`` says.
+        root: Folder with the files of ``layout``.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
-        check: What to look at before training: ``"all"`` decodes every file once, ``"headers"`` finds missing,
-            unreadable and ill-sized files only, ``"none"`` leaves all of it to later.
+        check: Check before training: ``"all"`` decodes every file once, ``"headers"`` finds missing, unreadable and
+            ill-sized files only, ``"none"`` checks nothing in advance.
         masks: ``"ids"`` of one number per pixel, as published, or RGB ``"colours"`` of the classes.
         **common: See ``SegmentationData``.
 
@@ -35,9 +35,9 @@ class FileDataModule(SegmentationData):
     void_ids: ClassVar[tuple[int, ...]] = (IGNORE_INDEX,)
     """Ids in the files of pixels that belong to no class."""
     void_colours: ClassVar[tuple[RGB, ...]] = ()
-    """Colours of such pixels."""
+    """Colours of pixels that belong to no class."""
     upright: ClassVar[bool] = False
-    """Whether an image with an EXIF orientation is refused, as its mask may be made for either."""
+    """True to refuse images with an EXIF orientation, since their masks may match either orientation."""
 
     def __init__(
         self,
@@ -51,16 +51,16 @@ class FileDataModule(SegmentationData):
         self.root = Path(root).expanduser()
         self.check = check_check(check)
         self.mask_kind = check_mask_kind(masks)
-        self.mask_format()  # an impossible one is better known now
+        self.mask_format()  # reports an impossible format at construction
 
     @classmethod
     def expected(cls) -> str:
-        """The layout in one line."""
+        """Return the layout in one line."""
         return "; ".join(cls.layout)
 
     @property
     def layout_here(self) -> str:
-        """The layout in words, for messages."""
+        """Return the layout in words, for messages."""
         return f"{self.expected()} in {self.root} (set data.root; robustseg datasets {type(self).__name__} says more)"
 
     @property
@@ -84,12 +84,12 @@ class FileDataModule(SegmentationData):
         return len(self.table)
 
     def mask_format(self) -> MaskFormat:
-        """What the masks hold."""
+        """Return the format of the masks."""
         return MaskFormat.of_classes(self.table, self.void_ids, self.void_colours, kind=self.mask_kind)
 
     @abstractmethod
     def pairs(self, split: Split) -> list[FilePair]:
-        """The files of a split, in order.
+        """Return the files of a split, in order.
 
         Raises:
             DataError: Folders or files are missing.

@@ -20,12 +20,12 @@ from robustseg.data.pictures import UPRIGHT, check_image, decode_image, open_pic
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
 
 Check = Literal["none", "headers", "all"]
-"""What is looked at when a data set is opened."""
+"""Extent of the check when a data set is opened."""
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 MASK_SUFFIXES = (".png",)
 _INEXACT_SUFFIXES = (".jpg", ".jpeg", ".webp", ".avif", ".jp2")
-"""Of formats whose compression usually changes what is written."""
+"""Suffixes of formats with usually lossy compression."""
 _PICTURE_SUFFIXES = (
     *IMAGE_SUFFIXES,
     *_INEXACT_SUFFIXES,
@@ -52,7 +52,7 @@ def check_check(check: Check) -> Check:
     """Return ``check``.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not one of :data:`Check`.
     """
     if check not in ("none", "headers", "all"):
         raise ValueError(f"check = {check!r}: set data.check to none, headers or all.")
@@ -62,17 +62,17 @@ def check_check(check: Check) -> Check:
 def files_by_name(
     folder: Path, suffixes: Sequence[str], layout: str, nested: bool = False, end: str = ""
 ) -> dict[str, Path]:
-    """Files of a folder by their names without suffix, in order; accents count the same however they are encoded.
+    """Return the files of a folder by name without suffix, in order; names are compared in one Unicode form.
 
     Args:
-        folder: Hidden files in it and those of other suffixes are passed over.
-        suffixes: In lower case.
+        folder: The folder; hidden files and other suffixes are skipped.
+        suffixes: Suffixes in lower case.
         layout: The expected folders in words, for the messages.
         nested: Look into subfolders, links among them; names are then relative paths with slashes.
-        end: That names end in and that is taken off; other files are passed over.
+        end: Ending that is removed from the names; files without it are skipped.
 
     Raises:
-        DataError: The folder is missing or holds no such file, or two are called the same.
+        DataError: The folder is missing or holds no such file, or two files have the same name.
     """
     existing_folder(folder, layout)
     found: dict[str, Path] = {}
@@ -94,7 +94,7 @@ def files_by_name(
 
 
 def _instead(others: Sequence[Path], suffixes: Sequence[str]) -> str:
-    """Which pictures of other suffixes a folder holds, and what to do about them."""
+    """Return a remark on pictures of other suffixes in a folder, with the remedy."""
     pictures = [
         path for path in others if path.suffix.lower() in _PICTURE_SUFFIXES and path.suffix.lower() not in suffixes
     ]
@@ -119,11 +119,11 @@ def pair_up(
     Args:
         image_of: Images by name.
         mask_of: Masks by name.
-        images: Where the images are, for the messages.
-        masks: Where the masks are.
+        images: Folder of the images, for the messages.
+        masks: Folder of the masks, for the messages.
 
     Raises:
-        DataError: An image or a mask stands alone.
+        DataError: An image has no mask, or a mask has no image.
     """
     if alone := image_of.keys() - mask_of.keys():
         raise DataError(f"no mask in {masks} for the image {examples(alone)}: add it, or remove the image.")
@@ -143,18 +143,18 @@ def pair_by_stem(
     """Pair the images (PNG or JPEG) of a folder with the PNG masks of another that have the same name.
 
     Args:
-        images: Folder of the images; hidden and other files are passed over.
+        images: Folder of the images; hidden and other files are skipped.
         masks: Folder of the masks.
         layout: The expected folders in words, for the messages.
-        nested: Look into subfolders, which are then part of the name; else they are passed over.
-        image_end: What the names of images end in beside the name that they share with the mask.
-        mask_end: The same of masks.
+        nested: Include subfolders, which are then part of the name; otherwise they are skipped.
+        image_end: Ending of the images' names after the name that they share with the mask.
+        mask_end: Ending of the masks' names after that name.
 
     Returns:
         The pairs, sorted by name.
 
     Raises:
-        DataError: A folder is missing or empty, or an image or a mask stands alone.
+        DataError: A folder is missing or empty, an image has no mask, or a mask has no image.
     """
     image_of = files_by_name(Path(images), IMAGE_SUFFIXES, layout, nested, image_end)
     return pair_up(image_of, files_by_name(Path(masks), MASK_SUFFIXES, layout, nested, mask_end), images, masks)
@@ -167,11 +167,11 @@ def check_headers(pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = 
 
     Args:
         pairs: The files.
-        masks: What the masks hold.
+        masks: Format of the masks.
         upright: Check as well that no EXIF orientation turns an image.
 
     Raises:
-        DataError: It names the first file that is not.
+        DataError: A file fails the check; the message names the first one.
     """
     for pair in pairs:
         with open_picture(pair.image) as image:
@@ -198,15 +198,15 @@ def _check_same_size(pair: FilePair, image: tuple[int, int], mask: tuple[int, in
 class PairedFiles(SegmentationDataset):
     """Image and mask files, decoded whenever they are fetched unless they are cached.
 
-    Images are read as they are stored: the EXIF orientation, by which viewers turn a picture, turns nothing.
+    Images are read as stored: the EXIF orientation, by which viewers turn a picture, is ignored.
 
     Args:
         pairs: The files.
-        masks: What the masks hold.
+        masks: Format of the masks.
         resize: Applied to every sample, before the cache.
-        augment: Applied afresh each time a sample is fetched.
+        augment: Applied anew to each fetched sample.
         cache: Keep decoded and resized samples in memory, per process.
-        check: What to look at now rather than when a sample is fetched: ``"none"``, ``"headers"`` (see
+        check: Check at construction instead of at the fetch of a sample: ``"none"``, ``"headers"`` (see
             ``check_headers``) or ``"all"``, which also decodes every file once and checks the ids of the masks.
         upright: Refuse images that their EXIF orientation turns.
 
@@ -240,7 +240,7 @@ class PairedFiles(SegmentationDataset):
         return len(self.pairs)
 
     def sample_id(self, index: int) -> str:
-        """Name of the files without folder and suffix."""
+        """Return the name of the files without folder and suffix."""
         return self.pairs[index].id
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
@@ -255,10 +255,10 @@ class PairedFiles(SegmentationDataset):
         return image.astype(np.uint8, copy=False), mask
 
     def fingerprint(self, index: int) -> str:
-        """The two files, and what their ids are turned into."""
+        """Return a fingerprint of the two files and of the meaning of their ids."""
         pair = self.pairs[index]
         return repr((file_fingerprint(pair.image, pair.mask), type(self).__qualname__, self.masks.meaning))
 
     def _try(self, index: int) -> None:
-        """Read a sample and forget it: a data set need not fit into memory."""
+        """Read a sample without keeping it, since a data set need not fit into memory."""
         self.read(index)

@@ -1,4 +1,4 @@
-"""Anyone's images and masks, with a table of classes in YAML."""
+"""Folders of the user's own images and masks, with a table of classes in YAML."""
 
 from __future__ import annotations
 
@@ -32,20 +32,19 @@ class FolderPairs(FileDataModule):
           - {name: car, id: 26, colour: [0, 0, 142]}
           - {name: unlabelled, id: 0, colour: [0, 0, 0], ignore: true}
 
-    The rows that are not ignored are the classes, numbered from 0 in their order, whatever their ids in the files.
+    The rows that are not ignored are the classes, numbered from 0 in their order, not by their ids in the files.
     An id or a colour that is not in the table is an error. A sample's id is its relative path without suffix. Without
     a ``test`` folder models are scored on the validation split. An image with an EXIF orientation, by which
     viewers turn it, is an error, as its mask may be made for what is stored or for what is shown.
 
     Args:
         root: Folder that holds the splits.
-        classes: The class table: a path as seen from the working directory or, if there is none, from ``root``.
+        classes: Path of the class table, relative to the working directory or, if it is not there, to ``root``.
         image_folder: Folder of a split's images below ``root``; ``{split}`` stands for the split's name.
         mask_folder: Folder of its masks.
-        image_end: What the names of images end in, before the suffix, beside the name that they share with the mask.
-        mask_end: The same of masks, such as ``_mask``; files without it are passed over.
-        split_names: Names of ``train``, ``val`` and ``test`` in the folders where they are others, such as
-            ``{val: validation}``.
+        image_end: Ending of the images' names, before the suffix, after the name that they share with the mask.
+        mask_end: Ending of the masks' names, such as ``_mask``; files without it are skipped.
+        split_names: Folder names of ``train``, ``val`` and ``test`` if they differ, such as ``{val: validation}``.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
         check: See ``FileDataModule``.
         **common: See ``FileDataModule``, among them ``masks: colours``.
@@ -89,7 +88,7 @@ class FolderPairs(FileDataModule):
         return tuple((row.name, row.colour) for row in self.rows if not row.ignore)
 
     def mask_format(self) -> MaskFormat:
-        """What the masks hold, by the class table."""
+        """Return the format of the masks, from the class table."""
         label_of = {row.name: number for number, row in enumerate(row for row in self.rows if not row.ignore)}
         labels = [(row, label_of.get(row.name, IGNORE_INDEX)) for row in self.rows]
         class_of = {row.id: label for row, label in labels}
@@ -99,7 +98,7 @@ class FolderPairs(FileDataModule):
         return self.root / template.format(split=self.split_names.get(split, split))
 
     def pairs(self, split: Split) -> list[FilePair]:
-        """The files of a split, in order.
+        """Return the files of a split, in order.
 
         Raises:
             DataError: Folders or files are missing.
@@ -109,12 +108,12 @@ class FolderPairs(FileDataModule):
         return pair_by_stem(images, masks, layout, True, self.image_end, self.mask_end)
 
     def test_split(self) -> Split:
-        """``test``, or ``val`` where there is no such folder."""
+        """Return ``test``, or ``val`` without such a folder."""
         return "test" if is_folder(self._folder(self.image_folder, "test")) else "val"
 
 
 def _table_path(classes: str, root: Path) -> Path:
-    """A file here, or else in ``root``, or else a shipped one."""
+    """Find the class table: in the working directory, in ``root``, or among the shipped files, in this order."""
     path = Path(classes).expanduser()
     found = next((each for each in (path, root / path) if is_file(each)), None)
     return found or files().get(plain(classes), path)

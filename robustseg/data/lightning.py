@@ -1,4 +1,4 @@
-"""The Lightning shell of any data set; all else about data is usable without Lightning."""
+"""Lightning data module around any data set; the rest of ``robustseg.data`` works without Lightning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustseg.types import Sample
 
 
 class SegmentationDataModule(pl.LightningDataModule):
-    """A data set as Lightning takes it: splits open when a stage begins, checkpoints hold training's place in the data.
+    """Data module of a data set: splits open at the start of a stage, checkpoints hold training's place in the data.
 
     Args:
         data: The data set.
@@ -29,23 +29,23 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     @property
     def global_batch_size(self) -> int | None:
-        """Training images per update over all processes, where that is what is set."""
+        """Training images per update over all processes, if that is set; otherwise None."""
         return self.data.global_batch_size
 
     def share_batch(self, processes: int, accumulate: int = 1) -> None:
-        """Set ``batch_size`` to one process's share of ``global_batch_size``, where there is one.
+        """Set ``batch_size`` to one process's share of ``global_batch_size``, if that is set.
 
         Args:
-            processes: That train.
+            processes: Number of training processes.
             accumulate: Batches of a process whose gradients are accumulated.
 
         Raises:
-            DataError: It cannot be divided.
+            DataError: ``global_batch_size`` cannot be divided.
         """
         self.batch_size = self.data.process_batch_size(processes, accumulate)
 
     def prepare_data(self) -> None:
-        """Download what the data set was told to."""
+        """Download missing files, if the data set is configured to."""
         self.data.prepare_data()
 
     def setup(self, stage: str) -> None:
@@ -61,7 +61,7 @@ class SegmentationDataModule(pl.LightningDataModule):
             self.data.dataset(split)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Make shuffled batches of the training split, from where training stands on.
+        """Make shuffled batches of the training split, from the present place of training on.
 
         Raises:
             DataError: There are too few images for a single batch on every process.
@@ -86,7 +86,7 @@ class SegmentationDataModule(pl.LightningDataModule):
         return self.data.eval_loader(self.data.test_split(), *_place())
 
     def state_dict(self) -> dict[str, Any]:
-        """Tell where in the data training stands: ``epoch``, and ``position``, its samples that all ranks have seen.
+        """Return training's place in the data: ``epoch``, and ``position``, its samples that all ranks have seen.
 
         Lightning asks for it when a checkpoint is written. The entry has the name of the data set; checkpoints of
         version 0.1 have it among their own entries.
@@ -103,12 +103,12 @@ class SegmentationDataModule(pl.LightningDataModule):
         return {self._name: {"epoch": epoch, "position": position}}
 
     def state_of(self, checkpoint: Mapping[str, Any]) -> dict[str, int] | None:
-        """Read ``epoch`` and ``position`` of a checkpoint, also of version 0.1; None where it is of other data."""
+        """Read ``epoch`` and ``position`` of a checkpoint, also of version 0.1; None if it is from other data."""
         found = checkpoint.get(type(self).__qualname__, checkpoint).get(self._name)
         return None if found is None else dict(found)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next ``train_dataloader`` start there."""
+        """Let the next ``train_dataloader`` start at the saved place."""
         if self._name in state_dict:
             self.start_at(**state_dict[self._name])
 
@@ -127,13 +127,13 @@ class SegmentationDataModule(pl.LightningDataModule):
 
 
 def data_of(trainer: pl.Trainer) -> object:
-    """Return the data set of a trainer; a data module that is not ours, if it has one; None without any."""
+    """Return the data set of a trainer; for a data module of another package the module itself; None without any."""
     module = getattr(trainer, "datamodule", None)
     return module.data if isinstance(module, SegmentationDataModule) else module
 
 
 def _place() -> tuple[int, int]:
-    """Number of processes, and the rank of this one."""
+    """Return the number of processes and the rank of this one."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size(), distributed.get_rank()
     return 1, 0

@@ -1,4 +1,4 @@
-"""How samples become batches, on one process and on several."""
+"""Loaders: batches from samples, on one process and on several."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def make_loader(
     """Make a loader whose workers are seeded, leave signals alone and end with this process.
 
     Args:
-        dataset: What is loaded.
+        dataset: The data set to load.
         batch_size: Samples in a batch.
-        num_workers: Processes that load; 0 loads in this process.
+        num_workers: Number of data workers; 0 loads in this process.
         sampler: Order of the samples; by default that of the data set.
-        rank: Of this process, for the workers' seeds.
+        rank: Rank of this process, for the workers' seeds.
     """
     if num_workers:
         end_workers_at_exit()
@@ -67,14 +67,13 @@ def make_loader(
 
 
 def start_worker(number: int, rank: int = 0) -> None:
-    """Seed a worker process, and leave signals to the process that trains.
+    """Seed a worker process, and let it ignore signals.
 
-    SLURM and terminals send theirs to all processes; a worker that died of one would take training down before it
-    could save.
+    SLURM and terminals send signals to all processes; the death of a worker would end training before it could save.
 
     Args:
-        number: Of the worker among those of its loader.
-        rank: Of the process that it works for.
+        number: Number of the worker within its loader.
+        rank: Rank of the process that it works for.
     """
     seed_worker(number, rank)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
@@ -86,8 +85,8 @@ def seed_worker(number: int, rank: int) -> None:
     """Give torch, random and numpy streams of their own, exactly as Lightning's ``seed_everything(workers=True)`` does.
 
     Args:
-        number: Of the worker; torch has seeded it by the loader's base seed plus this number.
-        rank: Of the process that it works for.
+        number: Number of the worker; torch has seeded it by the loader's base seed plus this number.
+        rank: Rank of the process that it works for.
     """
     base = torch.initial_seed() - number
     mask = 2**64 - 1
@@ -105,31 +104,31 @@ def seed_worker(number: int, rank: int) -> None:
 
 
 def end_workers() -> None:
-    """Kill the data workers, at the end: they ignore the SIGTERM by which Python ends its children before it waits."""
+    """Kill the data workers at exit: they ignore the SIGTERM that Python sends to its children before it waits."""
     children = multiprocessing.active_children()
     if children and threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
-        # torch's handler would take it for the death of a worker that is needed
+        # torch's handler would report the death of a worker as an error
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in children:
         child.kill()
 
 
 def end_workers_at_exit() -> None:
-    """Have :func:`end_workers` called before Python waits for its children: one that is left would hold it for ever."""
+    """Register :func:`end_workers` to run before Python waits for its children, since this wait would never end."""
     util.Finalize(None, end_workers, exitpriority=100)
 
 
 class UnpaddedDistributedSampler(DistributedSampler[int]):
-    """Give every index to exactly one rank, in order, and repeat none.
+    """Sampler that gives every index to exactly one rank, in order, without repetition.
 
     ``DistributedSampler`` repeats samples until all ranks hold equally many, which counts some images twice in a
-    metric. Here some ranks may hold one sample, and so one batch, more than the others: whatever runs once per
+    metric. Here some ranks may hold one sample, and so one batch, more than the others: code that runs once per
     *batch* must not wait for the other ranks. Lightning keeps any ``DistributedSampler`` that it finds in a loader.
 
     Args:
-        dataset: What is sampled from.
+        dataset: The data set to sample from.
         num_replicas: Number of ranks; by default that of the process group.
-        rank: This process; by default its place in the process group.
+        rank: Rank of this process; by default that in the process group.
 
     Raises:
         DataError: There are fewer samples than ranks.

@@ -1,4 +1,4 @@
-"""What is wrong with a mask, found out from its contents, and what to do about it."""
+"""Diagnosis of faulty masks from their contents, with remedies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robustseg.types import IGNORE_INDEX
 
 
 def id_fault(path: Path, present: Sequence[int], masks: MaskMeaning) -> str:
-    """Message about a mask that holds foreign ids.
+    """Return the message about a mask with unknown ids.
 
     Args:
         path: The mask.
@@ -36,7 +36,7 @@ def _known(masks: MaskMeaning) -> str:
 
 
 def _ranges(numbers: Collection[int]) -> str:
-    """``[7, 8, 9, 11]`` as ``7-9, 11``."""
+    """Format ``[7, 8, 9, 11]`` as ``7-9, 11``."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
@@ -60,7 +60,7 @@ def _objects(unknown: Sequence[int]) -> str | None:
 
 
 def _scaled(present: Sequence[int], masks: MaskMeaning) -> str | None:
-    """Ids that were spread over all grey values to make them visible."""
+    """Return a remark if the ids were spread over all grey values to make them visible; otherwise None."""
     levels = len(set(masks.class_of) - {IGNORE_INDEX})
     for count in range(max(2, len(masks.class_names)), levels + 2):
         step = 255 / (count - 1)
@@ -80,7 +80,7 @@ def _by_colours(masks: MaskMeaning) -> str:
 
 
 def format_fault(path: Path, name: str, masks: MaskMeaning) -> str:
-    """Message about a mask in a format that need not give back the numbers that were written.
+    """Return the message about a mask in a format that may not preserve the written numbers.
 
     Args:
         path: The mask.
@@ -92,12 +92,12 @@ def format_fault(path: Path, name: str, masks: MaskMeaning) -> str:
 
 
 def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskMeaning) -> str:
-    """Message about a mask of another number of channels.
+    """Return the message about a mask with another number of channels.
 
     Args:
         path: The mask.
         mode: Pillow's name for its channels.
-        pixels: H×W×3 RGB, where there are colours but ids were expected.
+        pixels: H×W×3 RGB, if the mask has colours instead of the expected ids.
         masks: What it should hold.
     """
     if masks.kind == "colours":
@@ -132,7 +132,7 @@ def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskMeaning)
 
 
 def palette_fault(path: Path, values: Pixels, palette: Sequence[int], masks: MaskMeaning) -> str | None:
-    """Message about a palette PNG whose colours are those of the classes and whose indices are not their ids.
+    """Return the message about a palette PNG with the classes' colours and indices other than their ids.
 
     Args:
         path: The mask.
@@ -141,10 +141,10 @@ def palette_fault(path: Path, values: Pixels, palette: Sequence[int], masks: Mas
         masks: What it should hold.
 
     Returns:
-        ``None`` where indices and colours agree or the colours are none of the classes'.
+        The message, or ``None`` if indices and colours agree or no colour belongs to a class.
     """
     entries = [(red, green, blue) for red, green, blue in zip(*(palette[k::3] for k in range(3)), strict=False)]
-    # the usual case, without a look at the pixels: index k is shown in the colour of what k stands for
+    # the usual case, decided without the pixels: the palette shows each index in the colour of its class
     if all(masks.colours.get(colour) == masks.class_of.get(index) for index, colour in enumerate(entries)):
         return None
     present = [int(value) for value in np.flatnonzero(np.bincount(values.ravel()))]
@@ -163,7 +163,7 @@ def palette_fault(path: Path, values: Pixels, palette: Sequence[int], masks: Mas
 
 
 def colour_fault(path: Path, foreign: NDArray[np.int32], pixels: int, masks: MaskMeaning) -> str:
-    """Message about a mask with colours of no class.
+    """Return the message about a mask with colours of no class.
 
     Args:
         path: The mask.

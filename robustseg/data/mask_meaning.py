@@ -14,7 +14,7 @@ from robustseg.data.transforms import Pixels
 from robustseg.types import IGNORE_INDEX
 
 MaskKind = Literal["ids", "colours"]
-"""Whether the pixels of the masks are class ids or the RGB colours of the classes."""
+"""Kind of the mask pixels: class ids, or RGB colours of the classes."""
 
 RGB = tuple[int, int, int]
 """Red, green and blue from 0 to 255."""
@@ -26,7 +26,7 @@ def check_mask_kind(kind: MaskKind) -> MaskKind:
     """Return ``kind``.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not one of :data:`MaskKind`.
     """
     if kind not in ("ids", "colours"):
         raise ValueError(f"masks = {kind!r}: set data.masks to ids or colours.")
@@ -35,16 +35,16 @@ def check_mask_kind(kind: MaskKind) -> MaskKind:
 
 @dataclass(frozen=True)
 class MaskMeaning:
-    """What the masks of a data set hold.
+    """Meaning of the numbers or colours in the masks of a data set.
 
     Args:
         class_names: Names of the classes in the order of their ids.
         class_of: Class, or the ignore index, of each id that a file may hold; any other id is an error.
-        colours: RGB colour of each class and of void pixels, with the class or the ignore index: what masks of
-            ``kind`` ``"colours"`` hold, and by what wrong files are recognised.
+        colours: RGB colour of each class and of void pixels, with the class or the ignore index: the content of masks
+            of ``kind`` ``"colours"``, and the marks of wrong files.
         kind: ``"ids"`` or ``"colours"``.
-        hint: Gets the ids of a mask with foreign ones and says where they may come from, or ``None``.
-        painted: Whether the data set can also be read by colours, so that messages may advise it.
+        hint: Function of the ids of a mask with unknown ones that returns their possible origin, or ``None``.
+        painted: True if the data set can also be read by colours, so that messages may advise it.
     """
 
     class_names: tuple[str, ...]
@@ -62,16 +62,16 @@ class MaskMeaning:
         void_colours: Sequence[RGB] = (),
         **settings: Any,
     ) -> Meaning:
-        """Masks in which id k is class k.
+        """Return the meaning of masks with id k for class k.
 
         Args:
             classes: Name and colour of each class.
             void_ids: Ids of pixels that belong to no class.
-            void_colours: Colours of such pixels.
+            void_colours: Colours of pixels that belong to no class.
             **settings: ``kind``, ``hint`` and ``painted``.
 
         Raises:
-            ValueError: Two classes have the same colour, and the masks are to be read by colours.
+            ValueError: Two classes have the same colour, and ``kind`` is ``"colours"``.
         """
         shared = {colour for _, colour in classes if sum(colour == other for _, other in classes) > 1}
         if shared and settings.get("kind") == "colours":
@@ -87,19 +87,19 @@ class MaskMeaning:
 
     @cached_property
     def meaning(self) -> tuple[object, ...]:
-        """All that decides which classes are read from a file."""
+        """Return all values that determine the classes read from a file."""
         return self.class_names, sorted(self.class_of.items()), sorted(self.colours.items()), self.kind
 
     @cached_property
     def known(self) -> NDArray[np.bool_]:
-        """Whether a file may hold an id, by id."""
+        """True for each id that a file may hold, indexed by id."""
         known = np.zeros(max(255, *self.class_of) + 1, dtype=np.bool_)
         known[list(self.class_of)] = True
         return known
 
     @cached_property
     def table(self) -> Pixels | None:
-        """Class by id; ``None`` where the files hold it already."""
+        """Class by id; ``None`` if the files hold the classes already."""
         if all(number == label for number, label in self.class_of.items()):
             return None
         table = np.full(len(self.known), IGNORE_INDEX, np.uint8)

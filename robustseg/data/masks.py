@@ -24,19 +24,19 @@ ID_MODES = ("1", "L", "P", "I", "I;16")
 COLOUR_MODES = ("RGB", "RGBA", "P")
 """Pillow's modes with colours."""
 EXACT_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
-"""Of files, whatever they are called, that give back the numbers that were written."""
+"""Lossless formats, recognised by the content of a file, not by its name."""
 SPREAD = {"L;2": 85, "L;4": 17}
 """Factor by which Pillow multiplies grey values of 2 and 4 bits."""
 
 
 class MaskFormat(MaskMeaning):
-    """What the masks of a data set hold, and how they are read; the arguments are those of ``MaskMeaning``."""
+    """Format of the masks of a data set, with their reader; the arguments are those of ``MaskMeaning``."""
 
     def check_header(self, path: Path) -> tuple[int, int] | None:
-        """(width, height) in pixels of a mask, without decoding it; ``None`` where that does not say.
+        """Return (width, height) in pixels of a mask without decoding it; ``None`` if the header does not tell.
 
         Raises:
-            DataError: It is missing, of another format, or has another number of channels.
+            DataError: The mask is missing, of another format, or has another number of channels.
         """
         if path.suffix.lower() == ".mat":
             check_sbd_header(path)
@@ -50,7 +50,7 @@ class MaskFormat(MaskMeaning):
         """Decode an H×W mask to class ids, in which void is the ignore index.
 
         Raises:
-            DataError: It is missing, cut short, or holds something else than the ids, or colours, of the classes.
+            DataError: The mask is missing, truncated, or holds other ids or colours than those of the classes.
         """
         if path.suffix.lower() == ".mat":
             return self._classes(read_sbd_mask(path), path)
@@ -106,7 +106,7 @@ class MaskFormat(MaskMeaning):
 
 
 def _by_table(table: Pixels, values: Pixels) -> Pixels:
-    """``table[values]``, four times as fast as numpy."""
-    cv2.setNumThreads(0)  # they do not survive a fork
+    """Compute ``table[values]``, four times as fast as numpy."""
+    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork
     found: Pixels = cv2.LUT(values, table).astype(np.uint8, copy=False)
     return found

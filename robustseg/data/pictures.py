@@ -14,7 +14,7 @@ from robustseg.data.transforms import Pixels
 DEEP_MODES = ("I", "I;16", "F")
 """Pillow's modes of more than 8 bits, which Pillow clips instead of scaling."""
 
-# Pillow's exceptions for files that are truncated, empty or no pictures
+# Pillow's exceptions for files that are truncated, empty or not pictures
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 _ORIENTATION = 0x0112

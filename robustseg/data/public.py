@@ -1,4 +1,4 @@
-"""Everything that ``robustseg.data`` offers: loaded as a whole, so that a configuration can name each data set."""
+"""Public names of ``robustseg.data``, loaded as a whole, so that a configuration can name each data set."""
 
 from robustseg.data.ade20k import ADE20K
 from robustseg.data.base import SegmentationData, Split

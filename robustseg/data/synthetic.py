@@ -1,4 +1,4 @@
-"""The embedded data set: no download, no files."""
+"""Embedded data set of drawn scenes, without download or files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class SceneDataset(SegmentationDataset):
     """Scenes of ``render_scene``; sample ``index`` of a split is always the same picture.
 
     Args:
-        split: Splits never share a scene.
+        split: Name of the split; splits never share a scene.
         length: Number of scenes.
         size: (height, width) in pixels that scenes are drawn at.
         seed: Another seed gives another data set.
-        augment: Applied afresh each time a sample is fetched.
+        augment: Applied anew to each fetched sample.
         cache: Keep the scenes in memory, per process: 4 bytes per pixel.
     """
 
@@ -44,7 +44,7 @@ class SceneDataset(SegmentationDataset):
         return self.length
 
     def sample_id(self, index: int) -> str:
-        """``val-000017`` is the scene 17 of the validation split."""
+        """Return the id of a scene: ``val-000017`` is scene 17 of the validation split."""
         return f"{self.split}-{index:06d}"
 
     def read(self, index: int) -> tuple[Pixels, Pixels]:
@@ -55,15 +55,15 @@ class SceneDataset(SegmentationDataset):
 class SyntheticScenes(SegmentationData):
     """Toys on a textured floor, drawn from a seed: seven classes, for examples and tests without a download.
 
-    See ``robustseg.data.scenes`` for what the scenes hold.
+    See ``robustseg.data.scenes`` for the content of the scenes.
 
     Args:
         train_length: Number of training scenes.
         val_length: Number of validation scenes.
         test_length: Number of test scenes.
-        seed: Another seed gives another data set; it has nothing to do with the seed of a run.
+        seed: Seed of the scenes, independent of the seed of a run; another seed gives another data set.
         image_size: (height, width) in pixels that scenes are drawn at, 32 or more.
-        num_workers: Processes that load data; drawing a scene takes milliseconds and happens once.
+        num_workers: Number of data workers; drawing a scene takes milliseconds and happens once.
         scale: Range of the random factor that training images are resized by before the crop.
         cache: Keep the scenes in memory: 28 kB each at 96×96, in every worker process.
         **common: See ``SegmentationData``.
@@ -98,6 +98,6 @@ class SyntheticScenes(SegmentationData):
         }
 
     def make_dataset(self, split: Split) -> SceneDataset:
-        """Open a split; nothing is drawn yet."""
+        """Open a split without drawing any scene."""
         augment = self.augmentation if split == "train" else None
         return SceneDataset(split, self.lengths[split], self.size, self.seed, augment, self.cache)

@@ -26,10 +26,10 @@ from robustseg.data.voc_download import download_sbd, download_voc
 from robustseg.types import IGNORE_INDEX
 
 TrainList = Literal["train", "trainaug"]
-"""Which images are trained on."""
+"""Training images: VOC's own, or those of SBD as well."""
 
 _AUG_LISTS = ("train_aug.txt", "trainaug.txt", "aug.txt")
-"""The last is mmsegmentation's and names SBD's images only, to which VOC's are added in any case."""
+"""File names of the list; the last is mmsegmentation's and has SBD's images only, to which VOC's are always added."""
 
 
 class PascalVOC(FileDataModule):
@@ -58,10 +58,10 @@ class PascalVOC(FileDataModule):
         root: Folder that holds ``VOCdevkit``.
         train_list: ``"train"``, or ``"trainaug"`` with SBD's masks.
         sbd_root: Folder that holds SBD, either its archive's ``benchmark_RELEASE`` or ``cls`` itself.
-        download: Fetch what is missing before training, by torchvision: VOC to ``root``, SBD to ``sbd_root``.
+        download: Fetch missing files before training, by torchvision: VOC to ``root``, SBD to ``sbd_root``.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
-        count_void: Count void as background and leave out none. For comparison with protocols that do so, such as
-            that of SEA (Croce, Singh and Hein 2024), only.
+        count_void: Count void as background instead of ignoring it. Only for comparison with protocols that do so,
+            such as that of SEA (Croce, Singh and Hein 2024).
         **common: See ``FileDataModule``.
 
     Raises:
@@ -93,7 +93,7 @@ class PascalVOC(FileDataModule):
         self.download = download
 
     def mask_format(self) -> MaskFormat:
-        """What the masks hold: 255 is void, or the background."""
+        """Return the format of the masks: 255 is void, or the background."""
         plain = MaskFormat.of_classes(self.table, self.void_ids, self.void_colours, kind=self.mask_kind)
         if not self.count_void:
             return plain
@@ -102,7 +102,7 @@ class PascalVOC(FileDataModule):
         return MaskFormat(plain.class_names, class_of, colours, plain.kind)
 
     def prepare_data(self) -> None:
-        """Download what is missing, where ``download`` says so.
+        """Download missing files if ``download`` is set.
 
         Raises:
             DataError: The download failed.
@@ -120,10 +120,10 @@ class PascalVOC(FileDataModule):
         return [place / "JPEGImages" for place in places]
 
     def pairs(self, split: Split) -> list[FilePair]:
-        """The files of a split, in order.
+        """Return the files of a split, in order.
 
         Raises:
-            DataError: Folders, files or lists are missing, or a list names files that are.
+            DataError: Folders, files or lists are missing, or a list names missing files.
         """
         base = first_folder(self._bases(), self.root, self.layout_here).parent
         lists = existing_folder(base / "ImageSets" / "Segmentation", self.layout_here)
@@ -144,7 +144,7 @@ class PascalVOC(FileDataModule):
         return [FilePair(name, image_of[name], mask_of[name]) for name in sorted(mask_of)]
 
     def _sbd(self, root: Path, base: Path, without: set[str]) -> dict[str, FilePair]:
-        """SBD's images and masks outside of VOC's validation split."""
+        """Return SBD's images and masks outside of VOC's validation split."""
         layout = f"{PASCAL_VOC.more_layout[1]} (set data.sbd_root)"
         folder = first_folder(_sbd_folders(root), root, layout).parent
         pairs: dict[str, FilePair] = {}
@@ -163,7 +163,7 @@ class PascalVOC(FileDataModule):
         return own if is_file(own) else in_either_case(sbd / "img" / f"{sample}.jpg")
 
     def _class_aug(self, base: Path, without: set[str]) -> dict[str, FilePair]:
-        """The images and masks of a folder of SBD's masks that someone converted."""
+        """Return the images and masks of a folder of converted SBD masks."""
         folder = base / "SegmentationClassAug"
         wanted = f"train_list: trainaug asks for SBD: {' or '.join(PASCAL_VOC.more_layout)}"
         existing_folder(folder, f"{wanted} (set data.sbd_root, or data.train_list to train)")
@@ -189,7 +189,7 @@ class PascalVOC(FileDataModule):
         return {name: FilePair(name, image_of[name], mask_of[name]) for name in names}
 
     def test_split(self) -> Split:
-        """``val``: there is no test ground truth."""
+        """Return ``val``: there is no test ground truth."""
         return "val"
 
 

@@ -37,7 +37,7 @@ def _fetch(name: str, root: Path, page: str, fetch: Callable[[], object]) -> Non
     try:
         root.mkdir(parents=True, exist_ok=True)
         fetch()
-    # URLError and what shutil and tarfile say of full disks are OSErrors; a wrong checksum is a RuntimeError
+    # URLError and the errors of shutil and tarfile on full disks are OSErrors; a wrong checksum is a RuntimeError
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise DataError(
             f"the download of {name} to {root} failed ({reason(error)}): fetch it from {page}, unpack it there and set "

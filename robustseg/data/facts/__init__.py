@@ -1,4 +1,4 @@
-"""Facts about the data sets: names, classes, layouts, where to get them. Imports nothing but the standard library."""
+"""Facts about the data sets: names, classes, layouts, sources. Imports only the standard library."""
 
 from robustseg.data.facts.ade20k import ADE
 from robustseg.data.facts.camvid import CAMVID

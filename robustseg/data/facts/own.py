@@ -1,4 +1,4 @@
-"""Data sets without a publisher: anyone's files, and the scenes that are drawn."""
+"""Data sets without a publisher: the user's own files, and drawn scenes."""
 
 from __future__ import annotations
 

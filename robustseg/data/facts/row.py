@@ -1,4 +1,4 @@
-"""The facts about a data set, readable without opening it or importing what reads its files."""
+"""Facts about a data set, available without opening it or importing its reader."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ Classes = tuple[tuple[str, tuple[int, int, int]], ...]
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """One data set in words, for people who choose one, and its table of classes."""
+    """Description of one data set, and its table of classes."""
 
     name: str
-    """Class, as in ``data.class_path``."""
+    """Name of the class, as in ``data.class_path``."""
     about: str
-    """One sentence, with which the class's docstring begins."""
+    """One sentence, equal to the first line of the class's docstring."""
     layout: tuple[str, ...]
     """Files below ``root``, one kind per line."""
     source: str
-    """Paper, and where to get the files."""
+    """Paper, and source of the files."""
     licence: str
-    """Under what terms they may be used."""
+    """Terms of use."""
     config: str
-    """A configuration to start from."""
+    """Shipped configuration of the data set."""
     classes: Classes = ()
-    """Empty where a class table says them."""
+    """Empty if a class table defines them."""
     split_sizes: Mapping[str, int] = field(default_factory=dict)
-    """Images in each split as published; empty where that is up to the files."""
+    """Images in each split as published; empty if the files determine them."""
     test_split: str = "val"
-    """Which split scores are measured on."""
+    """Split on which models are evaluated."""
     more_layout: tuple[str, ...] = ()
-    """Further files, one of which an option asks for."""
+    """Further files, needed for an option."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

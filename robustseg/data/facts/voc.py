@@ -11,9 +11,9 @@ _NAMES = (
 
 
 def voc_colour(index: int) -> tuple[int, int, int]:
-    """Colour of an index in VOC's masks (the devkit's VOClabelcolormap).
+    """Return the RGB colour of an index in VOC's masks (the devkit's VOClabelcolormap).
 
-    The lowest three bits of the index are the highest bits of red, green and blue, the next three the ones below.
+    The lowest three bits of the index are the highest bits of red, green and blue, the next three the bits below.
 
     Args:
         index: 0 to 255.
