@@ -1,4 +1,4 @@
-"""``robustseg doctor``: is this machine, or this job, fit to train on?"""
+"""``robustseg doctor``: checks of a machine or a job before training."""
 
 from robustseg.doctor.command import doctor
 from robustseg.doctor.findings import Finding

@@ -58,13 +58,13 @@ class _Options(NamedTuple):
 
 
 def doctor(args: Sequence[str]) -> int:
-    """Examine this machine, or this job, and print what was found and what to do about it.
+    """Examine this machine or this job, and print the findings with remedies.
 
     Args:
         args: Options of the doctor, and of ``robustseg train``.
 
     Raises:
-        RunError: The findings cannot be written to where ``--json`` says.
+        RunError: The findings cannot be written to the file of ``--json``.
     """
     parsed, rest = _parser().parse_known_args(args)
     if parsed.json is not None and not parsed.json.absolute().parent.is_dir():
@@ -89,7 +89,7 @@ def doctor(args: Sequence[str]) -> int:
         findings = sections[name]
         title = name
         if launch is not None and launch.rank != 0:
-            # Rank 0 speaks for all; others only of what is wrong where they are.
+            # Rank 0 reports everything; other ranks report only their own problems.
             findings = [finding for finding in findings if finding.verdict != "ok"]
             title = f"{name}, rank {launch.rank} on {os.uname().nodename}"
         if findings:
@@ -143,7 +143,7 @@ def _chosen(only: Sequence[str] | None, launch: Launch | None) -> list[str]:
     names = [name for name in SECTIONS if only is None or name in only]
     if launch is None:
         return names
-    # While they still run alike: joining waits for the slowest.
+    # Early, while the ranks are still in step: joining waits for the slowest.
     names.sort(key=lambda name: name != "distributed")
     if launch.rank != 0:
         own = {"distributed", "devices"} | ({"versions", "resources", "paths"} if launch.local_rank == 0 else set())
@@ -152,7 +152,7 @@ def _chosen(only: Sequence[str] | None, launch: Launch | None) -> list[str]:
 
 
 def _prepare(name: str, options: _Options) -> tuple[Check, tuple[Any, ...], float]:
-    """The function of a section, its arguments and its time limit in seconds."""
+    """Return the function of a section, its arguments and its time limit in seconds."""
     setup, environ, launch = options.setup, dict(os.environ), options.launch
     cores = find_cores(environ)
     counts = len(worker_counts(cores, setup.num_workers if setup is not None else 0))
@@ -176,7 +176,7 @@ def _count_gpus() -> Iterator[Finding]:
 
 
 def _gpus() -> int:
-    """GPUs that torch can use, counted in another process, since one that has touched CUDA cannot fork any more."""
+    """Count the GPUs that torch can use, in another process, since a process that has used CUDA cannot fork."""
     found = run_isolated(_count_gpus, (), 60)
     return int(found[0].text) if found and found[0].name == "count" else 0
 

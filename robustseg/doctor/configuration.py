@@ -1,4 +1,4 @@
-"""What the doctor needs of a training configuration; nothing of it is built here but the data set."""
+"""Training configuration as the doctor reads it; only the data set is built."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from robustseg.config.messages import Parser
 from robustseg.data import SegmentationData
 
 _UNNAMED = {
-    # Only its options are parsed: whatever a data configuration leaves open must not be asked for.
+    # Only the options are parsed; settings that a data configuration leaves open are not required.
     "model.network": {"class_path": "FCN", "init_args": {"backbone": "resnet10t"}},
     "data": {"class_path": "SyntheticScenes"},
 }
 
 
 class Setup(NamedTuple):
-    """What a run of this configuration would use."""
+    """Resources that a run of the configuration would use."""
 
     data: dict[str, Any]
     """Class path and arguments of the data set."""
     devices: str | int
-    """Processes per node; "auto" stands for all GPUs, or one process without."""
+    """Processes per node; "auto" for one per GPU, or one process without GPUs."""
     num_nodes: int
     accelerator: str
     root: str
     """Folder of the runs."""
 
     def processes(self, gpus: int) -> int:
-        """Processes that Lightning trains with on each node.
+        """Return the number of training processes that Lightning starts on each node.
 
         Args:
             gpus: GPUs that torch sees.
@@ -42,12 +42,12 @@ class Setup(NamedTuple):
 
     @property
     def num_workers(self) -> int:
-        """Processes that load data, per process that trains."""
+        """Number of data workers per training process."""
         return int(self.data.get("init_args", {}).get("num_workers", 0))
 
     @property
     def batch_bytes(self) -> int | None:
-        """Bytes of a training batch as workers hand it over; None if the size of its images is not configured."""
+        """Bytes of a training batch from a worker; None if the size of its images is not configured."""
         arguments = self.data.get("init_args", {})
         sizes = [size for size in (arguments.get("crop_size"), arguments.get("image_size")) if size is not None]
         if not sizes:
@@ -60,7 +60,7 @@ def read_setup(args: Sequence[str]) -> Setup:
     """Parse arguments and configuration files as ``robustseg train`` does.
 
     Args:
-        args: Those of ``robustseg train``.
+        args: Arguments of ``robustseg train``.
     """
     config = _ParsedOnly(args).config
     devices = config.trainer.devices
@@ -76,7 +76,7 @@ def read_setup(args: Sequence[str]) -> Setup:
 
 
 def build_data(data: dict[str, Any]) -> SegmentationData:
-    """The data set of a configuration.
+    """Build the data set of a configuration.
 
     Raises:
         ValueError: Its constructor refused an argument.
@@ -86,7 +86,7 @@ def build_data(data: dict[str, Any]) -> SegmentationData:
     try:
         built = parser.instantiate_classes(parser.parse_object({"data": data})).data
     except ValueError as error:
-        # The parser wraps what a constructor said into a list of the types that it tried.
+        # The parser wraps a constructor's error into a list of the types that it tried.
         cause: BaseException = error
         while isinstance(cause.__cause__, ValueError):
             cause = cause.__cause__
@@ -101,10 +101,10 @@ class _ParsedOnly(RobustSegCLI):
         parser.set_defaults(_UNNAMED)
 
     def before_instantiate_classes(self) -> None:
-        """Look for no checkpoint."""
+        """Skip the search for a checkpoint."""
 
     def _set_seed(self) -> None:
-        """Seed nothing, and do not say so."""
+        """Skip the seeding and its message."""
 
     def instantiate_classes(self) -> None:
         """Build nothing."""

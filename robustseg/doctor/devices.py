@@ -1,4 +1,4 @@
-"""Which devices torch can compute on, and whether they are those of the configuration."""
+"""Devices that torch can compute on, compared with those of the configuration."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _INSTALL = "https://pytorch.org/get-started/locally"
 
 
 def check_devices(setup: Setup | None) -> Iterator[Finding]:
-    """Each device with a computation that was really done on it.
+    """Check each device with an actual computation.
 
     Args:
-        setup: What the run would use, if a configuration was given.
+        setup: Resources of the run, if a configuration was given.
     """
     yield ok("CPU", counted(torch.get_num_threads(), "thread"))
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -30,12 +30,12 @@ def check_devices(setup: Setup | None) -> Iterator[Finding]:
 
 
 def compare_devices(setup: Setup, gpus: int, mps: bool) -> Iterator[Finding]:
-    """The devices that a configuration asks for, against those that are there.
+    """Compare the devices of a configuration with the available ones.
 
     Args:
-        setup: What the run would use.
-        gpus: GPUs that torch can use.
-        mps: Whether Apple's GPU is there.
+        setup: Resources of the run.
+        gpus: Number of GPUs that torch can use.
+        mps: True if Apple's GPU is available.
     """
     name, asked = "trainer.accelerator", setup.accelerator
     if asked == "mps" or (asked == "gpu" and mps and not gpus):
@@ -86,11 +86,11 @@ def _gpu(index: int) -> Finding:
 
 
 def _no_gpu(built_for: str | None, nodes: int) -> Finding:
-    """Why torch sees no GPU.
+    """Explain why torch sees no GPU.
 
     Args:
         built_for: Version of CUDA or HIP that torch was built for.
-        nodes: Device files of NVIDIA's driver.
+        nodes: Number of device files of NVIDIA's driver.
     """
     if not nodes:
         return ok("GPU", "None: this machine trains on the CPU.")

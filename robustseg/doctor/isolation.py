@@ -1,4 +1,4 @@
-"""A section runs in a process of its own: what hangs is ended, and what crashes takes nothing else with it."""
+"""Process isolation of the doctor's sections: a section may hang or crash without affecting the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from robustseg.doctor.findings import Finding, problem
 
 Check = Callable[..., Iterator[Finding]]
 
-# Forking saves an import of torch per section; nobody has touched CUDA or started OpenMP's threads before. macOS's own
+# Forking saves an import of torch per section; CUDA and OpenMP's threads have not been used before. macOS's own
 # libraries do not survive a fork.
 CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
@@ -27,12 +27,12 @@ _REPORT = "If the message does not explain it, please report it with the output 
 
 
 def run_isolated(check: Check, arguments: tuple[Any, ...], limit: float) -> list[Finding]:
-    """Findings of one section; those that it had before it hung or crashed are among them.
+    """Run one section and return its findings, also those from before a hang or crash.
 
     Args:
         check: Generator function at the top level of a module.
         arguments: Its arguments, which can be pickled.
-        limit: Seconds after which it, and all that it started, is killed.
+        limit: Seconds after which the section and all its processes are killed.
     """
     receiver, sender = CONTEXT.Pipe(duplex=False)
     findings: list[Finding] = []
@@ -43,7 +43,7 @@ def run_isolated(check: Check, arguments: tuple[Any, ...], limit: float) -> list
         try:
             ended = _receive(receiver, process.sentinel, findings, time.monotonic() + limit)
         finally:
-            # before the process is waited for: until then nobody else can get its number
+            # before the process is waited for: until then its number cannot be reused
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.join(5)
@@ -62,7 +62,7 @@ def run_isolated(check: Check, arguments: tuple[Any, ...], limit: float) -> list
 
 
 def _receive(receiver: Connection, sentinel: int, findings: list[Finding], deadline: float) -> bool:
-    """Collect findings until the section ends; False if the time was up first."""
+    """Collect findings until the section ends; return False if the time is up first."""
     while (left := deadline - time.monotonic()) > 0:
         ready = wait([receiver, sentinel], timeout=left)
         if receiver in ready:
@@ -77,7 +77,7 @@ def _receive(receiver: Connection, sentinel: int, findings: list[Finding], deadl
 
 
 def _captured() -> IO[bytes]:
-    """Where a section's own output goes; nowhere if there is no room for temporary files."""
+    """Open a file for a section's own output, or the null device if there is no room for temporary files."""
     try:
         return tempfile.TemporaryFile()
     except OSError:
@@ -96,10 +96,10 @@ def _crashed(exitcode: int, log: IO[bytes]) -> Finding:
 
 
 def _section(check: Check, arguments: tuple[Any, ...], sender: Connection, log: int, parent: int) -> None:
-    """The section's process."""
+    """Run a section in its process and send its findings."""
     os.setpgid(0, 0)
     if CONTEXT.get_start_method() == "fork":
-        # What libraries print would tear the report apart.
+        # The output of libraries would disturb the report.
         os.dup2(log, 1)
         os.dup2(log, 2)
     for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -115,7 +115,7 @@ def _section(check: Check, arguments: tuple[Any, ...], sender: Connection, log: 
 
 
 def _end_with(parent: int) -> None:
-    """A section whose doctor was killed has nobody to report to."""
+    """End this section once the doctor's own process has been killed."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os.killpg(0, signal.SIGKILL)

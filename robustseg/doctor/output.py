@@ -1,4 +1,4 @@
-"""What a person reads and what a program reads."""
+"""Output of the doctor: terminal report, summary and JSON."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _STYLES: dict[Verdict, str] = {"ok": "green", "caution": "yellow", "problem": "b
 
 
 def open_console() -> Console:
-    """As wide as the terminal; in a log file 120 columns, unless COLUMNS says otherwise."""
+    """Open a console as wide as the terminal; in a log file 120 columns wide, or as wide as COLUMNS."""
     wide = None if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit() else 120
     return Console(width=wide, highlight=False, soft_wrap=False)
 
 
 def print_section(console: Console, title: str, findings: list[Finding]) -> None:
-    """A line for each finding, the remedy below where something is to be done.
+    """Print a line for each finding, with the remedy below.
 
     Args:
-        console: Where.
-        title: Of the section.
-        findings: Its findings.
+        console: Console to print to.
+        title: Title of the section.
+        findings: Findings of the section.
     """
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, width=7)
@@ -45,7 +45,7 @@ def print_section(console: Console, title: str, findings: list[Finding]) -> None
 
 
 def summary(sections: Mapping[str, list[Finding]]) -> str:
-    """How many problems there are, and where."""
+    """Return a summary with the number of problems and their sections."""
     everything = [finding for findings in sections.values() for finding in findings]
     counts = {verdict: sum(finding.verdict == verdict for finding in everything) for verdict in _STYLES}
     where = ", ".join(name for name, findings in sections.items() if verdict_of(findings) == "problem")
@@ -54,11 +54,11 @@ def summary(sections: Mapping[str, list[Finding]]) -> str:
 
 
 def to_json(sections: Mapping[str, list[Finding]], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """All findings with the figures behind them.
+    """Convert all findings and their figures to JSON-serialisable values.
 
     Args:
         sections: Findings of each section.
-        seconds: That each section took.
+        seconds: Duration of each section.
     """
     return {
         "verdict": verdict_of([finding for findings in sections.values() for finding in findings]),

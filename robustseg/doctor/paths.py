@@ -1,4 +1,4 @@
-"""Folders that a run writes to: does the file system do what safe checkpoints and resumable results rest on?"""
+"""Folders of a run: file system operations required by safe checkpoints and resumable results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from robustseg.doctor.findings import Finding, caution, mebibytes, ok, problem
 
 _BLOCK = 4 * 2**20
 _MOST = 64 * 2**20
-# 1/4 of what is free: to measure a full disk must not fill it
+# 1/4 of the free space: the measurement must not fill the disk
 _SHARE = 4
 _SECONDS = 2.0
 _SLOW = 10 * 2**20
@@ -27,11 +27,11 @@ _GONE = {"tmpfs": "when the machine restarts", "ramfs": "when the machine restar
 
 
 def check_paths(paths: tuple[str, ...], environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Folders of runs, and those that libraries write to.
+    """Check the folders of runs, and those that libraries write to.
 
     Args:
-        paths: Of runs; one that is not there is made, and removed again.
-        environ: The environment's variables.
+        paths: Folders of runs; a missing one is created, and removed again.
+        environ: Environment variables.
     """
     for path in paths:
         yield from check_folder(path)
@@ -39,10 +39,10 @@ def check_paths(paths: tuple[str, ...], environ: Mapping[str, str]) -> Iterator[
 
 
 def check_folder(path: str) -> Iterator[Finding]:
-    """One folder of runs: all that a run does there, really done.
+    """Check one folder of runs by performing all file operations of a run there.
 
     Args:
-        path: Folder.
+        path: The folder.
     """
     made: list[Path] = []
     try:
@@ -84,7 +84,7 @@ def _remove(made: list[Path]) -> None:
 
 
 def _written(path: str, scratch: Path) -> Iterator[Finding]:
-    """Write, fsync and time it."""
+    """Write and fsync a file, and measure the time."""
     about = os.statvfs(scratch)
     size = min(_MOST, about.f_bavail * about.f_frsize // _SHARE)
     block = os.urandom(min(_BLOCK, max(size, 1)))
@@ -168,7 +168,7 @@ _OPERATIONS: tuple[tuple[str, Callable[[Path], None], bool, str], ...] = (
     ("hard links", _hard, False, "evaluations by several processes at once can collide: run one at a time"),
     ("advisory locks", _lock, False, "two runs can write to one folder: never start the same command twice"),
 )
-"""Name, what to do, whether training needs it, and what comes of its lack."""
+"""Name, function, whether training needs the operation, and the consequence of its absence."""
 
 
 def _operations(path: str, scratch: Path) -> Iterator[Finding]:
@@ -188,7 +188,7 @@ def _operations(path: str, scratch: Path) -> Iterator[Finding]:
 
 def _room(path: str, folder: Path) -> Iterator[Finding]:
     about = os.statvfs(folder)
-    # the measurement's own file goes again
+    # the file of the measurement is removed afterwards
     free = about.f_bavail * about.f_frsize + sum(file.stat().st_size for file in folder.iterdir())
     total = about.f_blocks * about.f_frsize
     text = f"{mebibytes(free)} of {mebibytes(total)} free"
@@ -199,7 +199,7 @@ def _room(path: str, folder: Path) -> Iterator[Finding]:
         yield caution(path, f"{text}, room for some tens of checkpoints.", remedy, free=free)
     else:
         yield ok(path, text, free=free)
-    # file systems without a fixed number of files say 0 of 0
+    # file systems without a fixed number of files report 0 of 0
     if about.f_files and about.f_favail < _FEW_FILES:
         found = problem if about.f_favail < 100 else caution
         yield found(path, f"room for {about.f_favail} more files (inodes) only.", remedy, inodes=about.f_favail)
@@ -235,7 +235,7 @@ def _writable(name: str, folder: Path, found: Callable[[str, str, str], Finding]
 
 
 def _file_system(folder: Path) -> str | None:
-    """Type of the file system that holds a folder, as the kernel calls it."""
+    """Return the kernel's name for the type of a folder's file system; None if unknown."""
     try:
         lines = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:

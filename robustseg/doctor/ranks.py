@@ -1,4 +1,4 @@
-"""Processes that join as training would, and a timed collective: all tasks of a job, or a few on this machine."""
+"""Ranks that join as in training, and a timed collective: all tasks of a job, or a few on this machine."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from robustseg.doctor.slurm import Launch
 JOIN_SECONDS = 60.0
 _NUMBERS = 2**20  # of float32: 4 MiB
 _SLOW = 1.5
-# that others can still read why rank 0 gives up
+# so that other ranks can still read why rank 0 gives up
 _LINGER = 1.0
 
 
 class Rank(NamedTuple):
-    """What a rank tells all others."""
+    """Facts that a rank sends to all others."""
 
     rank: int
     host: str
     work: float
-    """Seconds for the same piece of work everywhere."""
+    """Seconds for a piece of work that is the same on every rank."""
     versions: str
     gpus: int
 
 
 def check_local(gpus: int, limit: float = JOIN_SECONDS) -> Iterator[Finding]:
-    """Processes of this machine that join: one per GPU, or two.
+    """Join processes on this machine, one per GPU, or two without GPUs, and time a collective.
 
     Args:
-        gpus: GPUs that this process sees.
-        limit: Seconds to wait for them.
+        gpus: Number of GPUs that this process sees.
+        limit: Seconds to wait for the processes.
     """
     # CUDA does not survive a fork
     context: Any = get_context("spawn") if gpus else CONTEXT
@@ -80,7 +80,7 @@ def _local_rank(rank: int, world_size: int, port: int, gpus: int, limit: float, 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     findings = check_ranks(Launch("torchrun", rank, world_size, rank), gpus, limit)
     if rank:
-        sender.close()  # rank 0 speaks for all
+        sender.close()  # rank 0 reports for all
         list(findings)
     for finding in findings if rank == 0 else ():
         sender.send(tuple(finding))
@@ -96,11 +96,11 @@ def _received(receiver: Connection, deadline: float) -> Iterator[Finding]:
 
 
 def check_ranks(launch: Launch, gpus: int, limit: float = JOIN_SECONDS) -> Iterator[Finding]:
-    """Join the other tasks.
+    """Join the other tasks of the job, and compare the ranks.
 
     Args:
-        launch: Which of them this is.
-        gpus: GPUs that this process sees.
+        launch: Place of this process among the tasks.
+        gpus: Number of GPUs that this process sees.
         limit: Seconds to wait for the others.
     """
     host = socket.gethostname()
@@ -152,12 +152,12 @@ def _store(launch: Launch, address: str, port: int, limit: float) -> Any:
 
 
 def _everybody(store: Any, launch: Launch, host: str, limit: float) -> str | None:
-    """Wait until all ranks are there; else which are not."""
+    """Wait until all ranks have joined; return None, or a message about the missing ones."""
     if store.add(f"number/{launch.rank}", 1) > 1:
         return f"another task is rank {launch.rank} as well"
     store.set(f"host/{launch.rank}", host)
     if launch.rank != 0:
-        # Rank 0 says how it ended: it serves the store, which ends with it.
+        # Wait for rank 0's result, since rank 0 serves the store, which ends with it.
         store.wait(["missing"], timedelta(seconds=limit + _LINGER))
         missing: str = store.get("missing").decode()
         return missing or None
@@ -181,7 +181,7 @@ def _gather(own: Rank, world_size: int) -> list[Rank]:
 
 
 def _work() -> float:
-    """Seconds for a fixed piece of work on the CPU."""
+    """Measure the seconds for a fixed piece of work on the CPU."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(512, 512, generator=generator)
     best = float("inf")
@@ -197,12 +197,12 @@ def _versions() -> str:
 
 
 def compare_ranks(ranks: list[Rank], joined: float, seconds: float) -> Iterator[Finding]:
-    """Are all ranks alike?
+    """Compare all ranks with one another.
 
     Args:
-        ranks: All.
-        joined: Seconds until they had joined.
-        seconds: Of an all-reduce of 4 MiB.
+        ranks: Facts from all ranks.
+        joined: Seconds until all had joined.
+        seconds: Duration of an all-reduce of 4 MiB.
     """
     hosts = Counter(one.host for one in ranks)
     shown = ", ".join(f"{host} ({count})" for host, count in hosts.items())
@@ -246,7 +246,7 @@ def _nccl(ranks: list[Rank], launch: Launch, gpus: int, limit: float) -> Iterato
 
 
 def _leave(store: Any, launch: Launch, limit: float) -> None:
-    """Rank 0 serves the store, and stays until nobody needs it."""
+    """Leave the store; rank 0, which serves it, waits until no rank needs it."""
     distributed.destroy_process_group()
     store.set(f"done/{launch.rank}", "")
     if launch.rank == 0:
@@ -264,7 +264,7 @@ def _reach() -> str:
 
 
 def timed_reduction(device: torch.device, rank: int, world_size: int, group: Any = None) -> float:
-    """Seconds of an all-reduce of 4 MiB, the best of three, within a process group.
+    """Measure the seconds of an all-reduce of 4 MiB within a process group, the best of three.
 
     Raises:
         RuntimeError: The sum is wrong.
@@ -283,7 +283,7 @@ def timed_reduction(device: torch.device, rank: int, world_size: int, group: Any
 
 
 def interfaces() -> list[str]:
-    """Names of this machine's network interfaces, but for those that are down."""
+    """List the names of this machine's network interfaces, without those that are down."""
     try:
         names = [name for _, name in socket.if_nameindex()]
     except OSError:
@@ -299,7 +299,7 @@ def _is_down(state: Path) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """A message without the C++ stack that torch appends."""
+    """Return an error's message without the C++ stack that torch appends."""
     message = re.sub(r"\[enforce fail at [^\]]*\] [^.]*\. ", "", str(error))
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

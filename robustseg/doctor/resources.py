@@ -1,4 +1,4 @@
-"""Cores, threads and shared memory, against what a run would use."""
+"""Cores, threads and shared memory, compared with the needs of a run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from robustseg.doctor.findings import Finding, caution, counted, mebibytes, ok, 
 
 # batches that torch's loader keeps in flight for each worker
 _PREFETCH = 2
-# what container engines give unless told otherwise
+# the default of container engines
 _CONTAINER_SHM = 64 * 2**20
 
 
 def find_cores(environ: Mapping[str, str]) -> int:
-    """Cores that this process may use: those it may be scheduled on, and no more than SLURM gave it."""
+    """Count the cores that this process may use: its CPU affinity, limited by SLURM's allocation."""
     affinity = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     slurm = environ.get("SLURM_CPUS_PER_TASK", "")
     return max(1, min(affinity, int(slurm))) if slurm.isdigit() else affinity
@@ -26,13 +26,13 @@ def find_cores(environ: Mapping[str, str]) -> int:
 def check_resources(
     environ: Mapping[str, str], setup: Setup | None, processes: int, sharing_cores: int
 ) -> Iterator[Finding]:
-    """What this process may use, and whether a run fits in.
+    """Check the resources of this process, and whether a run fits into them.
 
     Args:
-        environ: The environment's variables.
-        setup: What the run would use, if a configuration was given.
-        processes: That train on this machine.
-        sharing_cores: Those of them that share the cores of this process; srun gives each its own.
+        environ: Environment variables.
+        setup: Resources of the run, if a configuration was given.
+        processes: Number of training processes on this machine.
+        sharing_cores: Number of these that share the cores of this process; srun gives each its own.
     """
     yield from compare_cores(find_cores(environ), environ, setup, sharing_cores)
     shm = Path("/dev/shm")
@@ -45,13 +45,13 @@ def check_resources(
 
 
 def compare_cores(cores: int, environ: Mapping[str, str], setup: Setup | None, processes: int = 1) -> Iterator[Finding]:
-    """Threads and worker processes against the cores.
+    """Compare threads and worker processes with the cores.
 
     Args:
-        cores: What this process may use.
-        environ: The environment's variables.
-        setup: What the run would use.
-        processes: That train and share these cores.
+        cores: Number of cores that this process may use.
+        environ: Environment variables.
+        setup: Resources of the run.
+        processes: Number of training processes that share these cores.
     """
     yield ok("cores", f"{cores} for this process", cores=cores)
     slurm = environ.get("SLURM_CPUS_PER_TASK", "")
@@ -101,13 +101,13 @@ def compare_cores(cores: int, environ: Mapping[str, str], setup: Setup | None, p
 
 
 def compare_shm(room: int, size: int, setup: Setup | None, processes: int) -> Finding:
-    """Room in ``/dev/shm``, through which data workers hand over batches; without it they die of a bus error or hang.
+    """Check the room in ``/dev/shm``, where data workers pass batches; without it they hang or die of a bus error.
 
     Args:
         room: Free bytes.
-        size: All bytes.
-        setup: What the run would use.
-        processes: Processes that train on this machine.
+        size: Total bytes.
+        setup: Resources of the run.
+        processes: Number of training processes on this machine.
     """
     name, text = "/dev/shm", f"{mebibytes(room)} of {mebibytes(size)} free"
     remedy = (
@@ -119,7 +119,7 @@ def compare_shm(room: int, size: int, setup: Setup | None, processes: int) -> Fi
         if size <= _CONTAINER_SHM:
             return caution(name, f"{text}: data workers die or hang when it is full.", remedy, free=room)
         return ok(name, text, free=room)
-    # one more is being used by the training process
+    # the training process uses one more
     need = processes * setup.num_workers and processes * (_PREFETCH * setup.num_workers + 1) * batch
     needed = (
         f"{text}; {counted(setup.num_workers, 'worker')} for {counted(processes, 'process')} need {mebibytes(need)}"

@@ -1,4 +1,4 @@
-"""SLURM as a job sees it: is what was asked for what Lightning expects, and can the job save itself?"""
+"""SLURM job: its allocation compared with Lightning's expectations, and its warning before the time limit."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import NamedTuple
 from robustseg.doctor.configuration import Setup
 from robustseg.doctor.findings import Finding, caution, counted, ok, problem
 
-# Numbers that SLURM gives to the batch script and to interactive shells, which are steps without srun.
+# Step numbers of the batch script and of interactive shells, which are steps without srun.
 _NOT_SRUN = 4_294_967_280
 
 
 class Launch(NamedTuple):
-    """How several processes were started, and which of them this is."""
+    """Launcher of several processes, and the place of this process among them."""
 
     by: str
     """``torchrun`` or ``srun``."""
@@ -27,10 +27,10 @@ class Launch(NamedTuple):
 
 
 def find_launch(environ: Mapping[str, str]) -> Launch | None:
-    """The place of this process among several, as Lightning finds it; None for a process of its own.
+    """Find the place of this process among several, as Lightning does; None for a single process.
 
     Args:
-        environ: The environment's variables.
+        environ: Environment variables.
     """
     if {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(environ):
         return Launch("torchrun", int(environ["RANK"]), int(environ["WORLD_SIZE"]), int(environ["LOCAL_RANK"]))
@@ -42,12 +42,12 @@ def find_launch(environ: Mapping[str, str]) -> Launch | None:
 
 
 def check_slurm(environ: Mapping[str, str], setup: Setup | None, gpus: int) -> Iterator[Finding]:
-    """Variables of a job, and what the controller says of it.
+    """Check the variables of a job and the controller's facts about it.
 
     Args:
-        environ: The environment's variables.
-        setup: What the run would use, if a configuration was given.
-        gpus: GPUs that this process sees.
+        environ: Environment variables.
+        setup: Resources of the run, if a configuration was given.
+        gpus: Number of GPUs that this process sees.
     """
     if "SLURM_JOB_ID" not in environ:
         yield ok("job", "This is not a SLURM job.")
@@ -97,7 +97,7 @@ def _by_srun(environ: Mapping[str, str]) -> bool:
 
 
 def _interactive(environ: Mapping[str, str]) -> bool:
-    # Lightning's rule: with these names it leaves SLURM's variables alone.
+    # Lightning ignores SLURM's variables in jobs with these names.
     return environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
 
 
@@ -191,11 +191,11 @@ def _cores_and_gpus(environ: Mapping[str, str], gpus: int) -> Iterator[Finding]:
 
 
 def job_facts(job: Mapping[str, str], now: datetime) -> Iterator[Finding]:
-    """What ``scontrol show job`` says: the time left, and whether the job may be requeued.
+    """Check the remaining time of a job and whether it may be requeued, from ``scontrol show job``.
 
     Args:
-        job: Its fields.
-        now: The time here.
+        job: Fields of the output.
+        now: Present local time.
     """
     try:
         minutes = (datetime.fromisoformat(job["EndTime"]) - now).total_seconds() / 60
@@ -216,10 +216,10 @@ def job_facts(job: Mapping[str, str], now: datetime) -> Iterator[Finding]:
 
 
 def check_signal(script: str) -> Iterator[Finding]:
-    """Whether a batch script has the job warned before its time is over.
+    """Check that a batch script asks for a warning signal before its time limit.
 
     Args:
-        script: Its text.
+        script: Text of the script.
     """
     name = "signal"
     given = re.findall(r"^#SBATCH\s+--signal[=\s]+(\S+)", script, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""How fast the data come, with how many workers."""
+"""Throughput of data loading by the number of workers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from robustseg.data import DataError, SegmentationData
 from robustseg.doctor.configuration import Setup, build_data
 from robustseg.doctor.findings import Finding, caution, counted, ok, problem
 
-# a number of workers is as good as the best if it gives this share of its images
+# a number of workers counts as equal to the best if it gives this share of its images per second
 _AS_GOOD = 0.9
-# and a configured number of workers wastes time if it gives less than this
+# a configured number of workers wastes time if it gives less than this share
 _WASTEFUL = 0.8
 
 
 class Speed(NamedTuple):
-    """What one number of workers gives."""
+    """Throughput with one number of workers."""
 
     workers: int
     first: float
@@ -27,13 +27,13 @@ class Speed(NamedTuple):
 
 
 def check_data(setup: Setup | None, cores: int, gpus: int, seconds: float) -> Iterator[Finding]:
-    """Open the training and validation data of a configuration and measure how fast batches come.
+    """Open the training and validation data of a configuration and measure the loading of batches.
 
     Args:
         setup: The configuration; without it the embedded scenes are measured.
-        cores: Allotted to this process.
-        gpus: That torch sees.
-        seconds: To measure each number of workers.
+        cores: Number of cores allotted to this process.
+        gpus: Number of GPUs that torch sees.
+        seconds: Duration of the measurement for each number of workers.
     """
     try:
         data = build_data(setup.data if setup is not None else {"class_path": "SyntheticScenes"})
@@ -50,14 +50,14 @@ def check_data(setup: Setup | None, cores: int, gpus: int, seconds: float) -> It
     for workers in worker_counts(cores, setup.num_workers if setup is not None else 0):
         try:
             if cold is None:
-                # The first reading fills the file system's cache, from which all others profit.
+                # The first measurement fills the file system's cache, which would favour all others.
                 cold = measure(data, workers, seconds / 2)
             speed = measure(data, workers, seconds)
         except Exception as error:
             yield _failed(workers, error)
             if isinstance(error, ValueError | OSError):
                 return
-            # More workers would fail as well, and take their time over it.
+            # More workers would fail as well, and slowly.
             break
         speeds.append(speed)
         text = f"{speed.rate:.0f} images/s, the first batch after {speed.first:.1f} s"
@@ -74,7 +74,7 @@ def check_data(setup: Setup | None, cores: int, gpus: int, seconds: float) -> It
 
 
 def worker_counts(cores: int, configured: int) -> list[int]:
-    """0, 1, 2, 4, … up to the allotted cores, and the configured number."""
+    """Return 0, 1, 2, 4, … up to the allotted cores, and the configured number."""
     counts = {0, cores, configured}
     number = 1
     while number < cores:
@@ -84,24 +84,24 @@ def worker_counts(cores: int, configured: int) -> list[int]:
 
 
 def measure(data: SegmentationData, workers: int, seconds: float, patience: float = 30.0) -> Speed:
-    """Take training batches for a while, over as many epochs as it needs.
+    """Measure the loading of training batches, over as many epochs as needed.
 
     Args:
-        data: Opened; its number of workers is changed.
-        workers: Processes that load.
-        seconds: Time to measure after the first batch.
-        patience: Seconds that workers may take for a batch.
+        data: The opened data set; its number of workers is changed.
+        workers: Number of data workers.
+        seconds: Duration of the measurement after the first batch.
+        patience: Largest number of seconds for a batch.
 
     Raises:
-        RuntimeError: Workers died, or took longer.
+        RuntimeError: Workers died, or a batch took longer.
     """
     data.num_workers = workers
     loader = data.train_loader()
-    # A worker without room in /dev/shm loses its batch, and training would wait for it for ever.
+    # A worker without room in /dev/shm loses its batch, and the loader would wait for it without end.
     loader.timeout = patience if workers else 0
     start = begin = time.perf_counter()
     first = 0.0
-    # Each worker's first batch was made while the others made theirs: to count them would flatter many workers.
+    # The workers load their first batches at the same time: counting these would favour many workers.
     skip = max(1, workers)
     images = 0
     while True:
@@ -120,12 +120,12 @@ def measure(data: SegmentationData, workers: int, seconds: float, patience: floa
 
 
 def recommend(speeds: list[Speed], configured: int | None, gpu: bool) -> Finding:
-    """The smallest number of workers that is as good as the best.
+    """Recommend the smallest number of workers that is as fast as the best.
 
     Args:
-        speeds: Measured.
+        speeds: Measured throughputs.
         configured: Number of workers in the configuration, if one was given.
-        gpu: Training goes on elsewhere while workers load; without workers it waits for each batch.
+        gpu: Training runs on a GPU in parallel to the workers; without workers it waits for each batch.
     """
     eligible = [speed for speed in speeds if speed.workers] if gpu and len(speeds) > 1 else speeds
     best = max(speed.rate for speed in eligible)

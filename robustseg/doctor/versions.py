@@ -1,4 +1,4 @@
-"""Software of this environment, and requirements of its packages that are not met."""
+"""Software of this environment, and unmet requirements of its packages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMPROMISED = {"lightning": ("2.6.2", "2.6.3")}
 
 
 def check_versions() -> Iterator[Finding]:
-    """Versions, as torch collects them for bug reports, and what ``pip check`` says."""
+    """Check versions, as torch collects them for bug reports, and the result of ``pip check``."""
     source = commit()
     yield ok("robustseg", f"{robustseg.__version__}, {f'commit {source}' if source else 'not a checkout'}")
     about = collect_env.get_env_info()  # type: ignore[no-untyped-call]
@@ -30,14 +30,14 @@ def check_versions() -> Iterator[Finding]:
     yield ok("environment", f"torch {about.torch_version}{driver}, Python {python}, {about.os}", **facts)
     own = _requirements()
     unmet = pip_check()
-    if unmet is None:  # an environment without pip, as uv makes them
+    if unmet is None:  # an environment without pip, as from uv
         unmet = [line for requirement in own if (line := _unmet(requirement))]
     yield from judge(unmet, {"robustseg", *(requirement.name for requirement in own)})
     yield from compromised()
 
 
 def pip_check() -> list[str] | None:
-    """Lines of ``pip check``, one for each unmet requirement; None without pip."""
+    """Return the lines of ``pip check``, one for each unmet requirement; None without pip."""
     command = [sys.executable, "-m", "pip", "check", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and not done.stdout.strip():
@@ -46,11 +46,11 @@ def pip_check() -> list[str] | None:
 
 
 def judge(unmet: list[str], needed: set[str]) -> Iterator[Finding]:
-    """Unmet requirements as findings.
+    """Convert unmet requirements to findings.
 
     Args:
-        unmet: Lines that begin with the name of the package whose requirement it is.
-        needed: Packages that a run needs; what others require is their affair.
+        unmet: Lines of ``pip check``; each begins with the package that has the requirement.
+        needed: Packages that a run needs; requirements of others do not matter.
     """
     others = []
     for line in unmet:
@@ -63,7 +63,7 @@ def judge(unmet: list[str], needed: set[str]) -> Iterator[Finding]:
 
 
 def compromised() -> Iterator[Finding]:
-    """Packages whose installed release is known to be malicious."""
+    """Report packages with an installed release that is known to be malicious."""
     for name, releases in COMPROMISED.items():
         version = _installed(name)
         if version in releases:
@@ -84,7 +84,7 @@ def _installed(package: str) -> str | None:
 
 
 def _requirements() -> list[Requirement]:
-    """What robustseg needs, its extras left out; nothing of a checkout that is not installed."""
+    """Return the requirements of robustseg without extras; none for a checkout that is not installed."""
     try:
         everything = [Requirement(text) for text in metadata.requires("robustseg") or []]
     except metadata.PackageNotFoundError:
@@ -93,7 +93,7 @@ def _requirements() -> list[Requirement]:
 
 
 def _unmet(requirement: Requirement) -> str | None:
-    """A line as of ``pip check``; None if the requirement is met."""
+    """Return a line in the form of ``pip check``, or None if the requirement is met."""
     version = _installed(requirement.name)
     if version is None:
         return f"robustseg requires {requirement}, which is not installed."
