@@ -1,4 +1,4 @@
-"""Checkpoints from which a run goes on as if nothing had happened, and leaving when a scheduler says so."""
+"""Callback that writes checkpoints for exact continuation and ends a run on a scheduler's signal."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ from robustseg.resume.preemption import Preempted, PreemptionSignals
 from robustseg.types import Batch
 
 CHECKPOINTS = "checkpoints"
-"""Folder of a run that holds them."""
+"""Folder of the checkpoints within a run's folder."""
 
 _SHARE = 0.01
-"""Of the time that checkpoints at the ends of epochs may take."""
+"""Largest share of the time for checkpoints at the ends of epochs."""
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Writes checkpoints to continue from: ``step_<n>.ckpt`` of a run, and a link ``last.ckpt`` to the newest.
+    """Callback that writes checkpoints to continue from: ``step_<n>.ckpt`` of a run, and a link ``last.ckpt``.
 
-    They are written between two updates, where nothing but weights, optimiser, schedule, callbacks and loop counters
-    decides what comes: random numbers and the order of the data are functions of the seed and of where training
-    stands (:class:`~robustseg.data.SampleOrder`, :func:`~robustseg.training.seeding.seed_step`). A run that was killed
-    anywhere and continued ends in the same bits as one that was not. What a module logs with ``on_epoch=True`` in
-    training is not kept within an epoch.
+    The link leads to the newest checkpoint. Checkpoints are written between two updates, where weights, optimiser,
+    schedule, callbacks and loop counters determine the rest of the run: random numbers and the order of the data are
+    functions of the seed and of the position of training (:class:`~robustseg.data.SampleOrder`,
+    :func:`~robustseg.training.seeding.seed_step`). A run that was killed at any point and continued ends with the same
+    bits as an uninterrupted one. Values logged with ``on_epoch=True`` in training are not kept within an epoch.
 
     On SIGTERM or SIGUSR1 on any rank, all ranks write a checkpoint after the same step and raise
     :class:`~robustseg.resume.preemption.Preempted`. A signal during validation ends it without a checkpoint: the
     newest one leads to the same validation.
 
     Args:
-        every_n_steps: Updates between checkpoints; None: not by steps.
-        every_n_minutes: Minutes between checkpoints, by any rank's clock; None: not by time.
-        every_n_epochs: Epochs between checkpoints at the end of one, after its validation; 0 for only the last one.
-            Left out while writing would take more than 1 % of the time, as with epochs of seconds.
-        keep: Number of checkpoints to keep; 2 or more, so that a damaged newest one costs a little time only.
+        every_n_steps: Updates between checkpoints; None for no checkpoints by steps.
+        every_n_minutes: Minutes between checkpoints, by any rank's clock; None for no checkpoints by time.
+        every_n_epochs: Epochs between checkpoints at the end of an epoch, after its validation; 0 for only the last
+            one. Skipped while writing would take more than 1 % of the time, as with epochs of seconds.
+        keep: Number of checkpoints to keep; 2 or more, so that a damaged newest one costs only a little time.
         asynchronous: Write in the background, from a copy of the state in the main memory.
-        resume: How much may differ from the run that wrote the checkpoint, see
+        resume: Allowed differences from the run that wrote the checkpoint, see
             :func:`~robustseg.resume.continuation.check_continuation`.
-        settings: What has to be the same as well: plain values, nested; the command line puts the configuration here.
-        signals: Who notes the signals; by default it does so itself, while training lasts.
-        run_folder: Where the run is kept; by default in the logger's folder.
+        settings: Further settings that must agree: plain values, nested; the command line puts the configuration here.
+        signals: Receiver of the signals; by default the callback's own, for the duration of training.
+        run_folder: Folder of the run; by default the logger's folder.
 
     Raises:
         ValueError: A number is out of its range.
@@ -105,37 +105,37 @@ class ResumeCheckpoint(Checkpoint):
 
     @property
     def newest(self) -> Path | None:
-        """The checkpoint written last by this process's run; None before the first."""
+        """The newest checkpoint of this process's run; None before the first."""
         return None if self._saved_step < 0 or self.folder is None else self.folder / checkpoint_name(self._saved_step)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Put the atomic checkpoint files in the place of Lightning's, and learn where the run is kept."""
+        """Replace Lightning's checkpoint files by atomic ones, and find the folder of the run."""
         if stage != "fit":
             return
         self.signals.install()
         kind = BackgroundCheckpointIO if self.asynchronous else AtomicCheckpointIO
         trainer.strategy.checkpoint_io = kind(keep=self.keep)
-        # of rank 0, and asked for on all: Lightning broadcasts it
+        # rank 0's folder, requested on all ranks: Lightning broadcasts it
         home = trainer.log_dir if self.run_folder is None else trainer.strategy.broadcast(str(self.run_folder))
         self.folder = Path(home or trainer.default_root_dir) / CHECKPOINTS
         module = getattr(trainer, "datamodule", None)
         if isinstance(module, SegmentationDataModule):
             self._facts = run_facts(trainer, module)
         if trainer.world_size > 1 and distributed.is_initialized():
-            # on the CPU: what is agreed upon must not wait for a GPU
+            # on the CPU: the agreement of the ranks must not wait for a GPU
             self._group = distributed.new_group(backend="gloo")
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse what this run cannot continue; count its batches in this run's."""
+        """Refuse a checkpoint that this run cannot continue; convert its batch counts to this run's batches."""
         if trainer.state.fn != "fit" or not self._facts:
             return
         for note in check_continuation(checkpoint, self._facts, self.settings, self.resume):
             _say(trainer, note)
         position = rescale_batches(checkpoint, self._facts)
         module: Any = getattr(trainer, "datamodule", None)
-        if start := module.state_of(checkpoint):  # of version 0.1 Lightning has not found it
+        if start := module.state_of(checkpoint):  # Lightning does not find the state of version 0.1
             rescaled = position is not None and start["position"] > 0
             module.start_at(start["epoch"], position if rescaled else start["position"])
         self._finished = bool(checkpoint[RUN_KEY].get("finished")) and self.resume != "changed"
@@ -148,19 +148,19 @@ class ResumeCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what a continuation is checked against."""
+        """Add the record for the check of a continuation."""
         checkpoint[RUN_KEY] = {**run_record(self._facts, self.settings), "finished": self._finished}
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals back: Lightning takes SIGTERM shortly before."""
+        """Install the signal handlers again: Lightning replaces that of SIGTERM shortly before."""
         self.signals.install()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals back, and see that all ranks go on from the same step."""
+        """Install the signal handlers again, and check that all ranks continue from the same step."""
         self.signals.install()
         self._written = time.monotonic()
         if self._finished:
-            trainer.should_stop = True  # as early stopping had it
+            trainer.should_stop = True  # early stopping had ended the run
         if self._new_epoch:
             trainer.fit_loop.epoch_loop.restarting = False
         step = torch.tensor([trainer.global_step, -trainer.global_step])
@@ -174,12 +174,12 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Write a checkpoint when it is due or a signal has come, on all ranks after the same step."""
+        """Write a checkpoint if it is due or a signal has arrived, on all ranks after the same step."""
         loop = trainer.fit_loop
         updated = not loop._should_accumulate()
         if updated and self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
             self._due = True
-        # What follows an epoch's last batch, a validation above all, would be left out by a continuation from here.
+        # A continuation from here would skip the end of the epoch, above all its validation.
         if not updated or loop.epoch_loop._is_training_done or _validates(trainer):
             return
         minutes = (time.monotonic() - self._written) / 60
@@ -188,19 +188,19 @@ class ResumeCheckpoint(Checkpoint):
         if leave or due:
             self._save(trainer)
         if leave:
-            # Lightning hands the step's figures to the loggers after this hook.
+            # Lightning passes the step's figures to the loggers after this hook.
             trainer._logger_connector.update_train_step_metrics()
             self._leave(trainer)
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Leave a validation at once: it is repeated from the newest checkpoint."""
+        """Leave a validation immediately after a signal: it is repeated from the newest checkpoint."""
         if trainer.state.fn == "fit" and self.signals.received is not None:
             self._leave(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the checkpoint of the end of an epoch."""
+        """Write the checkpoint at the end of an epoch."""
         loop: Any = trainer.fit_loop
         epochs = loop.epoch_progress.current.processed
         last = trainer.should_stop or epochs == loop.max_epochs or trainer.global_step == loop.max_steps
@@ -213,7 +213,7 @@ class ResumeCheckpoint(Checkpoint):
             self._leave(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Wait for what is being written in the background."""
+        """Wait for the background writes."""
         io = trainer.strategy.checkpoint_io
         if isinstance(io, AtomicCheckpointIO):
             io.wait()
@@ -223,16 +223,16 @@ class ResumeCheckpoint(Checkpoint):
             self.signals.install()
 
     def _is_worthwhile(self) -> bool:
-        """Whether the last checkpoint is so long ago that the next one is a small share of the time."""
+        """Return whether the last checkpoint is old enough that the next one takes a small share of the time."""
         return time.monotonic() - self._written >= self._took / _SHARE
 
     def _wanted(self, due: bool) -> tuple[bool, bool]:
-        """Whether any rank has to leave, and whether for any a checkpoint is due."""
+        """Return whether any rank has to leave, and whether a checkpoint is due on any rank."""
         leave, due_anywhere = self._agree(torch.tensor([self.signals.received is not None, due]).long()).tolist()
         return bool(leave), bool(due_anywhere)
 
     def _agree(self, values: torch.Tensor) -> torch.Tensor:
-        """The largest of each value over the ranks."""
+        """Return the maximum of each value over the ranks."""
         if self._group is not None:
             distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self._group)
         return values
@@ -244,7 +244,7 @@ class ResumeCheckpoint(Checkpoint):
         assert self.folder is not None
         start = time.monotonic()
         for logger in trainer.loggers:
-            # figures that a kill would take would not be logged again
+            # unsaved figures would be lost in a kill and never logged again
             logger.save()
         trainer.save_checkpoint(self.folder / checkpoint_name(trainer.global_step), weights_only=False)
         self._saved_step = trainer.global_step
@@ -256,25 +256,25 @@ class ResumeCheckpoint(Checkpoint):
         if isinstance(io, AtomicCheckpointIO):
             io.wait()
         received = self.signals.received
-        # on the other ranks a signal need not have arrived
+        # other ranks may not have received a signal
         name = "a signal on another process" if received is None else received.name
         raise Preempted(f"{name} at step {trainer.global_step}; continues from {self.newest or 'the start'}")
 
 
 def _validates(trainer: pl.Trainer) -> bool:
-    """Whether a validation follows this batch."""
+    """Return whether a validation follows this batch."""
     loop: Any = trainer.fit_loop
     return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
 
 
 def _follow(state: Any, folder: Path) -> None:
-    """Let a ModelCheckpoint find its best checkpoints in the folder that the run has been moved to.
+    """Update the paths of a ModelCheckpoint's best checkpoints after the run's folder was moved.
 
-    Lightning forgets which they are, and so keeps worse ones, where the folder has another name than before.
+    Otherwise Lightning forgets them, and so keeps worse ones, if the folder has a new name.
 
     Args:
-        state: Of a callback, changed in place if it is that of a ModelCheckpoint.
-        folder: Where checkpoints are now.
+        state: State of a callback, changed in place if it is that of a ModelCheckpoint.
+        folder: Present folder of the checkpoints.
     """
     if not isinstance(state, dict) or not isinstance(state.get("best_k_models"), dict):
         return

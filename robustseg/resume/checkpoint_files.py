@@ -1,8 +1,8 @@
-"""Checkpoints on disk: written as a whole or not at all, the newest ones kept.
+"""Checkpoint files: atomic writes, and the retention of the newest ones.
 
 A folder holds ``step_00000123.ckpt`` files, with a checksum of each record inside, and ``last.ckpt``, a link to the
-newest. Whenever the process that writes is killed, what was there before is still whole, and a file that has its final
-name is complete. Files ``*.ckpt.sha256`` are of version 0.1: nobody reads them, and they go with their checkpoint.
+newest. If the writing process is killed at any time, earlier files are still intact, and every file with its final name
+is complete. Files ``*.ckpt.sha256`` are from version 0.1: they are never read, and removed with their checkpoint.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _REMEDIES = {
 
 
 def checkpoint_name(step: int) -> str:
-    """File name of the checkpoint after ``step`` optimiser steps.
+    """Return the file name of the checkpoint after ``step`` optimiser steps.
 
     Raises:
         ValueError: ``step`` is negative.
@@ -55,15 +55,15 @@ def checkpoint_name(step: int) -> str:
 
 
 def is_step_checkpoint(path: Path) -> bool:
-    """Whether a file has a name of :func:`checkpoint_name`."""
+    """Return whether a file has a name of :func:`checkpoint_name`."""
     return _NAME.fullmatch(path.name) is not None
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder that checkpoints are to be written to, and those above it, where they are not there.
+    """Create the folder of the checkpoints and its parents if they do not exist.
 
     Raises:
-        CheckpointError: It cannot be made.
+        CheckpointError: It cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,25 +75,29 @@ def make_folder(folder: Path) -> None:
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint, so that ``path`` is complete whenever it is there.
+    """Write a checkpoint atomically: ``path`` is complete as soon as it exists.
 
-    Left-over temporary files of killed writers in the same folder are removed first.
+    Temporary files of killed writers in the same folder are removed first.
 
     Args:
-        content: Tensors and plain values; anything else could not be read again and is refused now rather than then.
-        path: The file, in a folder that exists; replaced if it is there.
+        content: Tensors and plain values; other objects are refused, since they could not be read again.
+        path: The file, in an existing folder; an existing file is replaced.
 
     Raises:
-        CheckpointError: It cannot be written (a full disk, a quota, a read-only file system …); ``path`` is as before.
+        CheckpointError: It cannot be written (a full disk, a quota, a read-only file system …); ``path`` is unchanged.
     """
     write_file(lambda file: serialise(content, file), path)
 
 
 def write_file(fill: Callable[[TemporaryFile], object], path: Path) -> None:
-    """Like :func:`write_checkpoint`, with the file's content from ``fill``, which writes it to its argument.
+    """Write a file as :func:`write_checkpoint` does, with a function that writes the content.
+
+    Args:
+        fill: Function that writes the content to its argument.
+        path: The file, in an existing folder; an existing file is replaced.
 
     Raises:
-        CheckpointError: As there.
+        CheckpointError: As for :func:`write_checkpoint`.
     """
     remove_left_over(path.parent)
     try:
@@ -118,11 +122,11 @@ def write_file(fill: Callable[[TemporaryFile], object], path: Path) -> None:
 
 
 def serialise(content: dict[str, Any], file: Any) -> None:
-    """``torch.save``, with one error for what cannot be saved.
+    """Save with ``torch.save``, with a clear error for objects that cannot be saved.
 
     Raises:
-        CheckpointError: There is an object in ``content`` that cannot be pickled.
-        OSError: As raised by ``file``.
+        CheckpointError: An object in ``content`` cannot be pickled.
+        OSError: The file cannot be written.
     """
     try:
         torch.save(content, file)
@@ -134,10 +138,10 @@ def serialise(content: dict[str, Any], file: Any) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The ``step_*.ckpt`` files of a folder, the largest step first; links and temporary files are passed over.
+    """Return the ``step_*.ckpt`` files of a folder, the largest step first, without links and temporary files.
 
     Raises:
-        CheckpointError: The folder cannot be read. One that does not exist holds none.
+        CheckpointError: The folder cannot be read. A folder that does not exist counts as empty.
     """
     try:
         with os.scandir(folder) as entries:
@@ -153,11 +157,10 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_usable(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a folder that is not damaged.
+    """Find the newest undamaged checkpoint of a folder.
 
     Returns:
-        The file, or None if there is none, and for each newer one that was passed over a line that says what is wrong
-        with it, the newest first.
+        The file, or None if there is none, and a line on the fault of each newer, damaged one, the newest first.
 
     Raises:
         CheckpointError: The folder cannot be read.
@@ -173,12 +176,12 @@ def newest_usable(folder: Path) -> tuple[Path | None, list[str]]:
 def keep_newest(folder: Path, count: int, verified: Path | None = None) -> None:
     """Remove all but the ``count`` newest checkpoints of a folder.
 
-    The newest one that is not damaged stays, whatever its place in the order.
+    The newest undamaged one is always kept.
 
     Args:
-        folder: With ``step_*.ckpt`` files.
-        count: How many to keep, damaged ones included.
-        verified: One that is known to be whole, to save looking for one; it stays.
+        folder: Folder with ``step_*.ckpt`` files.
+        count: Number to keep, damaged ones included.
+        verified: A checkpoint known to be intact, which saves the search for one; it is kept.
 
     Raises:
         ValueError: ``count`` is less than one.
@@ -215,9 +218,9 @@ def _remove_old_checksum(path: Path) -> None:
 
 
 def link_last(path: Path) -> None:
-    """Let ``last.ckpt`` in the folder of ``path`` be a relative symbolic link to it, at once and without a gap.
+    """Make ``last.ckpt`` in the folder of ``path`` a relative symbolic link to it, atomically.
 
-    Where there are no symbolic links it becomes a hard link, or a copy.
+    Without symbolic links it becomes a hard link, or a copy.
 
     Raises:
         CheckpointError: None of these can be written.
@@ -226,7 +229,7 @@ def link_last(path: Path) -> None:
     try:
         link.unlink(missing_ok=True)
         _link(path, link)
-        # Two links to one file are the same to os.replace, which then leaves both.
+        # os.replace does nothing, and keeps both, if the two are links to one file.
         os.replace(link, last)
         link.unlink(missing_ok=True)
         _remove_old_checksum(last)
@@ -238,7 +241,7 @@ def link_last(path: Path) -> None:
 
 
 def _link(path: Path, link: Path) -> None:
-    """A link to a file in the same folder, of the best kind that the file system has."""
+    """Create a link to a file in the same folder, of the best kind that the file system supports."""
     try:
         os.symlink(path.name, link)
     except OSError:

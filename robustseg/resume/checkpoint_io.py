@@ -1,4 +1,4 @@
-"""Lightning's reading and writing of checkpoints, through files that are whole or not there."""
+"""Checkpoint plugins for Lightning with atomic files, in the foreground or in the background."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _VERSION = "pytorch-lightning_version"
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes each checkpoint as a whole or not at all, and reads only whole ones.
+    """Plugin that writes checkpoints atomically and reads only intact ones.
 
     After a file ``step_*.ckpt`` was written, ``last.ckpt`` beside it is a link to it, and older ones are removed. All
-    other names (the best of a ModelCheckpoint) are left to their owner.
+    other names (the best of a ModelCheckpoint) are not touched.
 
     Args:
-        keep: How many ``step_*.ckpt`` files to keep in a folder.
+        keep: Number of ``step_*.ckpt`` files to keep in a folder.
 
     Raises:
         ValueError: ``keep`` is less than one.
@@ -49,15 +49,15 @@ class AtomicCheckpointIO(CheckpointIO):
         self.keep = keep
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Write a checkpoint; when this returns it survives a crash of the process and of the machine.
+        """Write a checkpoint; on return it survives a crash of the process and of the machine.
 
         Args:
-            checkpoint: As Lightning collects it.
-            path: Of the file; its folder is made if it is not there.
+            checkpoint: Content collected by Lightning.
+            path: Path of the file; its folder is created if needed.
             storage_options: Not used.
 
         Raises:
-            CheckpointError: It cannot be written; older ones are untouched.
+            CheckpointError: It cannot be written; older ones are unchanged.
         """
         path = Path(path)
         make_folder(path.parent)
@@ -70,8 +70,8 @@ class AtomicCheckpointIO(CheckpointIO):
         """Read a checkpoint to continue its training.
 
         Args:
-            path: Of the file.
-            map_location: As for ``torch.load``; by default the CPU.
+            path: Path of the file.
+            map_location: Argument of ``torch.load``; by default the CPU.
             weights_only: Not used: only tensors and plain values are ever unpickled.
 
         Raises:
@@ -89,7 +89,7 @@ class AtomicCheckpointIO(CheckpointIO):
         return dict(content)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint, if it is there.
+        """Remove a checkpoint if it exists.
 
         Raises:
             CheckpointError: It cannot be removed.
@@ -103,7 +103,7 @@ class AtomicCheckpointIO(CheckpointIO):
             ) from error
 
     def wait(self) -> None:
-        """Return when everything is written, which it is."""
+        """Return immediately: every write is already complete."""
 
     def _retain(self, path: Path) -> None:
         if is_step_checkpoint(path):
@@ -112,18 +112,18 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class BackgroundCheckpointIO(AtomicCheckpointIO):
-    """Like :class:`AtomicCheckpointIO`, with a thread that writes while training goes on.
+    """Plugin as :class:`AtomicCheckpointIO`, with a thread that writes during training.
 
-    The state is serialised to memory in the caller, so that nothing that changes later reaches the file; the thread
-    checks what it wrote and waits for the disk. One write may wait beside the running one; a caller that brings a third
-    waits itself, so that there are never more than two states in memory. Files are written, and removed, in the order
-    of the calls; none is removed after a write that failed, since it may be the last good one.
+    The caller serialises the state to memory, so that later changes do not reach the file; the thread checks the
+    written file and waits for the disk. One write may wait beside the running one; with a third the caller waits, so
+    that there are never more than two states in memory. Files are written and removed in the order of the calls; none
+    is removed after a failed write, since it may be the last good one.
 
     An error in the thread is raised by the next :meth:`save_checkpoint`, :meth:`wait` or :meth:`teardown`.
 
-    Lightning's AsyncCheckpointIO was not enough: it copies tensors on their own device and shares all else with the
-    training, queues without bound, removes at once what a queued write is to replace, tells an error one call too
-    late, and of several only the last.
+    Lightning's AsyncCheckpointIO does not suffice: it copies tensors on their own device and shares all other values
+    with the training, has an unbounded queue, removes a file before the queued write that replaces it, and reports an
+    error one call too late and only the last of several.
 
     Args:
         keep: As for :class:`AtomicCheckpointIO`.
@@ -136,11 +136,11 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         self._removals: deque[Future[None]] = deque()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Take the state as it is now and have it written.
+        """Serialise the present state and queue its write.
 
         Args:
-            checkpoint: As Lightning collects it; it may be changed when this returns.
-            path: Of the file; its folder is made if it is not there.
+            checkpoint: Content collected by Lightning; it may change after the return.
+            path: Path of the file; its folder is created if needed.
             storage_options: Not used.
 
         Raises:
@@ -154,28 +154,28 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """As :meth:`AtomicCheckpointIO.load_checkpoint`, after everything is written."""
+        """Wait for all writes, then read a checkpoint as :meth:`AtomicCheckpointIO.load_checkpoint` does."""
         self.wait()
         return super().load_checkpoint(path, map_location, weights_only)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Have a checkpoint removed after all that was to be written before, if that went well."""
+        """Queue the removal of a checkpoint after all earlier writes, if these succeed."""
         before = self._writes[-1] if self._writes else None
         self._removals.append(self._executor().submit(self._remove, path, before))
 
     def wait(self) -> None:
-        """Return when everything is written.
+        """Wait until everything is written.
 
         Raises:
-            CheckpointError: Something could not be.
+            CheckpointError: A write or a removal failed.
         """
         self._collect(running=0)
 
     def teardown(self) -> None:
-        """Wait, and end the thread.
+        """Wait until everything is written, and end the thread.
 
         Raises:
-            CheckpointError: As :meth:`wait`.
+            CheckpointError: A write or a removal failed.
         """
         if self._thread is not None:
             self._thread.shutdown(wait=True)
@@ -183,7 +183,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         self.wait()
 
     def _executor(self) -> ThreadPoolExecutor:
-        # Made when needed: Lightning copies plugins, and a run may go on after teardown.
+        # Created on first use: Lightning copies plugins, and a run may continue after teardown.
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         return self._thread
@@ -194,16 +194,16 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         self._retain(path)
 
     def _remove(self, path: str | Path, before: Future[None] | None) -> None:
-        # One thread in order: ``before`` is done.
+        # A single thread works in order, so ``before`` is done.
         if before is None or before.exception() is None:
             super().remove_checkpoint(path)
 
     def _collect(self, running: int) -> None:
-        """Raise what went wrong in the thread, once, after waiting until at most ``running`` writes are left."""
+        """Wait until at most ``running`` writes are left, then raise each error of the thread once."""
         errors: list[BaseException] = []
         for futures, allowed in ((self._writes, running), (self._removals, len(self._removals) * running)):
             while futures and (futures[0].done() or len(futures) > allowed):
-                # An interrupted wait must not lose it.
+                # An interrupted wait must not lose the write.
                 if (error := futures[0].exception()) is not None:
                     errors.append(error)
                 futures.popleft()

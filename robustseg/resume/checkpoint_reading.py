@@ -1,4 +1,4 @@
-"""Whether a checkpoint file is whole, and its content, without running anything in it."""
+"""Integrity check and safe reader of checkpoint files; nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -11,34 +11,33 @@ from typing import Any, BinaryIO
 import torch
 
 _ARCHIVE = b"PK\x03\x04"
-"""First bytes of one."""
+"""First bytes of a zip archive."""
 _FOLDER = 0x10
-"""MS-DOS's mark of a folder, in the attributes of an archive's entry."""
+"""MS-DOS attribute of a folder, in an archive's entry."""
 _ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
-"""How torch names the object that it refuses to unpickle."""
+"""Pattern of the object's name in torch's refusal to unpickle."""
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or read; the message is one line, names the file or folder and the remedy."""
+    """Error in writing or reading a checkpoint; the message is one line with the file or folder and the remedy."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 def damage(path: Path) -> str | None:
-    """Why a checkpoint cannot be used, as the rest of a sentence that begins with its name; None if it can.
+    """Return the fault of a checkpoint, as the rest of a sentence that begins with its name; None if it is usable.
 
-    The file is compared with the checksums that torch writes into it. A symbolic link stands for the file that it
-    points to.
+    The file is compared with the checksums that torch writes into it. Symbolic links are followed.
 
     Args:
-        path: The file; nothing in it is run.
+        path: The file; nothing in it is executed.
     """
     return broken(path) or unreadable(path)
 
 
 def broken(path: Path) -> str | None:
-    """What is wrong with the bytes of a file, as in :func:`damage`; None if they are those that were written."""
+    """Return the fault in the bytes of a file, worded as in :func:`damage`; None if they are intact."""
     try:
         with path.open("rb") as file:
             return _broken(file)
@@ -51,9 +50,9 @@ def broken(path: Path) -> str | None:
 
 
 def unreadable(path: Path) -> str | None:
-    """Why torch would refuse a file that is not :func:`broken`, as in :func:`damage`; None if it reads it.
+    """Return torch's reason to refuse a file that is not :func:`broken`, worded as in :func:`damage`, or None.
 
-    The file is mapped, so that its tensors are not read for that.
+    The file is memory-mapped, so that its tensors are not read.
     """
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -65,10 +64,10 @@ def unreadable(path: Path) -> str | None:
 
 
 def read_plain_content(path: Path, map_location: Any = "cpu") -> Any:
-    """Tensors and plain values of a file that is not :func:`broken`, running nothing in it.
+    """Read tensors and plain values of a file that is not :func:`broken`, executing nothing in it.
 
     Raises:
-        CheckpointError: The file asks for other objects, or is no file of tensors.
+        CheckpointError: The file contains other objects, or is no file of tensors.
     """
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
@@ -88,7 +87,7 @@ def _broken(file: BinaryIO) -> str | None:
 
 
 def _has_index(file: BinaryIO) -> bool:
-    """Whether a file ends as an archive does, with its index: one that was cut anywhere does not."""
+    """Return whether a file ends with an archive's index, which a truncated one lacks."""
     try:
         return zipfile.is_zipfile(file)
     except zipfile.BadZipFile:
@@ -96,19 +95,19 @@ def _has_index(file: BinaryIO) -> bool:
 
 
 def _broken_record(file: BinaryIO) -> str | None:
-    """Compare each record of an archive with its CRC-32, which torch writes but does not look at in reading.
+    """Compare each record of an archive with its CRC-32, which torch writes but does not check in reading.
 
-    A flipped bit that goes unnoticed stands where nothing is read: in a date, or between two records.
+    A flipped bit is missed only in unused bytes: in a date, or between two records.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             record = archive.testzip()
-            # torch takes a record that is marked as a folder for one without content, and returns unset memory.
+            # torch treats a record marked as a folder as empty, and returns uninitialised memory.
             if any(info.external_attr & _FOLDER for info in archive.infolist()):
                 return "is damaged (in its index)"
     except OSError:
         raise
-    except Exception as error:  # of the archive's headers, which may say anything
+    except Exception as error:  # from the archive's headers, which may hold any values
         return f"is damaged (in its index: {type(error).__name__})"
     return None if record is None else f"is damaged (in its record {record})"
 

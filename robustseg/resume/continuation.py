@@ -1,4 +1,4 @@
-"""What has to be the same for a run to continue a checkpoint to the bit, and what is lost where it is not."""
+"""Conditions for the exact continuation of a checkpoint, and the consequences of differences."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from robustseg.training.record import plain
 from robustseg.training.split import TrainingError
 
 Resume = Literal["exact", "elastic", "changed"]
-"""How much may differ: nothing; the ranks that share one update's images; any setting."""
+"""Allowed differences: none; the number of ranks that share an update's images; any setting."""
 
 RUN_KEY = "robustseg_run"
-"""Entry of a checkpoint that a run can continue from."""
+"""Entry in a checkpoint with the facts and settings of its run."""
 RUN_FORMAT = 1
 
 _NOT_COMPARED = {
-    # where weights start from is of no account once there are weights
+    # the initial weights do not matter once the checkpoint has weights
     "model.init_weights",
     "model.init_without",
     "model.network.init_args.pretrained",
     "model.network.init_args.weights",
-    # the policies say how to go on where a run would end
+    # policies for errors that would otherwise end the run
     "model.on_non_finite_loss",
     "data.init_args.on_bad_sample",
     *(
@@ -38,7 +38,7 @@ _NOT_COMPARED = {
         for name in ("val_batch_size", "num_workers", "root", "cache", "check", "val_length", "test_length")
     ),
     "data.init_args.disk_cache",
-    # among the facts
+    # compared as facts
     "data.init_args.batch_size",
     "data.init_args.global_batch_size",
 }
@@ -63,10 +63,10 @@ _SHARED = ("ranks", "batch_size", "accumulate_grad_batches")
 
 
 def deciding_settings(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that decides the weights of a run: of model, data and trainer, as plain values.
+    """Return the settings of model, data and trainer that determine a run's weights, as plain values.
 
     Args:
-        configuration: The whole of it, nested.
+        configuration: The whole configuration, nested.
     """
     trainer = configuration.get("trainer") or {}
     settings = {name: _compared(configuration.get(name), name) for name in ("model", "data")}
@@ -80,7 +80,7 @@ def _compared(value: Any, at: str) -> Any:
 
 
 def run_facts(trainer: pl.Trainer, datamodule: SegmentationDataModule) -> dict[str, Any]:
-    """What the order of the data and the sums over ranks depend on."""
+    """Return the facts that determine the order of the data and the sums over ranks."""
     ids = datamodule.data.sample_ids("train")
     return {
         "seed": run_seed(),
@@ -93,7 +93,7 @@ def run_facts(trainer: pl.Trainer, datamodule: SegmentationDataModule) -> dict[s
 
 
 def run_record(facts: Mapping[str, Any], settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The entry :data:`RUN_KEY` of a checkpoint."""
+    """Return the entry :data:`RUN_KEY` of a checkpoint."""
     return {
         "format": RUN_FORMAT,
         "version": robustseg.__version__,
@@ -109,21 +109,17 @@ def check_continuation(
     resume: Resume,
     name: str = "the checkpoint",
 ) -> list[str]:
-    """Refuse a checkpoint that this run cannot continue as ``resume`` asks for.
+    """Refuse a checkpoint that this run cannot continue under ``resume``.
 
     Args:
-        checkpoint: Its content.
+        checkpoint: Content of the checkpoint.
         facts: :func:`run_facts` of this run.
-        settings: :func:`deciding_settings` of this run; None where there is no configuration to compare.
-        resume: How much may differ.
-        name: The file, for messages.
+        settings: :func:`deciding_settings` of this run; None without a configuration to compare.
+        resume: Allowed differences.
+        name: Name of the file, for messages.
 
     Returns:
-        Sentences on what is not as in an uninterrupted run; none where the continuation is exact.
-
-    Raises:
-        TrainingError: It was not written by a training run of this package, by a newer version, or differs in more
-            than ``resume`` allows; the message lists the keys.
+        Sentences on the differences from an uninterrupted run; none if the continuation is exact.
     """
     found = checkpoint.get(RUN_KEY)
     if not isinstance(found, Mapping) or not isinstance(found.get("facts"), Mapping):
@@ -146,7 +142,7 @@ def check_continuation(
     if settings is not None and isinstance(found.get("settings"), Mapping):
         rest += _other_settings(found["settings"], settings, before, facts)
     if rest and resume != "changed":
-        # Other shapes cannot be continued from at all.
+        # A checkpoint with other shapes cannot be continued at all.
         network = any(line.startswith("model.network") for line in rest)
         otherwise = (
             f"or start a new run from its weights, as far as they fit, with --model.init_weights {name}."
@@ -194,7 +190,7 @@ def _other_settings(
 
 
 def _as_now(before: Any, now: Any) -> Any:
-    """Settings of an older version, with the defaults of those that its classes did not have."""
+    """Return the settings of an older version, with the defaults of newer arguments added."""
     if not isinstance(before, Mapping) or not isinstance(now, Mapping):
         return before
     same = {key: _as_now(value, now.get(key)) for key, value in before.items()}
@@ -206,7 +202,7 @@ def _as_now(before: Any, now: Any) -> Any:
 
 
 def _in_images(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in which numbers of batches are numbers of images, without what the facts tell as well."""
+    """Return the settings with images in place of batches, without those that the facts cover."""
     trainer = {key: value for key, value in settings["trainer"].items() if key != "accumulate_grad_batches"}
     for key in _COUNTED_IN_BATCHES:
         if type(trainer.get(key)) is int:
@@ -238,21 +234,21 @@ def _consequences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def rescale_batches(checkpoint: Mapping[str, Any], facts: Mapping[str, Any]) -> int | None:
-    """Count the batches of a checkpoint's loops in those of this run, where other images make a batch or an update.
+    """Convert the batch counts of a checkpoint's loops to this run's batches, if batches or updates differ in size.
 
     Args:
-        checkpoint: Its content, changed in place; saved between two updates.
+        checkpoint: Content of the checkpoint, changed in place; saved between two updates.
         facts: :func:`run_facts` of this run.
 
     Returns:
-        Images of the epoch before the first whole update of this run that is to come; None where nothing differs.
+        Number of the epoch's images before the next whole update of this run; None if nothing differs.
     """
     before = checkpoint[RUN_KEY]["facts"]
     if all(before[key] == facts[key] for key in _SHARED):
         return None
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     for counts in (progress["total"], progress["current"]):
-        # by the batch at whose end the checkpoint was written
+        # from the batch at whose end the checkpoint was written
         lag = counts["ready"] - counts["completed"]
         batches = counts["ready"] * _per_batch(before) // _global(facts) * int(facts["accumulate_grad_batches"])
         counts.update(ready=batches, started=batches, processed=batches, completed=max(batches - lag, 0))
@@ -262,14 +258,14 @@ def rescale_batches(checkpoint: Mapping[str, Any], facts: Mapping[str, Any]) -> 
 def close_epoch(checkpoint: Mapping[str, Any]) -> bool:
     """Mark the epoch of a checkpoint as completed if it was written at an epoch's end.
 
-    Lightning does so itself where a run is limited in epochs. Where ``max_steps`` limits it, Lightning (2.6) takes the
-    epoch for interrupted, and passes over the next one.
+    Lightning does so itself if ``max_epochs`` limits the run. If ``max_steps`` limits it, Lightning (2.6) treats the
+    epoch as interrupted, and skips the next one.
 
     Args:
-        checkpoint: Its content, changed in place.
+        checkpoint: Content of the checkpoint, changed in place.
 
     Returns:
-        Whether it was.
+        True if the checkpoint was written at an epoch's end.
     """
     progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
     at_end = bool(progress["current"]["ready"] == progress["current"]["processed"])

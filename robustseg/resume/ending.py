@@ -1,4 +1,4 @@
-"""What the exception that ends a process says about how it ends."""
+"""Interpretation of the exception that ends a process: exit status, kind and remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from robustseg.resume.preemption import Preempted
 
 
 def exit_status(error: BaseException) -> int:
-    """Exit status of a process that ends with an exception."""
+    """Return the exit status of a process that ends with an exception."""
     if is_interrupt(error):
         return 130
     if isinstance(error, SystemExit):
@@ -18,22 +18,22 @@ def exit_status(error: BaseException) -> int:
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether it was Ctrl-C or SIGINT, for which Lightning raises SystemExit in the end."""
+    """Return whether the cause was Ctrl-C or SIGINT, after which Lightning raises SystemExit."""
     return isinstance(error, KeyboardInterrupt) or (
         isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
     )
 
 
 def is_no_failure(error: BaseException) -> bool:
-    """Whether an exception is raised by all ranks together, or is none."""
+    """Return whether all ranks raise this exception together, or it is no error."""
     return isinstance(error, Preempted) or (isinstance(error, SystemExit) and exit_status(error) == 0)
 
 
 def is_consequence(error: BaseException) -> bool:
-    """Whether an exception may come from a collective that another rank has left."""
+    """Return whether an exception may come from a collective that another rank has left."""
     if not isinstance(error, RuntimeError):
         return False
-    from torch.distributed import DistError  # not above: the messages of commands that compute nothing need no torch
+    from torch.distributed import DistError  # not at the top: messages of commands without computation need no torch
 
     if isinstance(error, DistError):
         return True
@@ -42,12 +42,12 @@ def is_consequence(error: BaseException) -> bool:
 
 
 def traceback_of(error: BaseException) -> str:
-    """What Python prints of an exception that nobody handles."""
+    """Return the traceback that Python prints for an unhandled exception."""
     return "".join(traceback.format_exception(error)).rstrip()
 
 
 def explanation(error: BaseException) -> str | None:
-    """Cause and remedy of an exception of another library that has ended many a long run; None for any other."""
+    """Return cause and remedy of another library's known exception, which has ended long runs; None for any other."""
     text = str(error)
     if is_consequence(error):
         return (

@@ -1,8 +1,8 @@
-"""A failure of one rank: it ends that process in time, and the launcher then ends the others.
+"""Failure of one rank: its process ends in time, and the launcher then ends the others.
 
 torchrun's agent, ``srun --kill-on-bad-exit=1`` and Lightning's own launcher end all ranks once a process has ended.
-This module does what they do not: it cuts off a teardown that waits for other ranks, writes the first error to the file
-that torchrun reads, and ends ranks that Lightning started when rank 0 has ended.
+This module adds the rest: it cuts off a teardown that waits for other ranks, writes the first error to the file that
+torchrun reads, and ends the ranks that Lightning started once rank 0 has ended.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from robustseg.data.loading import end_workers
 from robustseg.resume.ending import exit_status, is_consequence, is_no_failure, traceback_of
 
 TEARDOWN_S = 10
-"""How long a rank that has failed may clear up: what waits for other ranks there never ends."""
+"""Seconds for the teardown of a failed rank; a wait for other ranks would never end."""
 CAUSE_S = 5
-"""How long a broken collective waits for the launcher to report the failure that broke it."""
+"""Seconds that a rank with a broken collective waits, so that the launcher reports the original failure."""
 _LAUNCHER = "ROBUSTSEG_LAUNCHER"
 
 
 class EndInTime(pl.Callback):
-    """Ends a rank of several soon after its exception, however long Lightning's teardown would wait for the others."""
+    """Callback that ends a rank of several soon after its exception, although Lightning's teardown may still wait."""
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Start the clock; an error that another rank's end has caused gives that rank's error time to be reported."""
+        """Start the timer; after an error caused by another rank's end, wait until that rank's error is reported."""
         if trainer.world_size == 1 or is_no_failure(exception):
             return
-        # its text, since the exception's frames would keep data workers alive
+        # the text only, since the exception's frames would keep data workers alive
         ending = (f"{traceback_of(exception)}\nrobustseg: teardown takes too long", exit_status(exception))
         if is_consequence(exception):
             time.sleep(CAUSE_S)
@@ -44,7 +44,7 @@ class EndInTime(pl.Callback):
 
 
 def record_error(error: Exception) -> None:
-    """Write an exception that is being handled, the first of this process, to the file that torchrun's report shows."""
+    """Write the exception that is being handled, the first of this process, to the file of torchrun's report."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and not os.path.exists(file):
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
@@ -53,12 +53,12 @@ def record_error(error: Exception) -> None:
 
 
 def end_with_launcher(trainer: pl.Trainer) -> None:
-    """Watch rank 0 in a process that Lightning has started for another rank; to be called in both.
+    """Watch rank 0 from a process that Lightning started for another rank; call it on all ranks.
 
-    Rank 0 is the launcher there: when it is killed, nobody is left to end the others.
+    With Lightning's launcher rank 0 is the launcher: if it is killed, no process is left to end the others.
 
     Args:
-        trainer: Before it launches processes.
+        trainer: The trainer, before it launches processes.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if not isinstance(environment, LightningEnvironment):
@@ -72,7 +72,7 @@ def end_with_launcher(trainer: pl.Trainer) -> None:
 def _end_with(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(1)
-    time.sleep(CAUSE_S)  # an end that all ranks have together is over by then
+    time.sleep(CAUSE_S)  # a common end of all ranks is over by then
     _end("robustseg: rank 0 has ended: this rank ends as well", 1)
 
 

@@ -1,4 +1,4 @@
-"""Waiting for ranks whose work takes longer than a collective may wait."""
+"""Barrier for ranks whose work takes longer than a collective's time-out."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ _FOR_EVER = timedelta(days=365)
 
 
 def wait_for_all_ranks() -> None:
-    """Return when every rank is here, however long that takes.
+    """Wait for every rank without a time limit.
 
-    A collective gives up after 10 to 30 minutes, less than a rank may be ahead of another one that has hours of a
-    continued evaluation left. Where a rank has failed and will never come, the
-    launcher ends this one.
+    A collective gives up after 10 to 30 minutes, but one rank may be ahead of another by hours of a continued
+    evaluation. If a rank has failed and never arrives, the launcher ends this one.
     """
     if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return
-    # The time-out is a group's: this one, on the CPU, waits from its creation on.
+    # The time-out belongs to the group: this one, on the CPU, is created with a long one.
     group: Any = distributed.new_group(backend="gloo", timeout=_FOR_EVER)
     distributed.barrier(group)
     distributed.destroy_process_group(group)

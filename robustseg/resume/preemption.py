@@ -1,4 +1,4 @@
-"""Being told to go: signals of a scheduler, and how a job asks to be started again."""
+"""Signals of a scheduler that end a run, and the request to start the job again."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from types import FrameType
 from typing import Any
 
 REQUEUE = 85
-"""Exit status of a run that was told to go and wants to be started again."""
+"""Exit status of a run that a signal ended and that should be started again."""
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Preempted(BaseException):
-    """The run was told to go, by SIGTERM or SIGUSR1, and has kept what it can; the message says what.
+    """Exception that ends a run after SIGTERM or SIGUSR1, with its state saved; the message describes that state.
 
-    Not an Exception, since it may be raised anywhere: what catches those to say that a model or a file is broken must
-    not take it for that.
+    It is not an ``Exception``, since it may be raised anywhere: handlers that report a broken model or file must not
+    catch it.
     """
 
 
 class PreemptionSignals:
-    """Notes SIGTERM and SIGUSR1, and does nothing else in the handler.
+    """Handler of SIGTERM and SIGUSR1 that only records the signal.
 
-    A checkpoint that is written inside a handler can meet a step half done, and the ranks at different steps; here
-    whoever trains looks at :attr:`received` between steps. Where nothing needs to be agreed upon between processes
-    (an evaluation, whose records are safe on disk), :meth:`leave_at_once` lets the handler raise :class:`Preempted`.
+    A checkpoint written inside a handler could meet an unfinished step, and ranks at different steps; the training
+    loop therefore checks :attr:`received` between steps. If the processes need no agreement (an evaluation, with its
+    records safe on disk), :meth:`leave_at_once` lets the handler raise :class:`Preempted`.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class PreemptionSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
-        """Take the signals over, again where something else has taken them since; only the main thread can."""
+        """Install the handlers, also again after another library replaced them; only the main thread can do it."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in _SIGNALS:
@@ -49,14 +49,18 @@ class PreemptionSignals:
                 signal.signal(number, self._handle)
 
     def restore(self) -> None:
-        """Give the signals back to whom they belonged before the first :meth:`install`."""
+        """Restore the handlers from before the first :meth:`install`."""
         for number, handler in self._before.items():
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before = {}
 
     def leave_at_once(self, at_once: bool = True) -> None:
-        """Choose whether a signal raises :class:`Preempted` where it arrives, also one that came before."""
+        """Choose whether a signal raises :class:`Preempted` immediately, also one received earlier.
+
+        Raises:
+            Preempted: A signal was received earlier, and ``at_once`` is True.
+        """
         self._at_once = at_once
         if at_once and self.received is not None:
             raise Preempted(f"{self.received.name} received")
@@ -64,26 +68,26 @@ class PreemptionSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         if self._at_once:
-            self._at_once = False  # a second signal must not interrupt the clearing up after the first
+            self._at_once = False  # a second signal must not interrupt the clean-up after the first
             raise Preempted(f"{self.received.name} received")
 
 
 def slurm_job() -> str | None:
-    """Id of the SLURM job this process is a task of, an array's with its task; None outside of one."""
+    """Return the id of this process's SLURM job, of an array job with its task; None outside of SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def requeue(received: signal.Signals | None, say: Callable[[str], None], again: str = " with --ckpt_path last") -> None:
-    """Ask SLURM to run this job again; elsewhere the exit status :data:`REQUEUE` has to do.
+    """Ask SLURM to requeue this job; outside of SLURM only the exit status :data:`REQUEUE` asks for it.
 
-    Only after SIGUSR1, the warning before a time limit. SIGTERM comes from SLURM when it takes a job away, which it
-    mostly starts again by itself, and by scancel: a job that requeued itself then could not be cancelled.
+    This is done only after SIGUSR1, the warning before a time limit. SIGTERM comes from a preemption, after which
+    SLURM usually requeues the job itself, or from scancel: a job that requeued itself then could not be cancelled.
 
     Args:
         received: The signal that ended the run.
-        say: Called with a line on what was done.
-        again: What the same command needs in order to go on.
+        say: Called with a line about the result.
+        again: Arguments that the same command needs to continue.
     """
     job = slurm_job()
     if job is None:

@@ -14,28 +14,28 @@ LAST = "last.ckpt"
 
 
 class RunError(ValueError):
-    """A run folder or a checkpoint is not where it should be; the message names the remedy."""
+    """Error for a run folder or a checkpoint that is missing or misplaced; the message names the remedy."""
 
 
 class Continuation(NamedTuple):
-    """Where a run goes on."""
+    """Start of a run: its version, its checkpoint and notes for the user."""
 
     version: int | None
-    """Of its folder; None for a new one."""
+    """Version of the run's folder; None for a new one."""
     checkpoint: str | None
-    """None: from the start."""
+    """Checkpoint to continue; None for a run from the start."""
     notes: list[str]
-    """What to tell the user."""
+    """Lines for the user."""
 
 
 def last_run(root: str | Path, experiment: str) -> Continuation:
-    """Find what ``--ckpt_path last`` means: the newest version of ``experiment`` under ``root``, its newest checkpoint.
+    """Resolve ``--ckpt_path last``: the newest checkpoint of the newest version of ``experiment`` under ``root``.
 
-    A damaged checkpoint is passed over for the one before it. Without any checkpoint, as on a first run or when a run
-    was killed before its first one, it starts afresh, in the newest version's folder where there is one.
+    Damaged checkpoints are skipped for older ones. Without any checkpoint, on a first run or if a run was killed before
+    its first one, training starts anew, in the newest version's folder if there is one.
 
     Raises:
-        RunError: There are checkpoints, and all of them are damaged.
+        RunError: All checkpoints are damaged.
     """
     folder = Path(root) / experiment
     versions = _versions(folder)
@@ -58,7 +58,7 @@ def last_run(root: str | Path, experiment: str) -> Continuation:
 
 
 def next_version(root: str | Path, experiment: str) -> int:
-    """Number of the version that a new run of ``experiment`` under ``root`` gets."""
+    """Return the version number of a new run of ``experiment`` under ``root``."""
     return max(_versions(Path(root) / experiment), default=-1) + 1
 
 
@@ -68,11 +68,11 @@ def _versions(folder: Path) -> dict[int, Path]:
 
 
 def run_folder(checkpoint: str | Path) -> Path:
-    """The run that a checkpoint belongs to, or the checkpoint's own folder if it stands alone."""
+    """Return the folder of a checkpoint's run, or the checkpoint's own folder outside of a run."""
     folder = Path(checkpoint).resolve().parent
     return folder.parent if folder.name == CHECKPOINTS else folder
 
 
 def next_free(parent: Path, name: str, suffix: str = "") -> Path:
-    """``parent/name_<n><suffix>`` with the first free number; it is not created."""
+    """Return ``parent/name_<n><suffix>`` with the first free number; it is not created."""
     return next(path for n in itertools.count() if not (path := parent / f"{name}_{n}{suffix}").exists())
