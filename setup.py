@@ -1,4 +1,4 @@
-"""Build step that puts ``configs`` into the package, as ``robustseg/configs``; all else is in setup.cfg."""
+"""Build step that copies ``configs`` into the package as ``robustseg/configs``; setup.cfg has all other settings."""
 
 import shutil
 from pathlib import Path
@@ -8,14 +8,14 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithConfigs(build_py):
-    """Copies the configurations beside the modules; an editable installation finds those of the repository."""
+    """Build command that copies the configurations beside the modules; editable installations use the repository's."""
 
     def run(self) -> None:
-        """Build the modules, then copy."""
+        """Build the modules, then copy the configurations."""
         super().run()
         if not self.editable_mode:
             built = Path(self.build_lib, "robustseg", "configs")
-            shutil.rmtree(built, ignore_errors=True)  # what an earlier build left there
+            shutil.rmtree(built, ignore_errors=True)  # files of an earlier build
             shutil.copytree("configs", built)
 
 

@@ -25,21 +25,21 @@ if sys.platform != "win32":
 
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp")
 _ABANDONED_AFTER = 3600
-"""Seconds without a change after which a temporary file counts as left over where files cannot be locked."""
+"""Seconds without a change after which a temporary file counts as left over, on file systems without locks."""
 
 
 class TemporaryFile:
-    """A hidden file beside ``path``, to be written, brought to the disk and renamed.
+    """A hidden file beside ``path``, to be written, synced to disk and renamed to ``path``.
 
-    It is locked until it is closed. The system drops a lock with the process that held it, however that ended: so a
-    file without one is left over, whatever process has got its writer's number since, here or on another machine.
+    It is locked until it is closed. The system releases a lock with the process that held it, so a file without a lock
+    is left over, even if another process, here or on another machine, now has the number of its writer.
 
     Args:
         path: What the file is to become.
         folder: Where it is until then, on the same file system; by default the folder of ``path``.
 
     Raises:
-        OSError: It cannot be created.
+        OSError: The file cannot be created.
     """
 
     def __init__(self, path: Path, folder: Path | None = None):
@@ -48,18 +48,18 @@ class TemporaryFile:
             self._file = self.path.open("xb")
             with contextlib.suppress(OSError):
                 _lock(self._file)
-            # Another process may have taken it for left over before the lock was held.
+            # Before the lock was held, another process may have removed the file as left over.
             if os.fstat(self._file.fileno()).st_nlink:
                 break
             self._file.close()
         self.failure: OSError | None = None
-        """The first error in writing: some writers, and their clean-up, hide it behind errors of their own."""
+        """First error in writing, since some writers and their clean-up replace it by errors of their own."""
 
     def write(self, block: bytes | memoryview) -> int:
-        """Append ``block``.
+        """Append ``block`` and return its number of bytes.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The block cannot be written.
         """
         try:
             self._file.write(block)
@@ -72,10 +72,10 @@ class TemporaryFile:
         """Do nothing: :meth:`sync` and :meth:`become` flush."""
 
     def sync(self) -> None:
-        """Bring everything to the disk.
+        """Flush and sync the file to disk.
 
         Raises:
-            OSError: It did not get there.
+            OSError: The sync failed.
         """
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -98,10 +98,10 @@ class TemporaryFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # What is still buffered may meet the same full disk; the error that brought us here is the one to be told.
+        # Flushing the buffer may fail on the same full disk; the original error must stay the visible one.
         with contextlib.suppress(OSError):
             self._file.close()
-        # There is nothing to remove when it has become ``path``.
+        # After the rename to ``path`` there is nothing to remove.
         with contextlib.suppress(OSError):
             os.unlink(self.path)
 
@@ -169,12 +169,12 @@ def create_text(text: str, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk, so that renamed files keep their names when the power goes.
+    """Sync a folder's entries to disk, so that renamed files keep their names after a power failure.
 
     Raises:
-        OSError: They did not get there.
+        OSError: The sync failed.
     """
-    if sys.platform == "win32":  # folders cannot be opened there
+    if sys.platform == "win32":  # Windows cannot open folders
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -184,8 +184,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_left_over(folder: Path) -> None:
-    """Remove the temporary files in ``folder`` whose writers were killed, and none of a writer that lives."""
-    with contextlib.suppress(OSError):  # room that is not regained is no reason to stop
+    """Remove the temporary files of killed writers in ``folder``; those of running writers stay."""
+    with contextlib.suppress(OSError):  # a failed clean-up is no reason to stop
         for path in list(_temporary_files(folder)):
             _remove_if_left_over(path)
 
@@ -194,8 +194,8 @@ def _lock(file: BinaryIO, wait: bool = True) -> None:
     """Lock a file until it is closed.
 
     Raises:
-        BlockingIOError: A process that lives has locked it, and ``wait`` is False.
-        OSError: The file system, or the operating system, has no such locks.
+        BlockingIOError: A running process has locked it, and ``wait`` is False.
+        OSError: The file system or the operating system does not support such locks.
     """
     if sys.platform == "win32":
         raise OSError(errno.ENOTSUP, "no locks")
@@ -216,7 +216,7 @@ def _remove_if_left_over(path: Path) -> None:
             os.unlink(path)
     except (BlockingIOError, FileNotFoundError):
         return
-    except OSError:  # no locks here, or a file of somebody else
+    except OSError:  # no locks here, or a file of another user
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:
                 os.unlink(path)

@@ -1,4 +1,4 @@
-"""The few types that every part of the package shares."""
+"""Types shared by all parts of the package: samples, batches, the ignore index and exact fractions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 IGNORE_INDEX = 255
-"""Default label of pixels that take part in nothing: no loss, no attack, no metric."""
+"""Default label of ignored pixels, which count in no loss, attack or metric."""
 
 
 class Sample(NamedTuple):
@@ -35,13 +35,13 @@ class Batch(NamedTuple):
 
 
 def parse_fraction(value: Fraction | float | int | str, name: str = "value") -> Fraction:
-    """Turn ``"8/255"``, ``"0.03"``, ``0.03`` or ``1`` into an exact fraction.
+    """Convert ``"8/255"``, ``"0.03"``, ``0.03`` or ``1`` to an exact fraction.
 
     A float is read by its shortest decimal form, so that ``0.03`` means 3/100.
 
     Args:
-        value: What stood in the configuration.
-        name: The key it belongs to, for the message.
+        value: Value from the configuration.
+        name: Key of the value, for the message.
 
     Raises:
         ValueError: ``value`` is not a finite number.

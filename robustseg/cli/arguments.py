@@ -1,4 +1,4 @@
-"""Arguments that commands have in common: what is wrong with them is said before anything heavy is imported."""
+"""Common arguments of the commands, with errors before heavy imports."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from robustseg.shipped import ConfigFileError, find
 
 
 class MissingFile(ValueError):
-    """A file that a command line names is not there."""
+    """Error for a file on the command line that does not exist."""
 
 
 class Arguments(argparse.ArgumentParser):
-    """Parser of a small command, whose errors are short and suggest the option that was meant."""
+    """Parser of a small command, with short errors that suggest the intended option."""
 
     def __init__(self, command: str, description: str | None) -> None:
         super().__init__(f"robustseg {command}", description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """Print what is wrong and how to get help, and exit with status 2."""
+        """Print the error and a hint to the help, and exit with status 2."""
         unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
         hint = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
         print(f"robustseg: error: {message}{'.' * bool(hint)}{hint}", file=sys.stderr)
@@ -36,7 +36,7 @@ def check_there(paths: Iterable[Path], remedy: str) -> None:
     """Refuse files or folders that do not exist.
 
     Raises:
-        MissingFile: With ``remedy``, what to name in their place.
+        MissingFile: One does not exist; the message ends with ``remedy``.
     """
     for path in paths:
         if not path.exists():
@@ -44,10 +44,10 @@ def check_there(paths: Iterable[Path], remedy: str) -> None:
 
 
 def check_configurations(args: Sequence[str]) -> None:
-    """End the process with status 2, as the parser would later, if a configuration does not exist.
+    """Exit with status 2, as the parser would later, if a configuration does not exist.
 
     Args:
-        args: Those of a command that takes ``--config``, each time with a file, a shipped name, or YAML itself.
+        args: Arguments of a command with ``--config`` options, each a file, a shipped name, or YAML text.
     """
     for option, following in zip(args, [*args[1:], None], strict=True):
         name, equals, value = option.partition("=")

@@ -1,4 +1,4 @@
-"""Surroundings of commands that compute: settings of torch, errors of ranks, and signals of a scheduler."""
+"""Environment of commands that compute: settings of torch, errors of ranks, and signals of a scheduler."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from robustseg.resume.preemption import REQUEUE, Preempted, PreemptionSignals, r
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Set torch up, record for the launcher what ends this rank, and leave no data worker behind."""
-    # Denormal numbers slow CPU convolutions of barely trained models down several times.
+    """Set torch up; after an error, record it for the launcher and end all data workers."""
+    # Denormal numbers make CPU convolutions of barely trained models several times slower.
     torch.set_flush_denormal(True)
-    # Lightning's own affair, printed at every start with the torch releases of 2026
+    # caused by Lightning itself, at every start with the torch releases of 2026
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-    # untrue here: the order of the data is continued by the sampler, and scores are those of all ranks already
+    # false here: the sampler continues the order of the data, and scores already cover all ranks
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     try:
@@ -34,14 +34,14 @@ def computing() -> Iterator[None]:
 
 
 def preemptible(work: Callable[[PreemptionSignals], int], again: str = " with --ckpt_path last") -> int:
-    """Do work that SIGTERM and SIGUSR1 end, to be continued; its exit status, and ``again`` as of :func:`requeue`."""
+    """Run work that SIGTERM and SIGUSR1 end resumably; return the exit status. ``again`` as for :func:`requeue`."""
     signals = PreemptionSignals()
     signals.install()
     try:
         return work(signals)
     except Preempted as reason:
         if not is_first_process():
-            return 0  # what is left to do is rank 0's; a launcher takes another status for a failure
+            return 0  # rank 0 does the rest; a launcher would treat another status as a failure
         end_workers()
         say(str(reason))
         requeue(signals.received, say, again)
@@ -51,7 +51,7 @@ def preemptible(work: Callable[[PreemptionSignals], int], again: str = " with --
 
 
 def measuring(work: Callable[[], int]) -> int:
-    """Do work whose results are kept as it goes: a signal ends it anywhere, where Lightning's test would ignore it."""
+    """Run work that saves its results continuously: a signal ends it at once, also within Lightning's test."""
 
     def start(signals: PreemptionSignals) -> int:
         signals.leave_at_once()

@@ -1,4 +1,4 @@
-"""``robustseg configs``: which configurations come with the package, and copies of them to change."""
+"""``robustseg configs``: list, print and copy the configurations of the package."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def list_configs(args: Sequence[str]) -> int:
 
 
 def _chosen(names: Sequence[str]) -> Mapping[str, Path]:
-    """The files of these names, and those in folders of these names; all if there are none.
+    """Return the files of these names, and those in folders of these names; all files without any name.
 
     Raises:
-        ConfigFileError: There is neither of one.
+        ConfigFileError: No file or folder has one of the names.
     """
     chosen: dict[str, Path] = {} if names else dict(files())
     for name in names:
@@ -66,7 +66,7 @@ def _rows(chosen: Mapping[str, Path]) -> list[str]:
 
 
 def _text(path: Path, filled: bool) -> str:
-    """A file as it is, or with what it includes in its place below its own leading comment."""
+    """Return a file's text, or with ``filled`` its leading comment and its content with all includes resolved."""
     text = path.read_text(encoding="utf-8")
     if not filled or path.suffix != ".yaml" or not re.search(rf"^{KEY}:", text, re.MULTILINE):
         return text
@@ -75,17 +75,17 @@ def _text(path: Path, filled: bool) -> str:
 
 
 class _Plain(yaml.SafeDumper):  # type: ignore[misc]
-    """Writes what stands at several places there, in place of references to the first."""
+    """YAML writer that repeats shared values instead of writing references."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
 
 
 def _copy(chosen: Mapping[str, Path], folder: Path) -> int:
-    """Copy files, complete; the number of files.
+    """Copy files with their includes resolved; return their number.
 
     Raises:
-        ConfigFileError: Other files are in their places, none of which is then written, or the folder refuses.
+        ConfigFileError: A different file exists at a target, and then none is written, or the folder is not writable.
     """
     targets = {folder / (f"{name}.yaml" if path.suffix == ".yaml" else name): path for name, path in chosen.items()}
     try:

@@ -1,4 +1,4 @@
-"""``robustseg datasets``: which data sets there are."""
+"""``robustseg datasets``: the data sets with their layouts and sources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from robustseg.data.facts import DATASETS
 
 
 def list_datasets(args: Sequence[str]) -> int:
-    """Say which data sets there are, how their files should lie and where to get them."""
+    """List the data sets, the layout of their files and their sources."""
     parser = Arguments("datasets", list_datasets.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="Show these in full, with their classes.")
     options = parser.parse_args(args)

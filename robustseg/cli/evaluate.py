@@ -13,7 +13,7 @@ from robustseg.evaluation.benchmark import run_benchmark
 from robustseg.resume.runs import run_folder
 
 UNRELIABLE = 3
-"""Exit status of ``evaluate --strict`` for results that are marked unreliable."""
+"""Exit status of ``evaluate --strict`` for results marked as unreliable."""
 
 
 def evaluate(args: Sequence[str]) -> int:

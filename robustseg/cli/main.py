@@ -1,4 +1,4 @@
-"""Command line: one table of commands, each of which is imported when it is called."""
+"""Command line: one table of commands, each imported when it is called."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustseg.config.suggest import did_you_mean
 from robustseg.resume.ending import exit_status
 
 BROKEN_PIPE = 141
-"""Exit status where the reader of the output has left, as ``head`` does: that of a process ended by SIGPIPE."""
+"""Exit status after the reader of the output, such as ``head``, has closed it: that of a process ended by SIGPIPE."""
 
 
 class Command(NamedTuple):
@@ -27,11 +27,11 @@ class Command(NamedTuple):
     name: str
     summary: str
     example: str
-    """Arguments, as they may stand behind the name."""
+    """Example of arguments after the name."""
     work: str
     """``module:function`` that takes the arguments and returns the exit status."""
     computes: bool = False
-    """Whether it takes configurations and runs models, maybe on several processes."""
+    """True for commands that take configurations and run models, maybe on several processes."""
 
 
 COMMANDS = {
@@ -113,12 +113,12 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """All commands, in lines of at most 80 columns."""
+    """Return a list of all commands, in lines of at most 80 columns."""
     wrapper = textwrap.TextWrapper(80, initial_indent=" " * 17, subsequent_indent=" " * 21, break_on_hyphens=False)
     lines = ["usage: robustseg COMMAND [options]", ""]
     for command in COMMANDS.values():
         lines.append(f"  {command.name:<12} {command.summary}")
-        # an option stays in the line of its value
+        # keep an option on the line of its value
         example = f"robustseg {command.name} " + re.sub(r"(--\w+) ", "\\1\xa0", command.example)
         lines += [line.replace("\xa0", " ") for line in wrapper.wrap(example)]
     lines += ["", "robustseg COMMAND --help lists the options of a command."]
@@ -126,7 +126,7 @@ def usage() -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Run the command line and return the exit status."""
     try:
         status = _run(list(sys.argv[1:] if args is None else args))
         sys.stdout.flush()
@@ -134,13 +134,13 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _reader_has_left():
             raise
-        # What is still buffered would be tried again, and complained of, when Python exits.
+        # Otherwise Python would try to write the buffer again at exit, and report the error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
 
 
 def _reader_has_left() -> bool:
-    """Whether standard output is a pipe or a socket that nobody reads any more."""
+    """Return whether standard output is a pipe or a socket without a reader."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):

@@ -7,14 +7,14 @@ import os
 from robustseg.resume.ending import explanation, is_interrupt
 
 _OF_LIBRARIES = ("lightning_fabric.utilities.exceptions.MisconfigurationException",)
-"""Exceptions of other packages that say what is wrong with what was asked for."""
+"""Exceptions of other packages about wrong user input."""
 
 
 def message_of(command: str, error: BaseException) -> str | None:
-    """What a user needs to know of an exception; None where that is the traceback.
+    """Return the message of an exception for a user; None if the user needs the traceback.
 
     Args:
-        command: Name of the command that it ended.
+        command: Name of the command that the exception ended.
         error: The exception.
     """
     again = "run the same command again" + (" with --ckpt_path last to go on." if command == "train" else " to go on.")
@@ -29,9 +29,9 @@ def message_of(command: str, error: BaseException) -> str | None:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether an exception is about what was asked for, so that its message is all that a user needs.
+    """Return whether an exception is about the user's input, so that its message suffices.
 
-    Those are the package's own; they are told by their names, as importing each of them would import everything.
+    These are the package's own exceptions, recognised by name, since importing each would import everything.
     """
     kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
     return any(kind.startswith("robustseg.") or kind in _OF_LIBRARIES for kind in kinds)

@@ -1,4 +1,4 @@
-"""``robustseg models`` and ``robustseg inspect``: which networks there are, and what a file of weights is."""
+"""``robustseg models`` and ``robustseg inspect``: the networks, and the content of weights files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from robustseg.shipped import find
 
 
 def list_models(args: Sequence[str]) -> int:
-    """Say which networks there are, what each expects and which checkpoints it loads."""
+    """List the networks, the inputs that they expect and the checkpoints that they load."""
     parser = Arguments("models", list_models.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="Show these in full, with their configuration.")
     options = parser.parse_args(args)
@@ -21,7 +21,7 @@ def list_models(args: Sequence[str]) -> int:
 
 
 def inspect_checkpoint(args: Sequence[str]) -> int:
-    """Say what a file of weights is and, with a network, how its tensors differ from that network's."""
+    """Describe a weights file and, with a network, the differences between its tensors and the network's."""
     parser = Arguments("inspect", inspect_checkpoint.__doc__)
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="Checkpoints of any project.")
     which = parser.add_mutually_exclusive_group()

@@ -1,4 +1,4 @@
-"""What ``robustseg models`` and ``robustseg inspect`` print: networks, and how files of weights fit them."""
+"""Output of ``robustseg models`` and ``robustseg inspect``: networks, and the fit of weights files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WIDTH = 100
 
 
 def print_networks(names: Sequence[str]) -> None:
-    """Print the networks of these names in full, or a table of all if there are none."""
+    """Print the networks of these names in full, or a table of all without any name."""
     if names:
         print("\n\n".join(_in_full(name) for name in names))
         return
@@ -68,16 +68,16 @@ def _in_full(name: str) -> str:
 
 
 def print_files(files: Sequence[Path], network: str | None, configs: Sequence[str], num_classes: int | None) -> bool:
-    """Print what files of weights are, and whether they fit a network.
+    """Print descriptions of weights files, and their fit to a network.
 
     Args:
         files: Checkpoints of any project.
-        network: Name of one to compare with.
-        configs: Files that describe the network to compare with, if there is no name.
-        num_classes: Classes of that network; None: those of the file.
+        network: Name of a network to compare with.
+        configs: Configurations of the network to compare with, if there is no name.
+        num_classes: Number of classes of that network; None for the file's.
 
     Returns:
-        Whether all fit, where there is a network.
+        True if all files fit, or if there is no network.
     """
     build: Callable[[int], Network] | None = None
     if network is not None:
@@ -96,7 +96,7 @@ def print_files(files: Sequence[Path], network: str | None, configs: Sequence[st
 
 
 def _configured(paths: Sequence[str]) -> Callable[[int], Network]:
-    """What builds the network of configurations, of which the last that names one counts."""
+    """Return a builder of the network in the configurations; the last one with a network counts."""
     chosen: dict[str, Any] | None = None
     for path in paths:
         try:
@@ -107,7 +107,7 @@ def _configured(paths: Sequence[str]) -> Callable[[int], Network]:
         chosen = {"class_path": network} if isinstance(network, str) else network or chosen
     if not isinstance(chosen, dict) or "class_path" not in chosen:
         raise ModelError(f"{', '.join(paths)}: no model.network with a class_path in it: add --config network/NAME.")
-    # imports Lightning, which neither the table nor a named network needs
+    # here, since it imports Lightning, which neither the table nor a named network needs
     from robustseg.config.safety import limit_imports
 
     limit_imports([])
@@ -120,7 +120,7 @@ def _build(chosen: dict[str, Any], num_classes: int) -> Network:
     from robustseg.config.safety import refused_object
 
     init_args = {**(chosen.get("init_args") or {}), "num_classes": num_classes}
-    for key in ("pretrained", "weights"):  # nothing is loaded to look at names and shapes
+    for key in ("pretrained", "weights"):  # names and shapes need no weights
         init_args.pop(key, None)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Network, "network", required=True)

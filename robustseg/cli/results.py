@@ -1,4 +1,4 @@
-"""``robustseg merge`` and ``robustseg leaderboard``: results that are there, brought together."""
+"""``robustseg merge`` and ``robustseg leaderboard``: combination of existing results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from robustseg.cli.arguments import Arguments, check_there
 
 
 def merge_shards(args: Sequence[str]) -> int:
-    """Bring the folders of an evaluation's shards together."""
+    """Merge the folders of an evaluation's shards."""
     parser = Arguments("merge", merge_shards.__doc__)
     parser.add_argument("output", type=Path, metavar="NEW", help="New folder for all of them.")
     parser.add_argument("folders", type=Path, nargs="+", metavar="SHARD", help="Folders that evaluate --shard wrote.")

@@ -1,4 +1,4 @@
-"""``robustseg study`` and ``robustseg transfer``: from arguments to measured studies."""
+"""``robustseg study`` and ``robustseg transfer``: studies of one and of several models."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from robustseg.studies.run import run_study, run_transfer, target
 from robustseg.studies.study import Answering, Study, StudyAcrossModels
 
 Build = Callable[..., RobustSegCLI]
-"""``build(args, study=…)``: parses and builds an evaluation, with or without the key ``study``."""
+"""Function ``build(args, study=…)`` that parses and builds an evaluation, with or without the key ``study``."""
 
 
 class ModelFiles(NamedTuple):
-    """Where a trained model is."""
+    """Files of a trained model: its name, configuration and checkpoint."""
 
     name: str
     config: Path
@@ -35,19 +35,19 @@ class ModelFiles(NamedTuple):
 
     @property
     def arguments(self) -> list[str]:
-        """Those that evaluate it."""
+        """Arguments of an evaluation of the model."""
         return ["--config", str(self.config), "--ckpt_path", str(self.checkpoint)]
 
 
 def study(args: Sequence[str]) -> int:
-    """Measure a study of a checkpoint, on further models as well with ``--targets``."""
+    """Run a study of a checkpoint, with ``--targets`` also on further models."""
     allowed, _ = split_allowed(args)
-    # The configuration of a target gets nothing else from this command line.
+    # The target's configuration takes no other arguments from this command line.
     return measuring(lambda: _study(args, partial(_evaluation, allowed=allowed)))
 
 
 def transfer(args: Sequence[str]) -> int:
-    """Show adversarial images of each of several models to all of them."""
+    """Evaluate several models on one another's adversarial images."""
     return measuring(lambda: _transfer(args, _evaluation))
 
 
@@ -56,11 +56,11 @@ def _evaluation(args: Sequence[str], study: bool, allowed: Sequence[str] = ()) -
 
 
 def _study(args: Sequence[str], build: Build) -> int:
-    """Measure one study of one model.
+    """Run one study of one model.
 
     Args:
-        args: Those of ``robustseg evaluate``, a configuration with ``study``, and ``--targets``.
-        build: Makes an evaluation of arguments.
+        args: Arguments of ``robustseg evaluate``, a configuration with ``study``, and ``--targets``.
+        build: Function that builds an evaluation from arguments.
 
     Raises:
         StudyError: The study or a target cannot be used.
@@ -80,15 +80,15 @@ def _study(args: Sequence[str], build: Build) -> int:
 
 
 def _transfer(args: Sequence[str], build: Build) -> int:
-    """Attack several models, and show the adversarial images of each to all of them.
+    """Attack several models, and evaluate all of them on the adversarial images of each.
 
     Args:
-        args: ``--models NAME=RUN …``, ``--output``, a configuration with ``study``, and options that then hold for the
-            evaluation of every model.
-        build: Makes an evaluation of arguments.
+        args: ``--models NAME=RUN …``, ``--output``, a configuration with ``study``, and options for the evaluation of
+            every model.
+        build: Function that builds an evaluation from arguments.
 
     Raises:
-        StudyError: There are less than two models, or they do not fit together.
+        StudyError: There are fewer than two models, or they do not fit together.
     """
     parser = Arguments("transfer", transfer.__doc__)
     parser.add_argument("--models", nargs="*", default=[], metavar="NAME=RUN", help="Two or more, each a run's folder.")
@@ -121,7 +121,7 @@ def _transfer(args: Sequence[str], build: Build) -> int:
 
 
 def _check_same_samples(first: Benchmark, other: Benchmark, name: str) -> None:
-    """Refuse rows of a table that are of different images."""
+    """Refuse table rows on different images."""
     if first.samples != other.samples:
         raise StudyError(
             f"--models {name} would be scored on {len(other.samples)} images and the first model on "
@@ -139,14 +139,14 @@ def _target(datamodule: SegmentationDataModule, place: ModelFiles, build: Build)
 
 
 def parse_models(texts: Sequence[str], option: str) -> list[ModelFiles]:
-    """Models from ``NAME=RUN_FOLDER``, ``NAME=RUN_FOLDER:CHECKPOINT`` or ``NAME=CONFIG:CHECKPOINT``.
+    """Parse ``NAME=RUN_FOLDER``, ``NAME=RUN_FOLDER:CHECKPOINT`` or ``NAME=CONFIG:CHECKPOINT``.
 
     Args:
-        texts: One for each model; a run's checkpoint is by default its last one.
-        option: Where they were given, for the message.
+        texts: One text per model; a run's checkpoint is by default its last one.
+        option: Name of the option, for the message.
 
     Raises:
-        StudyError: Not of that form, a file that is not there, or a name that is given twice.
+        StudyError: A text of another form, a missing file, or a repeated name.
     """
     places: list[ModelFiles] = []
     for text in texts:
@@ -189,7 +189,7 @@ def _configuration(name: str, given: str) -> Path:
 
 
 def check_same_data(first: SegmentationData, other: SegmentationData, name: str) -> None:
-    """Refuse a model that was made for other images than those it is to be scored on.
+    """Refuse a model for other images than those of its evaluation.
 
     Raises:
         StudyError: Its classes or its image size differ.

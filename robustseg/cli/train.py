@@ -1,4 +1,4 @@
-"""``robustseg train``: a training run, checked before it writes anything and scored at its end."""
+"""``robustseg train``: a training run, checked before it writes anything and evaluated at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robustseg.training.strategy import check_strategy
 
 
 def train(args: Sequence[str]) -> int:
-    """Train as configured, then score the model on the test split under all attacks of the suite."""
+    """Train as configured, then evaluate the model on the test split under all attacks of the suite."""
     return preemptible(lambda signals: _train(RobustSegCLI(args), signals))
 
 
@@ -33,14 +33,14 @@ def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
     )
     weights = load_segmentation_weights(cli.model.model, path) if path else None
     benchmark = cli.benchmark(weights, check_images=0)
-    # What is measured is kept at once: there is nothing to finish first.
+    # Results are saved continuously, so a signal may end the evaluation at once.
     signals.leave_at_once()
     run_benchmark(cli.trainer, benchmark, Path(cli.trainer.log_dir or cli.trainer.default_root_dir) / benchmark.name)
     return 0
 
 
 def _check_before_training(cli: RobustSegCLI) -> None:
-    """Find what would end the run later, before it writes anything: data, split, checkpoint, monitored figure."""
+    """Check data, split, checkpoint and monitored figure before the run writes anything."""
     cli.datamodule.share_batch(cli.trainer.world_size, cli.trainer.accumulate_grad_batches)
     for caution in check_strategy(cli.trainer, cli.model, cli.datamodule.batch_size):
         say(caution)

@@ -15,18 +15,18 @@ _CLASS, _ARGUMENTS = "class_path", ("init_args", "dict_kwargs")
 
 
 def complete(path: Path, load: Callable[[str], Any] = yaml.safe_load, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a configuration with what it includes: later ones replace earlier ones key by key, its own keys all.
+    """Read a configuration with its includes: later ones override earlier ones key by key, its own keys override all.
 
-    A file may include shipped files by name, and files of its own folder or below by their path from there: whoever
-    takes a configuration from a stranger must not read further files of his own with it.
+    A file may include shipped files by name, and files in its own folder or below by their relative path. Other paths
+    are refused, so that a configuration from an untrusted source cannot read further files of the user.
 
     Args:
         path: A YAML file.
-        load: Makes keys and values of its text.
+        load: Parser of the text into keys and values.
         above: Files that are being read and include this one.
 
     Raises:
-        ConfigFileError: It, or what it includes, is missing, no YAML, outside of its folder, or includes itself.
+        ConfigFileError: The file or an include is missing, not YAML, outside of the folder, or includes itself.
     """
     path = path.resolve()
     if path in above:
@@ -40,7 +40,7 @@ def complete(path: Path, load: Callable[[str], Any] = yaml.safe_load, above: tup
 
 
 def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """Put one configuration on another; where the class changes, the arguments of the other class go.
+    """Merge ``top`` over ``base``; if the class changes, the arguments of the old class are dropped.
 
     Lists are replaced as a whole; mappings are merged, also those of names such as ``robustness.attacks``.
     """
@@ -52,7 +52,7 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _other_class(base: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
-    """Whether both name a class, and not the same; PSPNet is robustseg.models.PSPNet."""
+    """Return whether both name a class and the classes differ; PSPNet is robustseg.models.PSPNet."""
     old, new = base.get(_CLASS), top.get(_CLASS)
     if not isinstance(old, str) or not isinstance(new, str):
         return False
@@ -78,7 +78,7 @@ def _entries(path: Path, value: object) -> list[str]:
 
 
 def _locate(path: Path, entry: str) -> Path:
-    """The file that an entry of ``path`` stands for."""
+    """Return the file of an ``include`` entry of ``path``."""
     inner = (path.parent / entry).resolve()
     if not inner.is_relative_to(path.parent):
         raise ConfigFileError(

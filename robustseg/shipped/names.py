@@ -14,14 +14,14 @@ _WIDTH = 100
 
 
 class ConfigFileError(ValueError):
-    """A configuration that is not there, cannot be read, or includes what it may not."""
+    """Error for a configuration that does not exist, cannot be read, or has a forbidden include."""
 
 
 def files() -> Mapping[str, Path]:
-    """Every shipped file by its name, which is its path in ``configs`` without ``.yaml``, those at the top first.
+    """Return every shipped file by its name, its path in ``configs`` without ``.yaml``; top-level files come first.
 
     Raises:
-        ConfigFileError: They are neither in the installed package nor beside it, as in the repository.
+        ConfigFileError: The files are neither in the installed package nor beside it, as in the repository.
     """
     return _files(_PACKAGE)
 
@@ -37,14 +37,14 @@ def _files(package: Path) -> Mapping[str, Path]:
 
 
 def find(name: str, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> Path:
-    """The file that a name stands for: one at that path, or else a shipped one.
+    """Resolve a name to a file at that path, or else to a shipped file.
 
     Args:
         name: A path, or the name of a shipped file, also written as ``configs/NAME.yaml``.
-        say: Gets a line where it is both, and they differ.
+        say: Called with a line if both exist and differ.
 
     Raises:
-        ConfigFileError: It is neither; the message has the nearest names.
+        ConfigFileError: Neither exists; the message has the nearest names.
     """
     path, shipped = Path(name), files().get(plain(name))
     if path.exists() and not path.is_dir():
@@ -62,12 +62,12 @@ def _say_once(line: str, say: Callable[[str], None]) -> None:
 
 
 def plain(name: str) -> str:
-    """A name without the folder and the ending that it has in the repository."""
+    """Strip a name of the folder and the suffix that it has in the repository."""
     return Path(name).as_posix().removeprefix("configs/").removesuffix(".yaml")
 
 
 def unknown(name: str) -> str:
-    """What to say of a name that nothing has: those like it, of which one may have been meant."""
+    """Return the end of a message about an unknown name, with similar names."""
     wanted, known = plain(name), [each for each, path in files().items() if path.suffix == ".yaml"]
     last = {each: each.rpartition("/")[2] for each in known}
     own = wanted.rpartition("/")[2]
@@ -80,7 +80,7 @@ def unknown(name: str) -> str:
 
 
 def leading_comment(path: Path) -> list[str]:
-    """The lines of comment that a file begins with, without their marks; those of a script after its first line."""
+    """Return the comment lines at the beginning of a file, without their marks; in a script, after its first line."""
     found: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("#!"):
@@ -92,6 +92,6 @@ def leading_comment(path: Path) -> list[str]:
 
 
 def about(path: Path) -> str:
-    """The beginning of what a file says about itself, as one line."""
+    """Return the beginning of a file's leading comment, as one line."""
     text = " ".join(leading_comment(path))
     return text if len(text) <= _WIDTH else text[: _WIDTH - 2].rpartition(" ")[0] + " …"
