@@ -12,7 +12,7 @@ from robustseg.attacks.threat import per_image
 class Best:
     """The best iterate of each image: fewest correct pixels, or most pixels that show the target if targeted.
 
-    All attacks share this mask and this count of correct pixels. Of equal iterates the earliest is kept. Only
+    All attacks share this mask and this count of correct pixels. Among equal iterates the earliest is kept. Only
     :meth:`unfinished` waits for the device.
 
     Args:

@@ -47,10 +47,10 @@ class IterativeAttack(Attack):
             the target, if targeted), the start included, the earliest of equals.
         transform: Random change of the input at each step.
         stages: (share of the steps, multiple of ε) one after the other; each begins from the kept iterate of the one
-            before, projected, with the step rule started anew. The last multiple is 1. Where ``keep="best"``, only
+            before, projected, with the step rule started anew. The last multiple is 1. With ``keep="best"``, only
             iterates of the last stage count as results.
         watched: Loss whose values the step rule receives, by default ``loss`` itself.
-        **options: As for :class:`~robustseg.attacks.Attack`.
+        **options: Arguments of :class:`~robustseg.attacks.Attack`.
 
     Raises:
         ValueError: ``steps`` or ``restarts`` below 1, restarts without random start, unknown ``keep``, or ``stages``

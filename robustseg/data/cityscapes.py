@@ -74,8 +74,8 @@ class Cityscapes(FileDataModule):
     - ``gtFine/{train,val,test}/CITY/*_gtFine_labelIds.png`` or ``*_gtFine_labelTrainIds.png``: the masks
 
     The label ids 0 to 33 become the 19 train ids by the official table. They are not read from the colours of
-    ``*_gtFine_color.png``, in which groups of poles, that are not evaluated, have the colour of poles. The ground truth
-    of the test images is not published, so models are scored on the validation split. A sample's id is its file
+    ``*_gtFine_color.png``, since groups of poles, which are not evaluated, have the colour of poles there. The ground
+    truth of the test images is not published, so models are scored on the validation split. A sample's id is its file
     name without ``_leftImg8bit.png``.
 
     Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016.
@@ -83,7 +83,7 @@ class Cityscapes(FileDataModule):
     Args:
         root: Folder that holds ``leftImg8bit`` and ``gtFine``.
         label_ids: ``"labelIds"`` as published, ``"labelTrainIds"`` as cityscapesscripts makes them, or ``"auto"``:
-            the latter where every image of a split has such a file.
+            the latter if every image of a split has such a file.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
         **common: See ``FileDataModule``; ``masks: colours`` is refused.
 

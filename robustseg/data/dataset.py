@@ -57,7 +57,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
 
     @abstractmethod
     def read(self, index: int) -> tuple[Pixels, Pixels]:
-        """Produce an H×W×3 RGB image and its H×W mask, in which void is the ignore index.
+        """Produce an H×W×3 RGB image and its H×W mask, with void as the ignore index.
 
         Raises:
             DataError: The sample cannot be read; the message names it.

@@ -196,7 +196,7 @@ def _check_same_size(pair: FilePair, image: tuple[int, int], mask: tuple[int, in
 
 
 class PairedFiles(SegmentationDataset):
-    """Image and mask files, decoded whenever they are fetched unless they are cached.
+    """Image and mask files, decoded at each fetch unless they are cached.
 
     Images are read as stored: the EXIF orientation, by which viewers turn a picture, is ignored.
 

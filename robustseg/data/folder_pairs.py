@@ -35,12 +35,12 @@ class FolderPairs(FileDataModule):
     The rows that are not ignored are the classes, numbered from 0 in their order, not by their ids in the files.
     An id or a colour that is not in the table is an error. A sample's id is its relative path without suffix. Without
     a ``test`` folder models are scored on the validation split. An image with an EXIF orientation, by which
-    viewers turn it, is an error, as its mask may be made for what is stored or for what is shown.
+    viewers turn it, is an error, since its mask may match the stored or the displayed image.
 
     Args:
         root: Folder that holds the splits.
         classes: Path of the class table, relative to the working directory or, if it is not there, to ``root``.
-        image_folder: Folder of a split's images below ``root``; ``{split}`` stands for the split's name.
+        image_folder: Folder of a split's images below ``root``; ``{split}`` is replaced by the split's name.
         mask_folder: Folder of its masks.
         image_end: Ending of the images' names, before the suffix, after the name that they share with the mask.
         mask_end: Ending of the masks' names, such as ``_mask``; files without it are skipped.

@@ -88,7 +88,7 @@ class SegmentationDataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return training's place in the data: ``epoch``, and ``position``, its samples that all ranks have seen.
 
-        Lightning asks for it when a checkpoint is written. The entry has the name of the data set; checkpoints of
+        Lightning calls this when it writes a checkpoint. The entry has the name of the data set; checkpoints of
         version 0.1 have it among their own entries.
         """
         if self.trainer is None:

@@ -19,7 +19,7 @@ def id_fault(path: Path, present: Sequence[int], masks: MaskMeaning) -> str:
     Args:
         path: The mask.
         present: All ids in it, in ascending order.
-        masks: What it should hold.
+        masks: Expected content of the mask.
     """
     unknown = [value for value in present if value not in masks.class_of]
     cause = masks.hint(present) if masks.hint is not None else None
@@ -85,7 +85,7 @@ def format_fault(path: Path, name: str, masks: MaskMeaning) -> str:
     Args:
         path: The mask.
         name: Pillow's name for the format.
-        masks: What it should hold.
+        masks: Expected content of the mask.
     """
     called = f" called {path.suffix}" if path.suffix else ""
     return f"mask {path} is a {name}{called}, whose compression changes {masks.kind}: export it as PNG."
@@ -98,7 +98,7 @@ def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskMeaning)
         path: The mask.
         mode: Pillow's name for its channels.
         pixels: H×W×3 RGB, if the mask has colours instead of the expected ids.
-        masks: What it should hold.
+        masks: Expected content of the mask.
     """
     if masks.kind == "colours":
         expected = f"mask {path} has the colour mode {mode}; expected the RGB colours of the classes (masks: colours)"
@@ -138,7 +138,7 @@ def palette_fault(path: Path, values: Pixels, palette: Sequence[int], masks: Mas
         path: The mask.
         values: H×W indices.
         palette: Red, green and blue of each index, one after the other.
-        masks: What it should hold.
+        masks: Expected content of the mask.
 
     Returns:
         The message, or ``None`` if indices and colours agree or no colour belongs to a class.
@@ -169,7 +169,7 @@ def colour_fault(path: Path, foreign: NDArray[np.int32], pixels: int, masks: Mas
         path: The mask.
         foreign: The pixels of such colours, as numbers of 24 bits.
         pixels: Number of all pixels.
-        masks: What it should hold.
+        masks: Expected content of the mask.
     """
     codes, counts = np.unique(foreign, return_counts=True)
     examples = [_triple(int(codes[row])) for row in np.argsort(-counts, kind="stable")[:3]]

@@ -47,7 +47,7 @@ class MaskFormat(MaskMeaning):
             return size
 
     def read(self, path: Path) -> Pixels:
-        """Decode an H×W mask to class ids, in which void is the ignore index.
+        """Decode an H×W mask to class ids, with void as the ignore index.
 
         Raises:
             DataError: The mask is missing, truncated, or holds other ids or colours than those of the classes.

@@ -97,7 +97,7 @@ def write_file(fill: Callable[[TemporaryFile], object], path: Path) -> None:
         path: The file, in an existing folder; an existing file is replaced.
 
     Raises:
-        CheckpointError: As for :func:`write_checkpoint`.
+        CheckpointError: The file cannot be written; ``path`` is unchanged.
     """
     remove_left_over(path.parent)
     try:

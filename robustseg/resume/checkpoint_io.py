@@ -75,7 +75,7 @@ class AtomicCheckpointIO(CheckpointIO):
             weights_only: Not used: only tensors and plain values are ever unpickled.
 
         Raises:
-            CheckpointError: The file is missing or damaged, asks for other objects, comes from a newer Lightning, or
+            CheckpointError: The file is missing or damaged, refers to other objects, comes from a newer Lightning, or
                 holds no training state.
         """
         path = Path(path)
@@ -126,7 +126,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
     error one call too late and only the last of several.
 
     Args:
-        keep: As for :class:`AtomicCheckpointIO`.
+        keep: See :class:`AtomicCheckpointIO`.
     """
 
     def __init__(self, keep: int = 3):

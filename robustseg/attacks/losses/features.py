@@ -26,7 +26,7 @@ class Taps:
 
     Args:
         model: A module.
-        layers: Dotted names as in ``named_modules()``, or the ends of such names where only one layer ends so; or
+        layers: Dotted names as in ``named_modules()``, or endings of names that only one layer has; or
             integers, which count the feature maps of the model's timm backbone (negative ones from the last).
 
     Raises:
@@ -87,7 +87,7 @@ class Taps:
 def _find(model: nn.Module, layer: int | str) -> nn.Module:
     if isinstance(layer, int):
         for module in model.modules():
-            # What timm makes with features_only; its whole networks have a plain list under this name.
+            # A network of timm with features_only; its other networks have a plain list under this name.
             if hasattr(getattr(module, "feature_info", None), "channels"):
                 return module
         raise AttackError(

@@ -59,7 +59,7 @@ class ALMAProx(DescentAttack):
         surplus: Logit difference by which a pixel must be fooled.
         drop_largest: ``"gradually"`` by default; or ``"never"``, or ``"always"``.
         norm: ``"linf"``.
-        **options: As for :class:`~robustseg.attacks.minimum_norm.descent.DescentAttack`.
+        **options: Arguments of :class:`~robustseg.attacks.minimum_norm.descent.DescentAttack`.
 
     Raises:
         ValueError: A value outside of its range.

@@ -25,7 +25,7 @@ class MinimumNormAttack(Attack):
         norm: Norm of the perturbation and of the ball.
         success: Share of the valid pixels that must be misclassified (must show the target, if targeted).
         eps: Radius of the ball, or None.
-        **options: As for :class:`~robustseg.attacks.Attack`.
+        **options: Arguments of :class:`~robustseg.attacks.Attack`.
 
     Raises:
         ValueError: A norm that the attack does not support, ``success`` outside of (0, 1], or a wrong ``eps``.
@@ -134,9 +134,9 @@ class Nearest:
         """Compare iterates as :meth:`offer` does, with the attack's own decision for each pixel.
 
         Args:
-            images_adv: As for :meth:`offer`.
+            images_adv: See :meth:`offer`.
             hits: B×H×W bool: pixels that show their target, False where ignored.
-            rows: As for :meth:`offer`.
+            rows: See :meth:`offer`.
         """
         count = hits.flatten(1).sum(1)
         fooled = count if self._targeted else _part(self._valid, rows) - count

@@ -62,7 +62,7 @@ class CW(MinimumNormAttack):
         search_steps: Runs with different c ≥ 1 (l2 only).
         initial_c: c > 0 of the first run (l2 only).
         confidence: κ ≥ 0, in units of the logits.
-        **options: As for :class:`~robustseg.attacks.MinimumNormAttack`; ``eps`` may be None under l2 only.
+        **options: Arguments of :class:`~robustseg.attacks.MinimumNormAttack`; ``eps`` may be None under l2 only.
 
     Raises:
         ValueError: linf without ``eps``, an unknown norm, or a setting outside of the range given above.

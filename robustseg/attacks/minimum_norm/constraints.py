@@ -23,7 +23,7 @@ def margins(logits: Tensor, targets: Tensor, targeted: bool) -> Tensor:
     Args:
         logits: B×C×H×W, C ≥ 2; half precision is computed in float32.
         targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
-        targeted: ``targets`` are what the attacker wants to see.
+        targeted: ``targets`` are the attacker's labels.
     """
     true, other = true_and_runner_up(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
     return torch.where(targets == IGNORED, 0, other - true if targeted else true - other)
@@ -42,7 +42,7 @@ def margin_ratios(logits: Tensor, targets: Tensor, targeted: bool, surplus: floa
     Args:
         logits: B×C×H×W, C ≥ 2; half precision is computed in float32.
         targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
-        targeted: ``targets`` are what the attacker wants to see.
+        targeted: ``targets`` are the attacker's labels.
         surplus: Added to the margin, so that a fulfilled constraint is not a tie.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -51,7 +51,7 @@ class DAG(Attack):
         success: Share of an image's valid pixels in (0, 1] at which it counts as fooled; 1 for the paper's rule.
         aim: ``"random"`` or ``"runner-up"``; of no effect if targeted.
         norm: Norm of the ball; of no effect without ``eps``.
-        **options: As for :class:`~robustseg.attacks.Attack`.
+        **options: Arguments of :class:`~robustseg.attacks.Attack`.
 
     Raises:
         ValueError: ``step_size`` is not positive, ``steps`` below 1, ``success`` outside of (0, 1], unknown ``aim`` or

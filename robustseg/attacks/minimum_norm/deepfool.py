@@ -60,7 +60,7 @@ class DeepFool(MinimumNormAttack):
         candidates: Number of wrong classes tried at each pixel in a step, ≥ 1; the paper tries all, its code the first
             nine.
         overshoot: η ≥ 0; 0.02 in the paper.
-        **options: As for :class:`~robustseg.attacks.MinimumNormAttack`; not ``targeted``.
+        **options: Arguments of :class:`~robustseg.attacks.MinimumNormAttack`; not ``targeted``.
 
     Raises:
         ValueError: An unknown norm, or a setting outside of the range given above.

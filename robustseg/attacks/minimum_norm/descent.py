@@ -59,10 +59,10 @@ class DescentAttack(MinimumNormAttack):
         step_size: Length of the first steps, in units of the [0, 1] pixel range.
         drop_largest: Constraints that need not be fulfilled, see
             :func:`~robustseg.attacks.minimum_norm.constraints.kept_constraints`.
-        **options: As for :class:`~robustseg.attacks.MinimumNormAttack`.
+        **options: Arguments of :class:`~robustseg.attacks.MinimumNormAttack`.
 
     Raises:
-        ValueError: As for :class:`~robustseg.attacks.MinimumNormAttack`; ``steps`` below 1, ``step_size`` not
+        ValueError: An error of :class:`~robustseg.attacks.MinimumNormAttack`, ``steps`` below 1, ``step_size`` not
             positive, unknown ``drop_largest``.
     """
 

@@ -46,8 +46,8 @@ class PDGD(DescentAttack):
         dual_average: Inertia of λ, in [0, 1).
         dual_floor: Lower bound of λᵢ/λ₀ and of λ₀/λᵢ, in (0, 1); 1e-6 for PDGD and 1e-12 for PDPGD.
         norm: ``"l2"``.
-        **options: As for :class:`~robustseg.attacks.minimum_norm.descent.DescentAttack`; ``step_size`` is the first
-            step of Adam.
+        **options: Arguments of :class:`~robustseg.attacks.minimum_norm.descent.DescentAttack`; ``step_size`` is
+            Adam's first one.
 
     Raises:
         ValueError: A value outside of the range that is given here.
@@ -113,8 +113,8 @@ class PDPGD(PDGD):
         norm: ``"linf"`` or ``"l2"``.
         proximal_steps: Inner iterations, 1 or more.
         tolerance: Relative change at which they end, 0 or more.
-        dual_floor: As for :class:`PDGD`.
-        **options: As for :class:`PDGD`.
+        dual_floor: See :class:`PDGD`.
+        **options: Arguments of :class:`PDGD`.
 
     Raises:
         ValueError: A value outside of the range that is given here.

@@ -24,10 +24,10 @@ class BallAttack(IterativeAttack):
         eps: Radius of the ball, in units of the [0, 1] pixel range.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
         steps: T ≥ 1.
-        **options: As for :class:`~robustseg.attacks.IterativeAttack`.
+        **options: Arguments of :class:`~robustseg.attacks.IterativeAttack`.
 
     Raises:
-        ValueError: A wrong ``eps`` or ``norm``, or as for :class:`~robustseg.attacks.IterativeAttack`.
+        ValueError: A wrong ``eps`` or ``norm``, or an error of :class:`~robustseg.attacks.IterativeAttack`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SignAttack(BallAttack):
     Args:
         loss: Loss to increase, or to decrease if targeted.
         step_size: α, as for :class:`~robustseg.attacks.SignStep`.
-        **options: As for :class:`BallAttack`.
+        **options: Arguments of :class:`BallAttack`.
     """
 
     def __init__(self, loss: AttackLoss, *, step_size: float | str = 0.01, **options: Any):

@@ -33,13 +33,13 @@ class MLAttack(SignAttack):
     be a module whose chosen layers run once per forward.
 
     Args:
-        layers: Dotted names as in ``named_modules()``, or the ends of such names where only one layer ends so; or
+        layers: Dotted names as in ``named_modules()``, or endings of names that only one layer has; or
             integers, which count the feature maps of the model's timm backbone (negative ones from the last).
         weights: w_l ≥ 0, one per layer or one for all; 0 leaves plain PGD.
-        **options: As for :class:`~robustseg.attacks.presets.base.SignAttack`.
+        **options: Arguments of :class:`~robustseg.attacks.presets.base.SignAttack`.
 
     Raises:
-        ValueError: No layer, weights that are negative or do not fit the layers, or as for
+        ValueError: No layer, weights that are negative or do not fit the layers, or an error of
             :class:`~robustseg.attacks.IterativeAttack`.
     """
 

@@ -51,7 +51,7 @@ class Square(Attack):
         objective: ``"loss"``, the mean cross-entropy over the valid pixels, or ``"accuracy"``, the number of correct
             pixels (of pixels that do not show the target, if targeted).
         norm: Only ``"linf"``.
-        **options: As for :class:`~robustseg.attacks.Attack`.
+        **options: Arguments of :class:`~robustseg.attacks.Attack`.
 
     Raises:
         ValueError: Another norm, ``steps`` below 1, ``p_init`` outside of (0, 1], an unknown ``start`` or

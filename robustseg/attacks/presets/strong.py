@@ -35,10 +35,10 @@ class APGD(BallAttack):
         loss: Loss of the gradient; the cross-entropy by default.
         steps: T, over all stages.
         shrinking: Start in larger balls.
-        **options: As for :class:`~robustseg.attacks.presets.base.BallAttack`.
+        **options: Arguments of :class:`~robustseg.attacks.presets.base.BallAttack`.
 
     Raises:
-        ValueError: As for :class:`IterativeAttack`; ``shrinking`` takes at least 4 steps.
+        ValueError: An error of :class:`IterativeAttack`, or ``shrinking`` with fewer than 4 steps.
     """
 
     def __init__(self, *, loss: AttackLoss | None = None, steps: int = 100, shrinking: bool = False, **options: Any):

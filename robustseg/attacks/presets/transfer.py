@@ -35,7 +35,7 @@ class TransferAttack(BallAttack):
         kernel_size: Side of the kernel in pixels; 1 for none.
         sigma: σ of the Gaussian kernel in pixels, by default (kernel_size − 1)/6.
         random_start: Start from noise in the allowed set.
-        **options: As for :class:`~robustseg.attacks.presets.base.BallAttack`.
+        **options: Arguments of :class:`~robustseg.attacks.presets.base.BallAttack`.
 
     Raises:
         ValueError: A setting that one of the parts refuses.

@@ -68,7 +68,7 @@ class PureClass(TargetMap):
 
     Args:
         class_id: The class.
-        keep_ignored: As for :class:`TargetMap`.
+        keep_ignored: See :class:`TargetMap`.
 
     Raises:
         ValueError: ``class_id`` is negative.
@@ -89,7 +89,7 @@ class Strip(TargetMap):
         classes: The classes, in their order.
         width: Pixels across one stripe; by default each class gets one stripe, all of about the same width.
         direction: Direction of the stripes: ``"vertical"`` or ``"horizontal"``.
-        keep_ignored: As for :class:`TargetMap`.
+        keep_ignored: See :class:`TargetMap`.
 
     Raises:
         ValueError: No or a negative class, a width below 1, unknown ``direction``.
@@ -127,7 +127,7 @@ class Remap(TargetMap):
 
     Args:
         mapping: Wanted class by true class; other classes do not change.
-        keep_ignored: As for :class:`TargetMap`; ignored pixels have no class to be replaced and stay in either case.
+        keep_ignored: See :class:`TargetMap`; ignored pixels have no class to be replaced and stay in either case.
 
     Raises:
         ValueError: An empty mapping or a negative class.
@@ -154,7 +154,7 @@ class Text(TargetMap):
         text_class: Class of the letters.
         background: Class of everything else; None keeps the true labels there.
         size: Font size in pixels; by default the largest that fits.
-        keep_ignored: As for :class:`TargetMap`.
+        keep_ignored: See :class:`TargetMap`.
 
     Raises:
         ValueError: An empty text, a negative class, a size below 1.

@@ -23,7 +23,7 @@ class LabelImage(TargetMap):
         path: Picture with one class id per pixel, as large as the images.
         num_classes: C; ids beyond it are refused. By default only the attacked model refuses them.
         ignore_index: Id in the file of pixels without a wanted class.
-        keep_ignored: As for :class:`TargetMap`.
+        keep_ignored: See :class:`TargetMap`.
 
     Raises:
         ValueError: The file cannot be read as labels, or holds other classes.
@@ -60,7 +60,7 @@ class Scene(TargetMap):
         num_classes: C; ids beyond it are refused. By default only the attacked model refuses them.
         ignore_index: Label in the source of pixels without a wanted class.
         seed: Seed of the choice.
-        keep_ignored: As for :class:`TargetMap`.
+        keep_ignored: See :class:`TargetMap`.
 
     Raises:
         ValueError: The source is empty, or the files are not there.

@@ -35,7 +35,7 @@ class ClassifierLayout:
 
     Attributes:
         name: Project and architecture, for messages.
-        marks: Regular expressions, each of which must match the beginning of some key.
+        marks: Regular expressions; each must match the beginning of some key.
         renames: Pairs of a regular expression for the beginning of a key and its replacement; the first that matches
             is applied.
         flattened: Ending of keys whose tensors have axes of length one here and none in timm.

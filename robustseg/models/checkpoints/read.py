@@ -162,7 +162,7 @@ def read_plain(path: str | Path) -> object:
     """Read tensors and plain values from a file, executing nothing in it.
 
     Raises:
-        ModelError: The file is unreadable or asks for other objects.
+        ModelError: The file is unreadable or refers to other objects.
     """
     path = Path(path)
     try:

@@ -46,7 +46,7 @@ def fit_to(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout]
 
     Args:
         model: Model with the expected names.
-        reading: As read from the file.
+        reading: The file, as read.
         layouts: The known layouts.
         warn: Log a warning about content that is not taken from the file.
 

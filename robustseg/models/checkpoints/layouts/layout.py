@@ -28,7 +28,7 @@ class Layout:
         config: Shipped configuration under ``network`` that builds it, for messages.
         deeper: Configurations for other ResNets than that of ``config``, by their depth.
         backbone: timm's name of a ResNet of any depth with these tensors.
-        marks: Regular expressions, each of which must match the beginning of some key.
+        marks: Regular expressions; each must match the beginning of some key.
         absent: Regular expressions that may match the beginning of no key.
         renames: Pairs of a regular expression for the beginning of a key and its replacement; the first that matches
             is applied. Keys without a match keep their names; unexpected ones are reported.
