@@ -1,8 +1,8 @@
-"""Files that are there as a whole or not at all, whenever the process that writes them is killed.
+"""Atomic files: complete or absent, even if the writing process is killed.
 
-One policy for all: ``durable`` files are on the disk when the call returns and survive a power cut (checkpoints,
-results, everything that takes time to make again); others, such as caches and pictures, survive the end of the process
-and may be missing or damaged after a power cut, which their readers notice.
+All writers share one policy. ``durable`` files are on disk when the call returns and survive a power failure:
+checkpoints, results, everything that takes time to reproduce. Others, such as caches and pictures, survive the end of
+the process but may be missing or damaged after a power failure, which their readers detect.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class TemporaryFile:
     is left over, even if another process, here or on another machine, now has the number of its writer.
 
     Args:
-        path: What the file is to become.
-        folder: Where it is until then, on the same file system; by default the folder of ``path``.
+        path: Final path of the file.
+        folder: Folder of the temporary file, on the same file system; by default the folder of ``path``.
 
     Raises:
         OSError: The file cannot be created.
@@ -81,17 +81,17 @@ class TemporaryFile:
         os.fsync(self._file.fileno())
 
     def become(self, path: Path, durable: bool) -> None:
-        """Take the name ``path``, in the place of what has it.
+        """Rename the file to ``path``, replacing an existing file.
 
         Raises:
-            OSError: What was written does not get to the disk, or the name cannot be taken.
+            OSError: The content cannot be synced, or the file cannot be renamed.
         """
         self._file.flush()
         if durable:
             os.fsync(self._file.fileno())
         os.replace(self.path, path)
         if durable:
-            with contextlib.suppress(OSError):  # not every file system can
+            with contextlib.suppress(OSError):  # not supported by every file system
                 sync_folder(path.parent)
 
     def __enter__(self) -> TemporaryFile:
@@ -109,15 +109,15 @@ class TemporaryFile:
 def write_whole(content: bytes, path: str | os.PathLike[str], *, durable: bool = True) -> None:
     """Write a file so that ``path`` holds either its old content or all of the new one.
 
-    Folders are made. A link stays one, and its target is written; a device or pipe is written to as it is.
+    Folders are created. A link is kept, and its target is written; a device or pipe is written to directly.
 
     Args:
-        content: All of the file.
+        content: Whole content of the file.
         path: The file.
-        durable: Whether it is on the disk when this returns.
+        durable: Sync the file to disk before the return.
 
     Raises:
-        OSError: It cannot be written; ``path`` is what it was.
+        OSError: The file cannot be written; ``path`` is unchanged.
     """
     path = Path(path)
     if path.is_relative_to("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
@@ -134,35 +134,35 @@ def write_whole(content: bytes, path: str | os.PathLike[str], *, durable: bool =
 
 
 def write_text(text: str, path: str | os.PathLike[str], *, durable: bool = True) -> None:
-    """Write UTF-8 with the line endings of ``text`` on every system; as :func:`write_whole`.
+    """Write UTF-8 text with its own line endings on every system, as :func:`write_whole` does.
 
-    What UTF-8 cannot hold, halves of surrogate pairs in names of files, becomes a question mark.
+    Lone surrogates, from names of files, have no UTF-8 form and become question marks.
     """
     write_whole(text.encode("utf-8", errors="replace"), path, durable=durable)
 
 
 def write_json(record: Mapping[str, Any], path: str | os.PathLike[str], *, durable: bool = True) -> None:
-    """Write indented JSON, as :func:`write_whole`.
+    """Write indented JSON as :func:`write_whole` does.
 
     Raises:
         OSError: It cannot be written.
-        ValueError: A number is not finite, which JSON does not know.
-        TypeError: A value is none of JSON.
+        ValueError: A number is not finite, which JSON cannot represent.
+        TypeError: A value has no JSON type.
     """
     write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", path, durable=durable)
 
 
 def create_text(text: str, path: Path) -> None:
-    """Write a file that is not there yet, durable; of several processes that try, one succeeds.
+    """Create a file durably; if several processes try at once, only one succeeds.
 
     Raises:
-        FileExistsError: It is there.
+        FileExistsError: The file exists.
         OSError: It cannot be written.
     """
     with TemporaryFile(path) as file:
         file.write(text.encode())
         file.sync()
-        # Unlike a rename this fails where there is one.
+        # Unlike a rename, a link fails if the file exists.
         os.link(file.path, path)
     with contextlib.suppress(OSError):
         sync_folder(path.parent)

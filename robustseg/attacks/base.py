@@ -185,7 +185,7 @@ class Attack(Configured, ABC):
         """Return the attack with the facts about a data set that its settings left open; ``self`` is not changed.
 
         Args:
-            class_pixels: Counts the pixels of each class in the training set, for balanced losses.
+            class_pixels: Function that counts the pixels of each class in the training set, for balanced losses.
         """
         return self
 

@@ -1,4 +1,4 @@
-"""Descriptions of attacks and their parts as nested plain data, for results and for whoever compares them."""
+"""Descriptions of attacks and their parts as nested plain data, for results and comparisons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def describe_part(part: object) -> dict[str, Any]:
 
 
 def plain_setting(value: Any) -> Any:
-    """``value`` as JSON holds it: strings, finite numbers, booleans, None, lists and mappings of these."""
+    """Convert ``value`` to JSON types: strings, finite numbers, booleans, None, lists and mappings of these."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -35,13 +35,13 @@ def plain_setting(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_setting(each) for each in value]
     if callable(value) and hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"  # its representation has an address in it
+        return f"{value.__module__}.{value.__qualname__}"  # repr() would contain an address
     opaque = isinstance(value, (Fraction, Path, Tensor, nn.Module)) or not hasattr(value, "__dict__")
     return str(value) if opaque else describe_part(value)
 
 
 def setting_text(value: Any) -> str:
-    """A setting of a description for people: ``SegPGDLoss(schedule='linear', constant=0.25)`` for a part."""
+    """Format a setting of a description as text: ``SegPGDLoss(schedule='linear', constant=0.25)`` for a part."""
     if isinstance(value, Mapping) and isinstance(value.get(CLASS), str):
         settings = ", ".join(f"{name}={_quoted(each)}" for name, each in value.items() if name != CLASS)
         return f"{value[CLASS]}({settings})"

@@ -1,1 +1,1 @@
-"""The command line."""
+"""Command line: entry point, commands and their messages."""

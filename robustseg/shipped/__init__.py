@@ -1,4 +1,4 @@
-"""Configurations that come with the package: their names, and how files include others; imports nothing heavy."""
+"""Configurations of the package: their names, and the resolution of includes. No heavy imports."""
 
 from robustseg.shipped.includes import complete
 from robustseg.shipped.names import ConfigFileError, about, files, find, leading_comment

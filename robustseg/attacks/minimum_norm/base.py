@@ -16,7 +16,7 @@ from robustseg.attacks.victim import Victim
 
 
 class MinimumNormAttack(Attack):
-    """Search for the smallest perturbation that fools a given share of an image's valid pixels.
+    """A search for the smallest perturbation that fools a given share of an image's valid pixels.
 
     Without ``eps`` the perturbation may have any size; for an image that is never fooled the result is the iterate
     with most fooled pixels. With ``eps`` the result is projected into the ball.

@@ -1,4 +1,4 @@
-"""Targeted attacks with a target map of their own, called with the true targets as any attack."""
+"""Targeted attacks with a built-in target map, called with the true targets like any attack."""
 
 from __future__ import annotations
 

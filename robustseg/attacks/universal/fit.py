@@ -283,7 +283,7 @@ class Universal(Attack):
             "targeted": self.targeted,
             "path": self.path,
             "tile": self.tile,
-            # Of the file; loss and target map are texts there.
+            # Settings of the file, with loss and target map as texts.
             "fitted": {
                 **{name: plain_setting(getattr(self.universal, name)) for name in _FITTED},
                 "eps": str(self.universal.threat.eps),
