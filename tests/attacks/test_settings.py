@@ -2,10 +2,13 @@
 
 import copy
 import pickle
+from inspect import isabstract, isclass
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
+from robustseg import attacks
 from robustseg.attacks import APGD, BIM, FGSM, PGD, SEA, Attack, BalancedMaskedCrossEntropy, SegPGD, Targeted, WorstOf
 from robustseg.attacks.presets.base import SignAttack
 from tests.helpers.nets import tiny_batch, tiny_net
@@ -80,3 +83,24 @@ def test_an_ensemble_that_learned_of_its_data_keeps_it():
     assert attack.describe() == SEA(class_pixels=[1, 2, 3, 4], steps=5, eps=0.1).describe()
     assert attack.for_data(lambda: [9, 9, 9, 9]) is attack
     assert torch.isfinite(attack(tiny_net(torch.float32), *tiny_batch(torch.float32))).all()
+
+
+def options_of(attack: type[Attack]) -> dict[str, tuple[type, object]]:
+    """What the command line takes for an attack, with types and defaults."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(attack, "attack")
+    return {
+        action.dest: (str(getattr(action, "_typehint", None)), action.default)
+        for action in parser._actions
+        if action.dest != "help"
+    }
+
+
+CLASSES = [thing for name in attacks.__all__ if isclass(thing := getattr(attacks, name)) and issubclass(thing, Attack)]
+
+
+@pytest.mark.parametrize(
+    "attack", [thing for thing in CLASSES if not isabstract(thing)], ids=lambda thing: thing.__name__
+)
+def test_a_subclass_without_a_constructor_takes_the_same_options(attack):
+    assert options_of(type("Thing", (attack,), {"__module__": attack.__module__})) == options_of(attack)

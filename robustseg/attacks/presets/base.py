@@ -18,6 +18,8 @@ from robustseg.attacks.threat import Norm, ThreatModel
 class BallAttack(IterativeAttack):
     """The gradient loop within a ball around the image.
 
+    Arguments of ``super().__init__`` go by name: jsonargparse finds those of a subclass without a constructor that way.
+
     Args:
         loss: Loss to increase, or to decrease if targeted.
         step_rule: Rule that moves the iterate.
@@ -40,7 +42,7 @@ class BallAttack(IterativeAttack):
         steps: int = 10,
         **options: Any,
     ):
-        super().__init__(ThreatModel(eps, norm), loss, step_rule, steps, **options)
+        super().__init__(threat=ThreatModel(eps, norm), loss=loss, step_rule=step_rule, steps=steps, **options)
 
 
 class SignAttack(BallAttack):
@@ -53,4 +55,4 @@ class SignAttack(BallAttack):
     """
 
     def __init__(self, loss: AttackLoss, *, step_size: float | str = 0.01, **options: Any):
-        super().__init__(loss, SignStep(step_size), **options)
+        super().__init__(loss=loss, step_rule=SignStep(step_size), **options)

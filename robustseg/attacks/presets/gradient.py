@@ -22,14 +22,14 @@ class _SingleStep(BallAttack):
     def __init__(self, loss: AttackLoss, *, eps: float | str = "8/255", norm: Norm = "linf", **options: Any):
         # At eps = 0 the projection cancels a step of any size; a step of zero would be refused.
         step = SignStep(str(ThreatModel(eps, norm).eps or 1))
-        super().__init__(loss, step, eps=eps, norm=norm, steps=1, random_start=False, **options)
+        super().__init__(loss=loss, step_rule=step, eps=eps, norm=norm, steps=1, random_start=False, **options)
 
 
 class FGSM(_SingleStep):
     """One sign step of size eps along the cross-entropy (Goodfellow et al., ICLR 2015)."""
 
     def __init__(self, **options: Any):
-        super().__init__(CrossEntropy(), **options)
+        super().__init__(loss=CrossEntropy(), **options)
 
 
 class SegFGSM(_SingleStep):
@@ -39,28 +39,28 @@ class SegFGSM(_SingleStep):
     """
 
     def __init__(self, **options: Any):
-        super().__init__(SegPGDLoss(), **options)
+        super().__init__(loss=SegPGDLoss(), **options)
 
 
 class BIM(SignAttack):
     """Iterated sign steps on the cross-entropy from the clean image (Kurakin et al., 2017)."""
 
     def __init__(self, **options: Any):
-        super().__init__(CrossEntropy(), random_start=False, **options)
+        super().__init__(loss=CrossEntropy(), random_start=False, **options)
 
 
 class PGD(SignAttack):
     """Iterated steps on the cross-entropy from a random start (Madry et al., ICLR 2018)."""
 
     def __init__(self, **options: Any):
-        super().__init__(CrossEntropy(), **options)
+        super().__init__(loss=CrossEntropy(), **options)
 
 
 class CosPGD(SignAttack):
     """PGD on the cross-entropy weighted by softmax–target cosine similarity (Agnihotri et al., ICML 2024)."""
 
     def __init__(self, **options: Any):
-        super().__init__(CosPGDLoss(), **options)
+        super().__init__(loss=CosPGDLoss(), **options)
 
 
 class SegPGD(SignAttack):
@@ -71,7 +71,7 @@ class SegPGD(SignAttack):
     """
 
     def __init__(self, *, schedule: Schedule = "linear", constant: float = 0.25, **options: Any):
-        super().__init__(SegPGDLoss(schedule, constant), **options)
+        super().__init__(loss=SegPGDLoss(schedule, constant), **options)
 
 
 class MIFGSM(BallAttack):
@@ -81,7 +81,7 @@ class MIFGSM(BallAttack):
     """
 
     def __init__(self, *, step_size: float | str = 0.01, decay: float = 1.0, **options: Any):
-        super().__init__(CrossEntropy(), MomentumStep(step_size, decay), random_start=False, **options)
+        super().__init__(loss=CrossEntropy(), step_rule=MomentumStep(step_size, decay), random_start=False, **options)
 
 
 class DS(SignAttack):
@@ -101,5 +101,5 @@ class DS(SignAttack):
     ):
         transform = DynamicScale(scale_range)
         super().__init__(
-            CrossEntropy(), eps=eps, steps=steps, random_start=random_start, transform=transform, **options
+            loss=CrossEntropy(), eps=eps, steps=steps, random_start=random_start, transform=transform, **options
         )

@@ -50,7 +50,7 @@ class MLAttack(SignAttack):
         weights: float | Sequence[float] = 1.0,
         **options: Any,
     ):
-        super().__init__(CrossEntropy(), **options)
+        super().__init__(loss=CrossEntropy(), **options)
         if isinstance(layers, str) or not layers or "" in layers:
             raise ValueError(f"layers = {layers!r}: give a list of at least one layer's name or index.")
         each = [float(weights)] * len(layers) if isinstance(weights, (int, float)) else [float(w) for w in weights]

@@ -20,7 +20,7 @@ class TsallisPGD(SignAttack):
     """
 
     def __init__(self, *, q_start: float = -2.0, q_end: float = 1.0, **options: Any):
-        super().__init__(Tsallis(q_start, q_end), **options)
+        super().__init__(loss=Tsallis(q_start, q_end), **options)
 
 
 class Houdini(SignAttack):
@@ -34,14 +34,14 @@ class Houdini(SignAttack):
     def __init__(
         self, *, rival: Rival = "auto", task_loss: TaskLoss = "error", random_start: bool = False, **options: Any
     ):
-        super().__init__(HoudiniLoss(rival, task_loss), random_start=random_start, **options)
+        super().__init__(loss=HoudiniLoss(rival, task_loss), random_start=random_start, **options)
 
 
 class _PAdam(BallAttack):
     """Projected Adam from a random start."""
 
     def __init__(self, loss: AttackLoss, *, step_size: float | str = "2/255", steps: int = 200, **options: Any):
-        super().__init__(loss, AdamStep(step_size), steps=steps, **options)
+        super().__init__(loss=loss, step_rule=AdamStep(step_size), steps=steps, **options)
 
 
 class PAdamCE(_PAdam):
@@ -54,7 +54,7 @@ class PAdamCE(_PAdam):
     """
 
     def __init__(self, **options: Any):
-        super().__init__(CrossEntropy(), **options)
+        super().__init__(loss=CrossEntropy(), **options)
 
 
 class PAdamCos(_PAdam):
@@ -64,4 +64,4 @@ class PAdamCos(_PAdam):
     """
 
     def __init__(self, **options: Any):
-        super().__init__(LogitCosine(), **options)
+        super().__init__(loss=LogitCosine(), **options)

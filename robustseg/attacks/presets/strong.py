@@ -90,7 +90,7 @@ class SEA(_Shrinking):
     """
 
     def __init__(self, *, class_pixels: Sequence[float] | None = None, **options: Any):
-        super().__init__([MaskedCrossEntropy(), JensenShannon()], class_pixels, **options)
+        super().__init__(losses=[MaskedCrossEntropy(), JensenShannon()], class_pixels=class_pixels, **options)
 
 
 class StrongEnsemble(_Shrinking):
@@ -101,4 +101,4 @@ class StrongEnsemble(_Shrinking):
 
     def __init__(self, *, class_pixels: Sequence[float] | None = None, **options: Any):
         losses = [MaskedCrossEntropy(), JensenShannon(), SegPGDLoss(), CosPGDLoss(), Tsallis(), Margin()]
-        super().__init__(losses, class_pixels, **options)
+        super().__init__(losses=losses, class_pixels=class_pixels, **options)

@@ -65,8 +65,8 @@ class TransferAttack(BallAttack):
         if diversity_prob != 0:
             transforms.append(InputDiversity(diversity_prob, resize_rate))
         super().__init__(
-            loss or CrossEntropy(),
-            smoothed if kernel_size > 1 else rule,
+            loss=loss or CrossEntropy(),
+            step_rule=smoothed if kernel_size > 1 else rule,
             random_start=random_start,
             transform=Chain(transforms) if len(transforms) > 1 else next(iter(transforms), None),
             **options,
@@ -102,4 +102,4 @@ class NIFGSM(BallAttack):
     """
 
     def __init__(self, *, step_size: float | str = 0.01, decay: float = 1.0, **options: Any):
-        super().__init__(CrossEntropy(), NesterovStep(step_size, decay), random_start=False, **options)
+        super().__init__(loss=CrossEntropy(), step_rule=NesterovStep(step_size, decay), random_start=False, **options)
