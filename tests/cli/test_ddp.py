@@ -42,6 +42,7 @@ def card_of(folder: Path) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # five processes that each import torch, on a busy machine
 def test_two_ranks_train_and_report_once_and_evaluate_as_one_does(tmp_path):
     run = tmp_path / "runs" / "tiny" / "version_0"

@@ -151,6 +151,7 @@ def worker(folder: str) -> None:
     torch.save((result[0], result[2]["train/skipped"]), Path(folder) / f"rank{result[3].global_rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_ranks_leave_it_out_together(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
     command = [sys.executable, "-m", "tests.training.test_non_finite", str(tmp_path)]

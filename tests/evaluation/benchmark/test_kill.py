@@ -17,6 +17,7 @@ from tests.helpers.paths import ROOT
 KILLS = 24
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # half a minute of processor time, of which a busy machine gives little
 def test_killed_evaluations_end_with_the_same_card(tmp_path):
     log = tmp_path / "log"
