@@ -92,6 +92,12 @@ class RobustnessEvaluation(pl.Callback):
         self._images_left = 0
         self._examples: dict[str, list[Example]] = {}
 
+    @property
+    def logged(self) -> set[str]:
+        """Names of the figures that validation logs."""
+        names = [CLEAN, *self.validate_with] if self.validate_with and self.every_n_epochs else []
+        return {f"val/{name}/{figure}" for name in names for figure in LOGGED.values()}
+
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting if this epoch is one to evaluate."""
         due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0

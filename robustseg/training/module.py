@@ -147,6 +147,25 @@ class RobustSegmentation(pl.LightningModule):
         if self.attack is not None and batch_size is not None:
             self.split.sizes(batch_size, global_batch_size)
 
+    def logged(self, batch_size: int, global_batch_size: int | None = None) -> set[str]:
+        """Name the figures that training and validation log; callbacks can monitor these.
+
+        A subclass that logs others adds their names.
+
+        Args:
+            batch_size: Number of images in a rank's batch.
+            global_batch_size: As of :meth:`check_batch_size`.
+        """
+        sizes = (batch_size, 0) if self.attack is None else self.split.sizes(batch_size, global_batch_size)
+        parts = zip(("train/loss_clean", "train/loss_adv"), sizes, strict=True)
+        skipped = ["train/skipped"] if self.non_finite.policy == "skip" else []
+        return {
+            "train/loss",
+            *(name for name, size in parts if size),
+            *skipped,
+            *(f"val/{figure}" for figure in LOGGED.values()),
+        }
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step, and drop the newest validation's scores, which the update makes obsolete."""
         seed_step(self.seed, "train", self.global_step, batch_idx, self.global_rank)

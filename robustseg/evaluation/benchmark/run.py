@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.text import Text
 
@@ -43,6 +42,7 @@ from robustseg.evaluation.table.escape import one_line
 from robustseg.files import write_text
 from robustseg.metrics import pixel_acc_from_counts
 from robustseg.resume.patience import wait_for_all_ranks
+from robustseg.training.loggers import log_picture
 
 REPORT = "report.html"
 MARKDOWN = "card.md"
@@ -177,7 +177,7 @@ def publish(card: Card, pictures: Sequence[PanelPicture], folder: Path, palette:
 
 
 def log_results(trainer: pl.Trainer, card: Card, pictures: Sequence[PanelPicture]) -> None:
-    """Figures and pictures for the trainer's TensorBoard, as ``test/<attack>/miou`` and so on.
+    """Give figures and pictures to the trainer's loggers, as ``test/<attack>/miou`` and so on.
 
     Of detectors ``test/<attack>/<detector>/rejected`` and ``/auc``.
     """
@@ -193,11 +193,11 @@ def log_results(trainer: pl.Trainer, card: Card, pictures: Sequence[PanelPicture
                 shares = {"rejected": seen.rejected, "auc": seen.auc}
                 known = {f"test/{name}/{detector}/{key}": share for key, share in shares.items() if share is not None}
                 logger.log_metrics(known, trainer.global_step)
-        if isinstance(logger, TensorBoardLogger):
-            for rank, picture in enumerate(pictures):
-                panel = np.asarray(picture.picture)
-                tag = f"test/{picture.attack}/{picture.kind}"
-                logger.experiment.add_image(tag, panel, trainer.global_step + rank, dataformats="HWC")
+    for rank, picture in enumerate(pictures):
+        tag = f"test/{picture.attack}/{picture.kind}"
+        log_picture(trainer.loggers, tag, np.asarray(picture.picture), trainer.global_step + rank)
+    for logger in trainer.loggers:
+        logger.finalize("success")  # the trainer has done so before, and some write then only
 
 
 def merge(output: Path, folders: Sequence[Path]) -> None:
