@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from robustseg.config.build import is_first_process, say
+from robustseg.config.saying import is_first_process, say
 from robustseg.data.loading import end_workers
 from robustseg.resume.failure import record_error
 from robustseg.resume.preemption import REQUEUE, Preempted, PreemptionSignals, requeue

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from robustseg.cli.computing import preemptible
-from robustseg.config.build import RobustSegCLI, say
+from robustseg.config.build import RobustSegCLI
+from robustseg.config.monitored import check_monitors, early_end, monitors
+from robustseg.config.saying import say
 from robustseg.evaluation.benchmark import run_benchmark
 from robustseg.models import load_segmentation_weights
 from robustseg.resume.continuation import check_continuation, run_facts
@@ -25,17 +25,19 @@ def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
     _check_before_training(cli)
     cli.save.signals = signals
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
+    if (reason := early_end(cli.trainer)) is not None:
+        say(reason)
     if cli.config.trainer.fast_dev_run:
         return 0
-    best, last = cli.config_init.checkpoint, cli.save.folder / LAST if cli.save.folder else None
-    path = (best.best_model_path if best.monitor else None) or (
-        str(last) if last and last.is_file() else cli.checkpoint
-    )
+    best, folder = cli.config_init.checkpoint, cli.save.folder
+    assert folder is not None
+    last = folder / LAST
+    path = (best.best_model_path if best.monitor else None) or (str(last) if last.is_file() else cli.checkpoint)
     weights = load_segmentation_weights(cli.model.model, path) if path else None
     benchmark = cli.benchmark(weights, check_images=0)
     # Results are saved continuously, so a signal may end the evaluation at once.
     signals.leave_at_once()
-    run_benchmark(cli.trainer, benchmark, Path(cli.trainer.log_dir or cli.trainer.default_root_dir) / benchmark.name)
+    run_benchmark(cli.trainer, benchmark, folder.parent / benchmark.name)
     return 0
 
 
@@ -59,15 +61,7 @@ def _check_before_training(cli: RobustSegCLI) -> None:
         check_continuation(cli.resumed, facts, cli.settings, cli.config.resume, cli.checkpoint)
         load_segmentation_weights(cli.model.model, cli.checkpoint)
         cli.resumed = None  # as large as the model and its optimiser
-    monitor, robustness = cli.config_init.checkpoint.monitor, cli.config_init.robustness
-    _, _, figure = (monitor or "").partition("val/")
-    attack = figure.partition("/")[0]
-    if attack in robustness.attacks:
-        every, validated = robustness.every_n_epochs, cli.config.trainer.check_val_every_n_epoch or 1
-        saved = math.lcm(validated, cli.config.checkpoint.every_n_epochs or 1)
-        if attack not in robustness.validate_with or not every or saved % every:
-            raise RunError(
-                f"checkpoint.monitor {monitor} is not there at every validation: put {attack} into "
-                f"robustness.validate_with, and set robustness.every_n_epochs to a divisor of {saved} (epochs between "
-                "checkpoints) or checkpoint.every_n_epochs to a multiple of it."
-            )
+    figures = cli.model.logged(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
+    found = monitors(cli.config_init.checkpoint, cli.config_init.trainer.callbacks)
+    for caution in check_monitors(found, cli.trainer, figures, cli.config_init.robustness):
+        say(caution)

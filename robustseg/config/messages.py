@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 from torch.optim import Optimizer
 
@@ -53,6 +54,9 @@ class Parser(LightningArgumentParser):
     """Lightning's parser with short errors that suggest what was meant, help that begins with our own options, and
     files that include others."""
 
+    given: Namespace | None = None
+    """What was parsed last, before the classes in it got their defaults."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # An abbreviation would be a typing error that is taken for another option.
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs, "allow_abbrev": False})
@@ -71,6 +75,11 @@ class Parser(LightningArgumentParser):
         if text is None:
             return super().parse_path(path, *args, **kwargs)
         return self.parse_string(text, Path(path).name, *args, **kwargs)
+
+    def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
+        """Finish what was parsed, as the parser does for each of its ways to parse."""
+        self.given = cfg.clone()
+        return super()._parse_common(cfg, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and how to get help, and exit with status 2.

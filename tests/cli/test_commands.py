@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from robustseg.cli.arguments import MissingFile
 from robustseg.cli.main import BROKEN_PIPE, COMMANDS, _imported, main, usage
 from robustseg.cli.messages import is_expected
-from robustseg.config.build import EXPECTED_ERRORS, ConfigError
+from robustseg.config.errors import EXPECTED_ERRORS, ConfigError
 from robustseg.config.suggest import did_you_mean
 
 AT_ONCE = [

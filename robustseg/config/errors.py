@@ -1,0 +1,37 @@
+"""Errors that users are meant to see, each as one line."""
+
+from __future__ import annotations
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from robustseg.attacks import AttackError
+from robustseg.data import DataError
+from robustseg.detectors import DetectorError
+from robustseg.evaluation import EvaluationError
+from robustseg.evaluation.errors import ReportError
+from robustseg.models import ModelError
+from robustseg.resume.checkpoint_files import CheckpointError
+from robustseg.resume.runs import RunError
+from robustseg.shipped import ConfigFileError
+from robustseg.studies import StudyError
+from robustseg.training import TrainingError
+
+EXPECTED_ERRORS = (
+    AttackError,
+    CheckpointError,
+    ConfigFileError,
+    DataError,
+    DetectorError,
+    EvaluationError,
+    ModelError,
+    ReportError,
+    RunError,
+    StudyError,
+    TrainingError,
+    MisconfigurationException,
+)
+"""What is wrong with what was asked for; the message is all that a user needs."""
+
+
+class ConfigError(ValueError):
+    """A value of the configuration was refused by what it configures."""

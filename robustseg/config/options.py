@@ -1,0 +1,97 @@
+"""Options of the command line beside those of Lightning's Trainer, the model and the data."""
+
+from __future__ import annotations
+
+from jsonargparse import ActionFail
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser
+
+from robustseg.callbacks import RobustnessEvaluation
+from robustseg.config.benchmark_of import EVALUATE_OPTIONS
+from robustseg.config.modes import AUTO
+from robustseg.config.safety import OPTION
+from robustseg.resume.callback import ResumeCheckpoint
+from robustseg.resume.continuation import Resume
+from robustseg.studies import Study
+
+TRAINER_DEFAULTS = {
+    # The attack leaves inference mode by itself; without it, tensors that a model caches stay usable.
+    "inference_mode": False,
+    "logger": False,
+    "default_root_dir": "runs",
+    "log_every_n_steps": 10,
+}
+NUM_CLASSES = "model.network.init_args.num_classes"
+"""Key that takes its value from the data."""
+
+
+def add_options(parser: LightningArgumentParser, evaluate: bool, study: bool) -> None:
+    """Add the options of a training run, of an evaluation or of a study.
+
+    Args:
+        parser: Has the sections ``trainer``, ``model`` and ``data`` already.
+        evaluate: Whether a checkpoint is to be scored.
+        study: Whether that is a study's.
+    """
+    _add_run_options(parser, evaluate)
+    if evaluate:
+        for name, kind, default, about in EVALUATE_OPTIONS:
+            parser.add_argument(name, type=kind, default=default, help=about)
+        strict = "Exit with status 3 when the results are marked unreliable."
+        parser.add_argument("--strict", action="store_true", help=strict)
+    if study:
+        parser.add_subclass_arguments(Study, "study", required=True)
+    _add_sections(parser)
+    parser.link_arguments("data.num_classes", NUM_CLASSES, apply_on="instantiate")
+    parser.link_arguments("data.ignore_index", "model.ignore_index", apply_on="instantiate")
+
+
+def _add_run_options(parser: LightningArgumentParser, evaluate: bool) -> None:
+    # For the help: it was taken from the command line before, and a file may not allow itself.
+    parser.add_argument(
+        OPTION,
+        action=ActionFail(),
+        metavar="PACKAGE",
+        help="Package whose classes a configuration may name, beside torch, torchvision, timm and robustseg. Can "
+        "be repeated. On the command line only.",
+    )
+    parser.add_argument(
+        "--experiment", type=str, default="default", help="Name of the run's folder under trainer.default_root_dir."
+    )
+    parser.add_argument(
+        "--ckpt_path",
+        type=str | None,
+        default=None,
+        help="Checkpoint to evaluate."
+        if evaluate
+        else "Checkpoint to resume from; 'last' continues the newest run of this experiment in its own folder, and "
+        "starts one where there is none.",
+    )
+    parser.add_argument(
+        "--resume",
+        type=Resume,
+        default="exact",
+        help="What may differ from the run of --ckpt_path: nothing (exact), the number of processes that share an "
+        "update's images (elastic), or any setting (changed).",
+    )
+
+
+def _add_sections(parser: LightningArgumentParser) -> None:
+    parser.add_lightning_class_args(RobustnessEvaluation, "robustness")
+    parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+    parser.add_class_arguments(
+        ResumeCheckpoint,
+        "save",
+        skip={"resume", "settings", "signals", "run_folder"},
+        fail_untyped=False,
+        sub_configs=True,
+    )
+    parser.set_defaults(
+        {
+            "checkpoint.mode": AUTO,
+            "checkpoint.filename": "best_epoch_{epoch}_step_{step}",
+            "checkpoint.auto_insert_metric_name": False,
+            # With it, a run whose folder was renamed would go on in last-v1.ckpt beside an outdated last.ckpt.
+            "checkpoint.enable_version_counter": False,
+        }
+    )

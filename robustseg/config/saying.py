@@ -1,0 +1,16 @@
+"""Lines for users, printed once however many processes there are."""
+
+from __future__ import annotations
+
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0, also before the ranks have met."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def say(line: str) -> None:
+    """Print a line, on the first of several processes."""
+    if is_first_process():
+        print(f"robustseg: {line}", flush=True)

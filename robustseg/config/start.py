@@ -1,0 +1,79 @@
+"""Where a run or an evaluation starts from: its checkpoint, the version of its folder, and the data's classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jsonargparse import Namespace
+
+from robustseg.config.options import NUM_CLASSES
+from robustseg.config.saying import say
+from robustseg.data import SegmentationData
+from robustseg.resume.checkpoint_io import AtomicCheckpointIO
+from robustseg.resume.runs import RunError, last_run
+
+
+class Start(NamedTuple):
+    """Where a run goes on, or what is scored."""
+
+    version: int | None
+    """Of the folder that a run goes on in; None for a new one."""
+    checkpoint: Any
+    """Its path; None for a run from the beginning."""
+    resumed: dict[str, Any] | None
+    """The checkpoint's content, of a run that goes on."""
+
+
+def find_start(config: Namespace, command: str) -> Start:
+    """Find the checkpoint before anything is built or written.
+
+    Args:
+        config: As parsed.
+        command: ``train``, ``evaluate`` or ``study``.
+
+    Raises:
+        RunError: There is no such checkpoint, or none where one is needed.
+    """
+    checkpoint, version, trains = config.ckpt_path, None, command == "train"
+    if checkpoint is None:
+        if not trains:
+            raise RunError(f"{command} needs --ckpt_path: the checkpoint whose model is to be scored.")
+        return Start(None, None, None)
+    if trains and checkpoint == "last":
+        version, checkpoint, notes = last_run(config.trainer.default_root_dir, config.experiment)
+        for note in notes:
+            say(note)
+        if checkpoint is None:
+            return Start(version, None, None)
+    if not Path(checkpoint).is_file():
+        hint = "no such file."
+        if checkpoint == "last":
+            hint = "that is for train; give the file, RUN/checkpoints/last.ckpt."
+        elif Path(checkpoint).is_dir():
+            hint = "it is a folder; give a file in it, or last."
+        raise RunError(f"--ckpt_path {checkpoint}: {hint}")
+    return Start(version, checkpoint, AtomicCheckpointIO().load_checkpoint(checkpoint) if trains else None)
+
+
+def start_from_nothing_else(model: Namespace) -> None:
+    """Drop the weights that training started from: a checkpoint holds all, and these need not be there any more."""
+    model.init_weights = model.init_without = None
+    arguments = model.network.get("init_args") or {}
+    for key, value in (("pretrained", False), ("weights", None)):
+        if key in arguments:
+            arguments[key] = value
+
+
+def refuse_other_classes(config: Namespace, data: SegmentationData) -> None:
+    """Refuse a number of classes that the data does not have: the network is built with the data's.
+
+    Raises:
+        RunError: The configuration has another one.
+    """
+    given = config.get(NUM_CLASSES)
+    if given is not None and given != data.num_classes:
+        raise RunError(
+            f"{NUM_CLASSES} = {given}, but the data ({type(data).__name__}) has {data.num_classes} classes: leave it "
+            "out, as it comes from the data, or choose data with as many."
+        )
