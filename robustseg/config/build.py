@@ -25,7 +25,7 @@ from robustseg.config.named import ConfigFile
 from robustseg.config.options import TRAINER_DEFAULTS, add_options
 from robustseg.config.safety import limit_imports, refused_object, split_allowed
 from robustseg.config.saying import is_first_process
-from robustseg.config.start import find_start, refuse_other_classes, start_from_nothing_else
+from robustseg.config.start import find_start, refuse_other_data, start_from_nothing_else
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.benchmark import Benchmark, Shard
@@ -122,7 +122,7 @@ class RobustSegCLI(LightningCLI):
         try:
             super().instantiate_classes()
             self.datamodule = SegmentationDataModule(self.datamodule)
-            refuse_other_classes(self.config, self.datamodule.data)
+            refuse_other_data(self.config, self.datamodule.data)
         except EXPECTED_ERRORS:
             raise
         except ValueError as error:

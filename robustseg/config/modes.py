@@ -39,8 +39,9 @@ def settle_modes(config: Namespace, given: Any, refuse: bool = True) -> None:
     for place, entry in enumerate(as_list(config.trainer.callbacks)):
         arguments = entry.get("init_args") if isinstance(entry, Namespace) else None
         if isinstance(arguments, Namespace) and isinstance(arguments.get("monitor"), str) and "mode" in arguments:
-            own = written[place].get("init_args") if place < len(written) else None
-            _settle(arguments, own is not None and own.get("mode") is not None, f"trainer.callbacks[{place}]", refuse)
+            own = written[place] if place < len(written) else None
+            mode = None if own is None or isinstance(own, str) else (own.get("init_args") or {}).get("mode")
+            _settle(arguments, mode is not None, f"trainer.callbacks[{place}]", refuse)
     checkpoint = config.checkpoint
     _settle(checkpoint, checkpoint.mode != AUTO, "checkpoint", refuse)
     if checkpoint.mode == AUTO:

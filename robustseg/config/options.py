@@ -21,8 +21,8 @@ TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
     "log_every_n_steps": 10,
 }
-NUM_CLASSES = "model.network.init_args.num_classes"
-"""Key that takes its value from the data."""
+FROM_DATA = {"model.network.init_args.num_classes": "num_classes", "model.ignore_index": "ignore_index"}
+"""Keys that take their value from an attribute of the data."""
 
 
 def add_options(parser: LightningArgumentParser, evaluate: bool, study: bool) -> None:
@@ -42,8 +42,8 @@ def add_options(parser: LightningArgumentParser, evaluate: bool, study: bool) ->
     if study:
         parser.add_subclass_arguments(Study, "study", required=True)
     _add_sections(parser)
-    parser.link_arguments("data.num_classes", NUM_CLASSES, apply_on="instantiate")
-    parser.link_arguments("data.ignore_index", "model.ignore_index", apply_on="instantiate")
+    for key, name in FROM_DATA.items():
+        parser.link_arguments(f"data.{name}", key, apply_on="instantiate")
 
 
 def _add_run_options(parser: LightningArgumentParser, evaluate: bool) -> None:

@@ -1,4 +1,4 @@
-"""Where a run or an evaluation starts from: its checkpoint, the version of its folder, and the data's classes."""
+"""Where a run or an evaluation starts from: its checkpoint, the version of its folder, and what its data decides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
-from robustseg.config.options import NUM_CLASSES
+from robustseg.config.options import FROM_DATA
 from robustseg.config.saying import say
 from robustseg.data import SegmentationData
 from robustseg.resume.checkpoint_io import AtomicCheckpointIO
@@ -65,15 +65,16 @@ def start_from_nothing_else(model: Namespace) -> None:
             arguments[key] = value
 
 
-def refuse_other_classes(config: Namespace, data: SegmentationData) -> None:
-    """Refuse a number of classes that the data does not have: the network is built with the data's.
+def refuse_other_data(config: Namespace, data: SegmentationData) -> None:
+    """Refuse values that the data decides and that are given as others: they would be ignored.
 
     Raises:
-        RunError: The configuration has another one.
+        RunError: There is one.
     """
-    given = config.get(NUM_CLASSES)
-    if given is not None and given != data.num_classes:
-        raise RunError(
-            f"{NUM_CLASSES} = {given}, but the data ({type(data).__name__}) has {data.num_classes} classes: leave it "
-            "out, as it comes from the data, or choose data with as many."
-        )
+    for key, name in FROM_DATA.items():
+        given, value = config.get(key), getattr(data, name)
+        if given is not None and given != value:
+            raise RunError(
+                f"{key} = {given}, but the data ({type(data).__name__}) has {name} = {value}: leave it out, as it "
+                "comes from the data, or choose other data."
+            )

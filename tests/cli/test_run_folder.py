@@ -1,0 +1,92 @@
+"""One folder of a run, whatever its loggers are, with one flat configuration for each that it had."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from robustseg.cli.main import main
+from tests.cli.foreign_callbacks import Notes
+from tests.helpers.paths import CONF
+
+TINY = ["--config", str(CONF / "tiny.yaml"), "--allow_import", "tests", "--trainer.max_epochs", "1"]
+PICTURES = {"val/pgd2", "val/fgsm"}
+
+
+def train(root: Path, *options: str) -> Path:
+    """The folder of the run."""
+    assert main(["train", *TINY, "--trainer.default_root_dir", str(root), *options]) == 0
+    return root / "tiny" / "version_0"
+
+
+def loggers(folder: Path) -> dict[str, object]:
+    """Settings of trainer.logger whose own files are elsewhere."""
+    csv_logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder / "csv"), "name": "n"}}
+    tensorboard = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(folder / "tb"), "name": "n"}}
+    notes = {"class_path": "tests.cli.foreign_callbacks.Notes", "init_args": {"save_dir": str(folder / "notes")}}
+    return {"none": False, "csv": csv_logger, "several": [notes, csv_logger, tensorboard]}
+
+
+@pytest.mark.parametrize("kind", ["none", "csv", "several"])
+def test_checkpoints_configuration_and_evaluation_are_in_one_folder(kind, tmp_path):
+    Notes.kept.clear()
+    logger = json.dumps(loggers(tmp_path / "logs")[kind])
+    second = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/miou", "filename": "second"}}
+    options = ["--trainer.logger", logger, "--checkpoint.monitor", "val/pgd2/miou", "--checkpoint.filename", "best"]
+    run = train(tmp_path / "runs", *options, "--trainer.callbacks", json.dumps([second]))
+    assert {"best.ckpt", "second.ckpt", "last.ckpt"} <= {path.name for path in (run / "checkpoints").iterdir()}
+    assert (run / "config.yaml").is_file()
+    assert list(run.glob("evaluation_*/card.json"))
+    assert [path.name for path in (tmp_path / "runs").rglob("*.ckpt") if path.parent != run / "checkpoints"] == []
+    assert list((tmp_path / "runs").iterdir()) == [run.parent]
+    if kind != "none":
+        (table,) = (tmp_path / "logs" / "csv").rglob("metrics.csv")
+        rows = list(csv.DictReader(table.open()))
+        assert {"train/loss", "val/pgd2/miou", "test/pgd2/miou"} <= {key for row in rows for key in row if row[key]}
+        (settings,) = (tmp_path / "logs" / "csv").rglob("hparams.yaml")
+        assert yaml.safe_load(settings.read_text())["model"]["attack"]["init_args"]["steps"] == 2
+    if kind == "several":
+        (notes,) = Notes.kept
+        assert {"train/loss", "val/pgd2/miou", "test/pgd2/miou"} <= notes.names
+        assert notes.pictures >= PICTURES
+        assert any(name.startswith("test/") for name in notes.pictures)
+        assert notes.settings["experiment"] == "tiny"
+        events = EventAccumulator(str(tmp_path / "logs" / "tb" / "n" / "version_0")).Reload()
+        assert set(events.Tags()["images"]) >= PICTURES
+        assert "test/pgd2/miou" in events.Tags()["scalars"]
+        assert list((tmp_path / "logs").rglob("*.ckpt")) == []
+    # the callback that keeps checkpoints is the training's, not the evaluation's
+    command = ["evaluate", "--config", str(run / "config.yaml"), "--allow_import", "tests", "--check_images", "0"]
+    assert main([*command, "--ckpt_path", str(run / "checkpoints" / "second.ckpt")]) == 0
+    assert len(list(run.glob("evaluation_*/card.json"))) == 2
+
+
+def test_a_network_in_a_file_stays_in_the_configuration_of_the_run(tmp_path):
+    """The file's later content is that of another run, whose record must not touch this one's."""
+    tiny = yaml.safe_load((CONF / "tiny.yaml").read_text())
+    network = tmp_path / "net.yaml"
+    network.write_text(yaml.safe_dump(tiny["model"]["network"]))
+    options = ["--model.network", str(network), "--robustness.attacks", "{}"]
+    run = train(tmp_path / "runs", *options)
+    first = (run / "config.yaml").read_text()
+    assert yaml.safe_load(first)["model"]["network"]["init_args"]["channels"] == 8
+    for _ in range(2):
+        assert train(tmp_path / "runs", *options, "--ckpt_path", "last") == run
+    tiny["model"]["network"]["init_args"]["dropout"] = 0.3
+    network.write_text(yaml.safe_dump(tiny["model"]["network"]))
+    train(tmp_path / "runs", *options, "--ckpt_path", "last", "--resume", "changed")
+    assert (run / "config.yaml").read_text() == first
+    records = sorted(path.name for path in run.glob("*.yaml") if path.name != "hparams.yaml")
+    assert records == ["config.yaml", "config_resumed_0.yaml"]
+    resumed = yaml.safe_load((run / "config_resumed_0.yaml").read_text())
+    assert resumed["model"]["network"]["init_args"]["dropout"] == 0.3
+
+
+def test_a_trial_run_leaves_nothing(tmp_path):
+    assert main(["train", *TINY, "--trainer.default_root_dir", str(tmp_path), "--trainer.fast_dev_run", "true"]) == 0
+    assert list(tmp_path.iterdir()) == []
