@@ -14,6 +14,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from robustseg.config.modes import as_list
+from robustseg.files import write_text
 from robustseg.resume.callback import CHECKPOINTS, ResumeCheckpoint
 from robustseg.resume.runs import next_free, run_folder
 
@@ -52,7 +53,7 @@ def _keep(text: str, folder: Path) -> None:
         if any(_settings(kept.read_text(encoding="utf-8")) == settings for kept in folder.glob("config*.yaml")):
             return
         path = next_free(folder, "config_resumed", ".yaml")
-    path.write_text(text, encoding="utf-8")
+    write_text(text, path)
 
 
 def _settings(text: str) -> Any:

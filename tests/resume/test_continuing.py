@@ -329,8 +329,10 @@ def test_a_run_that_was_moved_knows_its_best_checkpoint(tmp_path, monkeypatch):
         self.log("val/falling", 1.0 / len(calls))
         return log(self, stage)
 
+    logged = RobustSegmentation.logged
     monkeypatch.setattr(RobustSegmentation, "_log_scores", falling)
-    options = ("--checkpoint.monitor", "val/falling", "--save.every_n_steps", "1")
+    monkeypatch.setattr(RobustSegmentation, "logged", lambda *args: {*logged(*args), "val/falling"})
+    options = ("--checkpoint.monitor", "val/falling", "--checkpoint.mode", "max", "--save.every_n_steps", "1")
     with monkeypatch.context() as patch:
         end_after(5, patch)
         with pytest.raises(Ended):
