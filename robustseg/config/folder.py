@@ -11,7 +11,7 @@ import yaml
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from robustseg.config.modes import as_list
 from robustseg.files import write_text
@@ -83,10 +83,23 @@ def training_arguments(trainer: Mapping[str, Any], folder: Path, resumed: Mappin
         arguments["logger"] = TensorBoardLogger(
             root, name=name, version=version, purge_step=purge, default_hp_metric=False
         )
+    else:
+        _number_as_run(as_list(trainer["logger"]), folder)
     if SLURMEnvironment.detect():
         # Its own handler would save in the middle of a step.
         arguments["plugins"] = [*as_list(trainer["plugins"]), SLURMEnvironment(auto_requeue=False)]
     return arguments
+
+
+def _number_as_run(loggers: Sequence[Any], folder: Path) -> None:
+    """Let loggers that number their folders beside the run's write into it: theirs would pass for a newer run."""
+    for logger in loggers:
+        if not isinstance(logger, (TensorBoardLogger, CSVLogger)) or logger._version is not None:
+            continue
+        if Path(logger.root_dir).resolve() == folder.parent.resolve():
+            # a CSVLogger removes the figures that are there
+            taken = isinstance(logger, CSVLogger) and (folder / "metrics.csv").exists()
+            logger._version = f"{folder.name}/{next_free(folder, 'metrics').name}" if taken else folder.name
 
 
 def evaluation_arguments(callbacks: Sequence[pl.Callback], checkpoint: str) -> dict[str, Any]:

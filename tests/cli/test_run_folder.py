@@ -66,6 +66,21 @@ def test_checkpoints_configuration_and_evaluation_are_in_one_folder(kind, tmp_pa
     assert len(list(run.glob("evaluation_*/card.json"))) == 2
 
 
+def test_loggers_that_count_beside_the_run_write_into_its_folder(tmp_path):
+    arguments = {"save_dir": str(tmp_path), "name": "tiny"}
+    both = [{"class_path": kind, "init_args": arguments} for kind in ("CSVLogger", "TensorBoardLogger")]
+    options = ["--trainer.logger", json.dumps(both), "--robustness.attacks", "{}"]
+    run = train(tmp_path, *options)
+    figures = (run / "metrics.csv").read_bytes()
+    again = [*options, "--ckpt_path", "last", "--resume", "changed", "--trainer.max_epochs", "2"]
+    assert train(tmp_path, *again) == run
+    assert list((tmp_path / "tiny").iterdir()) == [run]
+    assert (run / "metrics.csv").read_bytes() == figures
+    rows = list(csv.DictReader((run / "metrics_0" / "metrics.csv").open()))
+    assert {row["epoch"] for row in rows if row["train/loss"]} == {"1"}
+    assert len(list(run.glob("events.*"))) > 1
+
+
 def test_a_network_in_a_file_stays_in_the_configuration_of_the_run(tmp_path):
     """The file's later content is that of another run, whose record must not touch this one's."""
     tiny = yaml.safe_load((CONF / "tiny.yaml").read_text())
