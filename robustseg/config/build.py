@@ -16,7 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from robustseg.callbacks import AttackProgressBar, EpochLines
 from robustseg.config.benchmark_of import benchmark_of, read_ids
-from robustseg.config.errors import EXPECTED_ERRORS, ConfigError
+from robustseg.config.errors import EXPECTED_ERRORS, ConfigError, cause_of
 from robustseg.config.folder import SaveConfig, evaluation_arguments, keep_checkpoints_in, training_arguments
 from robustseg.config.help import describe
 from robustseg.config.messages import Parser, keys_of
@@ -111,9 +111,10 @@ class RobustSegCLI(LightningCLI):
             self.config.robustness.validate_with = None  # the run's, which may not fit to another suite
         if self.study:
             self.config.robustness.detectors = None  # a study looks at what it says itself
-        if self.config.checkpoint.monitor is None:
+        checkpoint = self.config.checkpoint
+        if checkpoint.monitor is None and checkpoint.save_top_k == 1:
             # Without a figure to choose by it would keep the newest, as ResumeCheckpoint does.
-            self.config.checkpoint.save_top_k = 0
+            checkpoint.save_top_k = 0
         if self.checkpoint is not None:
             start_from_nothing_else(self.config.model)
 
@@ -126,10 +127,7 @@ class RobustSegCLI(LightningCLI):
         except EXPECTED_ERRORS:
             raise
         except ValueError as error:
-            # The parser wraps what a constructor said into a list of the types that it tried.
-            cause: BaseException = error
-            while isinstance(cause.__cause__, ValueError):
-                cause = cause.__cause__
+            cause = cause_of(error)
             if isinstance(cause, EXPECTED_ERRORS):
                 raise cause from error
             raise ConfigError(f"{keys_of(str(cause), self.config.as_dict())}{cause}") from error
@@ -196,13 +194,5 @@ class RobustSegCLI(LightningCLI):
             check_images: Number of images to probe the model on.
             only: Ids of samples to score; by default all, or ``robustness.test_num_images`` of them.
         """
-        return benchmark_of(
-            self.model,
-            self.datamodule.data,
-            self.config_init.robustness,
-            self.config.model.network,
-            weights,
-            shard or Shard(),
-            check_images,
-            only,
-        )
+        built = (self.model, self.datamodule.data, self.config_init.robustness, self.config.model.network)
+        return benchmark_of(*built, weights, shard or Shard(), check_images, only)

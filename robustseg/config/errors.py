@@ -35,3 +35,11 @@ EXPECTED_ERRORS = (
 
 class ConfigError(ValueError):
     """A value of the configuration was refused by what it configures."""
+
+
+def cause_of(error: ValueError) -> BaseException:
+    """Find what a constructor said: the parser wraps it into a list of the types that it tried."""
+    cause: BaseException = error
+    while isinstance(cause.__cause__, ValueError):
+        cause = cause.__cause__
+    return cause

@@ -98,7 +98,7 @@ def _missing_attack(figure: str, robustness: RobustnessEvaluation) -> str:
     """The remedy for a figure of an attack that does not run at validation."""
     stage, _, rest = figure.partition("/")
     attack = rest.rpartition("/")[0]
-    if stage != "val" or attack not in robustness.attacks or f"{figure}" in robustness.logged:
+    if stage != "val" or attack not in robustness.attacks or figure in robustness.logged:
         return ""
     if not robustness.every_n_epochs:
         return "validations are without attacks: set robustness.every_n_epochs to 1 or more."
@@ -150,8 +150,9 @@ def early_end(trainer: pl.Trainer) -> str | None:
     is_whole = 0 <= epochs <= trainer.current_epoch or 0 <= steps <= trainer.global_step
     if not trainer.should_stop or is_whole:
         return None
+    of = f" of {epochs}" if epochs > 0 else ""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping) and (reason := callback.stopping_reason_message):
             text = " ".join(reason.split()).removesuffix(" Signaling Trainer to stop.")
-            return f"training ended early, in epoch {callback.stopped_epoch + 1} of {epochs}: {text}"
-    return f"training ended early, in epoch {trainer.current_epoch} of {epochs}: a callback has stopped it."
+            return f"training ended early, in epoch {callback.stopped_epoch + 1}{of}: {text}"
+    return f"training ended early, in epoch {trainer.current_epoch}{of}: a callback has stopped it."

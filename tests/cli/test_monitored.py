@@ -15,7 +15,7 @@ from robustseg.evaluation.figures import FIGURES
 from tests.helpers.paths import CONF
 
 TINY = ["--config", str(CONF / "tiny.yaml"), "--allow_import", "tests"]
-FOREIGN = "tests.cli.foreign_callbacks"
+FOREIGN = "tests.helpers.foreign_callbacks"
 
 
 def callbacks(*described: tuple[str, dict]) -> list[str]:
@@ -119,6 +119,7 @@ def test_a_run_to_its_end_says_nothing_of_an_early_one(tmp_path, capsys):
         (["--checkpoint.monitor", "val/miou", "--trainer.limit_val_batches", "0"], ["trainer.limit_val_batches = 0"]),
         (["--checkpoint.monitor", "val/miou", "--checkpoint.every_n_epochs", "3"], ["trainer.max_epochs = 2"]),
         (["--checkpoint.monitor", "val/miou", "--checkpoint.every_n_train_steps", "1"], ["every_n_train_steps"]),
+        (["--checkpoint.save_top_k", "3"], ["save_top_k=3, monitor=None"]),
         (["--model.network.num_classes", "5"], ["model.network.init_args.num_classes = 5", "num_classes = 7"]),
         (["--config", "model: {ignore_index: 5}"], ["model.ignore_index = 5", "ignore_index = 255"]),
     ],

@@ -11,7 +11,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robustseg.cli.main import main
-from tests.cli.foreign_callbacks import Notes
+from tests.helpers.foreign_callbacks import Notes
 from tests.helpers.paths import CONF
 
 TINY = ["--config", str(CONF / "tiny.yaml"), "--allow_import", "tests", "--trainer.max_epochs", "1"]
@@ -28,7 +28,7 @@ def loggers(folder: Path) -> dict[str, object]:
     """Settings of trainer.logger whose own files are elsewhere."""
     csv_logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder / "csv"), "name": "n"}}
     tensorboard = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": str(folder / "tb"), "name": "n"}}
-    notes = {"class_path": "tests.cli.foreign_callbacks.Notes", "init_args": {"save_dir": str(folder / "notes")}}
+    notes = {"class_path": "tests.helpers.foreign_callbacks.Notes", "init_args": {"save_dir": str(folder / "notes")}}
     return {"none": False, "csv": csv_logger, "several": [notes, csv_logger, tensorboard]}
 
 
