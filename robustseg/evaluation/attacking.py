@@ -1,4 +1,4 @@
-"""A batch under one attack, and the model's answer to it, in full precision."""
+"""Attacks on a batch and the model's predictions, in full precision."""
 
 from __future__ import annotations
 
@@ -21,32 +21,38 @@ CLEAN = "clean"
 
 
 class Attacked(NamedTuple):
-    """One batch under one attack."""
+    """The adversarial images of a batch under one attack, and the predictions for them."""
 
     images_adv: Tensor
-    """B×3×H×W."""
+    """B×3×H×W in [0, 1]."""
     predictions: Tensor
-    """B×H×W."""
+    """B×H×W class ids."""
 
 
 class Outcome(NamedTuple):
-    """What an attack made of a batch, and what that took."""
+    """The result of an attack on a batch, with its target map and its duration."""
 
     result: AttackResult
     wanted: Tensor | None
-    """B×H×W, what a targeted attack wanted the model to show."""
+    """B×H×W class ids, the target map of a targeted attack; None for other attacks."""
     seconds: float
-    """Of the attack, for the batch."""
+    """Duration of the attack on the whole batch."""
 
 
 OnAttackStep = Callable[[str, AttackStep], None]
 
 
 def predict(model: Model, images: Tensor, targets: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Class ids B×H×W that the model in eval mode gives images B×3×H×W.
+    """Predict class ids B×H×W for images B×3×H×W with the model in eval mode.
+
+    Args:
+        model: Function from images in [0, 1] to logits at their size.
+        images: B×3×H×W in [0, 1].
+        targets: B×H×W class ids, to check the shape of the logits against.
+        ignore_index: Label of pixels that are not counted.
 
     Raises:
-        AttackError: The answer does not fit to the targets B×H×W, or is not finite.
+        AttackError: The logits do not fit the targets, or are not finite.
     """
     with attack_mode(model) as evaluated, torch.no_grad():
         answer = evaluated(images)
@@ -56,7 +62,7 @@ def predict(model: Model, images: Tensor, targets: Tensor, ignore_index: int = I
 
 
 def untouched(images: Tensor) -> AttackResult:
-    """The result of no attack."""
+    """Return an attack result with the clean images B×3×H×W and no cost."""
     nothing = torch.zeros(len(images), dtype=torch.int64)
     return AttackResult(images, nothing, nothing.clone(), torch.ones(len(images), dtype=torch.bool))
 
@@ -70,19 +76,19 @@ def attack_batch(
     seed: int = 0,
     on_step: Callable[[AttackStep], None] | None = None,
 ) -> Outcome:
-    """Attack a batch, to be called within :func:`full_precision`.
+    """Attack a batch; to be called within :func:`full_precision`.
 
     Args:
-        model: Maps images in [0, 1] to logits at their size.
+        model: Function from images in [0, 1] to logits at their size.
         attack: The attack. Its noise is a function of its seed, ``seed`` and the sample's id.
         ids: B sample ids.
         images: B×3×H×W in [0, 1].
-        targets: B×H×W.
-        seed: Of the evaluation.
-        on_step: Called after each gradient.
+        targets: B×H×W class ids.
+        seed: Seed of the evaluation.
+        on_step: Function that is called after each gradient.
 
     Raises:
-        AttackError: As the attack.
+        AttackError: The attack cannot be run on the model or the batch.
     """
     noise = NoiseSource.for_samples((seed, attack.seed), ids, images.device)
     start = time.perf_counter()
@@ -94,13 +100,13 @@ def attack_batch(
 
 
 def named_step(on_step: OnAttackStep | None, name: str) -> Callable[[AttackStep], None] | None:
-    """``on_step`` for the attack called ``name``."""
+    """Bind ``on_step`` to the attack called ``name``; None stays None."""
     return None if on_step is None else lambda step: on_step(name, step)
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Float32 without autocast and without TF32 for the duration, in which robustness figures are to be computed."""
+    """Disable autocast and TF32 in a ``with`` block: robustness figures are computed in full precision."""
     matmul = torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn
     try:

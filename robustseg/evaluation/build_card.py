@@ -1,4 +1,4 @@
-"""Result cards as they are made: a function of what was evaluated and measured."""
+"""Construction of result cards from measurements."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def build_card(
     attacks: Mapping[str, Mapping[str, Any]],
     checks: Mapping[str, Any] | None,
 ) -> Card:
-    """Make the result card of an evaluation: a function of what was evaluated, without times, dates or folders.
+    """Make the result card of an evaluation; the same measurements give the same card, without times or folders.
 
     Args:
-        about: ``model``, ``data``, ``protocol``, ``versions`` and ``commit``.
-        measured: Of all attacks.
-        attacks: Their settings, ``describe()``, by name.
+        about: The parts ``model``, ``data``, ``protocol``, ``versions`` and ``commit`` of the card.
+        measured: Measurements of the clean images and of all attacks.
+        attacks: Settings of the attacks, ``describe()``, by name.
         checks: Evidence of :func:`~robustseg.evaluation.checks.probe_model`, or None if the model was not probed.
 
     Raises:
-        ReportError: A part cannot stand in a card.
+        ReportError: A part is not valid in a card.
     """
     class_names = about["data"]["class_names"]
     clean = scores(measured.counts[CLEAN], class_names)
@@ -55,7 +55,7 @@ def build_card(
             continue
         robust = scores(measured.counts[name], class_names)
         summary = summarise(measured.figures[name], float(settings.get("success") or FOOLED))
-        del summary["seconds"]  # not a function of what was evaluated
+        del summary["seconds"]  # differs from run to run
         rows[name] = {
             "settings": dict(settings),
             "error": None,
@@ -79,14 +79,22 @@ def build_card(
         "worst_case": worst_cases(measured, bounded, class_names) if eps is not None and bounded else None,
         "checks": None if checks is None else dict(checks),
     }
-    # As it will be read from the file: lists in place of tuples, and every key checked.
+    # The same form as read from the file: lists in place of tuples, and every key checked.
     unjudged = parse_card(json.loads(json.dumps({**card, "flags": [], "verdict": "caution"})), "the result card")
     flags = trust_flags(unjudged)
     return unjudged.model_copy(update={"flags": flags, "verdict": overall(flags)})
 
 
 def scores(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
-    """Figures of a data set from the counts of its images, N×3×C."""
+    """Compute the scores of a data set from the counts of its images.
+
+    Args:
+        counts: N×3×C int64, see :func:`~robustseg.metrics.class_counts`.
+        class_names: Names of the C classes.
+
+    Returns:
+        The scores, ``class_iou`` and confidence intervals as plain JSON.
+    """
     total = counts.sum(0)
     return {
         **{key: number(value) for key, value in scores_from_counts(counts).items()},
@@ -97,7 +105,7 @@ def scores(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
 
 
 def _intervals(counts: Tensor) -> dict[str, Any]:
-    """Confidence intervals by figure, or why there are none."""
+    """Compute the confidence intervals by figure, or give the reason why there are none."""
     scored = int((counts[:, 1].sum(-1) > 0).sum())
     if scored < FEWEST_IMAGES:
         return {"confidence": {}, "no_confidence": too_few(scored)}
@@ -107,7 +115,13 @@ def _intervals(counts: Tensor) -> dict[str, Any]:
 
 
 def worst_cases(measured: Measurements, names: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
-    """The worst of several attacks for each image, and the greedy worst case of the data set's mIoU."""
+    """Compute the worst of several attacks for each image, and the greedy worst case of the data set's mIoU.
+
+    Args:
+        measured: Measurements of the attacks.
+        names: Names of the attacks.
+        class_names: Names of the C classes.
+    """
     counts = torch.stack([measured.counts[name] for name in names])
     each, greedy = worst_case_images(counts), greedy_worst_case(counts)
     order = torch.arange(counts.shape[1])
@@ -130,6 +144,6 @@ def _chosen(attack: Tensor, names: Sequence[str]) -> dict[str, int]:
 
 
 def _shared_threat(attacks: Mapping[str, Mapping[str, Any]]) -> tuple[str | None, str | None]:
-    """ε and norm of the attacks that have one, where they agree."""
+    """Return ε and norm of the attacks with a bound; None where they differ."""
     threats = {(s["eps"], s.get("norm")) for s in attacks.values() if s.get("eps") is not None}
     return next(iter(threats)) if len(threats) == 1 else (None, None)

@@ -1,7 +1,7 @@
-"""Result cards: everything that one evaluation found, and what it is the result of, as typed objects.
+"""Result cards: the results of one evaluation, and the facts that they depend on, as typed objects.
 
-``card.json`` is a :class:`Card`. Figures stand in it beside the other keys of their row, by the keys of
-:mod:`robustseg.evaluation.figures`; further keys are kept as they are.
+``card.json`` is a :class:`Card`. Figures are stored beside the other keys of their row, by the keys of
+:mod:`robustseg.evaluation.figures`; unknown keys are kept unchanged.
 """
 
 from __future__ import annotations
@@ -15,51 +15,52 @@ from pydantic_core import PydanticCustomError
 from robustseg.evaluation.figures import BY_KEY, FIGURES
 
 FORMAT: Final = 2
-"""Of the card. 1: attacks were described by flat texts, and one image had an interval of zero width."""
+"""Version of the card's format. In format 1, attacks were described by flat texts, and a single image had a confidence
+interval of zero width."""
 CARD = "card.json"
 
 Verdict = Literal["ok", "caution", "unreliable"]
 FlagVerdict = Literal["ok", "caution", "unreliable", "not checked"]
 UNKNOWN: Final = "unknown"
-"""In place of the training attack where a file does not say."""
+"""Value of ``trained_with`` if a file does not name the training attack."""
 
 
 class Part(BaseModel):
-    """An object of a card."""
+    """The base class of a card's objects."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow", protected_namespaces=())
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON, with the keys that were given and no others."""
+        """Return plain JSON with the keys that were given and no others."""
         return self.model_dump(exclude_unset=True)
 
 
 class AttackSettings(Part):
-    """An attack as it describes itself, see :meth:`robustseg.attacks.Attack.describe`; all settings are in it."""
+    """All settings of an attack, see :meth:`robustseg.attacks.Attack.describe`."""
 
     attack: str = "attack"
-    """Its class."""
+    """Name of the attack's class."""
     eps: str | float | None = None
     norm: str | None = None
     targeted: bool = False
     inner: AttackSettings | None = None
-    """Of an attack around another one."""
+    """Settings of the wrapped attack, for an attack around another one."""
     members: list[AttackSettings] = Field(default_factory=list)
-    """Of an ensemble."""
+    """Settings of the members of an ensemble."""
 
     @property
     def others(self) -> dict[str, Any]:
-        """Settings without a field here."""
+        """Settings other than the fields of this class."""
         return self.__pydantic_extra__ or {}
 
     @property
     def steps(self) -> int | None:
-        """Of an attack that is a single run with nothing else in it."""
+        """Number of steps of an attack without other attacks in it; None for others."""
         steps = self.others.get("steps")
         return steps if isinstance(steps, int) and not isinstance(steps, bool) else None
 
     def nested(self) -> Iterator[AttackSettings]:
-        """This attack and those within it."""
+        """Yield this attack and all attacks within it."""
         yield self
         for part in (*([] if self.inner is None else [self.inner]), *self.members):
             yield from part.nested()
@@ -69,26 +70,30 @@ class Figured(Part):
     """A row of figures."""
 
     needed: ClassVar[tuple[str, ...]] = ()
-    """Figures without which there is no row."""
+    """Keys of the figures that a row must have."""
 
     def __getitem__(self, key: str) -> float | None:
-        """A figure by its key; None where it does not exist."""
+        """Return a figure by its key; None if it does not exist."""
         value: float | None = (self.__pydantic_extra__ or {}).get(key)
         return value
 
     def known(self, key: str) -> float:
-        """A figure that exists."""
+        """Return a figure that must exist.
+
+        Raises:
+            AssertionError: It does not exist.
+        """
         value = self[key]
         assert value is not None, key
         return value
 
     def has(self, key: str) -> bool:
-        """Whether the row says something about a figure, if only that there is none."""
+        """Return True if the row has the key of a figure, even with the value None."""
         return key in (self.__pydantic_extra__ or {})
 
     @property
     def complete(self) -> bool:
-        """Whether there should be figures."""
+        """True if the row must have its figures."""
         return True
 
     @model_serializer(mode="wrap")
@@ -113,7 +118,7 @@ class Figured(Part):
 
 
 Share = float | None
-"""In [0, 1]; None where the figure does not exist."""
+"""A figure in [0, 1]; None if it does not exist."""
 _SHARE = Field(ge=0, le=1)
 
 
@@ -124,25 +129,25 @@ class Scores(Figured):
     class_iou: dict[str, Share] = Field(default_factory=dict)
     images: int = 0
     confidence: dict[str, list[Share]] = Field(default_factory=dict)
-    """Both ends of the 95 % interval, by figure."""
+    """Both ends of the 95 % confidence interval, by figure."""
     no_confidence: str | None = None
-    """Why there are no intervals."""
+    """Reason why there are no intervals."""
 
     def interval(self, key: str) -> tuple[float, float] | None:
-        """Both ends of a figure's interval, where there is one."""
+        """Return both ends of a figure's confidence interval; None if there is none."""
         ends = self.confidence.get(key, [])
         low, high = ends if len(ends) == 2 else (None, None)
         return None if low is None or high is None else (low, high)
 
 
 class AttackRow(Scores):
-    """What an attack did."""
+    """The scores under an attack, and the figures of the attack."""
 
     settings: AttackSettings
     error: str | None = None
-    """Why it could not run; it has no figures then."""
+    """Reason why the attack could not run; the row has no figures then."""
     gap: dict[str, Share] = Field(default_factory=dict)
-    """From clean to robust, by figure."""
+    """Difference between the clean and the robust value, by figure."""
 
     @property
     def complete(self) -> bool:  # noqa: D102
@@ -150,29 +155,29 @@ class AttackRow(Scores):
 
 
 class PerImage(Scores):
-    """Each image under the attack that leaves the fewest correct pixels."""
+    """The scores with each image under the attack that leaves the fewest correct pixels."""
 
     needed: ClassVar[tuple[str, ...]] = ("pixel_acc", "miou")
     chosen: dict[str, int] = Field(default_factory=dict)
-    """On how many images each attack is that."""
+    """Number of images on which each attack is that one, by its name."""
 
 
 class Greedy(Figured):
-    """One attack per image, chosen to lower the miou of all images together."""
+    """The scores with one attack per image, chosen to lower the miou of all images together."""
 
     needed: ClassVar[tuple[str, ...]] = ("pixel_acc", "miou")
     chosen: dict[str, int] = Field(default_factory=dict)
 
 
 class WorstCase(Part):
-    """The worst of several attacks within one budget."""
+    """The worst cases over several attacks within one budget."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
     per_image: PerImage | None = None
     greedy: Greedy | None = None
 
     def kinds(self) -> Iterator[tuple[Literal["per_image", "greedy"], PerImage | Greedy]]:
-        """Those that there are."""
+        """Yield the worst cases that exist, with their keys."""
         if self.per_image is not None:
             yield "per_image", self.per_image
         if self.greedy is not None:
@@ -183,11 +188,11 @@ class Flag(Part):
     """One of the ten checks of a card."""
 
     number: int
-    """1..10."""
+    """Number of the check, 1 to 10."""
     name: str
     verdict: FlagVerdict
     line: str
-    """What was found and, where it is bad, what to do."""
+    """Finding of the check and, for a bad one, the remedy."""
     evidence: Any = None
     """The figures behind the verdict."""
 
@@ -196,19 +201,19 @@ class ModelFacts(Part):
     """The model that was evaluated."""
 
     network: str
-    """Its class."""
+    """Name of the network's class."""
     settings: dict[str, Any]
-    """Of the network."""
+    """Constructor arguments of the network."""
     checkpoint: str | None
-    """Name of the file; None: the weights came from none."""
+    """Name of the file with the weights; None if there is none."""
     sha256: str | None
     weights: str
     """raw or averaged."""
     layout: str | None = None
-    """Whose names the tensors of the file have, if not this package's."""
+    """Name of the project that the file's tensor names come from, if it is another one."""
     window: dict[str, Any] | None = None
     trained_with: AttackSettings | Literal["unknown"] | None = UNKNOWN
-    """The attacker in the training loop, None for clean images only."""
+    """Settings of the attacker in the training loop; None for training on clean images only."""
 
 
 class DataFacts(Part):
@@ -223,23 +228,23 @@ class DataFacts(Part):
     ignore_index: int
     image_size: list[int] | None = None
     ids: list[str] | None = None
-    """Of the scored samples, where they are not the whole split."""
+    """Ids of the scored samples; None for the whole split."""
 
 
 class Protocol(Part):
-    """How was measured."""
+    """The conditions of the measurement."""
 
     seed: int
     precision: str
     suite: str | None = None
     norm: str | None = None
     eps: str | None = None
-    """norm and eps: that all attacks with a budget share."""
+    """norm and eps: the budget that all attacks with a bound share; None where they differ."""
     batch_sizes: list[int] = Field(default_factory=list)
 
 
 class Threshold(Part):
-    """Of a detector."""
+    """The threshold of a detector."""
 
     value: Share = _SHARE
     false_positive_rate: Share = _SHARE
@@ -247,7 +252,7 @@ class Threshold(Part):
 
 
 class Accepted(Part):
-    """Images that a detector lets through."""
+    """The scores of the images that a detector accepts."""
 
     images: int | None = None
     pixel_acc: Share = _SHARE
@@ -255,13 +260,13 @@ class Accepted(Part):
 
 
 class WithRejection(Part):
-    """Scores in which rejected images count."""
+    """The scores in which rejected images count, see :func:`~robustseg.evaluation.rejection.rejection_scores`."""
 
     pixel_acc: Share = _SHARE
 
 
 class DetectorRow(Part):
-    """What a detector makes of the images of an attack, or of the clean ones."""
+    """The figures of a detector on the images of an attack, or on the clean ones."""
 
     error: str | None = None
     rejected: Share = Field(None, ge=0, le=1)
@@ -286,7 +291,7 @@ class DetectorFacts(Part):
     attacks: dict[str, DetectorRow]
 
     def rows(self) -> dict[str, DetectorRow]:
-        """Of the clean images and of each attack."""
+        """Return the rows of the clean images and of each attack."""
         return {"clean": self.clean, **self.attacks}
 
     @model_validator(mode="after")
@@ -298,14 +303,14 @@ class DetectorFacts(Part):
 
 
 class Card(Part):
-    """One evaluation."""
+    """The result of one evaluation."""
 
     format: Literal[2] = FORMAT
     model: ModelFacts
     data: DataFacts
     protocol: Protocol
     versions: dict[str, str] | list[dict[str, str]]
-    """Of the packages; several where parts were measured with different ones."""
+    """Versions of the packages; a list if parts were measured with different ones."""
     commit: Any = None
     clean: Scores
     attacks: dict[str, AttackRow]

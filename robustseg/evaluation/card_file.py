@@ -19,13 +19,13 @@ from robustseg.files import write_json
 
 _AGAIN = "evaluate the checkpoint again to get a complete card."
 _LARGEST = 2**26
-"""Bytes of a file."""
+"""Largest size of a file in bytes."""
 _DEEPEST = 40
-"""Objects within objects; cards have about ten."""
+"""Largest depth of nested objects; cards have about ten levels."""
 _LONGEST_NUMBER = 30
-"""Characters."""
+"""Largest number of characters of a number."""
 _SHOWN = 60
-"""Characters of a value in a message."""
+"""Largest number of characters of a value in a message."""
 _KINDS = {
     "string_type": "a string", "int_type": "an integer",
     "float_type": "a share between 0 and 1",
@@ -42,7 +42,7 @@ def read_card(path: str | os.PathLike[str]) -> Card:
         path: A ``card.json``, or the folder of an evaluation that holds one.
 
     Raises:
-        ReportError: There is none, it is of a newer version, or it is damaged; the message names the file and the key.
+        ReportError: There is no card, or it is of a newer version or damaged; the message names the file and the key.
     """
     file = Path(path)
     if file.is_dir():
@@ -68,13 +68,13 @@ def read_card(path: str | os.PathLike[str]) -> Card:
 
 
 def read_cards(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Card]:
-    """Cards of several evaluations by short names: the end of each folder's path that tells them apart.
+    """Read the cards of several evaluations, by short names: the end of each folder's path that tells them apart.
 
     Args:
         paths: Folders or card files, each once.
 
     Raises:
-        ReportError: None given, one given twice, or a card that cannot be read.
+        ReportError: No path is given, one is given twice, or a card cannot be read.
     """
     if not paths:
         raise ReportError("no folder given: name the folder of at least one finished evaluation.")
@@ -92,16 +92,16 @@ def read_cards(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Card]:
 
 
 def write_card(card: Card, path: str | os.PathLike[str]) -> None:
-    """Write a card so that ``path`` holds either its old content or all of the new one."""
+    """Write a card as JSON in one step: ``path`` holds either its old content or all of the new one."""
     write_json(card.as_dict(), path)
 
 
 def parse_card(content: Any, source: str = "card") -> Card:
-    """The card that plain JSON is, of this version or an older one.
+    """Parse plain JSON as a card, of this version or an older one.
 
     Args:
         content: Objects, lists, strings, numbers, booleans and None.
-        source: Where it comes from, for the message.
+        source: Name of the source, for the message.
 
     Raises:
         ReportError: It is no card, of a newer version, or damaged; the message names the source and the key.
@@ -124,7 +124,7 @@ def parse_card(content: Any, source: str = "card") -> Card:
 
 
 class _Unwieldy:
-    """A number that is none of a card."""
+    """A number that a card cannot hold, such as infinity or one with too many characters."""
 
     def __init__(self, text: str):
         self.text = text
@@ -148,7 +148,11 @@ def _float(text: str) -> Any:
 
 
 def _refuse_unwieldy(content: Any, source: str) -> None:
-    """Refuse nesting and numbers that no reader is prepared for."""
+    """Refuse too deep nesting, and numbers that a card cannot hold.
+
+    Raises:
+        ReportError: There is one; the message names the source and the key.
+    """
     waiting: list[tuple[Any, tuple[str | int, ...]]] = [(content, ())]
     while waiting:
         value, place = waiting.pop()
@@ -163,7 +167,7 @@ def _refuse_unwieldy(content: Any, source: str) -> None:
 
 
 def _said(error: ValidationError, content: Any) -> str:
-    """The first thing that is wrong with a card, in one line."""
+    """Describe the first error of a card in one line."""
     first = error.errors(include_url=False)[0]
     context, kind, value = first.get("ctx", {}), first["type"], first["input"]
     place = _place(first["loc"], content, kind == "missing")
@@ -185,7 +189,7 @@ def _said(error: ValidationError, content: Any) -> str:
 
 
 def _place(found: Sequence[str | int], content: Any, missing: bool) -> tuple[str | int, ...]:
-    """Keys to a value, without the names of types that pydantic puts among them."""
+    """Return the keys to a value, without the type names that pydantic inserts."""
     place: list[str | int] = []
     at = content
     for part in found:
@@ -197,7 +201,7 @@ def _place(found: Sequence[str | int], content: Any, missing: bool) -> tuple[str
 
 
 def _key(place: Sequence[str | int]) -> str:
-    """``flags[0].verdict``."""
+    """Write keys as a path, such as ``flags[0].verdict``."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{_printable(part)}" for part in place)
     return text.removeprefix(".")
 

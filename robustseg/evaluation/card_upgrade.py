@@ -1,4 +1,4 @@
-"""Cards and attack descriptions of version 0.1 in the form of today."""
+"""Conversion of cards and attack descriptions of version 0.1 to the current format."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from robustseg.attacks.describe import CLASS
 from robustseg.metrics.bootstrap import FEWEST_IMAGES, too_few
 
 _PARTS = ("loss", "step_rule", "transform", "watched", "target_map")
-"""Settings that were the representation of an object."""
+"""Settings that version 0.1 wrote as the representation of an object."""
 _POSITIONAL = {"Chain": "transforms", "TranslationInvariantStep": "inner"}
-"""Name of the argument that a representation did not name."""
+"""Name of the positional argument in representations, by class."""
 _LISTS = ("layers", "weights", "scale_range")
-"""Settings that were numbers or names with commas between them."""
+"""Settings that version 0.1 wrote as numbers or names separated by commas."""
 _DEEPEST = 8
-"""Attacks within attacks; what is deeper keeps its flat names."""
+"""Largest depth of attacks within attacks; deeper ones keep their flat names."""
 _LONGEST = 2000
-"""Characters of a representation that is read."""
+"""Largest number of characters of a representation that is parsed."""
 
 
 def upgrade_settings(settings: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
-    """A description of an attack as nested data; one that is nested already stays as it is.
+    """Convert the description of an attack to nested data; one that is nested already stays unchanged.
 
-    Version 0.1 wrote ``{"loss": "CosPGDLoss()", "1.attack": …, "inner.steps": …}``. A text that cannot be read stays
-    one.
+    Version 0.1 wrote ``{"loss": "CosPGDLoss()", "1.attack": …, "inner.steps": …}``. A text that cannot be parsed stays
+    a text.
 
     Args:
-        settings: Of :meth:`robustseg.attacks.Attack.describe`, of any version.
-        depth: Of the attack within others.
+        settings: Output of :meth:`robustseg.attacks.Attack.describe`, of any version.
+        depth: Depth of the attack within other attacks.
     """
     found: dict[str, Any] = {}
     inner: dict[str, Any] = {}
@@ -66,10 +66,10 @@ def _upgraded(key: str, value: Any) -> Any:
 
 
 def _value(node: ast.expr) -> Any:
-    """What a representation says, as :func:`~robustseg.attacks.describe.describe_part` says it.
+    """Convert a parsed representation to the form of :func:`~robustseg.attacks.describe.describe_part`.
 
     Raises:
-        ValueError: It says something else.
+        ValueError: It contains more than literals and constructor calls with named arguments.
     """
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         name = node.func.id
@@ -95,7 +95,7 @@ def _number(text: str) -> Any:
 
 
 def upgrade_card(card: Mapping[str, Any]) -> dict[str, Any]:
-    """A card of format 1 as one of format 2; what is of the wrong kind stays, to be named by the reader."""
+    """Convert a card of format 1 to format 2; values of a wrong type stay for the reader to report."""
     new = {**card, "format": 2}
     model = card.get("model")
     if isinstance(model, dict) and isinstance(model.get("trained_with"), dict):

@@ -1,4 +1,4 @@
-"""The folder of an evaluation that may be killed at any moment, shared by processes and continued."""
+"""The disk sink: records in a folder that processes share; an evaluation that was killed is continued from it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from robustseg.types import IGNORE_INDEX, Batch
 
 
 class DiskSink(Sink):
-    """Records in an evaluation's folder, of which only those that are missing are measured.
+    """A sink that stores records in an evaluation's folder, so that only missing ones are measured.
 
-    Several processes may work in one folder at the same time, each on other samples; what each of them measured is on
-    disk when an update of the evaluator returns. A later attack is measured on all samples, and nothing else again.
+    Several processes may work in one folder at the same time, each on other samples. The records of a batch are on disk
+    when the evaluator's update returns. If an attack is added later, only that attack is measured on all samples.
 
     Args:
-        folder: Of the evaluation; created if it is not there.
-        facts: What every figure depends on but the attacks: hash of the checkpoint and of the data, seed … See
-            :func:`~robustseg.evaluation.protocol.claim`.
+        folder: Folder of the evaluation; created if it is not there.
+        facts: Everything that figures depend on, except the attacks: hashes of the checkpoint and of the data, seed and
+            so on, see :func:`~robustseg.evaluation.protocol.claim`.
         writer: Name of this process among those that share the folder.
-        about: Further facts that may differ from process to process, such as versions; they are kept with the records.
-        num_pictures: How many of the worst images under each attack to keep for the report, and of the best.
-        ignore_index: Label of pixels that are not counted, for answers to clean images that were measured before.
+        about: Further facts that may differ between processes, such as versions; they are kept with the records.
+        num_pictures: Number of worst images under each attack to keep for the report, and of best images.
+        ignore_index: Label of pixels that are not counted, for predictions on clean images that were measured before.
     """
 
     device = torch.device("cpu")
@@ -59,15 +59,15 @@ class DiskSink(Sink):
         self._about = dict(about or {})
         self._ignore_index = ignore_index
         self._done: set[tuple[str, str]] = set()
-        # Predictions on the clean images of the batch at hand, for its pictures.
+        # Predictions on the clean images of the current batch, for its pictures.
         self._clean: dict[str, Tensor] = {}
 
     def open(self, attacks: Mapping[str, Attack], views: Mapping[str, View], num_classes: int) -> None:
-        """Claim the folder, and read what is there.
+        """Claim the folder, and read its records.
 
         Raises:
-            EvaluationError: It holds an evaluation of something else, or an attack of the same name with other
-                settings, or records that contradict one another.
+            EvaluationError: The folder holds another evaluation, an attack of the same name with other settings, or
+                records that contradict one another.
         """
         settings = {name: attack.describe() for name, attack in attacks.items()} | view_settings(views)
         protocol = claim(self.folder, self._facts)
@@ -87,7 +87,7 @@ class DiskSink(Sink):
         self._clean = {}
 
     def put(self, records: Sequence[ImageRecord]) -> None:
-        """Append records as one: a process that is killed leaves all of them or none.
+        """Append records as one unit: a process that is killed leaves all of them or none.
 
         Raises:
             EvaluationError: They cannot be written.
@@ -96,10 +96,10 @@ class DiskSink(Sink):
         self._done |= {(record.sample, record.attack) for record in records}
 
     def refuse(self, attack: str, error: NoGradientError) -> None:
-        """Note why an attack cannot run, for the card.
+        """Write the reason why an attack cannot be run, for the card.
 
         Raises:
-            EvaluationError: It cannot be written.
+            EvaluationError: The note cannot be written.
         """
         try:
             write_json({"attack": attack, "reason": str(error)}, refusal_path(self.folder, attack))
@@ -111,16 +111,16 @@ class DiskSink(Sink):
         self._writer.close()
 
     def see(self, model: Model, name: str, batch: Batch, attacked: Attacked, pixel_accs: Tensor) -> None:
-        """Keep pictures of the extremes.
+        """Keep pictures of the best and worst images.
 
         Raises:
-            EvaluationError: One cannot be written.
+            EvaluationError: A picture cannot be written.
         """
         if name == CLEAN:
             self._clean = dict(zip(batch.ids, attacked.predictions, strict=True))
             return
         rows = self.pictures.wanted(name, batch.ids, pixel_accs)
-        # Of clean images that were measured before, nothing but the counts is kept.
+        # For clean images that were measured before, the folder has only the counts.
         unknown = [row for row in rows if batch.ids[row] not in self._clean]
         if unknown:
             fresh = predict(model, batch.images[unknown], batch.targets[unknown], self._ignore_index)

@@ -1,4 +1,4 @@
-"""What goes wrong in an evaluation."""
+"""Exceptions of evaluations and their reports."""
 
 
 class EvaluationError(RuntimeError):
@@ -6,7 +6,7 @@ class EvaluationError(RuntimeError):
 
 
 class IncompleteError(EvaluationError):
-    """Not everything is measured yet; other processes may be at it."""
+    """An evaluation lacks records; other processes may still be measuring them."""
 
 
 class ReportError(ValueError):

@@ -1,4 +1,4 @@
-"""The evaluator: a model on clean images and under attacks, one confusion matrix per (sample, attack)."""
+"""The evaluator: it scores a model on clean images and under attacks, one confusion matrix per (sample, attack)."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ from robustseg.types import IGNORE_INDEX, Batch
 
 
 class Evaluator:
-    """Attacks batches, predicts, and gives a sink the records that it lacks.
+    """An evaluation loop that attacks batches, predicts, and gives a sink the records that it lacks.
 
-    Everything is computed in the dtype of the images without autocast and TF32, whatever precision the training
-    uses, with the model in eval mode. Start noise depends on the seeds and the sample id only: figures do not depend
-    on the batch size, the order or the number of ranks.
+    Everything is computed in the dtype of the images without autocast and TF32, independent of the precision of
+    training, with the model in eval mode. Start noise depends on the seeds and the sample id only: figures do not
+    depend on the batch size, the order or the number of ranks.
 
     Args:
         attacks: Attacks by the name they are reported under.
-        num_classes: C.
-        sink: Where records go: :class:`~robustseg.evaluation.MemorySink` or :class:`~robustseg.evaluation.DiskSink`.
+        num_classes: Number of classes C.
+        sink: Receiver of the records: :class:`~robustseg.evaluation.MemorySink` or
+            :class:`~robustseg.evaluation.DiskSink`.
         ignore_index: Label of pixels that are not counted.
         seed: Seed of the attacks' noise.
-        scored_on: Names of the models that the adversarial images are shown to, where that is not the attacked one.
-        views: By name, what else looks at the images; a view that is added later is asked about all of them, for which
-            the attacks run again.
-        for_itself: Names of attacks whose images only the attacked model is shown, of those of ``scored_on``.
+        scored_on: Names of the models that are scored on the adversarial images; "" is the attacked model.
+        views: Views that record further values of the images, by name. If one is added later, the attacks run again
+            on all images for it.
+        for_itself: Names of attacks whose images only the attacked model, "" in ``scored_on``, is scored on.
 
     Raises:
-        ValueError: An attack is called "clean", or as what views note.
+        ValueError: An attack is called "clean", or has a name that is reserved for the records of views.
         EvaluationError: The sink cannot take records of these attacks.
     """
 
@@ -78,13 +79,13 @@ class Evaluator:
         self.views = dict(views or {})
         self.for_itself = frozenset(for_itself)
         self.refused: dict[str, str] = {}
-        """Why an attack could not be run on this model, by its name."""
+        """Reasons why attacks could not be run on this model, by the attacks' names."""
         sink.open(self.attacks, self.views, num_classes)
 
     def missing(self, sample: str) -> list[str]:
-        """Names of the records that are still to be measured on a sample.
+        """Return the names of the records that are still to be measured on a sample.
 
-        They are those of :func:`~robustseg.evaluation.records.record_name` and of
+        The names are made by :func:`~robustseg.evaluation.records.record_name` and
         :func:`~robustseg.evaluation.views.seen_name`.
         """
         return [
@@ -96,7 +97,7 @@ class Evaluator:
         ]
 
     def _views(self, attack: str) -> dict[str, View]:
-        """What looks at the images of an attack, by the name of the records."""
+        """Return the views of the images of an attack, by the name of the records."""
         return {seen_name(attack, name): view for name, view in self.views.items() if view.wants(attack)}
 
     def update(
@@ -108,21 +109,22 @@ class Evaluator:
         on_step: OnAttackStep | None = None,
         scored: Mapping[str, Model] | None = None,
     ) -> None:
-        """Measure what is missing of a batch.
+        """Measure the missing records of a batch.
 
-        An attack that gets no gradient, or none that is finite, ends a :class:`~robustseg.evaluation.MemorySink`; with
-        records on a disk it is given up, see :attr:`refused`, and the others go on.
+        If an attack gets no finite gradient, a :class:`~robustseg.evaluation.MemorySink` raises the error. A
+        :class:`~robustseg.evaluation.DiskSink` notes it, see :attr:`refused`, and the other attacks continue.
 
         Args:
-            model: Maps images in [0, 1] to logits at their size; it is attacked, and scored unless others are.
+            model: The attacked model, from images in [0, 1] to logits at their size; also scored, unless ``scored`` is
+                given.
             ids: B sample ids.
             images: B×3×H×W in [0, 1].
-            targets: B×H×W.
-            on_step: Called with the attack's name after each of its gradients.
+            targets: B×H×W class ids.
+            on_step: Function that is called with the attack's name after each of its gradients.
             scored: The models of ``scored_on``, by name.
 
         Raises:
-            AttackError: As the attack.
+            AttackError: An attack cannot be run on the model or the batch.
             EvaluationError: A record cannot be written.
         """
         models = {"": model} if scored is None else scored
@@ -153,7 +155,7 @@ class Evaluator:
             self.sink.put([record for record in found if record.attack in missing[record.sample]])
 
     def _attack(self, name: str, model: Model, batch: Batch, on_step: OnStep | None) -> Outcome | None:
-        """The adversarial images, or None where the attack cannot be run."""
+        """Run an attack; return None if it cannot be run."""
         if name == CLEAN:
             return Outcome(untouched(batch.images), None, 0.0)
         try:
@@ -164,7 +166,7 @@ class Evaluator:
             return None
 
     def _score(self, name: str, model: Model, batch: Batch, outcome: Outcome) -> list[ImageRecord]:
-        """Records of what a model makes of adversarial images."""
+        """Score a model on adversarial images; return a record for each image."""
         images_adv = outcome.result.images_adv
         predictions = predict(model, images_adv, batch.targets, self.ignore_index)
         confusions = confusion_matrix(predictions, batch.targets, self.num_classes, self.ignore_index)
@@ -175,13 +177,13 @@ class Evaluator:
             outcome.result, batch.images, predictions, batch.targets, outcome.seconds, outcome.wanted, self.ignore_index
         )
         size, trace, device = len(batch.ids), outcome.result.trace, self.sink.device
-        # A trace is of the attacked model's answers, also where others are scored.
+        # A trace holds the attacked model's losses, so only that model's records have it.
         traces = list(trace.flatten(1).cpu()) if trace is not None and own else [None] * size
         rows = zip(batch.ids, confusions.to(device), figures.to(device), traces, strict=True)
         return [ImageRecord(id, name, matrix, row, size, each) for id, matrix, row, each in rows]
 
     def _noted(self, name: str, look: Look, batch: Batch, outcome: Outcome) -> list[ImageRecord]:
-        """Records of what a view notes of adversarial images, without scores."""
+        """Return the records of a view's values for each image, without scores."""
         nothing = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
         figures = torch.full((len(COLUMNS),), math.nan, dtype=torch.float64)
         return [
@@ -195,7 +197,7 @@ class Evaluator:
 
 
 def _each(first: OnStep | None, more: Sequence[OnStep]) -> OnStep | None:
-    """One observer for several."""
+    """Combine several observers into one; return None if there are none."""
     every = [*([] if first is None else [first]), *more]
     if not every:
         return None

@@ -1,7 +1,8 @@
-"""Figures of an evaluation: each one once, with its heading, its format and the places that show it.
+"""The list of an evaluation's figures, each with its heading, its format and the places that show it.
 
-A new figure is its metric and a row here. Scores are functions in :mod:`robustseg.metrics`; what an attack did to the
-images is summed up in :mod:`robustseg.evaluation.record`. Tables, cards, reports, studies and loggers ask this list.
+A new figure needs its metric and a row here. Scores are functions in :mod:`robustseg.metrics`; figures of attacks, such
+as cost and perturbation size, are in :mod:`robustseg.evaluation.record`. Tables, cards, reports, studies and loggers
+read this list.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Literal
 from torch import Tensor
 
 Unit = Literal["share", "calls", "images", "linf", "l2", "seconds"]
-"""share: in [0, 1], shown in percent. calls: of the model, a mean per image. linf: in the [0, 1] pixel range, shown in
-steps of an 8-bit image. l2: also rms, in units of the [0, 1] pixel range."""
+"""share: in [0, 1], shown in percent. calls: calls of the model, a mean per image. linf: in the [0, 1] pixel range,
+shown in steps of an 8-bit image. l2: L2 or rms norm, in units of the [0, 1] pixel range."""
 Place = Literal[
     "terminal", "report", "gap", "report gap", "sizes", "distances", "leaderboard", "plots", "study", "study plots"
 ]
-"""terminal: the table of scores. report: the main table of a page, of Markdown. gap: what a card has the distance to
-clean of, and report gap where the main table shows it. sizes: the report's table of perturbations. distances: the
-terminal's table of attacks without a bound. study: the table of a study."""
+"""terminal: the table of scores. report: the main table of a report. gap: the gaps between clean and robust in a card;
+report gap: those in a report's main table. sizes: the report's table of perturbations. distances: the terminal's table
+of attacks without a bound. study: the table of a study."""
 
 
 @dataclass(frozen=True)
@@ -29,29 +30,29 @@ class Figure:
     """One figure of an evaluation, a number per attack."""
 
     key: str
-    """In cards, logs and code."""
+    """Name in cards and code."""
     unit: Unit
     better: Literal["higher", "lower"] | None
-    """For the model under attack; None where neither is."""
+    """Direction that is better for the attacked model; None if there is none."""
     shown: Mapping[Place, int] = field(default_factory=dict)
-    """Places that show it, with its rank from the left there."""
+    """Places that show the figure, with its rank from the left there."""
     heading: str = ""
-    """Where it is shown; the key by default."""
+    """Heading of its columns; the key by default."""
     digits: int = 2
-    """After the point, as shown."""
+    """Number of decimals that are shown."""
     logged: str | None = None
-    """Last part of its names in logs: ``val/<attack>/miou``; None: not logged."""
+    """Last part of its names in logs, as in ``val/<attack>/miou``; None: not logged."""
     of: Literal["scores", "attack", "both"] = "attack"
-    """scores: clean images have it as well. attack: only attacks have it."""
+    """scores: a figure of clean images as well. attack: a figure of attacks only."""
     required: bool = False
-    """A card without it is no card; others are taken for unknown where a card lacks them."""
+    """True if a card without it is refused; other figures may be missing."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heading", self.heading or self.key)
 
     @property
     def factor(self) -> float:
-        """From its own unit to the one it is shown in."""
+        """Factor from its own unit to the displayed one."""
         return {"share": 100.0, "linf": 255.0}.get(self.unit, 1.0)
 
 
@@ -107,21 +108,21 @@ BY_KEY: Mapping[str, Figure] = {figure.key: figure for figure in FIGURES}
 SCORES = tuple(figure.key for figure in FIGURES if figure.of == "scores")
 """Keys of the figures that clean images have as well."""
 LOGGED = {figure.key: figure.logged for figure in FIGURES if figure.logged is not None}
-"""Last part of the names in logs, by key."""
+"""Last part of the figures' names in logs, by key."""
 
 
 def shown_in(place: Place) -> tuple[Figure, ...]:
-    """The figures that a place shows, from left to right."""
+    """Return the figures that a place shows, from left to right."""
     there = [figure for figure in FIGURES if place in figure.shown]
     return tuple(sorted(there, key=lambda figure: figure.shown[place]))
 
 
 def keys_in(place: Place) -> tuple[str, ...]:
-    """Keys of :func:`shown_in`."""
+    """Return the keys of :func:`shown_in`."""
     return tuple(figure.key for figure in shown_in(place))
 
 
 def number(value: Tensor | float) -> float | None:
-    """A figure as JSON has it: NaN is null."""
+    """Convert a figure for JSON: NaN becomes None."""
     figure = float(value)
     return None if math.isnan(figure) else figure

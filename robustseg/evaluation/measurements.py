@@ -20,22 +20,22 @@ from robustseg.metrics import class_counts
 
 
 class Measurements(NamedTuple):
-    """All that was measured, of the samples and attacks that were asked for."""
+    """The measurements of the requested samples and attacks."""
 
     samples: list[str]
     """N ids."""
     counts: dict[str, Tensor]
-    """Per name of records, "clean" first: N×3×C int64, see :func:`~robustseg.metrics.class_counts`."""
+    """By name of records, "clean" first: N×3×C int64, see :func:`~robustseg.metrics.class_counts`."""
     figures: dict[str, Tensor]
-    """Likewise: N×K float64, columns :data:`~robustseg.evaluation.record.COLUMNS`."""
+    """By name of records: N×K float64, columns :data:`~robustseg.evaluation.record.COLUMNS`."""
     refused: dict[str, str]
-    """Why an attack could not be run, for those that are not complete because of it."""
+    """By name of records: the reason why the attack could not be run, for those that are incomplete because of it."""
     batch_sizes: list[int]
-    """Sizes of the batches that anything was computed in."""
+    """Sizes of the batches that records were computed in, each once."""
     about: list[dict[str, Any]]
-    """What the writers said of themselves, each different one once."""
+    """Facts from the writers, each different one once."""
     values: Mapping[str, list[Tensor]] = MappingProxyType({})
-    """Per name of records: the N vectors of an attack that was watched, or of a view."""
+    """By name of records: the N vectors of a traced attack or of a view."""
 
 
 def read_measurements(
@@ -48,21 +48,21 @@ def read_measurements(
     views: Mapping[str, View] | None = None,
     for_itself: Collection[str] = (),
 ) -> Measurements:
-    """Read an evaluation's folder.
+    """Read measurements from an evaluation's folder.
 
     Args:
-        folder: Of the evaluation.
-        protocol: Digest of its facts.
-        samples: N ids that are wanted.
-        attacks: Settings of the attacks that are wanted, by name.
-        num_classes: C.
-        scored_on: Names of the models that answered, where that was not the attacked one.
-        views: By name, whose notes are wanted as well.
-        for_itself: Attacks whose images only the attacked model was shown.
+        folder: Folder of the evaluation.
+        protocol: Digest of the evaluation's facts.
+        samples: N ids of the requested samples.
+        attacks: Settings of the requested attacks, by name.
+        num_classes: Number of classes C.
+        scored_on: Names of the scored models; "" is the attacked one.
+        views: Views whose records are requested as well, by name.
+        for_itself: Attacks whose images only the attacked model was scored on.
 
     Raises:
-        IncompleteError: Something is missing; it says what.
-        EvaluationError: Records contradict one another, or are of something else.
+        IncompleteError: Records are missing; the message names them.
+        EvaluationError: Records contradict one another, or belong to another evaluation.
     """
     found = streams(folder)
     views = views or {}

@@ -1,4 +1,4 @@
-"""Pictures of adversarial examples: one row per sample, from the image to the predictions before and after."""
+"""Pictures of adversarial examples: one row per sample, with images, perturbation, ground truth and predictions."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Example(NamedTuple):
     image_adv: Tensor
     """3×H×W in [0, 1]."""
     target: Tensor
-    """H×W."""
+    """H×W class ids."""
     prediction: Tensor
-    """H×W, of the clean image."""
+    """H×W class ids, for the clean image."""
     prediction_adv: Tensor
-    """H×W, of the adversarial image."""
+    """H×W class ids, for the adversarial image."""
 
 
 def colorize(ids: Tensor, palette: Palette, ignore_index: int = IGNORE_INDEX) -> np.ndarray:
-    """Colours of class ids H×W: H×W×3 uint8; ignored pixels are black."""
+    """Colour class ids H×W as H×W×3 uint8; ignored pixels are black."""
     colours = np.array([*palette, _VOID], dtype=np.uint8)
     index = torch.where(ids == ignore_index, len(palette), ids).numpy()
     coloured: np.ndarray = colours[index]
@@ -44,18 +44,18 @@ def colorize(ids: Tensor, palette: Palette, ignore_index: int = IGNORE_INDEX) ->
 
 
 def amplify(perturbation: Tensor) -> np.ndarray:
-    """A perturbation 3×H×W around mid-grey, scaled so that its largest entry is black or white: H×W×3 uint8."""
+    """Draw a perturbation 3×H×W around mid-grey, its largest entry as black or white, as H×W×3 uint8."""
     largest = perturbation.abs().max().clamp_min(torch.finfo(perturbation.dtype).tiny)
     return _to_bytes(0.5 + perturbation / (2 * largest))
 
 
 def draw_panel(examples: Sequence[Example], palette: Palette, ignore_index: int = IGNORE_INDEX) -> Image.Image:
-    """One row per example with titled columns.
+    """Draw one row per example with titled columns.
 
     Args:
         examples: At least one; their sizes may differ.
-        palette: Colour of each class.
-        ignore_index: Label drawn in black.
+        palette: RGB colour of each class.
+        ignore_index: Label of pixels that are drawn in black.
     """
     rows = [_row(example, palette, ignore_index) for example in examples]
     titles = [title for title, _ in rows[0]]
@@ -73,7 +73,7 @@ def draw_panel(examples: Sequence[Example], palette: Palette, ignore_index: int 
 
 
 def _font(title: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The largest font up to 12 pixels in which ``title`` fits into ``width``."""
+    """Return the largest font up to 12 pixels in which ``title`` fits into ``width`` pixels."""
     for size in range(12, 6, -1):
         font = ImageFont.load_default(size)
         if font.getlength(title) <= width - 2:

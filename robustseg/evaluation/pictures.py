@@ -1,4 +1,4 @@
-"""Keeps the best and the worst images of an evaluation on disk while it goes on, for the report's pictures."""
+"""Storage of an evaluation's best and worst images on disk while it runs, for the report's pictures."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class _Rank(NamedTuple):
 
 
 class PictureKeeper:
-    """Files of the images that an attack changed most and least, by pixel accuracy under it.
+    """A store of the images with the lowest and the highest pixel accuracy under each attack.
 
-    A picture is written before the record of its image and removed when better or worse images displace it, so that at
-    the end those of the extremes are there, however often the evaluation was interrupted, and never more than
-    ``2 × count`` per attack and process.
+    A picture is written before the record of its image, and removed when more extreme images displace it. So the
+    extremes are there at the end, however often the evaluation was interrupted, and never more than ``2 × count``
+    pictures per attack and process.
 
     Args:
-        folder: Of the evaluation.
-        count: Number of the worst images to keep, and of the best.
+        folder: Folder of the evaluation.
+        count: Number of worst images to keep, and of best images.
     """
 
     def __init__(self, folder: Path, count: int = 3):
@@ -43,18 +43,28 @@ class PictureKeeper:
         remove_left_over(self._folder)
 
     def remember(self, attack: str, sample: str, pixel_acc: float) -> None:
-        """Take in an image that was measured before; NaN, without valid pixels, is no picture to show."""
+        """Count an image that was measured before; NaN, an image without valid pixels, is ignored."""
         if pixel_acc == pixel_acc:
             self._ranks[attack] = self._extremes([*self._ranks.get(attack, []), _Rank(pixel_acc, sample)])
 
     def wanted(self, attack: str, samples: list[str], pixel_accs: Tensor) -> list[int]:
-        """Which of B new images belong to the extremes so far, for ``pixel_accs`` (B): their pictures are needed."""
+        """Return the rows of those of B new images that are among the extremes so far, and need a picture.
+
+        Args:
+            attack: Name of the attack.
+            samples: B sample ids.
+            pixel_accs: B pixel accuracies under the attack, in [0, 1].
+        """
         new = [_Rank(float(acc), s) for acc, s in zip(pixel_accs, samples, strict=True) if float(acc) == float(acc)]
         extremes = set(self._extremes([*self._ranks.get(attack, []), *new]))
         return [row for row, s in enumerate(samples) if _Rank(float(pixel_accs[row]), s) in extremes]
 
     def keep(self, attack: str, example: Example, pixel_acc: float) -> None:
-        """Write the picture of a wanted image, and remove those that it displaces."""
+        """Write the picture of a wanted image, and remove those that it displaces.
+
+        Raises:
+            OSError: The picture cannot be written.
+        """
         before = self._ranks.get(attack, [])
         self.remember(attack, example.id, pixel_acc)
         _write(self._path(attack, example.id), example)
@@ -62,7 +72,7 @@ class PictureKeeper:
             self._path(attack, displaced.sample).unlink(missing_ok=True)
 
     def load(self, attack: str, sample: str) -> Example | None:
-        """A picture, if it was kept and can be read."""
+        """Load a picture; return None if it was not kept or cannot be read."""
         try:
             with np.load(self._path(attack, sample), allow_pickle=False) as arrays:
                 image = torch.from_numpy(arrays["image"]).float() / 255
@@ -79,14 +89,14 @@ class PictureKeeper:
         return ordered[: self._count] + ordered[len(ordered) - self._count :]
 
     def _path(self, attack: str, sample: str) -> Path:
-        # Names come from users and data sets: they may hold anything that a file name may not.
+        # Names come from users and data sets, and may hold characters that are not allowed in file names.
         name = hashlib.sha256(f"{attack}\0{sample}".encode()).hexdigest()[:24]
         return self._folder / f"{name}.npz"
 
 
 def _write(path: Path, example: Example) -> None:
     image = example.image.mul(255).round().clamp(0, 255).byte()
-    # Half precision is exact to a tenth of an 8-bit level: enough to look at.
+    # Half precision is exact to a tenth of an 8-bit level, which is enough for a picture.
     delta = (example.image_adv - image.to(example.image_adv.dtype) / 255).half()
     maps = {"target": example.target, "clean": example.prediction, "adv": example.prediction_adv}
     content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What may not change between the parts of one evaluation, and the refusal to mix parts in which it did."""
+"""The protocol of an evaluation's folder: facts that all its parts share; parts with other facts are refused."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from robustseg.files import create_text
 
 PROTOCOL = "protocol.json"
 FORMAT = 1
-"""Of the folder; raised when older folders can no longer be continued."""
+"""Version of the folder's layout; raised when older folders can no longer be continued."""
 _OLD_RESULTS = "robustness.json"
-"""What evaluations left before there were result cards."""
+"""File with the results of evaluations before there were result cards."""
 
 
 def digest(facts: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON-serialisable facts, whatever the order of their keys."""
+    """Return the SHA-256 of JSON-serialisable facts in hexadecimal, independent of the order of keys."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def claim(folder: Path, facts: Mapping[str, Any]) -> str:
-    """Make ``folder`` the place of the evaluation that ``facts`` describe, or check that it is.
+    """Claim ``folder`` for the evaluation that ``facts`` describe, or check that it is that evaluation's.
 
     Args:
         folder: Created if it is not there.
-        facts: Checkpoint, model, data, seed …: everything that a figure depends on but the attacks; nested,
+        facts: Checkpoint, model, data, seed and everything else that figures depend on, except the attacks; nested and
             JSON-serialisable.
 
     Returns:
@@ -39,7 +39,7 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> str:
         EvaluationError: The folder belongs to an evaluation of something else, or cannot be used.
     """
     facts = json.loads(json.dumps({"format": FORMAT, **facts}, allow_nan=False))
-    # A folder that is claimed needs no write: on a full disk it can still be read.
+    # A folder that is claimed already is not written to, so that it can be read on a full disk.
     if not (folder / PROTOCOL).exists():
         if (folder / _OLD_RESULTS).exists():
             raise EvaluationError(
@@ -69,13 +69,13 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> str:
 
 def _create(folder: Path, facts: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    # Where another process was first, its facts are compared with ours.
+    # If another process was first, its facts are compared with ours.
     with contextlib.suppress(FileExistsError):
         create_text(json.dumps(facts, indent=2) + "\n", folder / PROTOCOL)
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The facts of an evaluation's folder.
+    """Read the facts of an evaluation's folder.
 
     Raises:
         EvaluationError: There are none, or they cannot be read.
@@ -93,7 +93,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """``key: old → new`` for each key in which two nested mappings differ."""
+    """List ``key: old → new`` for each key in which two nested mappings differ."""
     lines = []
     for key in dict.fromkeys((*old, *new)):
         before, after = old.get(key), new.get(key)

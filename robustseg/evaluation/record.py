@@ -1,4 +1,4 @@
-"""What an attack did to each image: the size of its perturbation, what it fooled, and what that cost."""
+"""Figures of each image under one attack: size of the perturbation, success and cost."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from robustseg.metrics import target_success
 from robustseg.types import IGNORE_INDEX
 
 FOOLED = 0.99
-"""Share of the valid pixels that must be wrong for an image to count as fooled; that of the minimum-norm papers."""
+"""Share of the valid pixels that must be wrong for an image to count as fooled, as in the minimum-norm papers."""
 
 COLUMNS = ("linf", "l2", "linf_8bit", "l2_8bit", "wrong", "forwards", "backwards", "seconds", "target_success", "rms")
-"""Names of what is measured of each image under an attack, in the order of :func:`image_figures`."""
+"""Names of the figures of an image under an attack, in the order of :func:`image_figures`."""
 
 
 def named(rows: Tensor) -> dict[str, Tensor]:
-    """Columns of N×K figures by name.
+    """Split N×K figures into columns by name.
 
     Args:
-        rows: N×K, of :func:`image_figures`.
+        rows: N×K, columns :data:`COLUMNS`, see :func:`image_figures`.
+
+    Returns:
+        N values by the name of their column.
     """
     return dict(zip(COLUMNS, rows.unbind(-1), strict=True))
 
@@ -38,21 +41,21 @@ def image_figures(
     wanted: Tensor | None = None,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Figures of each image of a batch under one attack.
+    """Compute the figures of each image of a batch under one attack.
 
     Args:
-        result: Of the attack.
-        images: B×3×H×W, the clean images.
-        predictions: B×H×W, on the adversarial ones.
-        targets: B×H×W.
-        seconds: What the attack took for the batch.
-        wanted: B×H×W, what a targeted attack wanted the model to show.
+        result: Result of the attack.
+        images: B×3×H×W, the clean images in [0, 1].
+        predictions: B×H×W class ids, on the adversarial images.
+        targets: B×H×W class ids.
+        seconds: Duration of the attack on the whole batch.
+        wanted: B×H×W class ids, the target map of a targeted attack.
         ignore_index: Label of pixels that are not counted.
 
     Returns:
         B×K float64, the columns :data:`COLUMNS`. Sizes are those of the perturbation, in units of the [0, 1] pixel
-        range, as it is and, under names that say so, after the adversarial image was rounded to 8 bit. NaN: ``wrong``
-        of an image without valid pixels, ``target_success`` without a target map.
+        range; those that end in ``_8bit`` are taken after the adversarial image was rounded to 8 bit. ``wrong`` is NaN
+        for an image without valid pixels, ``target_success`` without a target map.
     """
     valid = targets != ignore_index
     wrong = (valid & (predictions != targets)).flatten(1).sum(1) / valid.flatten(1).sum(1)
@@ -77,7 +80,7 @@ def image_figures(
 
 
 def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:
-    """Figures of a data set under one attack from those of its images.
+    """Compute the figures of a data set under one attack from those of its images.
 
     Args:
         rows: N×K, columns :data:`COLUMNS`.
@@ -111,7 +114,7 @@ def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:
 
 
 class AttackRecord(Metric):
-    """:func:`image_figures` of one attack, gathered from all ranks; a few numbers per image are kept.
+    """Metric that gathers :func:`image_figures` of one attack from all ranks; it keeps a few numbers per image.
 
     Args:
         fooled: Share of the valid pixels that must be wrong for an image to count as fooled.
@@ -126,14 +129,14 @@ class AttackRecord(Metric):
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(self, rows: Tensor) -> None:
-        """Take in a batch of B×K, columns :data:`COLUMNS`."""
+        """Add the figures of a batch, B×K, columns :data:`COLUMNS`."""
         self.rows.append(rows)
 
     def compute(self) -> dict[str, Tensor]:
-        """:func:`summarise` over all images."""
+        """Compute :func:`summarise` over all images."""
         return summarise(dim_zero_cat(self.rows), self.fooled)
 
 
 def _median(values: Tensor) -> Tensor:
-    """The middle one, or the mean of the two in the middle."""
+    """Return the median; the mean of the two middle values for an even number, NaN without any."""
     return values.quantile(0.5) if len(values) else values.new_full((), float("nan"))

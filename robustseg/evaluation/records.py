@@ -1,4 +1,4 @@
-"""The records of an evaluation's folder as a whole: their names, what was refused, and that they fit together."""
+"""The records of an evaluation's folder as a whole: names, notes of refused attacks, and consistency checks."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ REFUSED = "refused"
 
 
 def record_name(attack: str, target: str = "") -> str:
-    """Name of the records of an attack, or "clean": its own, or ``<attack> on <target>`` where other models answer."""
+    """Return the name of the records of an attack, or of "clean".
+
+    It is the attack's own name, or ``<attack> on <target>`` for the answers of another model.
+    """
     return f"{attack} on {target}" if target else attack
 
 
 def answers_to(attack: str, scored_on: Sequence[str], for_itself: Collection[str]) -> dict[str, str]:
-    """Models that are shown the images of an attack, by the name of the records.
+    """Return the models that are scored on the images of an attack, by the name of the records.
 
     Args:
-        attack: Its name, or "clean".
-        scored_on: Names of all models; the attacked one has none.
-        for_itself: Attacks whose images only the attacked model is shown.
+        attack: Name of the attack, or "clean".
+        scored_on: Names of all models; the attacked one is "".
+        for_itself: Attacks whose images only the attacked model is scored on.
     """
     models = [model for model in scored_on if not model or attack not in for_itself]
     return {record_name(attack, model): model for model in models}
 
 
 def refusal_path(folder: Path, attack: str) -> Path:
-    """Where it is noted that an attack could not be run."""
+    """Return the path of the note that an attack could not be run."""
     return folder / REFUSED / f"{hashlib.sha256(attack.encode()).hexdigest()[:24]}.json"
 
 
 def refusal(folder: Path, attack: str) -> str | None:
-    """Why an attack could not be run, if that was noted."""
+    """Read the reason why an attack could not be run; None if there is no readable note."""
     try:
         return str(json.loads(refusal_path(folder, attack).read_text(encoding="utf-8"))["reason"])
     except (OSError, ValueError, KeyError):
@@ -47,7 +50,7 @@ def refusal(folder: Path, attack: str) -> str | None:
 
 
 def refuse_others(found: Iterable[Stream], protocol: str, settings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse records of another protocol, and of attacks that are called the same but are not.
+    """Refuse records of another protocol, and of other attacks under the same names.
 
     Args:
         found: Streams of the folder.
@@ -55,7 +58,7 @@ def refuse_others(found: Iterable[Stream], protocol: str, settings: Mapping[str,
         settings: ``describe()`` of the attacks by name.
 
     Raises:
-        EvaluationError: See above; it names the file.
+        EvaluationError: There are such records; the message names the file.
     """
     for stream in found:
         if stream.about.get("protocol") != protocol:
@@ -72,14 +75,13 @@ def refuse_others(found: Iterable[Stream], protocol: str, settings: Mapping[str,
 
 
 def unique_records(found: Iterable[Stream]) -> Iterable[ImageRecord]:
-    """The records of all streams, each (sample, attack) once.
+    """Yield the records of all streams, each (sample, attack) once.
 
-    What views noted is not compared.
-
-    Two processes that were given the same samples measure them twice: the first record counts, since both are equal.
+    Two processes that were given the same samples measure them twice: the first record counts, and the confusion
+    matrices must be equal. The values of views are not compared.
 
     Raises:
-        EvaluationError: They are not equal.
+        EvaluationError: Two records of one (sample, attack) differ.
     """
     seen: dict[tuple[str, str], tuple[int, Path]] = {}
     for stream in found:

@@ -13,43 +13,43 @@ from robustseg.metrics.counts import check_counts
 
 
 def has_valid_pixels(counts: Tensor) -> Tensor:
-    """Which images can be scored, N bool; the others are not attacked either, so that no figure is about them.
+    """Mark the images that can be scored, N bool; the others are not attacked, and left out of all figures.
 
     Args:
-        counts: N×3×C, of :func:`~robustseg.metrics.class_counts`.
+        counts: N×3×C, see :func:`~robustseg.metrics.class_counts`.
     """
     found: Tensor = counts[:, 1].sum(-1) > 0
     return found
 
 
 def rejection_scores(counts: Tensor, rejected: Tensor, *, adversarial: bool) -> dict[str, Any]:
-    """What is left of a model's errors, and of its answers, if the images that a detector rejects get no answer.
+    """Compute the scores of a model with a detector in front of it, whose rejected images get no answer.
 
-    ``with_rejection`` carries over what Tramèr (ICML 2022, "Detecting Adversarial Examples Is (Nearly) As Hard As
-    Classifying Them") counts for a classifier with a detector: an adversarial image is an error only if it is accepted
-    *and* misclassified, while a clean image has to be accepted and classified. Here a detector rejects an image as a
-    whole, and what is right or wrong are its pixels:
+    ``with_rejection`` transfers the risk of a classifier with a detector (Tramèr, ICML 2022, "Detecting Adversarial
+    Examples Is (Nearly) As Hard As Classifying Them") to segmentation. There, an adversarial image is an error only if
+    it is accepted *and* misclassified, while a clean image has to be accepted and classified correctly. Here a detector
+    rejects whole images, and single pixels are right or wrong:
 
     * all valid pixels of a rejected adversarial image count as right,
     * all valid pixels of a rejected clean image count as wrong,
     * those of an accepted image count by their prediction.
 
-    A detector that rejects everything has 1 under each attack and 0 on clean images: the two belong together. miou has
-    no such form, since a pixel without an answer is of no predicted class. Tramèr's risk joins both, the clean and the
-    adversarial version of an image, in one event; for pixels that takes more than counts, and is not computed.
+    A detector that rejects everything has 1 under each attack and 0 on clean images, so both must be reported. miou has
+    no such form, since a pixel without an answer has no predicted class. Tramèr's risk joins the clean and the
+    adversarial version of an image in one event; for pixels this needs more than counts, and is not computed.
 
     Args:
-        counts: N×3×C int64, of :func:`~robustseg.metrics.class_counts`: of the model's answers to all images.
-        rejected: N bool.
-        adversarial: Whether the images are adversarial; else they are clean.
+        counts: N×3×C int64, see :func:`~robustseg.metrics.class_counts`, for the model's answers to all images.
+        rejected: N bool, True for images that the detector rejects.
+        adversarial: True for adversarial images, False for clean ones.
 
     Returns:
-        Plain JSON. ``rejected``, the share of the images; ``accepted``: ``images``, the number of those that were let
-        through, and their ``pixel_acc`` and ``miou``; ``with_rejection``: ``pixel_acc``, see above. None for a figure
-        of no image. Images without valid pixels are left out of all.
+        Plain JSON. ``rejected``: the share of rejected images. ``accepted``: ``images``, the number of accepted images,
+        with their ``pixel_acc`` and ``miou``. ``with_rejection``: ``pixel_acc``, see above. A figure over no image is
+        None. Images without valid pixels are left out everywhere.
 
     Raises:
-        ValueError: Other shapes, or ``rejected`` is not bool.
+        ValueError: The shapes are others, or ``rejected`` is not bool.
     """
     check_counts(counts, "N")
     if rejected.dtype != torch.bool or rejected.shape != counts.shape[:1]:

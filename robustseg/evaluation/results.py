@@ -1,4 +1,4 @@
-"""The tables that an evaluation prints, from its card."""
+"""Tables of a result card that an evaluation prints in the terminal."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from robustseg.evaluation.table import Cell, Column, Failure, Row, Section, Tabl
 
 _SYMBOLS = {"ok": "✓", "caution": "!", "unreliable": "✗"}
 _SUFFIXES = {"share": " %", "linf": "/255"}
-"""Where a column has no unit of its own."""
+"""Suffixes of numbers in columns without a common unit, by unit."""
 
 
 def tables_of(card: Card) -> list[Table]:
-    """All tables for the terminal."""
+    """Return all tables for the terminal."""
     found = (scores_table(card), distances_table(card), rejection_table(card), flags_table(card))
     return [table for table in found if table is not None]
 
 
 def scores_table(card: Card) -> Table:
-    """A table of a result card, one row per attack: scores in percent, and what an image cost."""
+    """Build the table of scores in percent and cost per image, with one row per attack."""
     data, ran = card.data, [card.clean, *card.ran.values()]
-    # Figures that every card has, and others where an attack has them.
+    # Required figures always have a column, other figures only if an attack has them.
     columns = [f for f in shown_in("terminal") if f.required or any(row[f.key] is not None for row in ran)]
     rows = [Row([Text("clean"), *_scores(card.clean, columns)], "clean")]
     for name, row in card.attacks.items():
@@ -45,7 +45,7 @@ def _scores(row: Figured, columns: Sequence[Figure]) -> list[Cell]:
     return [
         figure(row[f.key], 2, f.factor, row.interval(f.key) if isinstance(row, Scores) else None)
         if f.unit == "share"
-        # Empty where a row is of nothing that costs calls.
+        # Empty for rows without a cost, such as the worst cases.
         else figure(row[f.key], f.digits)
         if row.has(f.key)
         else Text("")
@@ -54,7 +54,7 @@ def _scores(row: Figured, columns: Sequence[Figure]) -> list[Cell]:
 
 
 def distances_table(card: Card) -> Table | None:
-    """A table of how far attacks without a bound went; None if there is none."""
+    """Build the table of distances that attacks without a bound needed; return None if there is no such attack."""
     rows = [
         Row(
             [
@@ -74,7 +74,7 @@ def distances_table(card: Card) -> Table | None:
 
 
 def rejection_table(card: Card) -> Table | None:
-    """A table of the detectors in front of the model; None without any."""
+    """Build the table of the detectors in front of the model; return None without detectors."""
     if not card.detectors:
         return None
     sections = []
@@ -107,13 +107,13 @@ def _rejected(row: DetectorRow, clean: bool) -> list[Cell]:
         Text("") if clean else figure(row.auc, 2, 100),
         figure(row.accepted.images, 0),
         figure(row.accepted.miou, 2, 100),
-        # A clean image that is rejected is a mistake.
+        # For clean images, a rejection is an error.
         figure(row.with_rejection.pixel_acc, 2, 100, suffix=" *" if clean else ""),
     ]
 
 
 def flags_table(card: Card) -> Table:
-    """A table of the trust flags; those that were not checked share a line."""
+    """Build the table of the trust flags; those that were not checked share a line."""
     rows = [
         Row([Text(str(flag.number)), Text(flag.name), _verdict(flag.verdict), Text(flag.line)])
         for flag in card.flags

@@ -1,4 +1,4 @@
-"""Sinks of an evaluator: what becomes of the records that it makes."""
+"""Sinks of an evaluator: they receive its records."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from robustseg.types import Batch
 
 
 class Sink(ABC):
-    """A place for records, in memory or on a disk."""
+    """A receiver of records, in memory or on a disk."""
 
     device: torch.device
-    """Where the tensors of records are to be."""
+    """Device for the tensors of records."""
 
     @abstractmethod
     def open(self, attacks: Mapping[str, Attack], views: Mapping[str, View], num_classes: int) -> None:
@@ -30,49 +30,53 @@ class Sink(ABC):
 
     @abstractmethod
     def lacks(self, sample: str, name: str) -> bool:
-        """Whether the record of this name is still to be measured on a sample."""
+        """Return True if the record of this name is still to be measured on a sample."""
 
     @abstractmethod
     def begin(self) -> None:
-        """Forget the answers to the batch before."""
+        """Forget the predictions on the previous batch."""
 
     @abstractmethod
     def see(self, model: Model, name: str, batch: Batch, attacked: Attacked, pixel_accs: Tensor) -> None:
-        """Take pictures of the attacked model's answers, before their records.
+        """Receive the attacked model's predictions for pictures, before their records.
 
         Args:
             model: The attacked model.
-            name: Of the attack, or "clean".
-            batch: The clean images.
-            attacked: The adversarial ones, and the answers.
-            pixel_accs: B.
+            name: Name of the attack, or "clean".
+            batch: The batch, with the clean images B×3×H×W.
+            attacked: The adversarial images, and the predictions for them.
+            pixel_accs: B pixel accuracies in [0, 1].
         """
 
     @abstractmethod
     def put(self, records: Sequence[ImageRecord]) -> None:
-        """Take what one attack did to one batch, as one whole."""
+        """Receive the records of one batch under one attack, as one unit."""
 
     @abstractmethod
     def refuse(self, attack: str, error: NoGradientError) -> None:
-        """Note that an attack cannot run on this model, or raise the error."""
+        """Note that an attack cannot run on this model, or raise the error.
+
+        Raises:
+            NoGradientError: The sink does not accept a missing attack.
+        """
 
     def close(self) -> None:  # noqa: B027
-        """Let go of files."""
+        """Close files."""
 
 
 class MemorySink(Sink):
-    """Scores of a data set, summed over the ranks of a distributed run by :meth:`compute`.
+    """A sink that counts in memory; :meth:`compute` sums over the ranks of a distributed run.
 
     Every sample must be given to one rank, once.
 
     Args:
-        device: Where the counts are kept.
+        device: Device of the counts.
     """
 
     def __init__(self, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         self.seen: dict[str, Attacked] = {}
-        """The last batch, clean and under each attack, for pictures."""
+        """The last batch by name of the attack, "clean" included, for pictures."""
         self._scores: dict[str, ConfusionScores] = {}
         self._attacks: dict[str, AttackRecord] = {}
 
@@ -103,9 +107,9 @@ class MemorySink(Sink):
         raise error
 
     def compute(self) -> dict[str, dict[str, Tensor]]:
-        """Scores by name, "clean" first.
+        """Compute the figures by name of the attack, "clean" first.
 
-        The figures are those of :class:`~robustseg.metrics.SegmentationScores` and, for attacks, of
+        They are those of :class:`~robustseg.metrics.SegmentationScores` and, for attacks, of
         :class:`~robustseg.evaluation.AttackRecord`.
         """
         scores = {name: scores.compute() for name, scores in self._scores.items()}

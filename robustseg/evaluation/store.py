@@ -1,8 +1,9 @@
-"""The state of an evaluation on disk: one record per (sample, attack), appended as they are measured.
+"""The records of an evaluation on disk: one per (sample, attack), appended as they are measured.
 
-A folder ``records/`` holds Arrow streams (``.arrows``), one per process that ever wrote into it. A stream only grows;
-one Arrow record batch is what one attack did to one batch of images, and counts as a whole or not at all. A process
-that is killed leaves at most a torn last batch, which a reader drops, and the next process starts a stream of its own.
+A folder ``records/`` holds Arrow streams (``.arrows``), one per process that ever wrote into it. A stream only grows.
+One Arrow record batch holds the records of one batch of images under one attack, and counts as a whole or not at all.
+A process that is killed leaves at most an incomplete last batch, which a reader drops; the next process starts a new
+stream.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ from robustseg.files import sync_folder
 RECORDS = "records"
 
 _COLUMNS = ("linf", "l2", "linf_8bit", "l2_8bit", "wrong", "forwards", "backwards", "seconds", "target_success", "rms")
-"""Of streams that do not name theirs: those of version 0.1."""
+"""Columns of the streams of version 0.1, which do not name them."""
 
 
 def _schema(figures: int) -> pa.Schema:
-    """Of a stream with so many figures of each image."""
+    """Return the schema of a stream with this number of figures per image."""
     return pa.schema(
         [
             ("sample", pa.string()),
             ("attack", pa.string()),
-            # Most of an image's matrix is zero: positions in the flat C×C matrix, and what stands there.
+            # Most of an image's matrix is zero: positions in the flat C×C matrix and counts of the other entries.
             ("cells", pa.list_(pa.int32())),
             ("counts", pa.list_(pa.int64())),
             ("figures", pa.list_(pa.float64(), figures)),
             ("batch_size", pa.int32()),
-            # Only of attacks that were watched, and of views.
+            # Only for traced attacks and views.
             ("values", pa.list_(pa.float64())),
             ("crc32", pa.uint32()),
         ]
@@ -63,11 +64,11 @@ _DAMAGE = (
     OverflowError,
     MemoryError,
 )
-"""What Arrow raises on bytes that it did not write, and what becomes of values that it could read from them."""
+"""Errors that damaged bytes cause, in Arrow or in the use of the values that it reads from them."""
 
 
 class ImageRecord(NamedTuple):
-    """What one attack did to one image."""
+    """The measurements of one image under one attack."""
 
     sample: str
     """The sample's id."""
@@ -76,33 +77,32 @@ class ImageRecord(NamedTuple):
     confusion: Tensor
     """C×C int64: rows are true classes, columns predicted ones."""
     figures: Tensor
-    """Columns :data:`~robustseg.evaluation.record.COLUMNS`, float64."""
+    """K float64, columns :data:`~robustseg.evaluation.record.COLUMNS`."""
     batch_size: int
-    """Images in the batch that it was computed in: rounding in a model may depend on it."""
+    """Number of images in the batch that it was computed in; rounding in a model may depend on it."""
     values: Tensor | None = None
-    """What else there is to say of the image, a float64 vector: the trace of an attack that was watched, or what a view
-    noted."""
+    """Further values of the image, a float64 vector: the trace of an attack, or the values of a view."""
 
 
 class Stream(NamedTuple):
-    """What a stream says about itself."""
+    """A stream's file with the facts in its header."""
 
     path: Path
     about: dict[str, Any]
-    """What the writer said: see :class:`RecordWriter`."""
+    """Facts from the writer, see :class:`RecordWriter`."""
     columns: tuple[str, ...]
-    """Names of its figures."""
+    """Names of the figures of each record."""
 
 
 class RecordWriter:
-    """Appends records to a new stream in ``folder/records``; the file appears with the first record.
+    """A writer that appends records to a new stream in ``folder/records``; the first record creates the file.
 
     Args:
-        folder: Of the evaluation.
+        folder: Folder of the evaluation.
         name: First part of the file's name; a number is added.
-        about: What every reader must know of these records, JSON-serialisable: digest of the protocol, settings of the
+        about: Facts about these records for every reader, JSON-serialisable: digest of the protocol, settings of the
             attacks, versions.
-        num_classes: C.
+        num_classes: Number of classes C.
 
     Raises:
         EvaluationError: The folder cannot be written.
@@ -116,15 +116,15 @@ class RecordWriter:
         check = str(zlib.crc32(header.encode()))
         self._schema = _schema(len(COLUMNS)).with_metadata({"robustseg": header, "crc32": check})
         self._file: io.BufferedWriter | None = None
-        # Arrow writes here, and we to the file: only then is a short write to a full disk noticed and undone.
+        # Arrow writes into a buffer and this class into the file, to notice and undo a short write to a full disk.
         self._buffer = io.BytesIO()
         self._stream: pa.RecordBatchStreamWriter | None = None
 
     def append(self, records: Sequence[ImageRecord]) -> None:
-        """Write records as one whole; when this returns they survive a crash of the process and of the machine.
+        """Write records as one unit; after the return they survive a crash of the process and of the machine.
 
         Raises:
-            EvaluationError: They could not be written (a full disk, a quota); what was there before is intact.
+            EvaluationError: They could not be written (a full disk, a quota); earlier records are intact.
         """
         if not records:
             return
@@ -173,12 +173,12 @@ class RecordWriter:
 
 
 def streams(folder: Path) -> list[Stream]:
-    """All streams of an evaluation's folder by name.
+    """Find all streams of an evaluation's folder, sorted by name.
 
-    Left out are those that were torn before their first record, and with a warning those whose beginning is damaged.
+    Streams that end before their first record are left out, as are those with a damaged beginning, with a warning.
 
     Raises:
-        EvaluationError: A file cannot be read, or is not one of ours.
+        EvaluationError: A file cannot be read, or is not a stream of records.
     """
     found = []
     for path in sorted((folder / RECORDS).glob("*.arrows")):
@@ -196,7 +196,7 @@ def streams(folder: Path) -> list[Stream]:
         if not ours and b"robustseg" not in metadata:
             raise EvaluationError(f"{path}: not a stream of robustseg's records: move it out of this folder.")
         header = metadata.get(b"robustseg", b"")
-        # Without this a damaged byte in it could pass for another evaluation.
+        # Without the checksum, a damaged byte in the header could look like another evaluation.
         intact = metadata.get(b"crc32") == str(zlib.crc32(header)).encode()
         about = json.loads(header) if intact else {}
         columns = tuple(about.pop("columns", _COLUMNS))
@@ -211,9 +211,9 @@ def streams(folder: Path) -> list[Stream]:
 
 
 def read_records(stream: Stream) -> Iterator[ImageRecord]:
-    """The whole records of a stream. A torn or damaged end is dropped with a warning: it will be measured again.
+    """Yield the complete records of a stream; an incomplete or damaged end is dropped with a warning.
 
-    Figures are found by their names; NaN are those that the stream does not have.
+    The dropped records will be measured again. Figures are found by their names; missing ones are NaN.
     """
     classes, columns = int(stream.about["num_classes"]), stream.columns
     with pa.OSFile(str(stream.path)) as file:
@@ -235,7 +235,7 @@ def read_records(stream: Stream) -> Iterator[ImageRecord]:
 
 
 def _create(folder: Path, name: str) -> io.BufferedWriter:
-    """A new file of this name with the first free number, also when another process looks for one."""
+    """Create a file of this name with the first free number; safe against other processes that do the same."""
     number = 0
     while True:
         try:
@@ -249,7 +249,7 @@ def _create(folder: Path, name: str) -> io.BufferedWriter:
 
 
 def _cut(file: io.BufferedWriter, end: int) -> None:
-    """Take back what was written after ``end``, and close; a reader would drop it, but this leaves no doubt."""
+    """Truncate the file at ``end`` and close it, so that no incomplete batch is left for readers to drop."""
     with contextlib.suppress(OSError):
         os.ftruncate(file.fileno(), end)
     try:

@@ -1,4 +1,4 @@
-"""What happens at each step of an attack: how many pixels are wrong, and which pixels the loss comes from."""
+"""Traces of attacks: the number of wrong pixels after each step, and the loss of wrong and correct pixels."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from robustseg.attacks.losses.base import IGNORED, cross_entropy
 from robustseg.attacks.victim import Victim
 
 COLUMNS = ("valid", "wrong", "tloss", "floss")
-"""Of a trace: valid pixels, wrong ones among them, and the summed cross-entropy of the correct and of the wrong."""
+"""Columns of a trace: valid pixels, wrong pixels, and the summed cross-entropy of correct and of wrong pixels."""
 
 
 def trace_columns(logits: Tensor, targets: Tensor) -> Tensor:
-    """The columns of a trace (Gu et al., ECCV 2022, Eq. 3 and Sec. 3.2) for one iterate.
+    """Compute the columns of a trace (Gu et al., ECCV 2022, Eq. 3 and Sec. 3.2) for one iterate.
 
-    MisRatio is ``wrong / valid``; TLoss and FLoss, of which the cross-entropy of an image is the sum, are ``tloss /
-    valid`` and ``floss / valid``. The paper has no ignored pixels and divides by H·W.
+    MisRatio is ``wrong / valid``, TLoss ``tloss / valid`` and FLoss ``floss / valid``; the cross-entropy of an image is
+    TLoss + FLoss. The paper has no ignored pixels and divides by H·W.
 
     Args:
         logits: B×C×H×W.
-        targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
+        targets: B×H×W class ids, :data:`~robustseg.attacks.losses.base.IGNORED` for ignored pixels.
 
     Returns:
         B×4 float64, columns :data:`COLUMNS`. A tie with the true logit counts as correct, as in the attacks.
@@ -49,17 +49,17 @@ def trace_columns(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class Traced(Attack):
-    """Another attack that is watched: its result has a ``trace``, B×(T+1)×4 float64 with :data:`COLUMNS`.
+    """An attack whose result also has a ``trace``, B×(T+1)×4 float64 with :data:`COLUMNS`.
 
-    Row t is the iterate after t steps, 0 the start and T the result, for which the model is asked once more. An image
-    without valid pixels has zeros. The images are those of the attack alone.
+    Row t is the iterate after t steps: row 0 is the start, and row T the result, which takes one more forward pass. An
+    image without valid pixels has zeros. The adversarial images are the same as without a trace.
 
     Args:
-        attack: One run of a fixed number of steps that looks at its own iterates.
+        attack: The attack to trace, a single run with a fixed number of steps and gradients at its own iterates.
 
     Raises:
-        ValueError: The attack keeps another iterate than the last, has restarts or stages, or takes its gradients
-            elsewhere (resized images, Nesterov's look-ahead), where its losses would not be the iterate's.
+        ValueError: The attack returns another iterate than the last, has restarts or stages, or takes its gradients at
+            other points (resized images, Nesterov's look-ahead), so that its losses are not those of the iterate.
     """
 
     def __init__(self, attack: Attack):

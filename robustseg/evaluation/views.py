@@ -1,4 +1,4 @@
-"""What else looks at the images of an evaluation, beside the scored models: numbers for each image, as records."""
+"""Views of an evaluation's images: further values of each image, stored as records beside the scores."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from robustseg.types import Batch
 
 
 class Look(ABC):
-    """One view of one batch under one attack."""
+    """The observation of one batch under one attack by a view."""
 
     def step(self, step: AttackStep) -> None:  # noqa: B027
-        """Called after each gradient of the attack, for a view that watches."""
+        """Observe a step; called after each gradient of the attack if the view has ``watches``."""
 
     @abstractmethod
     def finish(self, outcome: Outcome) -> Sequence[Tensor]:
-        """What was seen.
+        """Return the values of each image.
 
         Args:
-            outcome: Of the attack; for the name "clean" that of no attack.
+            outcome: The attack's result; for "clean", the clean images.
 
         Returns:
-            B vectors of float64, as long as the view likes.
+            B float64 vectors of any length.
         """
 
 
 class View(ABC):
-    """Something that looks at images, clean and adversarial, and notes numbers for each of them."""
+    """A measurement that records values of each image, clean and adversarial."""
 
     watches = False
-    """Whether it looks at the steps of attacks as well."""
+    """True if it also observes the steps of attacks."""
 
     def wants(self, attack: str) -> bool:
-        """Whether it looks at the images of an attack, or at the clean ones for the name "clean"."""
+        """Return True if the view measures the images of an attack; the clean ones have the name "clean"."""
         return True
 
     def begin(self, model: Model, batch: Batch, scored: Mapping[str, Model]) -> Look:
-        """Look at a batch, before it is attacked; arguments as of :meth:`look`."""
+        """Start to observe a batch before it is attacked; the arguments are those of :meth:`look`."""
         return _LookAfterwards(self, model, batch, scored)
 
     @abstractmethod
     def look(self, model: Model, batch: Batch, scored: Mapping[str, Model], outcome: Outcome) -> Sequence[Tensor]:
-        """What is to be noted of a batch that was attacked.
+        """Compute the values of a batch that was attacked.
 
         Args:
             model: The attacked model.
-            batch: The clean images.
-            scored: The models whose answers are scored, by the names of their records.
-            outcome: Of the attack; for the name "clean" that of no attack.
+            batch: The batch, with the clean images B×3×H×W.
+            scored: The scored models, by the names in their records.
+            outcome: The attack's result; for "clean", the clean images.
 
         Returns:
-            B vectors of float64, as long as the view likes.
+            B float64 vectors of any length.
         """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """All settings, as plain JSON: numbers of a view of other settings are not taken for its own."""
+        """Return all settings as plain JSON; records of a view with other settings are refused."""
 
 
 class _LookAfterwards(Look):
-    """Of a view that does not watch."""
+    """The observation by a view that ignores the steps of attacks."""
 
     def __init__(self, view: View, model: Model, batch: Batch, scored: Mapping[str, Model]):
         self._view, self._model, self._batch, self._scored = view, model, batch, scored
@@ -79,20 +79,20 @@ _SEEN_BY, _VIEW = " seen by ", "view "
 
 
 def seen_name(attack: str, view: str) -> str:
-    """Name of the records of what a view noted."""
+    """Return the name of a view's records for an attack."""
     return f"{attack}{_SEEN_BY}{view}"
 
 
 def view_settings(views: Mapping[str, View]) -> dict[str, dict[str, Any]]:
-    """``describe()`` of views, under names that no attack's settings have."""
+    """Return ``describe()`` of views, under names that no attack can have."""
     return {f"{_VIEW}{name}": view.describe() for name, view in views.items()}
 
 
 def refuse_names_of_views(attacks: Iterable[str]) -> None:
-    """Refuse names of attacks that could be those of views.
+    """Refuse names of attacks that are reserved for the records of views.
 
     Raises:
-        ValueError: There is one.
+        ValueError: A name is reserved.
     """
     for name in attacks:
         if name.startswith(_VIEW) or _SEEN_BY in name:

@@ -1,4 +1,4 @@
-"""Benchmarks of a model that can be interrupted, shared by processes and trusted: what ``robustseg evaluate`` runs."""
+"""Benchmarks of a model, as run by ``robustseg evaluate``: with shards, continuation and checks of the results."""
 
 from robustseg.evaluation.benchmark.module import EvaluationModule
 from robustseg.evaluation.benchmark.plan import Benchmark, Shard

@@ -1,4 +1,4 @@
-"""Detectors in an evaluation."""
+"""The view that records detectors' scores in an evaluation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from robustseg.types import Batch
 
 
 class Consistency(View):
-    """Notes the score that a detector gives an image: one number.
+    """A view that records a detector's score of each image, one number.
 
-    Detectors see the image and the model's answers, and nothing of the true targets, so that ignored pixels count too.
+    Detectors see the image and the model's answers, but not the targets, so ignored pixels count too.
 
     Args:
         detector: The detector.
-        seed: Of the evaluation.
+        seed: Seed of the evaluation.
     """
 
     def __init__(self, detector: Detector, seed: int = 0):

@@ -1,4 +1,4 @@
-"""What an evaluation is an evaluation of."""
+"""Facts about the model, the data and the software of an evaluation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _RECORDED = ("pytorch-lightning", "timm", "numpy", "pyarrow")
 def model_facts(
     model: SegmentationModel, settings: Mapping[str, Any], checkpoint: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The model part of a card.
+    """Describe a model for a card.
 
     Args:
-        model: With its weights.
-        settings: Arguments that its network was built with.
-        checkpoint: ``path`` and ``sha256`` of the file that the weights came from, and whether they are ``averaged``,
-            ``layout`` where its tensors have another project's names; None: they came from none.
+        model: The model with its weights.
+        settings: Constructor arguments of its network.
+        checkpoint: ``path`` and ``sha256`` of the file with the weights, ``averaged`` if they are averaged, and
+            ``layout`` if its tensors have another project's names; None without a file.
     """
     layout = None if checkpoint is None else checkpoint.get("layout")
     return {
@@ -45,7 +45,7 @@ def model_facts(
 
 
 def data_facts(data: SegmentationData, split: Split) -> dict[str, Any]:
-    """The data part of a card, but for which samples were scored.
+    """Describe the data for a card, without the choice of scored samples.
 
     Raises:
         DataError: A sample is missing or cannot be used.
@@ -62,13 +62,13 @@ def data_facts(data: SegmentationData, split: Split) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a figure may depend on."""
+    """Return the versions of the software that a figure may depend on."""
     packages = {"robustseg": robustseg.__version__, "python": platform.python_version(), "torch": torch.__version__}
     return packages | {package: version(package) for package in _RECORDED}
 
 
 def commit() -> str | None:
-    """The last commit of the imported package, and whether it changed since; None if it is not a checkout."""
+    """Return the last commit of the imported package, with a note of later changes; None outside a git checkout."""
     last, changes = _git("log", "-1", "--format=%H", "--", "."), _git("status", "--porcelain", "--", ".")
     return f"{last} and changes since" if last and changes else last or None
 

@@ -1,4 +1,4 @@
-"""The evaluation as a Lightning test, which brings devices, ranks and the progress bar."""
+"""The Lightning module of an evaluation, so that the Trainer's test provides devices, ranks and the progress bar."""
 
 from __future__ import annotations
 
@@ -19,26 +19,30 @@ from robustseg.types import Batch, Sample
 
 
 class EvaluationModule(pl.LightningModule):
-    """Measures what is missing of a benchmark; each rank its part of the shard.
+    """A Lightning module that measures the missing records of a benchmark; each rank measures its part of the shard.
 
     Args:
-        benchmark: What to evaluate.
-        folder: Of the evaluation.
+        benchmark: The benchmark.
+        folder: Folder of the evaluation.
     """
 
     def __init__(self, benchmark: Benchmark, folder: Path):
         super().__init__()
         self.model = benchmark.model
-        # Registered under places, since names may hold dots, so that Lightning moves them to the device.
+        # Registered so that Lightning moves them to the device; by number, since names may hold dots.
         self.scored = nn.ModuleList(benchmark.scored.values())
         self.benchmark = benchmark
         self.folder = folder
         self._evaluator: Evaluator | None = None
-        # A rank whose part was complete before has nothing to load while others go on.
+        # A rank with a complete part has nothing to load while others continue.
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def setup(self, stage: str) -> None:
-        """Open the folder; it is refused before anything is measured if it is another evaluation's."""
+        """Open the folder.
+
+        Raises:
+            EvaluationError: It belongs to another evaluation.
+        """
         of = self.benchmark
         rank = f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
         sink = DiskSink(
@@ -61,10 +65,10 @@ class EvaluationModule(pl.LightningModule):
         )
 
     def test_dataloader(self) -> _Batches:
-        """The batches of this rank in which something is missing, each image on one rank only."""
+        """Return the batches of this rank with missing records; each image is on one rank only."""
         assert self._evaluator is not None
         dataset = self.benchmark.data.dataset(self.benchmark.split)
-        # By their place in the shard, not among what is missing: that changes while other ranks start.
+        # Chosen by their place in the shard, since the missing batches change while other ranks start.
         mine = self.benchmark.batches()[self.trainer.global_rank :: self.trainer.world_size]
         missing = self._evaluator.missing
         loader = DataLoader(
@@ -92,13 +96,13 @@ class EvaluationModule(pl.LightningModule):
             self._evaluator.close()
 
     def _observer(self) -> OnAttackStep | None:
-        """What shows an attack's progress: a progress bar that has an ``attack_step``."""
+        """Return the ``attack_step`` of the progress bar, which shows an attack's progress; None if it has none."""
         observer: OnAttackStep | None = getattr(self.trainer.progress_bar_callback, "attack_step", None)
         return observer
 
 
 class _Batches:
-    """A loader that Lightning takes as it is: it would give a DataLoader another sampler on several ranks."""
+    """A wrapper of a DataLoader, since Lightning would replace a DataLoader's sampler on several ranks."""
 
     def __init__(self, loader: DataLoader[Sample]):
         self._loader = loader

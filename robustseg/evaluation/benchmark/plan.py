@@ -1,4 +1,4 @@
-"""What is to be evaluated, and which part of it by this process."""
+"""Benchmarks and shards: the plan of an evaluation, and the part of one process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from robustseg.models import SegmentationModel
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``number`` of ``count`` of an evaluation.
+    """The part ``number`` of ``count`` of an evaluation, counted from 1.
 
     Raises:
         EvaluationError: ``number`` is not one of 1..count.
@@ -39,10 +39,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """``"2/4"`` is the second of four parts.
+        """Parse text such as ``"2/4"``, the second of four parts.
 
         Raises:
-            EvaluationError: It is not of that form.
+            EvaluationError: The text is not of this form.
         """
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
         if match is None:
@@ -55,26 +55,26 @@ class Shard:
 
 @dataclass
 class Benchmark:
-    """One model under a suite of attacks on one split.
+    """The evaluation of one model under a suite of attacks on one split.
 
     Args:
-        model: With its weights.
-        data: Set up for a test.
-        attacks: By the name they are reported under.
-        checkpoint: ``path`` and ``sha256`` of the file that the weights came from, or None.
-        settings: Arguments that the network was built with, for the record.
-        trained_with: ``describe()`` of the attacker in the training loop, None for standard training, "unknown".
-        reference_miou: Clean miou that the checkpoint's own record has for this split, or None.
+        model: The model with its weights.
+        data: The data, set up for a test.
+        attacks: Attacks by the name they are reported under.
+        checkpoint: ``path`` and ``sha256`` of the file with the weights, or None.
+        settings: Constructor arguments of the network, for the record.
+        trained_with: ``describe()`` of the attacker in the training loop, None for standard training, or "unknown".
+        reference_miou: Clean miou in the checkpoint's own record for this split, or None.
         suite: Name of the suite, for the record.
-        seed: Of the attacks' noise.
+        seed: Seed of the attacks' noise.
         only: Ids of the samples to score; None for the whole split.
         shard: The part that this process measures.
         check_images: Number of images to probe the model on for the trust flags; 0 leaves the probe out.
-        scored: Models by name that the adversarial images are shown to instead of ``model``, which is attacked: records
-            are then called ``<attack> on <name>``.
-        for_itself: Names of attacks whose images only the model of the name "" among these is shown.
-        views: By name, what else looks at the images.
-        num_pictures: How many of the best and of the worst images to show for an attack.
+        scored: Models by name that are scored on the adversarial images instead of the attacked ``model``; their
+            records are called ``<attack> on <name>``.
+        for_itself: Names of attacks whose images only the scored model with the name "" is shown.
+        views: Views that record further values of the images, by name.
+        num_pictures: Number of best and of worst images to show for an attack.
         detectors: Detectors to put in front of the model, by the name they are reported under.
         false_positive_rate: Largest share of the benign images that a detector's threshold may reject.
         threshold_images: Number of benign images that thresholds are fitted on, evenly spread over the training split;
@@ -133,12 +133,17 @@ class Benchmark:
             "model": model_facts(self.model, self.settings, self.checkpoint),
             "data": {**data_facts(self.data, self.split), "ids": None if whole else self.samples},
             "seed": self.seed,
-            # A training run in bf16-true ends with a model, and an evaluation, in that precision.
+            # A model that was trained in bf16-true is evaluated in that precision.
             "precision": str(next(self.model.parameters(), self.model.mean).dtype).removeprefix("torch."),
         }
 
     def _check_detectors(self) -> None:
-        """Find what would end the evaluation after everything is measured."""
+        """Refuse detectors that would end the evaluation after all attacks are measured.
+
+        Raises:
+            EvaluationError: A detector has the name of a view or does not fit the images, or there are no training
+                images.
+        """
         if twice := sorted(self.detectors.keys() & self.views.keys()):
             raise EvaluationError(f"a detector and a view are both called {twice[0]!r}: rename the detector.")
         needed = (
@@ -160,12 +165,12 @@ class Benchmark:
 
     @property
     def name(self) -> str:
-        """Of the default folder: another checkpoint, model, data set, choice of samples or seed gives another name."""
+        """Name of the default folder, which depends on checkpoint, model, data set, choice of samples and seed."""
         return f"evaluation_{digest(self.facts)[:8]}"
 
     @property
     def scored_on(self) -> list[str]:
-        """Names of the models that answer; the attacked one has none."""
+        """Names of the scored models; "" is the attacked one."""
         return list(self.scored) or [""]
 
     @property
@@ -175,32 +180,32 @@ class Benchmark:
 
     @property
     def detector_views(self) -> dict[str, View]:
-        """What notes the detectors' scores."""
+        """Views that record the detectors' scores, by name."""
         return {name: Consistency(detector, self.seed) for name, detector in self.detectors.items()}
 
     @property
     def every_view(self) -> dict[str, View]:
-        """All that looks at the images, detectors among them."""
+        """All views, including those of detectors, by name."""
         return {**self.views, **self.detector_views}
 
     @property
     def record_settings(self) -> dict[str, dict[str, Any]]:
-        """``describe()`` of everything that records are made by: attacks and views."""
+        """``describe()`` of the attacks and views that records come from, by name."""
         return self.attack_settings | view_settings(self.every_view)
 
     def checks_file(self, folder: Path) -> Path:
-        """Where what the probe of the model found is kept; it depends on the suite and the images."""
+        """Return the file with the evidence of the model's probe; its name depends on the suite and the images."""
         key = digest({"attacks": self.attack_settings, "images": self.probe_samples})
         return folder / f"checks-{key[:8]}.json"
 
     @property
     def probe_indices(self) -> list[int]:
-        """Samples to probe the model on, spread evenly over those that are scored."""
+        """Indices of the samples to probe the model on, evenly spread over the scored ones."""
         return [self.indices[place] for place in _spread(self.check_images, len(self.indices))]
 
     @property
     def benign_indices(self) -> list[int]:
-        """Training samples to fit thresholds on."""
+        """Indices of the training samples that thresholds are fitted on."""
         images = len(self.data.dataset("train"))
         return _spread(images if self.threshold_images is None else self.threshold_images, images)
 
@@ -211,9 +216,9 @@ class Benchmark:
         return [dataset.sample_id(index) for index in self.probe_indices]
 
     def batches(self) -> list[list[int]]:
-        """Indices of the samples in blocks that are measured together, this shard's only.
+        """Return the indices of this shard's samples, in batches.
 
-        The blocks are the same whatever the number of shards and ranks: rounding in a model may depend on them.
+        The batches do not depend on the number of shards and ranks, since rounding in a model may depend on them.
         """
         size = self.data.val_batch_size
         blocks = [self.indices[start : start + size] for start in range(0, len(self.indices), size)]
@@ -221,6 +226,6 @@ class Benchmark:
 
 
 def _spread(count: int, length: int) -> list[int]:
-    """Evenly spread places among so many, at most all."""
+    """Return ``count`` evenly spread indices below ``length``, at most all."""
     count = min(count, length)
     return [(2 * k + 1) * length // (2 * count) for k in range(count)]

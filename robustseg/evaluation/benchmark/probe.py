@@ -1,4 +1,4 @@
-"""The probe of the model that an evaluation's trust flags need, made once and kept in its folder."""
+"""The probe of the model for an evaluation's trust flags, made once and kept in the evaluation's folder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ from robustseg.types import Sample
 def checks_of(
     benchmark: Benchmark, measured: Measurements, folder: Path, device: torch.device
 ) -> dict[str, Any] | None:
-    """What the probe of the model found, from the folder if it was made before; None where none is asked for.
+    """Probe the model, or read the evidence of an earlier probe from the folder.
 
     Args:
-        benchmark: That is complete.
-        measured: Its records: what the suite did to the probed images is what its further attacks are compared with.
-        folder: Of the evaluation.
-        device: To probe the model on.
+        benchmark: The benchmark, completely measured.
+        measured: Its measurements; the probe's attacks are compared with the suite's on the same images.
+        folder: Folder of the evaluation.
+        device: Device of the probe.
+
+    Returns:
+        The evidence; None if ``check_images`` is 0 or no image has valid pixels.
 
     Raises:
         EvaluationError: The evidence cannot be written.
@@ -45,7 +48,7 @@ def checks_of(
         return None
     batch = collate(samples)
     rows = [measured.samples.index(sample) for sample in batch.ids]
-    # ε = 0 is a row to check an evaluation with, not a threat to probe the model under.
+    # ε = 0 serves to check an evaluation, and is no threat to probe the model under.
     threats = [attack.threat for attack in of.attacks.values()]
     bounded = [threat for threat in threats if threat is not None and threat.eps > 0]
     probed = probe_model(
@@ -70,12 +73,12 @@ def checks_of(
             f"{path}: cannot be written ({error.strerror or error}): all records are kept; make room and run the same "
             "command again."
         ) from error
-    # As it is read from the file: an evaluation that is continued gives the same bytes.
+    # Read back, so that a continued evaluation gives the same bytes.
     return _read(path)
 
 
 def _alike(samples: Sequence[Sample], ignore_index: int) -> list[Sample]:
-    """The samples with valid pixels that share the commonest size: a probe shows its images in one batch."""
+    """Return the samples with valid pixels and the most frequent size, since a probe uses one batch."""
     valid = [sample for sample in samples if bool((sample.target != ignore_index).any())]
     sizes = [tuple(sample.target.shape) for sample in valid]
     return [sample for sample, size in zip(valid, sizes, strict=True) if size == max(sizes, key=sizes.count)]

@@ -1,4 +1,4 @@
-"""From a benchmark to its result card, report and tables."""
+"""The run of a benchmark, with its result card, report and tables."""
 
 from __future__ import annotations
 
@@ -50,21 +50,20 @@ SCORES = "scores.csv"
 
 
 def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> Card | None:
-    """Measure what is missing of this process's shard, and write the results once nothing is missing.
+    """Measure the missing records of this process's shard, and write the results when nothing is missing any more.
 
     Args:
-        trainer: Brings devices, ranks, progress and loggers. Without autocast, whatever its precision; one that
-            converts the weights (``bf16-true``) makes it an evaluation in that precision.
-        benchmark: What to evaluate.
-        folder: Of the evaluation: ``records/``, ``card.json``, ``card.md``,
-            ``report.html``, ``scores.csv``.
+        trainer: The trainer, for devices, ranks, progress and loggers. Its autocast is not used; a precision that
+            converts the weights (``bf16-true``) gives an evaluation in that precision.
+        benchmark: The benchmark.
+        folder: Folder of the evaluation: ``records/``, ``card.json``, ``card.md``, ``report.html`` and ``scores.csv``.
 
     Returns:
-        The card; None on ranks but the first, and while other shards are missing.
+        The card; None on ranks other than the first, and while other shards are missing.
 
     Raises:
-        EvaluationError: The folder is another evaluation's or cannot be written.
-        AttackError: An attack cannot go on.
+        EvaluationError: The folder belongs to another evaluation or cannot be written.
+        AttackError: An attack cannot continue.
     """
     measure(trainer, benchmark, folder)
     if not trainer.is_global_zero:
@@ -89,15 +88,15 @@ def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> Ca
 
 
 def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
-    """Measure what is missing of this process's shard; arguments and errors as of :func:`run_benchmark`."""
-    # Before the trainer does anything: its loggers write into folders that may be refused.
+    """Measure the missing records of this process's shard; arguments and errors are those of :func:`run_benchmark`."""
+    # Claimed before the trainer starts, since its loggers write into folders that may be refused.
     refuse_others(streams(folder), claim(folder, benchmark.facts), benchmark.record_settings)
     module = EvaluationModule(benchmark, folder)
-    # A training run's limit would leave images out.
+    # The limits of a training run would leave images out.
     limit, trainer.limit_test_batches = trainer.limit_test_batches, 1.0
     try:
         with warnings.catch_warnings():
-            # An evaluation that was complete already has nothing to load.
+            # A complete evaluation has nothing to load.
             warnings.filterwarnings("ignore", message=".*Total length of `.*` across ranks is zero.*")
             trainer.test(module, verbose=False)
     finally:
@@ -107,12 +106,13 @@ def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
 
 
 def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple[Card, Measurements]:
-    """The card of a complete evaluation, and what it is made of.
+    """Make the card of a complete evaluation; return it with the measurements.
 
-    The model is probed on ``device``, and thresholds of detectors are fitted, if they never were.
+    The model is probed on ``device`` and thresholds of detectors are fitted, unless the folder has the results.
 
     Raises:
-        EvaluationError: Something is missing, or cannot be written.
+        IncompleteError: Records are missing.
+        EvaluationError: A result cannot be written.
     """
     of = benchmark
     settings = of.attack_settings
@@ -127,7 +127,7 @@ def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple
 
 
 def about(benchmark: Benchmark, measured: Measurements) -> dict[str, Any]:
-    """What was evaluated and with what, the part of a card that holds no figures."""
+    """Return the parts of a card without figures: model, data, protocol, versions and commit."""
     of = benchmark
     return {
         "model": {**of.facts["model"], "trained_with": of.trained_with},
@@ -139,14 +139,14 @@ def about(benchmark: Benchmark, measured: Measurements) -> dict[str, Any]:
 
 
 def panels(card: Card, measured: Measurements, benchmark: Benchmark, folder: Path) -> list[PanelPicture]:
-    """Pictures of the images that the strongest attack changed most, and least."""
+    """Draw pictures of the images that the strongest attack changed most and least."""
     keeper = PictureKeeper(folder, benchmark.num_pictures)
     ran = {name: accuracy for name, row in card.ran.items() if (accuracy := row["pixel_acc"]) is not None}
     if not ran:
         return []
     strongest = min(ran, key=ran.__getitem__)
     clean, robust = (pixel_acc_from_counts(measured.counts[name]) for name in (CLEAN, strongest))
-    # Without valid pixels there is nothing to show.
+    # Images without valid pixels are not shown.
     ranked = sorted(
         (float(robust[row]), sample, row) for row, sample in enumerate(measured.samples) if robust[row] >= 0
     )
@@ -168,7 +168,7 @@ def publish(card: Card, pictures: Sequence[PanelPicture], folder: Path, palette:
     write_report(card, folder / REPORT, pictures, palette=palette)
     write_markdown(card, folder / MARKDOWN)
     write_text(to_csv(scores_table(card)), folder / SCORES)
-    # A log file has no width: what a wide terminal shows.
+    # A log file has no width of its own.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     for table in tables_of(card):
         console.print(to_terminal(table))
@@ -177,9 +177,9 @@ def publish(card: Card, pictures: Sequence[PanelPicture], folder: Path, palette:
 
 
 def log_results(trainer: pl.Trainer, card: Card, pictures: Sequence[PanelPicture]) -> None:
-    """Give figures and pictures to the trainer's loggers, as ``test/<attack>/miou`` and so on.
+    """Log figures and pictures with the trainer's loggers, as ``test/<attack>/miou`` and so on.
 
-    Of detectors ``test/<attack>/<detector>/rejected`` and ``/auc``.
+    Detectors are logged as ``test/<attack>/<detector>/rejected`` and ``/auc``.
     """
     for logger in trainer.loggers:
         rows: dict[str, Scores] = {CLEAN: card.clean, **card.ran}
@@ -201,13 +201,17 @@ def log_results(trainer: pl.Trainer, card: Card, pictures: Sequence[PanelPicture
 
 
 def merge(output: Path, folders: Sequence[Path]) -> None:
-    """Bring the shards of one evaluation, measured in folders of their own, together; the folders stay as they are.
+    """Copy the shards of one evaluation from separate folders into one; the folders stay unchanged.
 
-    ``robustseg evaluate`` with ``output`` then finds everything measured and writes the results.
+    ``robustseg evaluate`` with ``output`` then has all records and writes the results.
+
+    Args:
+        output: Folder of the merged evaluation.
+        folders: Folders of the shards, at least one.
 
     Raises:
-        EvaluationError: A folder is of another evaluation, two of them measured the same sample, or ``output`` cannot
-            be used. Nothing was written then.
+        EvaluationError: A folder belongs to another evaluation, two folders have records of the same sample, or
+            ``output`` holds records or cannot be written.
     """
     facts = read(folders[0])
     owner: dict[tuple[str, str], Path] = {}
@@ -254,6 +258,6 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _agreed(values: Sequence[Any]) -> Any:
-    """What all writers agree on, or all that they said."""
+    """Return the common value of all writers, or the list of different values."""
     different = [value for index, value in enumerate(values) if value not in values[:index]]
     return different[0] if len(different) == 1 else different

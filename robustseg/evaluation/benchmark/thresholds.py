@@ -1,4 +1,4 @@
-"""Detectors in front of the model: thresholds on benign training images, and what becomes of the scores."""
+"""Detectors in front of the model: thresholds from benign training images, and the scores under them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ BENIGN = "benign-*.json"
 def detectors_of(
     benchmark: Benchmark, measured: Measurements, folder: Path, device: torch.device
 ) -> dict[str, dict[str, Any]]:
-    """The part of a card about detectors, by their names; empty without any.
+    """Compute the part of a card about detectors, by their names; empty without any.
 
     Args:
-        benchmark: That is complete.
-        measured: Its records, with those of the detectors.
-        folder: Of the evaluation. Thresholds are fitted if what they need is not there, and written to
-            ``threshold_<name>.json``, which :meth:`~robustseg.detectors.Threshold.load` reads.
-        device: To score benign images on.
+        benchmark: The benchmark, completely measured.
+        measured: Its measurements, with those of the detectors.
+        folder: Folder of the evaluation, also for the scores of benign images and for ``threshold_<name>.json``, which
+            :meth:`~robustseg.detectors.Threshold.load` reads.
+        device: Device to score benign images on.
 
     Raises:
         EvaluationError: A threshold cannot be fitted or written.
@@ -94,9 +94,9 @@ def _threshold(benchmark: Benchmark, name: str, detector: Detector, folder: Path
 
 
 def _benign_scores(benchmark: Benchmark, name: str, detector: Detector, folder: Path, device: torch.device) -> Tensor:
-    """Scores of the benign images: from the folder if these very images were scored before.
+    """Return the scores of the benign images, float64; those of earlier runs are read from the folder.
 
-    They are written batch by batch. A threshold follows from them at once, for whatever rate.
+    They are written batch by batch. A threshold for any false positive rate follows from them without the model.
     """
     of = benchmark
     about = {"detector": detector.describe(), "seed": of.seed}
@@ -105,7 +105,7 @@ def _benign_scores(benchmark: Benchmark, name: str, detector: Detector, folder: 
     dataset, indices, scores = _as_deployed(of.data.dataset("train")), of.benign_indices, []
     told = False
     for start in range(0, len(indices), of.data.val_batch_size):
-        # The same batches in an evaluation that is continued: rounding in a model may depend on them.
+        # A continued evaluation uses the same batches, since rounding in a model may depend on them.
         samples = [dataset[index] for index in indices[start : start + of.data.val_batch_size]]
         prints = [_print(sample) for sample in samples]
         if any(key not in known for key in prints):
@@ -125,27 +125,27 @@ def _benign_scores(benchmark: Benchmark, name: str, detector: Detector, folder: 
 
 
 def _as_deployed(dataset: SegmentationDataset) -> SegmentationDataset:
-    """The training images as validation images are: resized, not augmented and not cropped."""
+    """Return the training images in the form of validation images: resized, not augmented and not cropped."""
     plain = copy.copy(dataset)
     plain.augment = None
     return plain
 
 
 def _print(sample: Sample) -> str:
-    """Id and pixels: a score of an image that has changed since is not taken for its own."""
+    """Return a key of id, shape and pixels, so that the score of an image that has changed is not reused."""
     pixels = hashlib.sha256(sample.image.numpy().tobytes()).hexdigest()[:16]
     return f"{sample.id} {list(sample.image.shape)} {pixels}"
 
 
 def _read(path: Path, about: Mapping[str, Any]) -> dict[str, float]:
-    """The scores in a file; none if it is missing, damaged, or of something else."""
+    """Read the scores in a file; empty if it is missing, damaged, or of another detector or seed."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         scores = found.pop("scores")
         known = {str(key): float(score) for key, score in scores.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
-    # As JSON has it: tuples are lists there.
+    # JSON turns tuples into lists.
     same = found == json.loads(json.dumps(about))
     return known if same and all(math.isfinite(score) for score in known.values()) else {}
 

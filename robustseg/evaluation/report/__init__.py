@@ -1,6 +1,6 @@
 """Reports for people: one evaluation as a page or as Markdown, and several of them in a leaderboard.
 
-Not imported with ``robustseg.evaluation``: drawing needs matplotlib, which measuring does not.
+It is not imported with ``robustseg.evaluation``, since only drawing needs matplotlib.
 """
 
 from robustseg.evaluation.card_file import read_card, read_cards

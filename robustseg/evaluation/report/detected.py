@@ -1,4 +1,4 @@
-"""What a report says of the detectors in front of the model."""
+"""The part of a report about detectors in front of the model."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from robustseg.evaluation.card import Card, DetectorFacts, DetectorRow
 from robustseg.evaluation.report.wording import NOTHING, count, percent, plain, setting
 
 COLUMNS = ("rejected", "AUC", "images accepted", "accepted pixel_acc", "accepted miou", "pixel_acc with rejection")
-"""Headings after detector and attack."""
+"""Headings of the columns after detector and attack."""
 
 _ADAPTIVE = ("OnPatches", "ThroughBlur")
-"""Attacks that are made against a detector."""
+"""Classes of adaptive attacks, which take a detector into account."""
 _NOTE = (
     "In percent. A detector rejects whole images. With rejection, all pixels of a rejected adversarial image count as "
     "right and all of a rejected clean image as wrong, those of an accepted image by their prediction: rejecting "
@@ -28,7 +28,7 @@ _MIXED = (
 
 
 class Row(NamedTuple):
-    """One attack before one detector."""
+    """The figures of one detector under one attack."""
 
     detector: str
     attack: str
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 def rows(card: Card) -> list[Row]:
-    """Of each detector the clean images and each attack; empty without detectors."""
+    """Return a row for each detector and the clean images or an attack; empty without detectors."""
     return [
         Row(plain(name), plain(attack), _cells(row))
         for name, found in card.detectors.items()
@@ -58,7 +58,7 @@ def _cells(row: DetectorRow) -> tuple[str, ...]:
 
 
 def lines(card: Card) -> list[str]:
-    """Of each detector its threshold; empty without detectors."""
+    """Describe each detector's threshold in a line; empty without detectors."""
     return [_line(plain(name), found) for name, found in card.detectors.items()]
 
 
@@ -73,13 +73,13 @@ def _line(name: str, found: DetectorFacts) -> str:
 
 
 def note(card: Card) -> str:
-    """How to read the table."""
+    """Explain the table of detectors."""
     aware = any(part.attack in _ADAPTIVE for row in card.attacks.values() for part in row.settings.nested())
     return _NOTE + (_MIXED if aware else _BLIND)
 
 
 def settings(card: Card) -> list[tuple[str, str, dict[str, str]]]:
-    """Of each detector its name, its class, and every setting."""
+    """Return each detector's name, class and settings."""
     return [
         (
             plain(name),

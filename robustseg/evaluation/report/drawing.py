@@ -1,7 +1,7 @@
-"""What all plots are drawn with: figures whose SVG stands inside a page and takes its text colour.
+"""The basis of all plots: matplotlib figures as SVG elements that are embedded in a page and take its text colour.
 
-Figures are made without pyplot and with matplotlib's own defaults, whatever the user's settings; the same data gives
-the same text. Letters stay text: they can be searched, and follow a dark page.
+Figures are made without pyplot and with matplotlib's own defaults instead of the user's settings, so that the same data
+gives the same SVG. Letters stay text, so that they can be searched and are readable on a dark page.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 WIDTH = 4.4
-"""Inches; what a phone shows without shrinking letters much."""
+"""Width in inches at which a phone hardly shrinks letters."""
 INK = "#010203"
-"""Stands for the page's text colour, which the SVG takes over."""
+"""Placeholder for the page's text colour in the SVG."""
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.edgecolor": INK,
@@ -35,7 +35,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "robustseg",
     "text.color": INK,
-    # A dollar sign in a name is a dollar sign.
+    # Names may hold dollar signs, which are no formulas.
     "text.parse_math": False,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -46,20 +46,25 @@ class Plot(NamedTuple):
     """A drawn plot."""
 
     name: str
-    """Unique in its page; letters, digits and hyphens."""
+    """Name of letters, digits and hyphens, unique in its page."""
     title: str
     svg: str
-    """An ``<svg>`` element."""
+    """The plot as an ``<svg>`` element."""
     note: str = ""
     wide: bool = False
-    """Across the page, where others stand side by side."""
+    """True for a plot over the whole width of the page; others are side by side."""
 
 
 @contextmanager
 def drawing(height: float, width: float = WIDTH) -> Iterator[Figure]:
-    """A figure of a size in inches under settings that are put back, with matplotlib's defaults as their base."""
+    """Make a matplotlib figure for a ``with`` block, with matplotlib's defaults in place of the user's settings.
+
+    Args:
+        height: Height in inches.
+        width: Width in inches.
+    """
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A browser has the letters that the font used for measuring lacks.
+        # The font for measuring lacks some letters, which browsers have.
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
@@ -67,9 +72,9 @@ def drawing(height: float, width: float = WIDTH) -> Iterator[Figure]:
 
 
 def svg_of(figure: Figure, name: str, title: str) -> str:
-    """A figure as an ``<svg>`` element, whose ids begin with ``name`` and which is read out as ``title``."""
+    """Convert a matplotlib figure to an ``<svg>`` element; its ids begin with ``name``, its label is ``title``."""
     buffer = io.StringIO()
-    # None leaves the whole block out: the date is not a function of the data.
+    # None leaves the whole block out, since the date would change the file with the same data.
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     root = ElementTree.fromstring(buffer.getvalue())
@@ -85,7 +90,7 @@ def svg_of(figure: Figure, name: str, title: str) -> str:
                 value = re.sub(r"font-family: [^;]*", "font-family: inherit", value)
                 value = f"#{name}-{value[1:]}" if value.startswith("#") else value
             element.attrib[key.rpartition("}")[2]] = value
-        # Its one rule would hold for the whole page, and is in the page's own style.
+        # The style's only rule would apply to the whole page, whose own style has it.
         for style in element.findall("{*}style"):
             element.remove(style)
     root.attrib = {"viewBox": root.attrib["viewBox"], "id": name, "class": "plot", "role": "img", "aria-label": title}

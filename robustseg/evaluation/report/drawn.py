@@ -12,11 +12,11 @@ from robustseg.evaluation.report.plots import Bar, Curve, bar_plot, curve_plot
 from robustseg.evaluation.report.wording import fraction, number, plain
 
 MAX_CLASSES = 40
-"""Of the plot per class; the table has all."""
+"""Largest number of classes in the plot per class; the table has all."""
 
 
 def draw_plots(card: Card, curves: Sequence[Curve] = ()) -> list[Plot]:
-    """Every plot that the card has figures for: scores, classes, worst attacks, curves."""
+    """Draw every plot that the card has figures for: scores, classes, worst attacks and curves."""
     found = [_scores_plot(card)]
     if card.ran:
         found.append(_class_plot(card))
@@ -55,7 +55,7 @@ def _class_plot(card: Card) -> Plot:
 
 
 def _chosen_plot(card: Card) -> Plot | None:
-    """On how many images each attack is the worst."""
+    """Plot the number of images on which each attack is the worst; return None without worst cases."""
     if card.worst_case is None:
         return None
     labels = {"per_image": "fewest correct pixels", "greedy": "lowest miou (greedy)"}
@@ -63,14 +63,14 @@ def _chosen_plot(card: Card) -> Plot | None:
     if not rows:
         return None
     names = list(card.ran)
-    # Greedy choices may keep an image as it is.
+    # The greedy choice may leave an image unattacked.
     names += sorted({name for chosen in rows.values() for name in chosen} - set(names))
     series = {label: [Bar(float(chosen.get(n, 0))) for n in names] for label, chosen in rows.items()}
     return bar_plot("chosen", "Images on which each attack is the worst", names, series, "images", digits=0)
 
 
 def eps_curve(card: Card) -> Curve | None:
-    """The checks' own curve over eps, if they left one, with the level of chance."""
+    """Return the curve over eps that the checks measured, with the level of chance; None if there is none."""
     found = (card.checks or {}).get("eps_curve")
     if not isinstance(found, Mapping) or not isinstance(found.get("pixel_acc"), Mapping):
         return None

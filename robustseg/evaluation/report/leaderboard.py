@@ -1,4 +1,4 @@
-"""Results of several models side by side, in one table only where they were measured alike."""
+"""Leaderboards: results of several models, ranked in one table if their protocols are the same."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ COLUMNS = {
     "attacks": "attacks",
     "verdict": "verdict",
 }
-"""Of a table, with their headings; the first one ranks."""
+"""Figures of a table with their headings; the first one decides the rank."""
 
 EXPLANATION = (
     "Ranked by worst-case pixel_acc: each image under the attack that leaves the fewest of its pixels correct, which "
@@ -66,32 +66,32 @@ _VALUE_LENGTH = 60
 
 
 class Entry(NamedTuple):
-    """One model's line."""
+    """The line of one model."""
 
     rank: int | None
-    """Equal figures as shown share one; None for results that are not ranked."""
+    """Rank of the model; figures that are displayed as equal share one. None for results that are not ranked."""
     name: str
-    """What the card was given as: its folder."""
+    """Name that the card is shown under, such as its folder."""
     model: str
     below: str
-    """Training and checkpoint."""
+    """Description of training and checkpoint."""
     cells: Mapping[str, Cell]
     verdict: str
     reason: str
-    """Why there is no rank; empty with one."""
+    """Reason why there is no rank; empty otherwise."""
 
 
 class LeaderboardTable(NamedTuple):
-    """Models measured alike."""
+    """The models under one protocol."""
 
     heading: str
     below: str
     entries: tuple[Entry, ...]
-    """The ranked ones first."""
+    """Entries, the ranked ones first."""
 
 
 class Leaderboard(NamedTuple):
-    """One table per protocol."""
+    """A leaderboard with one table per protocol."""
 
     tables: tuple[LeaderboardTable, ...]
 
@@ -107,7 +107,7 @@ def build_leaderboard(cards: Mapping[str, Card], *, group: bool = False) -> Lead
         group: Make one table for each protocol, instead of refusing cards that differ.
 
     Raises:
-        ReportError: No card, cards of different protocols without ``group``, or the same checkpoint twice in one table.
+        ReportError: There is no card, protocols differ without ``group``, or a checkpoint appears twice in one table.
     """
     if not cards:
         raise ReportError("no result card given: name the folder of at least one finished evaluation.")
@@ -124,7 +124,7 @@ def build_leaderboard(cards: Mapping[str, Card], *, group: bool = False) -> Lead
 
 
 def protocol_of(card: Card) -> dict[str, Any]:
-    """Everything in which two cards must agree for their figures to be compared, by key; settings one by one."""
+    """Return everything in which two cards must agree to be compared, by key, with each setting on its own."""
     parts = {"data": card.data.as_dict(), "protocol": card.protocol.as_dict()}
     found = {f"{part}.{key}": parts[part].get(key, _MISSING) for part, keys in _PROTOCOL.items() for key in keys}
     for name, row in card.attacks.items():
@@ -133,7 +133,7 @@ def protocol_of(card: Card) -> dict[str, Any]:
 
 
 def leaderboard_html(leaderboard: Leaderboard) -> str:
-    """The tables as a page that loads nothing from anywhere."""
+    """Write the tables as a self-contained HTML page."""
     tables = [
         {"heading": found.heading, "below": found.below, "drawn": to_html(table_of(found), "leaderboard cards")}
         for found in leaderboard.tables
@@ -142,7 +142,7 @@ def leaderboard_html(leaderboard: Leaderboard) -> str:
 
 
 def leaderboard_markdown(leaderboard: Leaderboard) -> str:
-    """The tables as Markdown."""
+    """Write the tables as Markdown."""
     parts = ["# Leaderboard", EXPLANATION]
     for found in leaderboard.tables:
         parts += [f"## {escape(found.heading)}", escape(found.below), to_markdown(table_of(found))]
@@ -150,7 +150,7 @@ def leaderboard_markdown(leaderboard: Leaderboard) -> str:
 
 
 def leaderboard_csv(leaderboard: Leaderboard) -> str:
-    """The tables as one, whose first columns say what was measured."""
+    """Write all tables as one CSV table; its first columns describe the protocol."""
     tables = [table_of(found) for found in leaderboard.tables]
     rows = [
         row._replace(cells=[Text(found.heading, found.below), *row.cells])
@@ -161,12 +161,12 @@ def leaderboard_csv(leaderboard: Leaderboard) -> str:
 
 
 def leaderboard_latex(leaderboard: Leaderboard) -> str:
-    """The tables in LaTeX, one after the other."""
+    """Write the tables in LaTeX, one after the other."""
     return "\n".join(to_latex(table_of(found)) for found in leaderboard.tables)
 
 
 def table_of(found: LeaderboardTable) -> Table:
-    """The ranked models, and below them the others."""
+    """Build a table of the ranked models, followed by the others."""
     ranked = [_row(entry) for entry in found.entries if entry.rank is not None]
     apart = [_row(entry) for entry in found.entries if entry.rank is None]
     figures = [Column(heading, "%" if "_" in key else "") for key, heading in COLUMNS.items()]
@@ -188,7 +188,7 @@ def _row(entry: Entry) -> Row:
 
 
 def _refusal(protocols: Mapping[str, Mapping[str, Any]]) -> str:
-    """What differs, key by key, with the value of each card."""
+    """Describe the differences between protocols, key by key, with the value of each card."""
     keys = list(dict.fromkeys(key for facts in protocols.values() for key in facts))
     lines = []
     for key in keys:
@@ -212,7 +212,11 @@ def _value(value: Any) -> str:
 
 
 def _refuse_duplicates(cards: Mapping[str, Card]) -> None:
-    """One checkpoint may appear with other weights (raw, EMA) or another window, but not twice as the same model."""
+    """Refuse the same model twice; a checkpoint may appear with other weights (raw, EMA) or another window.
+
+    Raises:
+        ReportError: A model appears twice.
+    """
     seen: dict[str, str] = {}
     for name, card in cards.items():
         model = card.model
@@ -276,11 +280,11 @@ def _entry(name: str, card: Card) -> Entry:
 
 
 def worst_case(card: Card) -> dict[str, Cell]:
-    """The figures that rank: of the worst case, or of the one attack that there is."""
+    """Return the figures of the worst case, or of a card's only attack, by key."""
     kinds: dict[str, Figured] = {} if card.worst_case is None else dict(card.worst_case.kinds())
     if not kinds and len(card.ran) == 1:
         kinds = dict.fromkeys(("per_image", "greedy"), next(iter(card.ran.values())))
-    # The greedy choice is made for miou, the other one is the worst case of everything else.
+    # The greedy worst case is made for miou, the one per image is used for all other figures.
     of = {key: kinds.get("greedy" if key == "miou" else "per_image") for key in keys_in("leaderboard")}
     return {f"worst_{key}": _score(row, key) for key, row in of.items()}
 
@@ -292,7 +296,7 @@ def _score(row: Figured | None, key: str) -> Cell:
 
 
 def _figure(entry: Entry) -> float:
-    """The figure that ranks, as shown; below every other where there is none."""
+    """Return the displayed figure that decides the rank; a value below all others if there is none."""
     return _shown(entry, "worst_pixel_acc")
 
 

@@ -1,4 +1,4 @@
-"""Maps of a value over images, beside pictures, as one SVG element."""
+"""Pictures with maps of a value per pixel, as one SVG element."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from robustseg.evaluation.report.wording import plain, shorten
 _ACROSS = 2 * WIDTH
 _CAPTION_LENGTH = 20
 _COLOURS = "inferno"
-"""Dark for low values, with even steps of lightness: also readable for the colour-blind."""
+"""Colour map from dark for low values, with even steps of lightness; readable for the colour-blind."""
 
 
 class Panel(NamedTuple):
-    """A picture, or a map."""
+    """A picture or a map."""
 
     caption: str
     pixels: Tensor
@@ -25,14 +25,14 @@ class Panel(NamedTuple):
 
 
 def map_plot(name: str, title: str, rows: Sequence[Sequence[Panel]], highest: float, label: str) -> Plot:
-    """Rows of pictures and maps, with one scale of colours for all maps.
+    """Draw rows of pictures and maps, with one colour scale for all maps.
 
     Args:
-        name: Unique in the page.
-        title: What the plot shows.
+        name: Name of the plot, unique in the page.
+        title: Title of the plot.
         rows: Panels of each row, all of one size.
-        highest: Value of the lightest pixels; 0 is that of the darkest.
-        label: Of the scale of colours.
+        highest: Value of the lightest pixels; the darkest have 0.
+        label: Label of the colour scale.
     """
     columns = max(len(row) for row in rows)
     height, width = rows[0][0].pixels.shape[-2:]

@@ -1,4 +1,4 @@
-"""The report of one evaluation as Markdown: what the page says, without its pictures and plots."""
+"""The report of one evaluation as Markdown, with the page's content except pictures and plots."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from robustseg.files import write_text
 
 
 def write_markdown(card: Card, path: str | os.PathLike[str]) -> None:
-    """Write the report as Markdown; arguments and errors as of ``write_report``."""
+    """Write the report as a Markdown file; arguments and errors are those of ``write_report``."""
     write_text(report_markdown(card), path)
 
 
 def report_markdown(card: Card) -> str:
-    """The text of :func:`write_markdown`'s file."""
+    """Return the text of :func:`write_markdown`'s file."""
     parts = [
         f"# Robustness of {escape(view.title(card))}",
         f"**{view.SYMBOLS[card.verdict]} {card.verdict}.** {view.VERDICT_LINES[card.verdict]} "
@@ -69,7 +69,7 @@ def _evidence(card: Card) -> list[str]:
 
 
 def _block(text: str) -> str:
-    """Indented as code: no fence that the text could close."""
+    """Indent text as code; the text could close a fence."""
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 

@@ -1,4 +1,4 @@
-"""The report of one evaluation as a page that needs nothing but itself."""
+"""The report of one evaluation as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def write_report(
     curves: Sequence[Curve] = (),
     palette: Palette = (),
 ) -> None:
-    """Write one HTML file with the table, the checks, plots and pictures; it loads nothing from anywhere.
+    """Write the report as one self-contained HTML file with tables, checks, plots and pictures.
 
     The same card, pictures and curves give the same bytes.
 
     Args:
-        card: As :func:`~robustseg.evaluation.read_card` returns it.
+        card: The result card, see :func:`~robustseg.evaluation.read_card`.
         path: The HTML file.
         pictures: Images to show, in this order within the worst and the best.
-        curves: Further curves to draw, beside the one over eps that the checks measured.
-        palette: Colour of each class in the pictures, for their legend; none without.
+        curves: Further curves to draw, beside the one over eps from the checks.
+        palette: RGB colour of each class in the pictures, for their legend; empty for no legend.
 
     Raises:
         ReportError: The card, a picture or a curve cannot be shown.
@@ -47,7 +47,7 @@ def write_report(
 def report_html(
     card: Card, pictures: Sequence[PanelPicture] = (), curves: Sequence[Curve] = (), palette: Palette = ()
 ) -> str:
-    """The text of :func:`write_report`'s file."""
+    """Return the text of :func:`write_report`'s file."""
     plots = [plot._replace(svg=Markup(plot.svg)) for plot in draw_plots(card, curves)]
     return render(
         "report.html.j2",
@@ -74,7 +74,7 @@ def report_html(
 
 
 def _legend(card: Card, palette: Palette) -> list[tuple[str, str]]:
-    """Name and CSS colour of each class."""
+    """Return the name and CSS colour of each class."""
     names = card.data.class_names
     if palette and len(palette) != len(names):
         raise ReportError(f"palette = {len(palette)} colours for {len(names)} classes: give one for each.")

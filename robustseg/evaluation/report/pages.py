@@ -1,4 +1,4 @@
-"""Templates into self-contained pages."""
+"""Self-contained pages from templates."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ _FOLDER = Path(__file__).parent
 
 
 def render(template: str, **content: Any) -> str:
-    """A page with its style inside.
+    """Render a template as a page with its style inside.
 
-    Everything in ``content`` is escaped, since names of classes and attacks come from users; what is markup already
-    says so by its type.
+    Text in ``content`` is escaped, since names of classes and attacks come from users, except for ``Markup`` objects.
 
     Args:
-        template: File name beside this module.
-        **content: What the template names.
+        template: Name of the template's file beside this module.
+        **content: Values of the template's variables.
     """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER, encoding="utf-8"),

@@ -1,4 +1,4 @@
-"""Pictures that a report carries inside itself."""
+"""Pictures that are embedded in a report."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class PanelPicture(NamedTuple):
-    """One image under one attack, drawn by :func:`~robustseg.evaluation.draw_panel`, and what its caption says."""
+    """A picture of one image under one attack, see :func:`~robustseg.evaluation.draw_panel`, with its caption."""
 
     kind: Literal["worst", "best"]
-    """Of the images with the least or with the most correct pixels under attack."""
+    """Group of the images with the fewest or with the most correct pixels under attack."""
     id: str
-    """The sample's."""
+    """Id of the sample."""
     attack: str
     """Name of the attack in the card."""
     clean_pixel_acc: float | None
-    """Of this image without attack."""
+    """Pixel accuracy of this image without attack, in [0, 1]."""
     robust_pixel_acc: float | None
-    """Of this image under the attack."""
+    """Pixel accuracy of this image under the attack, in [0, 1]."""
     picture: bytes | Image.Image
     """The panel, as the bytes of a PNG file or as a PIL image."""
 
 
 def data_uri(picture: PanelPicture) -> str:
-    """The panel as ``data:image/png;base64,…``.
+    """Return the panel as ``data:image/png;base64,…``.
 
     Raises:
-        ReportError: Bytes that are no readable PNG file.
+        ReportError: The bytes are no readable PNG file.
     """
     if isinstance(picture.picture, Image.Image):
         buffer = io.BytesIO()
-        # Without what the image brings along (dates, text), which would change the report's bytes.
+        # Metadata of the image (dates, text) are left out, since they would change the report's bytes.
         picture.picture.convert("RGB").save(buffer, format="PNG", optimize=True)
         content = buffer.getvalue()
     else:

@@ -1,4 +1,4 @@
-"""Bars, curves and matrices as SVG elements that stand inside an HTML page."""
+"""Plots of bars, curves and matrices as SVG elements for an HTML page."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ from robustseg.evaluation.report.wording import NOTHING, plain, shorten
 
 _BAR = 0.15
 _COLOURS = ("#3b78c3", "#e08a1e", "#8f5bb0", "#2f9e6e", "#c8504f", "#7f7f7f")
-"""Readable on white and on near-black, told apart by the colour-blind in this order, and of different lightness."""
+"""Colours of different lightness, readable on white and near-black and, in this order, for the colour-blind."""
 _MARKERS = "os^Dvx"
 _MARKED = 30
-"""Points on a line, up to which each has its marker."""
+"""Largest number of points on a line with markers."""
 _HEAT = ((23, 55, 94), (226, 236, 246))
-"""RGB of the darkest and of the lightest cell of a heat map."""
+"""RGB colours of the darkest and of the lightest cell of a heat map."""
 _NAME_LENGTH = 26
 
 
 class Bar(NamedTuple):
-    """One figure with its confidence interval, in the unit of the axis."""
+    """A figure with its confidence interval, in the unit of the axis."""
 
     value: float | None
     interval: tuple[float, float] | None = None
 
 
 class Curve(NamedTuple):
-    """Figures along an axis, one line per name."""
+    """The data of a line plot, with one line per name."""
 
     title: str
     x_label: str
     y_label: str
     x: Sequence[float]
-    """In any order; spaced evenly on the plot, since eps is doubled from point to point rather than increased."""
+    """Values in any order; they are spaced evenly, since eps usually doubles from point to point."""
     series: Mapping[str, Sequence[float | None]]
-    """One value per x; None where there is none."""
+    """Values of each line, one per x; None for a missing value."""
     ticks: Sequence[str] | None = None
-    """What stands at each x; the number itself by default, nothing where it is empty."""
+    """Label at each x, which may be empty; the number itself by default."""
 
 
 def bar_plot(
     name: str, title: str, categories: Sequence[str], series: Mapping[str, Sequence[Bar]], axis: str, digits: int = 1
 ) -> Plot:
-    """Horizontal bars, grouped by category from top to bottom, with intervals and values.
+    """Draw horizontal bars, grouped by category from top to bottom, with intervals and values.
 
     Args:
-        name: Unique in the page.
-        title: What the plot shows.
+        name: Name of the plot, unique in the page.
+        title: Title of the plot.
         categories: Names of the groups.
-        series: One bar per category under each name.
+        series: Bars of each series by its name, one per category.
         axis: Label of the value axis.
-        digits: Of the written values.
+        digits: Number of decimals of the written values.
     """
     categories = [shorten(plain(category), _NAME_LENGTH) for category in categories]
     height = 0.75 + len(categories) * (_BAR * len(series) + 0.1)
@@ -82,7 +82,11 @@ def bar_plot(
 
 
 def curve_plot(name: str, curve: Curve) -> Plot:
-    """Lines with markers over evenly spaced values of x.
+    """Draw lines with markers over evenly spaced values of x.
+
+    Args:
+        name: Name of the plot, unique in the page.
+        curve: The lines.
 
     Raises:
         ReportError: A line has another number of values than there are x.
@@ -100,9 +104,9 @@ def curve_plot(name: str, curve: Curve) -> Plot:
             found = [(position, values[at]) for position, at in enumerate(order)]
             known = [(position, value) for position, value in found if value is not None]
             xs, ys = [position for position, _ in known], [value for _, value in known]
-            # The same everywhere is a level that others are held against, not a measurement at each x.
+            # A constant line is a reference level, not a measurement at each x.
             is_level = len(ys) > 1 and len(set(ys)) == 1
-            # Once the colours are used up, dotted lines tell those of the second round apart.
+            # Lines beyond the number of colours are dotted.
             stroke = "-" if place < len(_COLOURS) else ":"
             marked = _MARKERS[place % len(_MARKERS)] if len(order) <= _MARKED else ""
             line, marker = ("--", "") if is_level else (stroke, marked)
@@ -112,7 +116,7 @@ def curve_plot(name: str, curve: Curve) -> Plot:
         axes.set_xticks([position for position, _ in labelled], labels=[tick for _, tick in labelled])
         axes.set_xlabel(plain(curve.x_label))
         axes.set_ylabel(plain(curve.y_label))
-        # matplotlib's own margin is a share of the range of the values, next to nothing where all are high.
+        # matplotlib's own margin is a share of the range of values, and too small if all values are high.
         highest = max((value for values in curve.series.values() for value in values if value is not None), default=0.0)
         axes.set_ylim(0, 1.06 * highest or 1.0)
         axes.grid()
@@ -131,15 +135,15 @@ def heat_plot(
     highest: float,
     framed: Sequence[tuple[int, int]] = (),
 ) -> Plot:
-    """A matrix of figures in percent, each written in its cell; the lower the darker.
+    """Draw a matrix of figures in percent, each written in its cell; lower figures are darker.
 
     Args:
-        name: Unique in the page.
-        title: What the plot shows.
+        name: Name of the plot, unique in the page.
+        title: Title of the plot.
         rows: Names of the rows, from top to bottom.
         columns: Names of the columns.
-        values: A row of values for each of ``rows``; None where there is none.
-        axes_labels: What rows and columns are.
+        values: A row of values for each of ``rows``; None for a missing value.
+        axes_labels: Labels of the rows and of the columns.
         highest: Value of the lightest cells, so that several plots share one scale.
         framed: (row, column) of cells to mark with a frame.
     """
@@ -148,7 +152,7 @@ def heat_plot(
         axes = figure.subplots()
         for row, line in enumerate(values):
             for column, value in enumerate(line):
-                # 0 for the darkest; the exponent keeps low figures, on which everything turns, apart.
+                # 0 is darkest; the exponent increases the contrast between low figures, which matter most.
                 shade = 1.0 if value is None or not highest else min(max(value / highest, 0.0), 1.0) ** 0.6
                 corner = (column - 0.47, row - 0.44)
                 axes.add_patch(Rectangle(corner, 0.94, 0.88, facecolor=_between(*_HEAT, shade), linewidth=0))
@@ -178,7 +182,7 @@ def _end(bar: Bar) -> float:
 
 
 def _annotate(axes: Axes, row: float, bar: Bar, highest: float, digits: int) -> None:
-    """The interval as a line with ends, and the value behind it."""
+    """Draw the interval as a line with ends, and write the value to the right of it."""
     if bar.value is not None and bar.interval is not None:
         reach = [[max(bar.value - bar.interval[0], 0.0)], [max(bar.interval[1] - bar.value, 0.0)]]
         axes.errorbar(bar.value, row, xerr=reach, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.6, capthick=0.8)

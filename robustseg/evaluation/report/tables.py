@@ -1,4 +1,4 @@
-"""The tables of a report, for a page and for Markdown."""
+"""The tables of a report, for HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from robustseg.evaluation.table import Cell, Column, Failure, Row, Section, Tabl
 
 
 def scores(card: Card, *, summaries: bool) -> Table:
-    """The main table: clean, each attack, the worst cases.
+    """Build the main table: clean, each attack, the worst cases.
 
     Args:
         card: The result card.
-        summaries: Whether each attack in a few words stands below its name.
+        summaries: True for a short description of each attack below its name.
     """
     rows = []
     for row in view.rows(card):
@@ -26,7 +26,7 @@ def _cell(cell: view.Cell | None) -> Cell:
 
 
 def detectors(card: Card) -> Table:
-    """What the detectors in front of the model reject; no rows without any."""
+    """Build the table of the detectors in front of the model; it has no rows without detectors."""
     rows = [
         Row([Text(row.detector), Text(row.attack), *map(Text, row.cells)], "clean" if row.attack == "clean" else "")
         for row in detected.rows(card)
@@ -35,7 +35,7 @@ def detectors(card: Card) -> Table:
 
 
 def flags(card: Card) -> Table:
-    """The checks."""
+    """Build the table of the checks."""
     rows = [
         Row([Text(flag.number), Text(flag.name), Verdict(view.SYMBOLS[flag.verdict], flag.verdict), Text(flag.line)])
         for flag in view.flags(card)
@@ -44,12 +44,12 @@ def flags(card: Card) -> Table:
 
 
 def sizes(card: Card) -> Table:
-    """Sizes of perturbations, per attack."""
+    """Build the table of perturbation sizes per attack."""
     headings, rows = view.size_table(card)
     return Table.of("", ["attack", *headings], ([name, *cells] for name, cells in rows))
 
 
 def classes(card: Card) -> Table:
-    """The IoU of each class."""
+    """Build the table of the IoU of each class."""
     headings, rows = view.class_table(card)
     return Table.of("", ["class", *headings], ([name, *cells] for name, cells in rows))

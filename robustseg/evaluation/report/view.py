@@ -1,4 +1,4 @@
-"""What a report says, apart from how it looks: one arrangement of a card for HTML and Markdown."""
+"""The content of a report, independent of its format: a card, arranged for HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLUMNS = {
     **{figure.key: figure.heading for figure in _REPORTED if figure.of == "attack"},
     "budget": "largest δ",
 }
-"""Of the main table, with their headings."""
+"""Columns of the main table, with their headings."""
 
 VERDICT_LINES = {
     "ok": "No check found a reason to doubt these figures.",
@@ -41,43 +41,43 @@ VERDICT_LINES = {
     "unreliable": "A check failed: the robustness figures are likely too high or wrong. Do not quote them.",
 }
 SYMBOLS = {"ok": "✓", "caution": "!", "unreliable": "✕", "not checked": "?"}
-"""Beside the colour and the word of a verdict."""
+"""Symbol of each verdict."""
 
 _PER_IMAGE = "worst case per image"
 _GREEDY = "worst case for miou (greedy)"
 
 
 class Cell(NamedTuple):
-    """A figure and what stands below it in small letters."""
+    """A figure with small text below it."""
 
     text: str
     below: str = ""
     lowest: bool = False
-    """The lowest of its column, under a single attack."""
+    """True for the lowest figure of its column among single attacks."""
 
 
 class Row(NamedTuple):
-    """One line of the main table."""
+    """A row of the main table."""
 
     name: str
     kind: str
-    """clean, attack or worst."""
+    """Kind of the row: clean, attack or worst."""
     below: str
-    """In small letters under the name."""
+    """Small text below the name."""
     cells: Mapping[str, Cell]
     error: str = ""
-    """Why the attack could not run."""
+    """Reason why the attack could not run; empty otherwise."""
 
 
 class Flag(NamedTuple):
-    """One of the checks."""
+    """The result of a check as text."""
 
     number: str
     name: str
     verdict: str
     line: str
     evidence: str
-    """Indented JSON; empty where there is none."""
+    """Evidence as indented JSON; empty if there is none."""
 
 
 class Tile(NamedTuple):
@@ -90,12 +90,12 @@ class Tile(NamedTuple):
 
 
 def title(card: Card) -> str:
-    """``PSPNet (resnet10t) on CamVid val``."""
+    """Name the model and the data: ``PSPNet (resnet10t) on CamVid val``."""
     return f"{model_name(card)} on {plain(card.data.name)} {plain(card.data.split)}"
 
 
 def facts(card: Card) -> dict[str, str]:
-    """What was measured, and how."""
+    """Describe the model, the data and the protocol, by heading."""
     model, data, protocol = card.model, card.data, card.protocol
     versions = " / ".join(
         ", ".join(f"{plain(name)} {plain(value)}" for name, value in each.items()) for each in card.versions_list
@@ -133,7 +133,7 @@ def _images(data: DataFacts) -> str:
 
 
 def checks_summary(card: Card) -> str:
-    """How many checks ended how: ``7 of 10 checks ok, 2 caution, 1 not checked``."""
+    """Count the checks by verdict: ``7 of 10 checks ok, 2 caution, 1 not checked``."""
     flags = card.flags
     if not flags:
         return "No check was run."
@@ -143,7 +143,7 @@ def checks_summary(card: Card) -> str:
 
 
 def tiles(card: Card) -> list[Tile]:
-    """The two figures to quote: from clean to the worst case."""
+    """Return the two headline figures: from clean to the worst case."""
     worst: dict[str, Figured] = {} if card.worst_case is None else dict(card.worst_case.kinds())
     found = []
     for key, kind, below in (("pixel_acc", "per_image", _PER_IMAGE), ("miou", "greedy", _GREEDY)):
@@ -156,7 +156,7 @@ def tiles(card: Card) -> list[Tile]:
 
 
 def _weakest(card: Card, key: str) -> tuple[Figured | None, str]:
-    """The attack under which a figure is lowest, for cards without a worst case."""
+    """Return the attack with the lowest figure, for cards without a worst case; None if there is no figure."""
     ran = [(figure, name) for name, row in card.ran.items() if (figure := row[key]) is not None]
     if not ran:
         return None, ""
@@ -165,7 +165,7 @@ def _weakest(card: Card, key: str) -> tuple[Figured | None, str]:
 
 
 def rows(card: Card) -> list[Row]:
-    """The main table: clean, each attack, the worst cases."""
+    """Return the rows of the main table: clean, each attack, the worst cases."""
     lowest = {key: min((f for row in card.ran.values() if (f := row[key]) is not None), default=None) for key in SCORES}
     found = [Row("clean", "clean", "no attack", _scores(card.clean))]
     for name, row in card.attacks.items():
@@ -202,13 +202,13 @@ def _scores(row: Figured) -> dict[str, Cell]:
 
 
 def score_cell(row: Figured | None, key: str) -> Cell:
-    """A score and its interval."""
+    """Make a cell of a score with its interval."""
     ends = row.interval(key) if isinstance(row, Scores) else None
     return Cell(percent(None if row is None else row[key]), span(ends))
 
 
 def _budget(row: AttackRow, protocol: Protocol) -> Cell:
-    """The largest perturbation in the attack's own norm, and its share of eps."""
+    """Make a cell of the largest perturbation in the attack's own norm, with its share of eps."""
     norm = row.settings.norm or protocol.norm or "linf"
     largest, eps = row[f"{norm}_max"], fraction(row.settings.eps)
     share = "" if largest is None or not eps else f"{100 * largest / float(eps):.1f} % of eps"
@@ -216,7 +216,7 @@ def _budget(row: AttackRow, protocol: Protocol) -> Cell:
 
 
 def size_table(card: Card) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Headings, and per attack the sizes of perturbations and what they reached; empty columns are left out."""
+    """Return headings and, per attack, the sizes and success of perturbations; empty columns are left out."""
     ran = card.ran
     present = [f for f in shown_in("sizes") if any(row[f.key] is not None for row in ran.values())]
     return [f.heading for f in present], [
@@ -231,14 +231,14 @@ def _size_cell(value: float | None, figure: Figure) -> str:
 
 
 def _reported(value: float | None, figure: Figure) -> str:
-    """A figure in its unit."""
+    """Write a figure in its displayed unit."""
     if figure.unit == "share":
         return percent(value)
     return size(value, figure.unit) if figure.unit in ("linf", "l2") else count(value)
 
 
 def class_table(card: Card) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Headings, and the IoU of each class: clean, under each attack, and in the worst case per image."""
+    """Return headings and the IoU of each class: clean, under each attack, and in the worst case per image."""
     columns: dict[str, Scores] = {"clean": card.clean, **card.ran}
     worst = None if card.worst_case is None else card.worst_case.per_image
     if worst is not None and worst.class_iou:
@@ -249,7 +249,7 @@ def class_table(card: Card) -> tuple[list[str], list[tuple[str, list[str]]]]:
 
 
 def settings(card: Card) -> list[tuple[str, str, dict[str, str]]]:
-    """Of each attack its name, the attack in a few words, and every hyperparameter."""
+    """Return each attack's name, a short description, and all hyperparameters."""
     return [
         (
             plain(name),
@@ -261,7 +261,7 @@ def settings(card: Card) -> list[tuple[str, str, dict[str, str]]]:
 
 
 def model_settings(card: Card) -> dict[str, str]:
-    """Everything that says which model and data exactly."""
+    """Return everything that identifies the model and the data."""
     model, data = card.model, card.data
     plain_model = model.as_dict()
     found = {f"network.{plain(key)}": setting(value) for key, value in model.settings.items()}
@@ -272,7 +272,7 @@ def model_settings(card: Card) -> dict[str, str]:
 
 
 def flags(card: Card) -> list[Flag]:
-    """The checks in their order."""
+    """Return the checks in their order."""
     return [
         Flag(
             str(flag.number),

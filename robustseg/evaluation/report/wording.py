@@ -1,4 +1,4 @@
-"""How figures, names and settings are written for people."""
+"""Text for people: formats of figures, names and settings."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from robustseg.evaluation.card import UNKNOWN, AttackSettings, Card, Protocol
 from robustseg.types import parse_fraction
 
 NOTHING = "–"
-"""In place of a figure that does not exist."""
+"""Text in place of a figure that does not exist."""
 DIGITS = 2
-"""Of a percentage; ranks are those of the figures as shown."""
+"""Number of decimals of a percentage; ranks are those of the displayed figures."""
 _SHA = 12
 
 
 def number(value: Any) -> float | None:
-    """A finite float, or None for everything that is no figure."""
+    """Return a finite float, or None for a value that is no finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def percent(value: Any, digits: int = DIGITS) -> str:
-    """A share in percent, without the sign."""
+    """Write a share in percent, without the percent sign."""
     share = number(value)
     return NOTHING if share is None else f"{100 * share:.{digits}f}"
 
 
 def points(value: Any) -> str:
-    """A difference of shares in percentage points, without the sign of a zero."""
+    """Write a difference of shares in percentage points; a rounded zero has no minus sign."""
     share = number(value)
     return NOTHING if share is None else f"{round(100 * share, DIGITS) + 0.0:.{DIGITS}f}".replace("-", "−")
 
 
 def span(ends: tuple[float, float] | None) -> str:
-    """A confidence interval in percent; nothing where there is none."""
+    """Write a confidence interval in percent; an empty string for None."""
     return "" if ends is None else f"{percent(ends[0], 1)}–{percent(ends[1], 1)}"
 
 
 def count(value: Any) -> str:
-    """A number of calls: whole numbers without a point."""
+    """Write a number of calls with one decimal; whole numbers have none."""
     figure = number(value)
     return NOTHING if figure is None else f"{figure:.1f}".removesuffix(".0")
 
 
 def size(value: Any, norm: Any) -> str:
-    """The size of a perturbation: linf in steps of an 8-bit image, L2 and rms in units of the [0, 1] pixel range."""
+    """Write the size of a perturbation: linf in steps of an 8-bit image, L2 and rms in units of the [0, 1] range."""
     figure = number(value)
     if figure is None:
         return NOTHING
@@ -59,7 +59,7 @@ def size(value: Any, norm: Any) -> str:
 
 
 def fraction(value: Any) -> Fraction | None:
-    """The eps of an attack's settings; None where it has none."""
+    """Parse the eps of an attack's settings; return None for None and for text that is no fraction."""
     try:
         return None if value is None else parse_fraction(value)
     except ValueError:
@@ -67,12 +67,12 @@ def fraction(value: Any) -> Fraction | None:
 
 
 def plain(text: Any) -> str:
-    """A name on one line, without control characters, which neither HTML nor SVG can hold."""
+    """Put a name on one line, without control characters, which HTML and SVG do not allow."""
     return "".join(" " if unicodedata.category(char)[0] == "C" else char for char in str(text)).strip()
 
 
 def shorten(text: str, length: int) -> str:
-    """``text`` with an ellipsis in the middle, where names such as ``segpgd_tuned_100`` differ least."""
+    """Shorten ``text`` by an ellipsis in the middle, since names such as ``segpgd_tuned_100`` differ at their ends."""
     if len(text) <= length:
         return text
     front = (length - 1) // 2
@@ -80,19 +80,19 @@ def shorten(text: str, length: int) -> str:
 
 
 def sha(digest: Any) -> str:
-    """The beginning of a checksum, enough to tell files apart."""
+    """Shorten a checksum to 12 digits, enough to tell files apart."""
     return plain(digest)[:_SHA]
 
 
 def setting(value: Any) -> str:
-    """A hyperparameter as it stands in JSON, strings without their quotes, parts as they are constructed."""
+    """Write a hyperparameter as JSON, but strings without quotes, and objects as constructor calls."""
     if isinstance(value, str) or (isinstance(value, Mapping) and CLASS in value):
         return plain(setting_text(value))
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def settings_of(attack: AttackSettings) -> dict[str, Any]:
-    """Every setting of an attack; those of the attacks within it under ``inner.`` and their numbers."""
+    """Return all settings of an attack; those of attacks within it have the prefix ``inner.`` or their number."""
     own = {key: value for key, value in attack.as_dict().items() if key not in ("inner", "members")}
     within = {"inner": attack.inner} if attack.inner is not None else {}
     within |= {str(number): member for number, member in enumerate(attack.members, start=1)}
@@ -100,7 +100,7 @@ def settings_of(attack: AttackSettings) -> dict[str, Any]:
 
 
 def evidence(value: Any) -> str:
-    """A flag's evidence as JSON with a line for each key; numbers keep six digits."""
+    """Write a flag's evidence as JSON with a line for each key; numbers keep six digits."""
     return _lines(_rounded(value), "")
 
 
@@ -123,14 +123,14 @@ def _rounded(value: Any) -> Any:
 
 
 def model_name(card: Card) -> str:
-    """Network and backbone: ``PSPNet (resnet10t)``."""
+    """Name the network and its backbone: ``PSPNet (resnet10t)``."""
     network = plain(card.model.network).rpartition(".")[2]
     backbone = card.model.settings.get("backbone")
     return f"{network} ({plain(backbone)})" if isinstance(backbone, str) else network
 
 
 def training(card: Card) -> str:
-    """What the model was trained with."""
+    """Describe the images or the attack that the model was trained with."""
     attacker = card.model.trained_with
     if attacker is None:
         return "clean images only"
@@ -138,7 +138,7 @@ def training(card: Card) -> str:
 
 
 def attack_summary(settings: AttackSettings) -> str:
-    """An attack in a few words: ``SegPGD, 3 steps, linf 8/255``."""
+    """Describe an attack briefly: ``SegPGD, 3 steps, linf 8/255``."""
     parts = [plain(settings.attack)]
     if settings.steps is not None:
         parts.append("1 step" if settings.steps == 1 else f"{settings.steps} steps")
@@ -148,7 +148,7 @@ def attack_summary(settings: AttackSettings) -> str:
 
 
 def threat(protocol: Protocol) -> str:
-    """What the adversary may do, in a few words."""
+    """Describe the threat model briefly: ``linf, eps = 8/255``."""
     if protocol.eps is None:
         return "differs between the attacks, see their settings"
     return f"{plain(protocol.norm or 'norm unknown')}, eps = {plain(protocol.eps)}"

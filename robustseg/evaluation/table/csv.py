@@ -10,15 +10,15 @@ from robustseg.evaluation.table.escape import one_line
 from robustseg.evaluation.table.table import MISSING, Cell, Failure, Number, Table, Text, Verdict
 
 _FORMULA = ("=", "+", "-", "@")
-"""First characters that a spreadsheet takes for the beginning of a formula."""
+"""First characters of text that a spreadsheet would take for a formula."""
 
 
 def to_csv(table: Table) -> str:
-    """One header and a line for each row, lines ending in LF; title and notes are left out.
+    """Write a table as CSV: a header and a line for each row, ending in LF; title and notes are left out.
 
-    Numbers have ten significant digits and are in the unit of the header; missing ones are empty. Intervals, what a
-    user calls a row, and what stands below words are columns of their own, where any cell has them. Text that a
-    spreadsheet would take for a formula begins with an apostrophe.
+    Numbers have ten significant digits and are in the unit of the header; missing ones are empty. Intervals, names of
+    rows and notes below words have their own columns, if any cell has them. Text that a spreadsheet would take for a
+    formula begins with an apostrophe.
     """
     columns: list[tuple[str, int, Callable[[Cell], str]]] = []
     for place, column in enumerate(table.columns):

@@ -1,4 +1,4 @@
-"""Text of users and strangers, such as names of attacks, as it can stand in a line."""
+"""Escaping of text from users and foreign files, such as names of attacks, for output on one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 
 
 def one_line(text: str) -> str:
-    """``text`` on one line, with control characters, which could steer a terminal, as escape sequences to read."""
+    """Put ``text`` on one line; control characters, which could manipulate a terminal, become visible escapes."""
     return "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char)[0] == "C" else char
         for char in " ".join(str(text).split())

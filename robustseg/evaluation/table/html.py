@@ -1,4 +1,4 @@
-"""Tables in pages."""
+"""Tables in HTML, for pages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from robustseg.evaluation.table.table import Cell, Column, Failure, Row, Table, 
 
 
 def to_html(table: Table, kind: str = "plain") -> Markup:
-    """A ``table`` element, without title and notes; what stands below a cell is in small letters.
+    """Write a table as a ``table`` element, without title and notes; text below a cell is in small letters.
 
     Args:
         table: The table.
-        kind: Its class. Rows of ``cards`` become cards of their own on a narrow screen, for which each cell says its
-            column.
+        kind: CSS class of the element. With ``cards``, each row becomes a card on a narrow screen, and each cell has
+            the heading of its column as a label.
     """
     headings = [one_line(heading) for heading in table.headings]
     labels = headings if "cards" in kind.split() else [""] * len(headings)

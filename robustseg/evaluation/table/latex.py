@@ -27,9 +27,9 @@ _SPECIAL = str.maketrans(
 
 
 def to_latex(table: Table) -> str:
-    r"""A ``tabular`` with the rules of booktabs, to be read by ``\input``; title and notes are comments.
+    r"""Write a table as a ``tabular`` with the rules of booktabs, for ``\input``; title and notes are comments.
 
-    Intervals follow their number in small letters; what stands below words, and reasons of verdicts, are left out.
+    Intervals follow their number in small letters; text below words and the reasons of verdicts are left out.
     """
     headings = [escape(f"{c.heading} ({c.unit})" if c.unit else c.heading) for c in table.columns]
     lines = [f"% {one_line(text)}" for text in (table.title, *table.notes) if text]
@@ -45,12 +45,12 @@ def to_latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """``text`` as it stands, on one line."""
+    """Escape ``text`` for LaTeX, on one line."""
     return one_line(text).translate(_SPECIAL)
 
 
 def _line(cells: list[str]) -> str:
-    # A bracket after the end of a line would be taken for its argument.
+    # LaTeX takes a bracket after the end of a line for an argument of the line break.
     return f"{' & '.join('{' + cell + '}' if cell.startswith(('[', '*')) else cell for cell in cells)} \\\\"
 
 

@@ -11,15 +11,15 @@ _SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~#"} | {"<": "&
 
 
 def escape(text: str) -> str:
-    """``text`` as it stands, on one line, also inside a table."""
+    """Escape ``text`` for Markdown, on one line, also inside a table."""
     return one_line(text).translate(_SPECIAL)
 
 
 def to_markdown(table: Table) -> str:
-    """The lines of a table, without its title and notes; what stands below a cell follows in brackets."""
+    """Write a table without its title and notes; text below a cell follows in brackets."""
     width = len(table.columns)
     lines = [
-        # Within a word an underscore is one as it stands: pixel_acc.
+        # Within a word, as in pixel_acc, an underscore needs no escape.
         [re.sub(r"(?<=\w)\\_(?=\w)", "_", escape(heading)) for heading in table.headings],
         ["---" if column.align == "left" else "---:" for column in table.columns],
         *([*map(_cell, row.cells), *[""] * (width - len(row.cells))] for row in table.rows),

@@ -1,4 +1,4 @@
-"""A table of figures, apart from how it is written."""
+"""Tables of figures, independent of the output format."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from robustseg.evaluation.table.escape import one_line
 
 @dataclass(frozen=True)
 class Text:
-    """Words, or a figure that is written already."""
+    """A cell with words, or with a figure that is formatted already."""
 
     text: str
     below: str = ""
-    """In small letters, or in brackets."""
+    """Text below, in small letters or in brackets."""
     name: str = ""
-    """What the user calls it, beside the text."""
+    """Name that the user gave, beside the text."""
     kind: str = ""
-    """For pages: lowest, rank."""
+    """CSS class in pages: lowest, rank."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A figure in the unit of its column."""
+    """A cell with a figure in the unit of its column."""
 
     value: float
     digits: int = 2
-    """After the point, as shown; CSV has ten significant ones."""
+    """Number of decimals that are shown; CSV has ten significant digits."""
     interval: tuple[float, float] | None = None
     """Both ends of the confidence interval, in the same unit."""
     suffix: str = ""
-    """After the shown number, where the column has no one unit."""
+    """Text after the number, in columns without a common unit."""
     kind: str = ""
-    """For pages: lowest, rank."""
+    """CSS class in pages: lowest, rank."""
     name: ClassVar[str] = ""
 
     @property
     def text(self) -> str:
-        """The number as shown."""
+        """The number as text."""
         return f"{self.value:.{self.digits}f}{self.suffix}"
 
     @property
     def below(self) -> str:
-        """The interval as shown."""
+        """The interval as text."""
         return "" if self.interval is None else f"{self.interval[0]:.1f}–{self.interval[1]:.1f}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a check."""
+    """A cell with the result of a check."""
 
     symbol: str
     verdict: str
@@ -69,7 +69,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Failure:
-    """In place of the figures of a row that could not be measured."""
+    """A cell in place of the figures of a row that could not be measured."""
 
     reason: str
     below: ClassVar[str] = ""
@@ -78,66 +78,66 @@ class Failure:
 
     @property
     def text(self) -> str:
-        """What is shown."""
+        """The reason in words."""
         return f"could not run: {self.reason}"
 
 
 Cell = Text | Number | Verdict | Failure
 
 MISSING = Text("–")
-"""In place of a figure that does not exist."""
+"""Cell in place of a figure that does not exist."""
 
 
 class Column(NamedTuple):
-    """What a table says above its cells."""
+    """A column's heading, unit and layout."""
 
     heading: str
     unit: str = ""
     align: Literal["left", "right"] = "right"
     head: bool = False
-    """Whether the cells name their row."""
+    """True if the cells name their row."""
     wrap: bool = True
-    """Whether a narrow terminal may break the cells into lines."""
+    """True if a narrow terminal may break the cells into lines."""
 
 
 class Row(NamedTuple):
-    """One line; cells that are left out at its end are empty."""
+    """A row of cells; missing cells at its end are empty."""
 
     cells: Sequence[Cell]
     kind: str = ""
-    """For pages: clean, attack, worst …"""
+    """CSS class in pages: clean, attack, worst …"""
 
 
 class Section(NamedTuple):
-    """Rows that belong together."""
+    """A group of rows."""
 
     rows: Sequence[Row]
     title: str = ""
-    """For pages."""
+    """Title in pages."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and sections of rows."""
+    """A table with columns and sections of rows."""
 
     columns: Sequence[Column]
     sections: Sequence[Section]
     title: str = ""
     verdict: Verdict | None = None
-    """After the title."""
+    """Verdict that follows the title."""
     notes: Sequence[str] = ()
     shows_headings: bool = True
     shows_units: bool = True
-    """False where the title says them; CSV and LaTeX have them in any case."""
+    """False if the title names the units; CSV and LaTeX always have them."""
 
     @property
     def rows(self) -> list[Row]:
-        """Those of all sections."""
+        """The rows of all sections."""
         return [row for section in self.sections for row in section.rows]
 
     @property
     def headings(self) -> list[str]:
-        """As shown: ``miou, %``."""
+        """The headings with units, such as ``miou, %``."""
         return [
             f"{one_line(column.heading)}, {column.unit}"
             if column.unit and self.shows_units
@@ -147,13 +147,13 @@ class Table:
 
     @classmethod
     def of(cls, title: str, headings: Iterable[str], rows: Iterable[Sequence[Cell | str]], head: int = 1) -> Table:
-        """A plain table.
+        """Make a table with one section.
 
         Args:
-            title: Of the table; may be empty.
-            headings: ``miou, %`` is of a column in percent.
-            rows: Finished text may be given as such.
-            head: Columns from the left that name the row rather than hold figures.
+            title: Title of the table; may be empty.
+            headings: Headings of the columns; one such as ``miou, %`` makes a column in percent.
+            rows: Cells of each row; a string is a cell with this text.
+            head: Number of leading columns that name the row.
         """
         columns = [
             words(heading) if place < head else Column(heading.removesuffix(", %"), "%" * heading.endswith(", %"))
@@ -164,22 +164,22 @@ class Table:
 
 
 def words(heading: str, *, wrap: bool = True) -> Column:
-    """A column that names the rows."""
+    """Make a column that names the rows."""
     return Column(heading, align="left", head=True, wrap=wrap)
 
 
 def figure(
     value: Any, digits: int = 2, factor: float = 1.0, interval: Any = None, suffix: str = "", kind: str = ""
 ) -> Cell:
-    """A number, or :data:`MISSING` for everything that is no finite one.
+    """Make a cell with a number, or :data:`MISSING` for a value that is no finite number.
 
     Args:
-        value: What was measured.
-        digits: After the point, as shown.
-        factor: 100 for percent.
-        interval: Both ends, before the factor.
-        suffix: After the number.
-        kind: See :class:`Number`.
+        value: The measured value.
+        digits: Number of decimals that are shown.
+        factor: Factor on value and interval, 100 for percent.
+        interval: Both ends of the confidence interval, before the factor.
+        suffix: Text after the number.
+        kind: CSS class in pages, see :class:`Number`.
     """
     share = _finite(value)
     if share is None:

@@ -1,4 +1,4 @@
-"""Tables in a terminal."""
+"""Tables in the terminal."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ _STYLES = {"ok": "green", "caution": "yellow", "unreliable": "bold red"}
 
 
 def to_terminal(table: Table) -> rich.table.Table:
-    """What ``rich`` prints: a rule between sections, without what stands below cells
-    and without reasons.
+    """Convert a table to one of ``rich``, with a rule between sections, without text below cells and without reasons.
 
-    No text is taken for markup.
+    No text is interpreted as markup.
     """
     title = Text(one_line(table.title), style="table.title")
     if table.verdict is not None:
@@ -36,6 +35,6 @@ def to_terminal(table: Table) -> rich.table.Table:
 
 
 def _cell(cell: Cell) -> Text:
-    if isinstance(cell, Failure):  # a sentence would make its column as wide
+    if isinstance(cell, Failure):  # the reason would make its column too wide
         return Text("could not run")
     return Text(one_line(cell.text), style=_STYLES.get(cell.verdict, "") if isinstance(cell, Verdict) else "")
