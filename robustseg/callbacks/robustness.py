@@ -1,4 +1,4 @@
-"""Robust scores at validation."""
+"""The callback that scores a model under attacks at validation."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from robustseg.types import Batch
 
 
 class RobustnessEvaluation(pl.Callback):
-    """Scores the model under attacks, with what it sees in validation and test batches.
+    """A callback that scores the model under attacks on validation batches.
 
-    At validation it logs ``val/<attack>/miou`` (and the other :data:`~robustseg.evaluation.figures.LOGGED`), and the
-    clean scores of the same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over
-    the data set: no autocast, one confusion matrix, every image once. All attacks on all images are the work of
-    :mod:`robustseg.evaluation.benchmark`, for which ``suite``, ``test_num_images`` and the detectors are kept here as
-    well.
+    It logs ``val/<attack>/miou`` (and the other :data:`~robustseg.evaluation.figures.LOGGED`), and the clean scores of
+    the same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over the data set: no
+    autocast, one confusion matrix, every image once. :mod:`robustseg.evaluation.benchmark` runs all attacks on all test
+    images; its settings ``suite``, ``test_num_images`` and the detectors are kept here as well.
 
     Args:
         attacks: Attacks by the name they are reported under.
         validate_with: Names of the attacks to run at validation; all by default, none if empty.
         every_n_epochs: Run at the validation of every N-th epoch (epochs N, 2N, …); 0 for never.
         num_images: Number of images to use at validation, the first of the split; all by default.
-        test_num_images: The same for the benchmark at the end of training and by ``robustseg evaluate``, evenly spread.
-        num_examples: Rows of the pictures that go to TensorBoard for each attack; 0 for none.
+        test_num_images: Number of images, evenly spread over the split, for the benchmark at the end of training and in
+            ``robustseg evaluate``; all by default.
+        num_examples: Number of rows of the pictures in TensorBoard for each attack; 0 for none.
         suite: Name of the attacks as a whole, for the record.
         detectors: Detectors to put in front of the model in the benchmark, by the name they are reported under.
         false_positive_rate: Largest share of benign images that a detector's threshold may reject, in [0, 1).
@@ -99,7 +99,7 @@ class RobustnessEvaluation(pl.Callback):
         return {f"val/{name}/{figure}" for name in names for figure in LOGGED.values()}
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start counting if this epoch is one to evaluate."""
+        """Start an evaluation if it is due in this epoch."""
         due = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
         wanted = {name: self.attacks[name] for name in self.validate_with}
         alone = trainer.state.fn == TrainerFn.VALIDATING
@@ -146,7 +146,7 @@ class RobustnessEvaluation(pl.Callback):
         self._examples = {name: [] for name in attacks}
         if num_images is None:
             num_images = 2**62
-        # An unpadded distributed sampler gives rank r the images r, r + world, …: these are r's share of the first.
+        # An unpadded distributed sampler gives rank r the images r, r + world, …: count its share of the first ones.
         self._images_left = len(range(trainer.global_rank, num_images, trainer.world_size))
 
     def _update(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch) -> None:

@@ -21,14 +21,14 @@ from robustseg.files import write_json, write_text
 from robustseg.studies.study import Study, StudyResult
 
 FORMAT = 1
-"""Of the JSON file."""
+"""Version of the JSON file's format."""
 _WORDS = ("model", "attack", "schedule", "scored_at", "source", "target")
-"""Columns that hold no figures."""
+"""Columns with words instead of figures."""
 _SHARES = ("misratio", "floss_share", *SCORES)
 _GAP, _TITLE = 14.0, 18.0
 _COLUMNS = 2
 _SHOWN = 1.4
-"""Pixels per point of a picture that is opened on its own."""
+"""Pixels per point in the combined SVG file."""
 _PAGE_STYLE = "color: #1b1f24; background: #ffffff; font-family: system-ui, sans-serif;"
 
 
@@ -36,13 +36,13 @@ def write_study(study: Study, result: StudyResult, about: Mapping[str, Any], fol
     """Write ``study_<name>`` as .json, .md, .svg and .html; the same measurements give the same bytes.
 
     Args:
-        study: What was measured.
-        result: What it found.
+        study: The study.
+        result: The result of the study.
         about: Model or models, data, protocol, versions and commit, for the record.
-        folder: Of the results; created if it is not there.
+        folder: Folder of the results; created if it is not there.
 
     Returns:
-        The page.
+        Path of the HTML page.
     """
     record = {
         "format": FORMAT,
@@ -64,7 +64,7 @@ def write_study(study: Study, result: StudyResult, about: Mapping[str, Any], fol
 
 
 def tables_of(result: StudyResult) -> list[Table]:
-    """The tables for people: those of the study, or the one of its rows."""
+    """Return the displayed tables: those of the study, or one table of its rows."""
     if result.tables:
         return list(result.tables)
     rows = [[_cell(row, key) for key in result.columns] for row in result.rows]
@@ -84,7 +84,7 @@ def _cell(row: Mapping[str, Any], key: str) -> Cell:
 
 
 def facts_of(about: Mapping[str, Any]) -> dict[str, str]:
-    """What was measured, in a few lines."""
+    """Describe the models, the data and the protocol in a few lines, by heading."""
     data, protocol = about["data"], about["protocol"]
     models = about["models"] if "models" in about else {"": about["model"]}
     found = {
@@ -117,7 +117,7 @@ def _markdown(study: Study, result: StudyResult, about: Mapping[str, Any]) -> st
 
 
 def _versions(versions: Any) -> str:
-    """``torch 2.4, numpy 1.26``; of shards that were measured with different ones, all."""
+    """Write versions as ``torch 2.4, numpy 1.26``; all of them if shards were measured with different ones."""
     each = versions if isinstance(versions, list) else [versions]
     return " / ".join(", ".join(f"{plain(name)} {plain(value)}" for name, value in one.items()) for one in each)
 
@@ -137,7 +137,7 @@ def _page(study: Study, result: StudyResult, about: Mapping[str, Any]) -> str:
 
 
 def combined_svg(plots: Sequence[Plot]) -> str:
-    """One SVG file with all plots, two side by side, each under its title; for viewers outside of a page."""
+    """Combine all plots into one SVG file, two side by side, each under its title, for viewers outside of a page."""
     root = ElementTree.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "style": _PAGE_STYLE})
     style = ElementTree.SubElement(root, "style")
     style.text = "* { stroke-linejoin: round; stroke-linecap: butt; } text { font-family: inherit; }"
@@ -151,7 +151,7 @@ def combined_svg(plots: Sequence[Plot]) -> str:
             title.set("style", "font-size: 10px; font-weight: bold; fill: currentColor")
             title.text = plot.title
             inner = ElementTree.fromstring(plot.svg)
-            # Heat maps and axes take the text's colour where the page has one.
+            # Embedded plots inherit the text colour of the file's style.
             place = {"x": f"{left:g}", "y": f"{top + _TITLE:g}", "width": size[1], "height": size[2]}
             inner.attrib.update(place)
             root.append(inner)

@@ -29,12 +29,12 @@ def consistency(found: Measurements, attack: str, detector: DetectorRow) -> Tens
 
 
 def aimed_at(found: Measurements, variant: Variant) -> Tensor:
-    """Which of the N images an attack was to change: not those without a pixel that is to show another class."""
+    """Mark the images that an attack has pixels to change in, N bool: those with a target other than the true class."""
     return named(found.figures[variant.record])["target_success"].isfinite()
 
 
 def _columns(found: Measurements, record: str) -> dict[str, Tensor] | None:
-    """What was measured of each image by name; None where the attack could not run."""
+    """Return the figures of each image by name; None if the attack could not run."""
     return named(found.figures[record]) if record in found.figures else None
 
 
