@@ -1,4 +1,4 @@
-"""From a model that is configured, and its checkpoint, to what is to be measured of it."""
+"""Benchmarks of a configured model and its checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robustseg.resume.runs import RunError
 from robustseg.training import RobustSegmentation
 
 _NOT_SETTINGS = ("num_classes", "pretrained", "weights")
-"""Arguments of a network that say nothing once its weights are loaded."""
+"""Arguments of a network without effect once its weights are loaded."""
 
 EVALUATE_OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     (
@@ -44,14 +44,14 @@ def benchmark_of(
     check_images: int,
     only: Sequence[str] | None,
 ) -> Benchmark:
-    """A model under its suite.
+    """Build the benchmark of a model under its suite.
 
     Args:
-        module: Holds the model.
-        data: Whose test split is scored.
-        robustness: The suite.
+        module: The training module with the model.
+        data: The data; its test split is scored.
+        robustness: The callback with the suite and the detectors.
         network: Section of the configuration that the network was built from.
-        weights: File that the model's weights came from.
+        weights: File with the model's weights, or None.
         shard: The part to measure.
         check_images: Number of images to probe the model on.
         only: Ids of samples to score; None: all, or ``robustness.test_num_images`` of them.
@@ -85,7 +85,7 @@ def benchmark_of(
 
 
 def _trained_with(record: Mapping[str, Any] | None) -> dict[str, Any] | str | None:
-    """The attacker that weights were trained with; the configuration at hand says nothing about a stranger's."""
+    """Return the training attacker from a checkpoint's record; the current configuration may be of another training."""
     if record is None:
         return UNKNOWN
     attacker = record["trained_with"]
@@ -95,7 +95,7 @@ def _trained_with(record: Mapping[str, Any] | None) -> dict[str, Any] | str | No
 def _reference_miou(
     record: Mapping[str, Any] | None, data: SegmentationData, split: str, window: SlidingWindow | None
 ) -> float | None:
-    """The clean miou that a checkpoint's record has for the same split, size of images and window."""
+    """Return the clean miou in a checkpoint's record for the same split, size of images and window; None without."""
     if record is None or record["val"] is None or record["data"] is None:
         return None
     here = {
@@ -109,7 +109,7 @@ def _reference_miou(
 
 
 def read_ids(path: Path) -> list[str]:
-    """Ids of samples, one per line.
+    """Read ids of samples, one per line.
 
     Raises:
         RunError: The file cannot be read.

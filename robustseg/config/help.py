@@ -1,4 +1,4 @@
-"""Help texts of commands that take configurations: our own options first, Lightning's Trainer last."""
+"""Help texts of commands with configurations: the package's own options first, Lightning's Trainer last."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _EXAMPLES = {
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Formatter that leaves the lines of a description as they are."""
+    """A formatter that keeps the line breaks of a description."""
 
 
 def describe(command: str) -> str:
-    """Say what a command does and how to ask for the options of a class."""
+    """Describe a command, with an example and the options that print a class's help."""
     classes = ("--model.attack.help SegPGD", "--model.network.help PSPNet", "--data.help CamVid")
     return "\n".join(
         [
@@ -52,7 +52,7 @@ def describe(command: str) -> str:
 
 
 def arrange(parser: ArgumentParser) -> None:
-    """Give the groups of options their titles and their order: general ones, the sections, what is linked."""
+    """Set the titles and the order of the groups of options: general ones, the sections, linked ones."""
     groups = parser.groups or {}
     sections = {id(groups[key]): title for key, title in _SECTIONS.items() if key in groups}
     for group in parser._action_groups:

@@ -47,27 +47,27 @@ _UNKNOWN_OPTION = (
     r"Group '(\w+)' does not accept option '([\w.]+)'$",
     r"unrecognized arguments: (--[\w.]+)",
 )
-"""How the parser says that there is no such option."""
+"""Patterns of the parser's messages about unknown options."""
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser with short errors that suggest what was meant, help that begins with our own options, and
-    files that include others."""
+    """Lightning's parser with short errors and suggestions, help that begins with the package's own options, and files
+    that include others."""
 
     given: Namespace | None = None
     """What was parsed last, before the classes in it got their defaults."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # An abbreviation would be a typing error that is taken for another option.
+        # With abbreviations, a typing error could be taken for another option.
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs, "allow_abbrev": False})
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        """The help text, its groups in order."""
+        """Format the help text, with its groups in order."""
         arrange(self)
         return str(super().format_help(formatter))
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """Parse a file with what it includes, which a saved configuration then holds in full."""
+        """Parse a file with the files that it includes; a saved configuration then holds their content."""
         try:
             text = completed(Path(path))
         except ConfigFileError as error:
@@ -85,7 +85,7 @@ class Parser(LightningArgumentParser):
         """Print what is wrong and how to get help, and exit with status 2.
 
         Raises:
-            ArgumentError: This is the parser of a class's arguments: who asked it knows the key, and exits.
+            ArgumentError: This is the parser of a class's arguments; its caller knows the key, and exits.
         """
         message = f"{message}{self._hint(message)}"
         if not self.exit_on_error:
@@ -95,18 +95,21 @@ class Parser(LightningArgumentParser):
         sys.exit(2)
 
     def _hint(self, message: str) -> str:
-        """The option that was meant, where a message is about one that does not exist."""
+        """Suggest the nearest option in reply to a message about an unknown one; otherwise return an empty string."""
         for pattern in _UNKNOWN_OPTION:
             if found := re.match(pattern, message):
                 given = ".".join(found.groups())
-                # keys of a file have no hyphens in front
+                # keys in files have no leading hyphens
                 known = (name if given.startswith("--") else name.lstrip("-") for name in self._option_string_actions)
                 return f".{did_you_mean(given, known)}"
         return ""
 
 
 def _in_class(message: str) -> str | None:
-    """A message for an argument of a class, in place of all that the parser tried beside this class."""
+    """Shorten a message about an argument of a class to that class; return None for other messages.
+
+    The parser's own message also lists all alternatives that it tried.
+    """
     problems = list(re.finditer(r"^( *).*Problem with given class_path '([\w.]+)':\n", message, re.MULTILINE))
     if not problems:
         return None
@@ -118,11 +121,11 @@ def _in_class(message: str) -> str | None:
 
 
 def _unknown_class(message: str) -> str | None:
-    """A message for a class name that does not exist, where the parser's own error is about one."""
+    """Shorten a message about an unknown class, and list the known ones; return None for other messages."""
     unknown = re.search(r"Expected a (?:dot import path string:|path but) (\w+)", message)
     if unknown is None:
         return None
-    # Of a class within a class the message names both keys: the one in front of the unknown name is meant.
+    # For a class within a class the message names both keys; the key before the unknown name is the right one.
     keys = re.findall(r'(?:Parser key "|^--)([\w.]+?)(?:"|\.help:)', message[: unknown.start()])
     if not keys:
         return None
@@ -136,7 +139,7 @@ def _unknown_class(message: str) -> str | None:
 
 
 def _concrete(base: type[Any]) -> set[type[Any]]:
-    """Public subclasses of ``base`` that can be built."""
+    """Collect the public subclasses of ``base`` that are not abstract."""
     found: set[type[Any]] = set()
     for cls in base.__subclasses__():
         found |= _concrete(cls)
@@ -146,11 +149,14 @@ def _concrete(base: type[Any]) -> set[type[Any]]:
 
 
 def keys_of(message: str, config: Mapping[str, Any]) -> str:
-    """``"key: "`` for the keys that a constructor's message, ``name = value …``, may be about; else nothing.
+    """Return ``"key: "`` for the keys that a constructor's message, ``name = value …``, may be about.
 
     Args:
-        message: What the constructor said.
+        message: The constructor's message.
         config: The whole configuration, nested.
+
+    Returns:
+        The keys, joined by "or"; empty if there are none.
     """
     name, _, rest = message.partition(" = ")
     written = rest.partition(" ")[0].rstrip(":;,")
@@ -159,7 +165,7 @@ def keys_of(message: str, config: Mapping[str, Any]) -> str:
 
 
 def _spellings(value: object) -> set[str]:
-    """How a constructor's message may write a value."""
+    """Return the possible spellings of a value in a constructor's message."""
     try:
         return {str(value), repr(value), str(parse_fraction(str(value)))}
     except ValueError:

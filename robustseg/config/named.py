@@ -1,4 +1,4 @@
-"""Configuration files on the command line: found by their names, and read with what they include."""
+"""Configuration files on the command line: found by their names, and read with the files that they include."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ConfigFile(ActionConfigFile):
     """The option ``--config``: a file, the name of a shipped configuration, or the text of one."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Find the file, and parse it."""
+        """Find the file, and parse it; an unknown name ends the process with an error message."""
         try:
             path = values if _is_text(values) else str(find(values, _say))
         except ConfigFileError as error:
@@ -28,7 +28,7 @@ class ConfigFile(ActionConfigFile):
 
 
 def _is_text(value: str) -> bool:
-    """Whether an argument is a configuration itself, as ``{seed_everything: 1}``, and not the name of one."""
+    """Return True if an argument is the text of a configuration, such as ``{seed_everything: 1}``, and not a name."""
     return any(part in value for part in ("\n", "{", ": "))
 
 
@@ -36,19 +36,19 @@ _say = rank_zero_only(partial(print, file=sys.stderr, flush=True))
 
 
 def completed(path: Path) -> str | None:
-    """The text of a file with what it includes in its place; None where it includes nothing.
+    """Return the text of a file, with included files inserted; None if it includes nothing.
 
     Raises:
-        ConfigFileError: What it includes cannot be used.
+        ConfigFileError: An included file cannot be used.
     """
-    # A pipe could be read once only.
+    # A pipe can be read only once.
     if not path.is_file() or KEY not in path.read_text(encoding="utf-8", errors="replace"):
         return None
     return yaml.dump(complete(path, get_loader("yaml")), Dumper=_Quoting, sort_keys=False)  # type: ignore[no-any-return]
 
 
 class _Quoting(yaml.SafeDumper):  # type: ignore[misc]
-    """Writes every text in quotes: the parser's loader takes more of them for numbers than YAML's own."""
+    """A YAML dumper that quotes every string, since the parser's loader takes more strings for numbers than YAML's."""
 
 
 _Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))

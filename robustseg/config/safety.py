@@ -1,12 +1,12 @@
-"""What a configuration may name: classes of a few packages, and of the kinds that runs are made of.
+"""Safety checks of configurations: they may name classes of a few packages and kinds only.
 
-A configuration may come from a stranger, beside a checkpoint for example, and the parser imports and calls whatever a
-``class_path`` names. Two checks stand before that:
+A configuration may come from an untrusted source, with a downloaded checkpoint for example, and the parser imports and
+calls any object that a ``class_path`` names. Two checks come before:
 
-* :func:`limit_imports`: nothing outside of :data:`TRUSTED` and of what ``--allow_import`` names is imported, nor used
-  where one of these has imported it itself, as ``torch.os.system``;
-* :func:`refused_object`: these packages can load files and compile code too (``torch.hub.load``). Of theirs, only what
-  is in :data:`BUILDABLE` may be built.
+* :func:`limit_imports`: only packages in :data:`TRUSTED` and those named by ``--allow_import`` can be imported. Objects
+  from elsewhere that one of them has imported, such as ``torch.os.system``, are refused as well.
+* :func:`refused_object`: the trusted packages can also load files and compile code (``torch.hub.load``), so only their
+  classes in :data:`BUILDABLE` may be built.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from robustseg.models import Network, SlidingWindow
 from robustseg.studies import Study
 
 TRUSTED = ("torch", "torchvision", "timm", "robustseg", "pytorch_lightning", "lightning_fabric", "torchmetrics")
-"""Packages whose modules a configuration may have imported."""
+"""Packages that a configuration may import from."""
 
 BUILDABLE: tuple[type[Any], ...] = (
     *(Attack, AttackLoss, InputTransform, StepRule, TargetMap, ThreatModel),
@@ -45,23 +45,24 @@ BUILDABLE: tuple[type[Any], ...] = (
     *(Optimizer, Callback, Logger, Profiler, Strategy, Accelerator),
     *(Precision, CheckpointIO, ClusterEnvironment, LayerSync),
 )
-"""Base classes of what a configuration may build of trusted packages: none runs code or unpickles on its arguments."""
+"""Base classes of the objects that a configuration may build from trusted packages; none of them executes or unpickles
+its arguments."""
 
 _MAKERS = ("robustseg", "torchvision.models.segmentation")
-"""Modules of whose functions a configuration may call those that make one of BUILDABLE or a torch module."""
+"""Modules with functions that a configuration may call, if they return one of BUILDABLE or a torch module."""
 
 OPTION = "--allow_import"
 _KEY = "allow_import"
 
 
 def split_allowed(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take ``--allow_import PACKAGE`` out of a command line, where a configuration file cannot put it.
+    """Take ``--allow_import PACKAGE`` out of a command line; configuration files cannot contain this option.
 
     Args:
-        args: Those of a command; the option may be repeated, and may list several packages with commas.
+        args: Arguments of a command; the option may be repeated, and may list several packages with commas.
 
     Returns:
-        The packages, and the other arguments. A name that cannot be a package's ends the process with status 2.
+        The packages, and the other arguments. A name that is no valid package name ends the process with status 2.
     """
     parser = argparse.ArgumentParser("robustseg", add_help=False, allow_abbrev=False)
     parser.add_argument(OPTION, "--allow-import", action="extend", type=_packages, default=[], metavar="PACKAGE")
@@ -80,19 +81,19 @@ def _packages(text: str) -> list[str]:
 def limit_imports(allowed: Sequence[str]) -> None:
     """Let configurations import from :data:`TRUSTED` and from ``allowed`` only, for the rest of this process.
 
-    The parser asks before it imports, and again with the place where the object is defined. What an earlier call
-    allowed stays importable; what is built of it is up to :func:`refused_object`.
+    The parser checks the path before the import, and the object's own module after it. Packages that an earlier call
+    allowed stay importable; :func:`refused_object` decides about the objects in them.
     """
     set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=[*TRUSTED, *allowed],
-        # Otherwise a class_path within a dict of any values is built, whatever it names.
+        # Otherwise any class_path within a dict of arbitrary values is built.
         instantiate_subclass_spec_in_any=False,
     )
 
 
 def refused_import(message: str) -> str | None:
-    """A short message in place of the parser's own, where that is about an import that was not allowed."""
+    """Shorten the parser's message about an import that is not allowed; return None for other messages."""
     found = re.search(r"Importing '([\w.]+)' is not allowed, denied by the", message)
     if found is None:
         return None
@@ -101,11 +102,11 @@ def refused_import(message: str) -> str | None:
 
 
 def refused_object(config: Namespace, allowed: Sequence[str]) -> str | None:
-    """What a parsed configuration names that may not be built, as a message; None if there is nothing.
+    """Return a message about the first object of a configuration that may not be built; None if there is none.
 
     Args:
-        config: As parsed, before anything in it is built.
-        allowed: Packages that ``--allow_import`` named: all in them may be built.
+        config: The parsed configuration, before its objects are built.
+        allowed: Packages named by ``--allow_import``; all of their objects may be built.
     """
     if _KEY in config:
         return f"{_KEY} = {config[_KEY]} in a file, which cannot allow itself: give {OPTION} on the command line."
@@ -135,7 +136,7 @@ def _outside(key: str, path: str, home: str) -> str:
 
 
 def _named(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Each class path, as text, and each class or function, with its key."""
+    """Yield each class path, as text, and each class or function, with its key."""
     if isinstance(value, Namespace | Mapping):
         items = vars(value) if isinstance(value, Namespace) else value
         if isinstance(path := items.get("class_path"), str):
@@ -152,7 +153,7 @@ def _named(value: object, key: str = "") -> Iterator[tuple[str, Any]]:
 def _is_buildable(named: object) -> bool:
     if inspect.isclass(named):
         return issubclass(named, BUILDABLE)
-    # The parser calls a function with arguments of the configuration's choice: only those that say what they make.
+    # The configuration chooses a function's arguments, so only functions with a declared return type are called.
     if not inspect.isfunction(named) or not _within(named.__module__, _MAKERS):
         return False
     made = get_type_hints(named).get("return")
@@ -160,7 +161,7 @@ def _is_buildable(named: object) -> bool:
 
 
 def _locate(path: str) -> object | None:
-    """What a path of a trusted package leads to; None if it leads nowhere."""
+    """Find the object at a path in a trusted package; return None if there is none."""
     try:
         return pydoc.locate(path)
     except pydoc.ErrorDuringImport:
@@ -168,7 +169,7 @@ def _locate(path: str) -> object | None:
 
 
 def _home(named: object) -> str:
-    """Module that an object is defined in, whatever path led to it."""
+    """Return the name of the module that defines an object, independent of the path that led to it."""
     if inspect.ismodule(named):
         return named.__name__
     owner = named if inspect.isclass(named) or inspect.isroutine(named) else type(named)

@@ -1,4 +1,4 @@
-"""Suggestions for a name that does not exist; nothing heavy is imported for them."""
+"""Suggestions for unknown names; the module imports nothing slow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean X?`` with a leading space, or nothing where no known name is like it."""
+    """Return `` Did you mean X?`` with a leading space, or an empty string if no known name is similar."""
     spelled = {_plain(each): each for each in known}
     near = difflib.get_close_matches(_plain(name), spelled, n=1, cutoff=0.6)
     return f" Did you mean {spelled[near[0]]}?" if near else ""
