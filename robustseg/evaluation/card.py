@@ -87,6 +87,10 @@ class Figured(Part):
         assert value is not None, key
         return value
 
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """Return both ends of a figure's confidence interval; None if there is none."""
+        return None
+
     def has(self, key: str) -> bool:
         """Return True if the row has the key of a figure, even with the value None."""
         return key in (self.__pydantic_extra__ or {})
@@ -133,8 +137,7 @@ class Scores(Figured):
     no_confidence: str | None = None
     """Reason why there are no intervals."""
 
-    def interval(self, key: str) -> tuple[float, float] | None:
-        """Return both ends of a figure's confidence interval; None if there is none."""
+    def interval(self, key: str) -> tuple[float, float] | None:  # noqa: D102
         ends = self.confidence.get(key, [])
         low, high = ends if len(ends) == 2 else (None, None)
         return None if low is None or high is None else (low, high)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustseg.evaluation.card import Card, DetectorRow, Figured, Scores
+from robustseg.evaluation.card import Card, DetectorRow, Figured
 from robustseg.evaluation.figures import Figure, shown_in
 from robustseg.evaluation.record import FOOLED
 from robustseg.evaluation.table import Cell, Column, Failure, Row, Section, Table, Text, Verdict, figure, words
@@ -43,7 +43,7 @@ def scores_table(card: Card) -> Table:
 
 def _scores(row: Figured, columns: Sequence[Figure]) -> list[Cell]:
     return [
-        figure(row[f.key], 2, f.factor, row.interval(f.key) if isinstance(row, Scores) else None)
+        figure(row[f.key], 2, f.factor, row.interval(f.key))
         if f.unit == "share"
         # Empty for rows without a cost, such as the worst cases.
         else figure(row[f.key], f.digits)

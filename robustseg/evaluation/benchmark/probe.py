@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from robustseg.data import collate
-from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.checks import probe_model
+from robustseg.evaluation.errors import not_written
 from robustseg.evaluation.measurements import Measurements
 from robustseg.files import write_json
 from robustseg.types import Sample
@@ -69,10 +69,7 @@ def checks_of(
     try:
         write_json(probed, path)
     except OSError as error:
-        raise EvaluationError(
-            f"{path}: cannot be written ({error.strerror or error}): all records are kept; make room and run the same "
-            "command again."
-        ) from error
+        raise not_written(path, error) from error
     # Read back, so that a continued evaluation gives the same bytes.
     return _read(path)
 

@@ -19,6 +19,7 @@ from robustseg.data.dataset import SegmentationDataset
 from robustseg.detectors import Detector, DetectorError, Threshold, auc
 from robustseg.evaluation import CLEAN, EvaluationError, full_precision
 from robustseg.evaluation.benchmark.plan import Benchmark
+from robustseg.evaluation.errors import not_written
 from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.protocol import digest
 from robustseg.evaluation.rejection import has_valid_pixels, rejection_scores
@@ -89,7 +90,7 @@ def _threshold(benchmark: Benchmark, name: str, detector: Detector, folder: Path
     try:
         threshold.save(path)
     except OSError as error:
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
     return threshold
 
 
@@ -119,7 +120,7 @@ def _benign_scores(benchmark: Benchmark, name: str, detector: Detector, folder: 
             try:
                 write_json({**about, "scores": known}, path, durable=False)
             except OSError as error:
-                raise _not_written(path, error) from error
+                raise not_written(path, error) from error
         scores += [known[key] for key in prints]
     return torch.tensor(scores, dtype=torch.float64)
 
@@ -148,10 +149,3 @@ def _read(path: Path, about: Mapping[str, Any]) -> dict[str, float]:
     # JSON turns tuples into lists.
     same = found == json.loads(json.dumps(about))
     return known if same and all(math.isfinite(score) for score in known.values()) else {}
-
-
-def _not_written(path: Path, error: OSError) -> EvaluationError:
-    return EvaluationError(
-        f"{path}: cannot be written ({error.strerror or error}): all records are kept; make room and run the same "
-        "command again."
-    )

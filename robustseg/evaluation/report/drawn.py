@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robustseg.evaluation.card import Card, Figured, Scores
+from robustseg.evaluation.card import Card, Figured
 from robustseg.evaluation.figures import keys_in
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.plots import Bar, Curve, bar_plot, curve_plot
-from robustseg.evaluation.report.wording import fraction, number, plain
+from robustseg.evaluation.report.wording import fraction, plain
+from robustseg.evaluation.table import finite
 
 MAX_CLASSES = 40
 """Largest number of classes in the plot per class; the table has all."""
@@ -81,7 +82,7 @@ def eps_curve(card: Card) -> Curve | None:
     if not points:
         return None
     series = {"white-box probe": [_percent(found["pixel_acc"][key]) for _, key in points]}
-    if number(found.get("chance")) is not None:
+    if finite(found.get("chance")) is not None:
         series["chance"] = [_percent(found["chance"])] * len(points)
     images = len((card.checks or {}).get("ids") or ())
     title = "Pixel accuracy over eps" + (f", {images} probe images" if images else "")
@@ -90,10 +91,10 @@ def eps_curve(card: Card) -> Curve | None:
 
 
 def _bar(row: Figured, key: str) -> Bar:
-    ends = row.interval(key) if isinstance(row, Scores) else None
+    ends = row.interval(key)
     return Bar(_percent(row[key]), None if ends is None else (100 * ends[0], 100 * ends[1]))
 
 
 def _percent(value: Any) -> float | None:
-    share = number(value)
+    share = finite(value)
     return None if share is None else 100 * share

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from robustseg.evaluation.card import Card, Figured, Scores
+from robustseg.evaluation.card import Card, Figured
 from robustseg.evaluation.errors import ReportError
 from robustseg.evaluation.figures import keys_in, shown_in
 from robustseg.evaluation.report import view
@@ -290,9 +290,7 @@ def worst_case(card: Card) -> dict[str, Cell]:
 
 
 def _score(row: Figured | None, key: str) -> Cell:
-    if row is None:
-        return MISSING
-    return figure(row[key], DIGITS, 100, row.interval(key) if isinstance(row, Scores) else None)
+    return MISSING if row is None else figure(row[key], DIGITS, 100, row.interval(key))
 
 
 def _figure(entry: Entry) -> float:

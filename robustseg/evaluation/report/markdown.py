@@ -40,7 +40,10 @@ def report_markdown(card: Card) -> str:
         "## IoU of each class",
         to_markdown(tables.classes(card)),
         "## Settings",
-        *(_settings(f"{name} ({summary})", values) for name, summary, values in _all_settings(card)),
+        *(
+            _settings(f"{name} ({summary})", values)
+            for name, summary, values in (*view.settings(card), *detected.settings(card))
+        ),
         _settings("Model and data", view.model_settings(card)),
         "## Evidence of the checks",
         *(_evidence(card) or ["None."]),
@@ -57,10 +60,6 @@ def _detectors(card: Card) -> list[str]:
         "\n".join(f"- {escape(line)}" for line in detected.lines(card)),
         escape(detected.note(card)),
     ]
-
-
-def _all_settings(card: Card) -> list[tuple[str, str, dict[str, str]]]:
-    return [*view.settings(card), *detected.settings(card)]
 
 
 def _evidence(card: Card) -> list[str]:

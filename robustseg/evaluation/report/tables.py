@@ -16,13 +16,11 @@ def scores(card: Card, *, summaries: bool) -> Table:
     """
     rows = []
     for row in view.rows(card):
-        found = [Failure(row.error)] if row.error else [_cell(row.cells.get(key)) for key in view.COLUMNS]
+        found: list[Cell] = (
+            [Failure(row.error)] if row.error else [row.cells.get(key, Text("")) for key in view.COLUMNS]
+        )
         rows.append(Row([Text(row.name, row.below if summaries else ""), *found], row.kind))
     return Table([words("attack"), *map(Column, view.COLUMNS.values())], [Section(rows)])
-
-
-def _cell(cell: view.Cell | None) -> Cell:
-    return Text("") if cell is None else Text(cell.text, cell.below, kind="lowest" if cell.lowest else "")
 
 
 def detectors(card: Card) -> Table:
@@ -37,7 +35,14 @@ def detectors(card: Card) -> Table:
 def flags(card: Card) -> Table:
     """Build the table of the checks."""
     rows = [
-        Row([Text(flag.number), Text(flag.name), Verdict(view.SYMBOLS[flag.verdict], flag.verdict), Text(flag.line)])
+        Row(
+            [
+                Text(str(flag.number)),
+                Text(flag.name),
+                Verdict(view.SYMBOLS[flag.verdict], flag.verdict),
+                Text(flag.line),
+            ]
+        )
         for flag in view.flags(card)
     ]
     return Table([words(heading) for heading in ("", "check", "verdict", "finding")], [Section(rows)])

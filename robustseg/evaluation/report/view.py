@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
-from robustseg.evaluation.card import UNKNOWN, AttackRow, Card, DataFacts, Figured, ModelFacts, Protocol, Scores
+from robustseg.evaluation.card import UNKNOWN, AttackRow, Card, DataFacts, Figured, Flag, ModelFacts, Protocol, Scores
 from robustseg.evaluation.figures import SCORES, Figure, keys_in, shown_in
 from robustseg.evaluation.report.wording import (
     NOTHING,
@@ -25,6 +26,7 @@ from robustseg.evaluation.report.wording import (
     threat,
     training,
 )
+from robustseg.evaluation.table import Text
 
 _REPORTED = shown_in("report")
 COLUMNS = {
@@ -47,15 +49,6 @@ _PER_IMAGE = "worst case per image"
 _GREEDY = "worst case for miou (greedy)"
 
 
-class Cell(NamedTuple):
-    """A figure with small text below it."""
-
-    text: str
-    below: str = ""
-    lowest: bool = False
-    """True for the lowest figure of its column among single attacks."""
-
-
 class Row(NamedTuple):
     """A row of the main table."""
 
@@ -64,20 +57,9 @@ class Row(NamedTuple):
     """Kind of the row: clean, attack or worst."""
     below: str
     """Small text below the name."""
-    cells: Mapping[str, Cell]
+    cells: Mapping[str, Text]
     error: str = ""
     """Reason why the attack could not run; empty otherwise."""
-
-
-class Flag(NamedTuple):
-    """The result of a check as text."""
-
-    number: str
-    name: str
-    verdict: str
-    line: str
-    evidence: str
-    """Evidence as indented JSON; empty if there is none."""
 
 
 class Tile(NamedTuple):
@@ -176,9 +158,9 @@ def rows(card: Card) -> list[Row]:
         cells = _scores(row)
         for key, cell in cells.items():
             if key in lowest and row[key] is not None and row[key] == lowest[key]:
-                cells[key] = cell._replace(lowest=True)
-        cells |= {f"gap_{key}": Cell(points(row.gap.get(key))) for key in keys_in("report gap")}
-        cells |= {f.key: Cell(_reported(row[f.key], f)) for f in _REPORTED if f.of == "attack"}
+                cells[key] = replace(cell, kind="lowest")
+        cells |= {f"gap_{key}": Text(points(row.gap.get(key))) for key in keys_in("report gap")}
+        cells |= {f.key: Text(_reported(row[f.key], f)) for f in _REPORTED if f.of == "attack"}
         cells["budget"] = _budget(row, card.protocol)
         found.append(Row(plain(name), "attack", below, cells))
     return [*found, *_worst_rows(card)]
@@ -193,26 +175,21 @@ def _worst_rows(card: Card) -> Iterator[Row]:
         cells = _scores(row)
         for key in keys_in("report gap"):
             clean, robust = card.clean[key], row[key]
-            cells[f"gap_{key}"] = Cell(points(None if clean is None or robust is None else clean - robust))
+            cells[f"gap_{key}"] = Text(points(None if clean is None or robust is None else clean - robust))
         yield Row(about[kind][0], "worst", about[kind][1], cells)
 
 
-def _scores(row: Figured) -> dict[str, Cell]:
-    return {key: score_cell(row, key) for key in SCORES if row.has(key)}
+def _scores(row: Figured) -> dict[str, Text]:
+    """Make a cell of each score, with its interval below."""
+    return {key: Text(percent(row[key]), span(row.interval(key))) for key in SCORES if row.has(key)}
 
 
-def score_cell(row: Figured | None, key: str) -> Cell:
-    """Make a cell of a score with its interval."""
-    ends = row.interval(key) if isinstance(row, Scores) else None
-    return Cell(percent(None if row is None else row[key]), span(ends))
-
-
-def _budget(row: AttackRow, protocol: Protocol) -> Cell:
+def _budget(row: AttackRow, protocol: Protocol) -> Text:
     """Make a cell of the largest perturbation in the attack's own norm, with its share of eps."""
     norm = row.settings.norm or protocol.norm or "linf"
     largest, eps = row[f"{norm}_max"], fraction(row.settings.eps)
     share = "" if largest is None or not eps else f"{100 * largest / float(eps):.1f} % of eps"
-    return Cell(size(largest, norm), share if eps is not None else "no bound")
+    return Text(size(largest, norm), share if eps is not None else "no bound")
 
 
 def size_table(card: Card) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -272,14 +249,14 @@ def model_settings(card: Card) -> dict[str, str]:
 
 
 def flags(card: Card) -> list[Flag]:
-    """Return the checks in their order."""
+    """Return the checks in their order, with evidence as indented JSON; it is empty if there is none."""
     return [
         Flag(
-            str(flag.number),
-            plain(flag.name),
-            flag.verdict,
-            plain(flag.line),
-            evidence(flag.evidence) if flag.evidence else "",
+            number=flag.number,
+            name=plain(flag.name),
+            verdict=flag.verdict,
+            line=plain(flag.line),
+            evidence=evidence(flag.evidence) if flag.evidence else "",
         )
         for flag in card.flags
     ]

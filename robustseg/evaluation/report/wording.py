@@ -11,6 +11,7 @@ from typing import Any
 
 from robustseg.attacks.describe import CLASS, setting_text
 from robustseg.evaluation.card import UNKNOWN, AttackSettings, Card, Protocol
+from robustseg.evaluation.table import finite
 from robustseg.types import parse_fraction
 
 NOTHING = "–"
@@ -20,22 +21,15 @@ DIGITS = 2
 _SHA = 12
 
 
-def number(value: Any) -> float | None:
-    """Return a finite float, or None for a value that is no finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
 def percent(value: Any, digits: int = DIGITS) -> str:
     """Write a share in percent, without the percent sign."""
-    share = number(value)
+    share = finite(value)
     return NOTHING if share is None else f"{100 * share:.{digits}f}"
 
 
 def points(value: Any) -> str:
     """Write a difference of shares in percentage points; a rounded zero has no minus sign."""
-    share = number(value)
+    share = finite(value)
     return NOTHING if share is None else f"{round(100 * share, DIGITS) + 0.0:.{DIGITS}f}".replace("-", "−")
 
 
@@ -46,13 +40,13 @@ def span(ends: tuple[float, float] | None) -> str:
 
 def count(value: Any) -> str:
     """Write a number of calls with one decimal; whole numbers have none."""
-    figure = number(value)
+    figure = finite(value)
     return NOTHING if figure is None else f"{figure:.1f}".removesuffix(".0")
 
 
 def size(value: Any, norm: Any) -> str:
     """Write the size of a perturbation: linf in steps of an 8-bit image, L2 and rms in units of the [0, 1] range."""
-    figure = number(value)
+    figure = finite(value)
     if figure is None:
         return NOTHING
     return f"{255 * figure:.2f}/255" if norm == "linf" else f"{figure:.3f}"

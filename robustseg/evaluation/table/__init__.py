@@ -16,6 +16,7 @@ from robustseg.evaluation.table.table import (
     Text,
     Verdict,
     figure,
+    finite,
     words,
 )
 from robustseg.evaluation.table.terminal import to_terminal
@@ -32,6 +33,7 @@ __all__ = [
     "Text",
     "Verdict",
     "figure",
+    "finite",
     "to_csv",
     "to_html",
     "to_latex",

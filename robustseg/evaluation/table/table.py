@@ -181,15 +181,16 @@ def figure(
         suffix: Text after the number.
         kind: CSS class in pages, see :class:`Number`.
     """
-    share = _finite(value)
+    share = finite(value)
     if share is None:
         return MISSING
-    ends = [_finite(end) for end in interval] if isinstance(interval, list | tuple) and len(interval) == 2 else [None]
+    ends = [finite(end) for end in interval] if isinstance(interval, list | tuple) and len(interval) == 2 else [None]
     known = [factor * end for end in ends if end is not None]
     return Number(factor * share, digits, (known[0], known[1]) if len(known) == 2 else None, suffix, kind)
 
 
-def _finite(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
+    """Return a finite float, or None for a value that is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
