@@ -36,7 +36,7 @@ class RobustnessEvaluation(pl.Callback):
         num_images: Number of images to use at validation, the first of the split; all by default.
         test_num_images: Number of images, evenly spread over the split, for the benchmark at the end of training and in
             ``robustseg evaluate``; all by default.
-        num_examples: Number of rows of the pictures in TensorBoard for each attack; 0 for none.
+        num_examples: Number of rows of each attack's pictures in the loggers; 0 for none.
         suite: Name of the attacks as a whole, for the record.
         detectors: Detectors to put in front of the model in the benchmark, by the name they are reported under.
         false_positive_rate: Largest share of benign images that a detector's threshold may reject, in [0, 1).
