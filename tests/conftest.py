@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if WORKER:
@@ -18,3 +19,8 @@ torch.set_num_threads(1 if WORKER else min(2, torch.get_num_threads()))
 # Barely trained nets in eval mode run in denormal numbers, which are several times slower.
 torch.set_flush_denormal(True)
 end_on_signals()
+
+
+def pytest_unconfigure() -> None:
+    """Leave signals alone once no test is running: a worker that ends is sent one."""
+    signal.set_wakeup_fd(-1)
