@@ -21,6 +21,6 @@ torch.set_flush_denormal(True)
 end_on_signals()
 
 
-def pytest_unconfigure() -> None:
+def pytest_sessionfinish() -> None:
     """Leave signals alone once no test is running: a worker that ends is sent one."""
     signal.set_wakeup_fd(-1)
