@@ -1,4 +1,4 @@
-"""What a command line or a YAML file describes: parser, model, data, suite and trainer of a run or an evaluation."""
+"""Objects of a command line or a YAML file: parser, model, data, suite and trainer of a run or an evaluation."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class RobustSegCLI(LightningCLI):
             self.datamodule.setup(stage)
 
     def loaded_benchmark(self, check_images: int = 8) -> Benchmark:
-        """The model with its checkpoint's weights under its suite, on what the options say.
+        """Return the evaluation of the model with its checkpoint's weights, on what the options say.
 
         Args:
             check_images: Number of images to probe the model on.
@@ -186,7 +186,7 @@ class RobustSegCLI(LightningCLI):
         check_images: int = 8,
         only: Sequence[str] | None = None,
     ) -> Benchmark:
-        """The model of this configuration under its suite.
+        """Return the evaluation of this configuration's model under its suite.
 
         Args:
             weights: File that the model's weights came from.

@@ -57,7 +57,7 @@ def _keep(text: str, folder: Path) -> None:
 
 
 def _settings(text: str) -> Any:
-    """What a configuration says of its run; None where it cannot be read, as after a full disk."""
+    """Return the settings in a saved configuration; None if it cannot be read, for example after a full disk."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -16,7 +16,8 @@ Mode = Literal["min", "max"]
 
 
 def direction_of(figure: str) -> Mode | None:
-    """The mode that keeps the better of two values of a logged figure, by its name's last part; None if unknown."""
+    """Return the mode that keeps the better of two values of a logged figure, by its name's last part; None if
+    unknown."""
     name = figure.rpartition("/")[2]
     if name == "skipped" or "loss" in name.split("_"):
         return "min"

@@ -37,7 +37,7 @@ class Monitor(NamedTuple):
 
 
 def monitors(checkpoint: ModelCheckpoint, callbacks: Any) -> Iterator[Monitor]:
-    """The callbacks of a run that monitor a figure.
+    """Return the callbacks of a run that monitor a figure.
 
     Args:
         checkpoint: That of the section ``checkpoint``.
@@ -95,7 +95,7 @@ def _is_known(callback: pl.Callback) -> bool:
 
 
 def _missing_attack(figure: str, robustness: RobustnessEvaluation) -> str:
-    """The remedy for a figure of an attack that does not run at validation."""
+    """Return the remedy for a figure of an attack that does not run at validation."""
     stage, _, rest = figure.partition("/")
     attack = rest.rpartition("/")[0]
     if stage != "val" or attack not in robustness.attacks or figure in robustness.logged:
@@ -145,7 +145,7 @@ def _check_times(monitor: Monitor, trainer: pl.Trainer, robustness: RobustnessEv
 
 
 def early_end(trainer: pl.Trainer) -> str | None:
-    """Why training has ended before its last epoch and step, as a sentence; None where it has not."""
+    """Explain an end of training before its last epoch and step in a sentence; None if there was none."""
     epochs, steps = trainer.max_epochs or -1, trainer.max_steps
     is_whole = 0 <= epochs <= trainer.current_epoch or 0 <= steps <= trainer.global_step
     if not trainer.should_stop or is_whole:

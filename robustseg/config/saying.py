@@ -6,7 +6,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 
 def is_first_process() -> bool:
-    """Whether this is rank 0, also before the ranks have met."""
+    """Return whether this is rank 0, also before the ranks have met."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 

@@ -1,4 +1,4 @@
-"""Where a run or an evaluation starts from: its checkpoint, the version of its folder, and what its data decides."""
+"""Start of a run or an evaluation: its checkpoint, the version of its folder, and the settings its data decides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustseg.resume.runs import RunError, last_run
 
 
 class Start(NamedTuple):
-    """Where a run goes on, or what is scored."""
+    """Start of a run or an evaluation."""
 
     version: int | None
     """Of the folder that a run goes on in; None for a new one."""

@@ -65,7 +65,7 @@ class ConfusionScores(Metric):
 
 
 class SegmentationScores(ConfusionScores):
-    """The same from predictions and targets.
+    """Scores of a data set from predictions and targets.
 
     Args:
         num_classes: Number of classes C.

@@ -40,7 +40,7 @@ def log_picture(loggers: Iterable[Logger], tag: str, picture: NDArray[np.uint8],
 
 
 def _takes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a function can be called with these arguments; unknown signatures are taken for able."""
+    """Return whether a function takes these arguments; an unknown signature counts as one that does."""
     try:
         inspect.signature(function).bind(*args, **kwargs)
     except TypeError:

@@ -26,7 +26,7 @@ def worst_finding(findings: Sequence[Finding], good: str) -> Finding:
 
 
 def flag_of(number: int, name: str, finding: Finding, evidence: Mapping[str, Any] | None) -> Flag:
-    """The flag that shows a finding.
+    """Return the flag that shows a finding.
 
     Args:
         number: 1..10.
@@ -38,7 +38,7 @@ def flag_of(number: int, name: str, finding: Finding, evidence: Mapping[str, Any
 
 
 def probe_evidence(card: Card, experiment: str) -> dict[str, Any] | None:
-    """What the probe of the model found in an experiment, None where there was none."""
+    """Return the evidence of an experiment of the model's probe; None if it was not made."""
     return None if card.checks is None else card.checks.get(experiment)
 
 

@@ -45,7 +45,7 @@ def trust_flags(card: Card) -> list[Flag]:
 
 
 def overall(flags: Sequence[Flag]) -> Verdict:
-    """The worst verdict; what was not checked counts as caution, since silence is no evidence.
+    """Return the worst verdict; a missing check counts as caution, since silence is no evidence.
 
     Raises:
         ValueError: There is no flag.

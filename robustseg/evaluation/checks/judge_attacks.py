@@ -120,7 +120,7 @@ def effort_change(found: Mapping[str, Any]) -> float:
 
 
 def _doubled_in_card(card: Card) -> dict[str, Any] | None:
-    """The longest attack of the card next to the same with half its steps or fewer, if there is one."""
+    """Return the longest attack of the card and the same with half its steps or fewer, if there is one."""
     rows = {name: row for name, row in card.ran.items() if row.settings.steps and _bounded_white(row)}
     best: dict[str, Any] | None = None
     for more, row in rows.items():
@@ -233,7 +233,7 @@ def _distorted(found: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _card_one_step(card: Card) -> dict[str, float] | None:
-    """The suite's strongest single step and its strongest attack of many steps within the same budget."""
+    """Return the suite's strongest single step and its strongest attack of many steps within the same budget."""
     rows = [row for row in card.ran.values() if _bounded_white(row)]
     for row in rows:
         rivals = [other for other in rows if threat_of(other) == threat_of(row) and (other.settings.steps or 2) > 1]

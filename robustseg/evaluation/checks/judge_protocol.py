@@ -105,7 +105,7 @@ def judge_losses(card: Card) -> Flag:
 
 
 def _text(trained_with: AttackSettings | str | None) -> str | None:
-    """What the model was trained with, where no loss is known of it."""
+    """Return the description of the training attack if its loss is not known."""
     return trained_with.attack if isinstance(trained_with, AttackSettings) else trained_with
 
 
@@ -137,7 +137,7 @@ def judge_sample(card: Card) -> Flag:
 
 
 def _half_width(card: Card) -> float | None:
-    """Of the widest 95 % interval of a miou in the card."""
+    """Return half the width of the widest 95 % interval of a miou in the card."""
     rows = [card.clean, *card.ran.values()]
     if card.worst_case is not None and card.worst_case.per_image is not None:
         rows.append(card.worst_case.per_image)

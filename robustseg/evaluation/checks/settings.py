@@ -22,7 +22,7 @@ def threat_of(row: Row) -> tuple[str, str] | None:
 
 
 def untargeted(row: Row) -> bool:
-    """Whether the attack wants the truth gone and nothing else."""
+    """Return whether the attack is untargeted."""
     return not row.settings.targeted and "target_map" not in row.settings.others
 
 
@@ -49,7 +49,7 @@ def losses_of(settings: AttackSettings, one_step: bool = False) -> set[str]:
 
 
 def _members(settings: AttackSettings) -> Iterator[AttackSettings]:
-    """Settings of the members of an ensemble, or of the attack itself."""
+    """Return the settings of an ensemble's members, or of the attack itself."""
     if not settings.members:
         yield settings
     for member in settings.members:
