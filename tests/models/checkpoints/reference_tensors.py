@@ -54,3 +54,28 @@ class Tensors(dict):
         if key not in self:
             self[key] = make()
         return self[key]
+
+
+class Restated:
+    """A network written as a function of its tensors and images, called as a module is."""
+
+    def __init__(self, compute, size):
+        self.compute, self.tensors = compute, Tensors()
+        with torch.no_grad():
+            compute(self.tensors, torch.randn(1, 3, size, size))
+
+    def __call__(self, images):
+        return self.compute(self.tensors, images)
+
+    def double(self):
+        self.tensors = self.tensors.double()
+        return self
+
+    def state_dict(self):
+        return dict(self.tensors)
+
+    def named_parameters(self):
+        return [(key, value) for key, value in self.tensors.items() if "running" not in key]
+
+    def parameters(self):
+        return [value for _, value in self.named_parameters()]

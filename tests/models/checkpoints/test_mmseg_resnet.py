@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from robustseg.models import FCN, DeepLabV3, ModelError, PSPNet, load_segmentati
 from robustseg.models.checkpoints.recognise import LAYOUTS
 
 from .mmseg_reference import build, logits_of, wrapped
-from .parity import assert_same, misnormalised, normalised, parameters
+from .parity import Case, Full, assert_same, misnormalised, normalised, resized
 
 HEADS = {
     PSPNet: {"type": "PSPHead", "pool_scales": (1, 2, 3, 6)},
@@ -61,48 +62,63 @@ def ours(kind, backbone="r50", base=8, classes=5, name=None, **changed):
     return misnormalised(network)
 
 
-@pytest.fixture(scope="module", params=[(kind, backbone) for kind in HEADS for backbone in BACKBONES], ids=str)
-def case(request, tmp_path_factory):
-    torch.manual_seed(0)
-    kind, backbone = request.param
-    stem = {"stem_channels": 64} if backbone == "r50b" else {}
-    reference = build(config(kind, backbone, **stem))
-    path = tmp_path_factory.mktemp("mmseg") / "iter_80000.pth"
-    torch.save(wrapped(reference.state_dict()), path)
-    return kind, backbone, reference.double(), path
+ASKED = [
+    (PSPNet, "r18", {"dilate_once": False}, "dilate_once: true"),
+    (PSPNet, "r50", {"first_block_dilated": True}, "first_block_dilated: false"),
+    (PSPNet, "r50", {"output_stride": 16}, "output_stride: 8"),
+    (DeepLabV3, "r50", {"rates": [6, 12, 18]}, r"rates: \[12, 24, 36\]"),
+    (DeepLabV3, "r50", {"project_kernel": 1}, "project_kernel: 3"),
+    (DeepLabV3, "r50", {"refine": True}, "refine: false"),
+    (FCN, "r50", {"convs": 1}, "convs: 2"),
+    (FCN, "r50", {"concat_input": False}, "concat_input: true"),
+]
 
 
-@pytest.mark.parametrize("size", [(65, 81), (97, 131)], ids=lambda size: f"{size[0]}x{size[1]}")
-def test_logits_and_gradients_are_mmsegs(case, size):
-    kind, backbone, reference, path = case
-    model = ours(kind, backbone)
-    name = f"MMSegmentation {kind.__name__} over {BACKBONES[backbone][2]}"
-    assert load_segmentation_weights(model, path)["layout"] == name
-    assert_same(model, lambda images: logits_of(reference, normalised(images)), *size)
-    assert parameters(model) == parameters(reference)
+def theirs(kind, backbone):
+    return build(config(kind, backbone, **({"stem_channels": 64} if backbone == "r50b" else {})))
 
 
-def test_auxiliary_logits_are_mmsegs(case):
-    kind, backbone, reference, path = case
-    model = ours(kind, backbone)
-    load_segmentation_weights(model, path)
-    images = torch.rand(1, 3, 64, 80, dtype=torch.float64)
-    with torch.no_grad():
-        features = reference.backbone(normalised(images))
-        expected = reference.auxiliary_head(features)
-        _, aux_logits = model.double().eval().network.forward_with_aux(normalised(images))
-    torch.testing.assert_close(aux_logits, expected, rtol=1e-6, atol=1e-6)
+def logits(reference, images):
+    return logits_of(reference, normalised(images))
 
 
-def test_the_file_holds_objects_that_are_passed_over(case):
+def auxiliary(reference, images):
+    return resized(reference.auxiliary_head(reference.backbone(normalised(images))), images, align_corners=False)
+
+
+CASES = [
+    Case(
+        f"{kind.__name__} {backbone}",
+        f"MMSegmentation {kind.__name__} over {BACKBONES[backbone][2]}",
+        partial(theirs, kind, backbone),
+        partial(ours, kind, backbone),
+        sizes=((65, 81), (97, 131)),
+        logits=logits,
+        auxiliary=auxiliary,
+        wrap=wrapped,
+        refuses=tuple(
+            (changed, rf"needs.*{words}.*{kind.__name__.lower()}_{backbone}_mmseg;")
+            for *key, changed, words in ASKED
+            if key == [kind, backbone]
+        ),
+    )
+    for kind in HEADS
+    for backbone in BACKBONES
+]
+FULL = [
+    Full(
+        kind.__name__,
+        partial(lambda kind: build(config(kind, base=64, classes=19, depth=101)), kind),
+        partial(kind, 19, "resnet101c", channels=512, **SETTINGS[kind]),
+    )
+    for kind in HEADS
+]
+
+
+def test_the_file_holds_objects_that_are_passed_over(tmp_path):
+    torch.save(wrapped({}), tmp_path / "iter_80000.pth")
     with pytest.raises(pickle.UnpicklingError, match="Unsupported global"):
-        torch.load(case[3], weights_only=True)
-
-
-def test_only_its_own_layout_recognises_it(case):
-    kind, backbone, reference, _ = case
-    names = [layout.name for layout in LAYOUTS if layout.recognises(reference.state_dict())]
-    assert names == [f"MMSegmentation {kind.__name__} over {BACKBONES[backbone][2]}"]
+        torch.load(tmp_path / "iter_80000.pth", weights_only=True)
 
 
 def test_aligned_corners_are_the_networks_setting_and_reported(tmp_path, caplog):
@@ -113,29 +129,7 @@ def test_aligned_corners_are_the_networks_setting_and_reported(tmp_path, caplog)
         load_segmentation_weights(model, tmp_path / "iter_80000.pth")
     assert "769x769" in caplog.text
     assert "this network has align_corners: true" in caplog.text
-    reference.double()
-    assert_same(model, lambda images: logits_of(reference, normalised(images)), 65, 81)
-
-
-@pytest.mark.parametrize(
-    ("kind", "backbone", "changed", "words"),
-    [
-        (PSPNet, "r18", {"dilate_once": False}, "dilate_once: true"),
-        (PSPNet, "r50", {"first_block_dilated": True}, "first_block_dilated: false"),
-        (PSPNet, "r50", {"output_stride": 16}, "output_stride: 8"),
-        (DeepLabV3, "r50", {"rates": [6, 12, 18]}, r"rates: \[12, 24, 36\]"),
-        (DeepLabV3, "r50", {"project_kernel": 1}, "project_kernel: 3"),
-        (DeepLabV3, "r50", {"refine": True}, "refine: false"),
-        (FCN, "r50", {"convs": 1}, "convs: 2"),
-        (FCN, "r50", {"concat_input": False}, "concat_input: true"),
-    ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
-)
-def test_what_the_shapes_do_not_show_is_asked_for(kind, backbone, changed, words, tmp_path):
-    torch.save(wrapped(build(config(kind, backbone)).state_dict()), tmp_path / "model.pth")
-    pattern = rf"model\.pth.*needs.*{words}.*{kind.__name__.lower()}_{backbone}_mmseg;"
-    with pytest.raises(ModelError, match=pattern):
-        load_segmentation_weights(ours(kind, backbone, **changed), tmp_path / "model.pth")
+    assert_same(model, partial(logits, reference.double()), 65, 81)
 
 
 def test_other_networks_over_the_same_backbones_are_not_taken_for_these(tmp_path):
@@ -148,16 +142,3 @@ def test_other_networks_over_the_same_backbones_are_not_taken_for_these(tmp_path
         torch.save(wrapped(reference.state_dict()), tmp_path / f"{index}.pth")
         with pytest.raises(ModelError, match="does not fit the network"):
             load_segmentation_weights(ours(PSPNet, name="resnet50d"), tmp_path / f"{index}.pth")
-
-
-@pytest.mark.parametrize("kind", HEADS, ids=lambda kind: kind.__name__)
-def test_full_size_has_the_same_tensors(kind):
-    arguments = {"channels": 512, **SETTINGS[kind]}
-    with torch.device("meta"):
-        reference = build(config(kind, base=64, classes=19, depth=101))
-        network = kind(19, "resnet101c", **arguments)
-    layout = next(layout for layout in LAYOUTS if layout.recognises(reference.state_dict()))
-    converted = layout.convert(reference.state_dict(), network)
-    own = network.state_dict()
-    assert {key: value.shape for key, value in converted.items()} == {key: value.shape for key, value in own.items()}
-    assert parameters(network) == parameters(reference)

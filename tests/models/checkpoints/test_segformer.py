@@ -1,6 +1,8 @@
 """Checkpoints of SegFormer, against transformers, MMSegmentation and a restatement of NVlabs/SegFormer."""
 
 import importlib.util
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from robustseg.models import ModelError, SegFormer, load_segmentation_weights
 from robustseg.models.checkpoints.recognise import LAYOUTS
 
 from . import reference_nvlabs
-from .parity import assert_same, misnormalised, normalised, parameters, randomise_, resized
+from .parity import Case, Full, assert_same, misnormalised, normalised, parameters, randomise_, resized
 
 transformers = pytest.importorskip("transformers", reason="transformers not installed: pip install -e .[dev]")
 HAS_MMSEG = all(importlib.util.find_spec(name) for name in ("mmcv", "mmengine", "mmseg"))
@@ -45,25 +47,19 @@ def from_mmseg():
 def mmseg_logits(network, images):
     from . import mmseg_reference
 
-    return mmseg_reference.logits_of(network, images)
+    return mmseg_reference.logits_of(network, normalised(images))
 
 
-# layout, reference, its logits, settings here
-CASES = {
-    "nvlabs": (
-        "NVlabs/SegFormer",
-        lambda: reference_nvlabs.SegFormer(CLASSES, WIDTHS, HEADS, DEPTHS, 16),
-        lambda network, images: network(images),
-        {},
-    ),
-    "transformers": (
-        "transformers 5 SegformerForSemanticSegmentation",
-        from_transformers,
-        lambda network, images: resized(network(images).logits, images, align_corners=False),
-        {"norm_eps": 1e-5},
-    ),
-    "mmseg": ("MMSegmentation SegFormer", from_mmseg, mmseg_logits, {"norm_eps": 1e-6, "projection_bn": True}),
-}
+def transformers_logits(network, images):
+    return resized(network(normalised(images)).logits, images, align_corners=False)
+
+
+def from_nvlabs():
+    return reference_nvlabs.SegFormer(CLASSES, WIDTHS, HEADS, DEPTHS, 16)
+
+
+def build(make):
+    return scaled_down_(randomise_(make()))
 
 
 def ours(**changed):
@@ -80,32 +76,45 @@ def scaled_down_(network):
     return network
 
 
-@pytest.fixture(scope="module", params=CASES)
-def case(request, tmp_path_factory):
-    torch.manual_seed(0)
-    if request.param == "mmseg" and not HAS_MMSEG:
-        pytest.skip("mmseg not installed: pip install --no-deps -r tests/references.txt")
-    layout, build, logits, settings = CASES[request.param]
-    reference = scaled_down_(randomise_(build()))
-    path = tmp_path_factory.mktemp("segformer") / "model.pth"
-    torch.save({"meta": {"epoch": 1}, "state_dict": reference.state_dict()}, path)
-    return layout, reference.double(), logits, settings, path
-
-
-@pytest.mark.parametrize("size", [(64, 96), (97, 131)], ids=lambda size: f"{size[0]}x{size[1]}")
-def test_logits_and_gradients_are_the_references(case, size):
-    layout, reference, logits, settings, path = case
-    model = ours(**settings)
-    assert load_segmentation_weights(model, path)["layout"] == layout
-    assert_same(model, lambda images: logits(reference, normalised(images)), *size)
-    unused = {name: parameter for name, parameter in reference.named_parameters() if "decode_head.conv_seg" in name}
-    surplus = sum(value.numel() for value in unused.values()) if layout == "NVlabs/SegFormer" else 0
-    assert parameters(model) == parameters(reference) - surplus
-
-
-def test_only_its_own_layout_recognises_it(case):
-    layout, reference, *_ = case
-    assert [known.name for known in LAYOUTS if known.recognises(reference.state_dict())] == [layout]
+COMMON = {"sizes": ((64, 96), (97, 131)), "wrap": lambda state: {"meta": {"epoch": 1}, "state_dict": state}}
+CASES = [
+    Case(
+        "nvlabs",
+        "NVlabs/SegFormer",
+        partial(build, from_nvlabs),
+        ours,
+        surplus=lambda reference: parameters(reference.decode_head.conv_seg),
+        refuses=(({"norm_eps": 1e-6}, r"needs norm_eps: null.*segformer_b0;"),),
+        **COMMON,
+    ),
+    Case(
+        "transformers",
+        "transformers 5 SegformerForSemanticSegmentation",
+        partial(build, from_transformers),
+        lambda **changed: ours(**{"norm_eps": 1e-5, **changed}),
+        logits=transformers_logits,
+        refuses=tuple(
+            (changed, f"needs {words}.*segformer_b0_transformers;")
+            for changed, words in (
+                ({"norm_eps": None}, "norm_eps: 1e-05"),
+                ({"norm_eps": 1e-6}, "norm_eps: 1e-05"),
+                ({"projection_bn": True}, "projection_bn: false"),
+            )
+        ),
+        **COMMON,
+    ),
+]
+if HAS_MMSEG:
+    ours_of_mmseg = partial(ours, norm_eps=1e-6, projection_bn=True)
+    made = Case("mmseg", "MMSegmentation SegFormer", partial(build, from_mmseg), ours_of_mmseg, **COMMON)
+    CASES.append(replace(made, logits=mmseg_logits))
+FULL = [
+    Full(
+        "mit_b2",
+        lambda: from_transformers(hidden_sizes=[64, 128, 320, 512], depths=[3, 4, 6, 3], decoder_hidden_size=768),
+        lambda: SegFormer(CLASSES, "mit_b2", norm_eps=1e-5),
+    )
+]
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
@@ -126,35 +135,11 @@ def test_the_hubs_files_have_older_names(suffix, tmp_path):
         torch.save(state, path)
     model = ours(norm_eps=1e-5)
     assert load_segmentation_weights(model, path)["layout"] == "transformers SegformerForSemanticSegmentation"
-    reference.double()
-    assert_same(
-        model, lambda images: resized(reference(normalised(images)).logits, images, align_corners=False), 64, 96
-    )
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({}, "norm_eps: 1e-05"),
-        ({"norm_eps": 1e-6}, "norm_eps: 1e-05"),
-        ({"norm_eps": 1e-5, "projection_bn": True}, "projection_bn: false"),
-    ],
-    ids=str,
-)
-def test_what_the_shapes_do_not_show_is_asked_for(settings, words, tmp_path):
-    torch.save(from_transformers().state_dict(), tmp_path / "model.pth")
-    with pytest.raises(ModelError, match=rf"model\.pth.*needs {words}.*segformer_b0_transformers;"):
-        load_segmentation_weights(ours(**settings), tmp_path / "model.pth")
-
-
-def test_the_authors_epsilons_are_called_null(tmp_path):
-    torch.save(reference_nvlabs.SegFormer(CLASSES, WIDTHS, HEADS, DEPTHS, 16).state_dict(), tmp_path / "model.pth")
-    with pytest.raises(ModelError, match=r"needs norm_eps: null.*segformer_b0;"):
-        load_segmentation_weights(ours(norm_eps=1e-6), tmp_path / "model.pth")
+    assert_same(model, partial(transformers_logits, reference.double()), 64, 96)
 
 
 def test_a_damaged_file_is_named_and_nothing_loaded(tmp_path):
-    state = reference_nvlabs.SegFormer(CLASSES, WIDTHS, HEADS, DEPTHS, 16).state_dict()
+    state = from_nvlabs().state_dict()
     del state["backbone.block2.1.attn.kv.weight"]
     state["decode_head.linear_c3.proj.weight"] = torch.zeros(3)
     torch.save(state, tmp_path / "model.pth")
@@ -171,15 +156,3 @@ def test_full_sizes_have_the_published_numbers_of_parameters(size, published):
     with torch.device("meta"):
         count = parameters(SegFormer(150, f"mit_b{size}"))
     assert count / 1e6 == pytest.approx(published, abs=0.06)
-
-
-def test_full_size_has_transformers_tensors():
-    widths, depths = [64, 128, 320, 512], [3, 4, 6, 3]
-    with torch.device("meta"):
-        reference = from_transformers(hidden_sizes=widths, depths=depths, decoder_hidden_size=768)
-        network = SegFormer(CLASSES, "mit_b2", norm_eps=1e-5)
-    layout = next(layout for layout in LAYOUTS if layout.recognises(reference.state_dict()))
-    converted = layout.convert(reference.state_dict(), network)
-    own = network.state_dict()
-    assert {key: value.shape for key, value in converted.items()} == {key: value.shape for key, value in own.items()}
-    assert parameters(network) == parameters(reference)
