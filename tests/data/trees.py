@@ -14,6 +14,8 @@ from PIL import Image
 
 VOID = 255
 SIZE = (48, 64)
+Splits = Mapping[str, Sequence[str]]
+"""Samples of each split."""
 Truth = dict[str, dict[str, np.ndarray]]
 """H×W uint8 class ids by split and sample id."""
 
@@ -65,32 +67,56 @@ def voc_palette() -> list[int]:
     return colours
 
 
-def voc_tree(
-    root: Path,
-    splits: Mapping[str, Sequence[str]] | None = None,
-    size: tuple[int, int] = SIZE,
-    seed: int = 0,
-) -> Truth:
+def _write(
+    splits: Splits, size: tuple[int, int], seed: int, ids: Sequence[int], paths: Callable[[str, str], Sequence[Path]],
+    read: Callable[[np.ndarray], np.ndarray] = lambda mask: mask,
+    save_mask: Callable[[Path, np.ndarray], None] | None = None,
+    prefix: str = "",
+) -> Truth:  # fmt: skip
+    """An image and a mask of random ``ids`` for each sample, and what the masks are read as.
+
+    Args:
+        splits: Samples of each split.
+        size: (height, width).
+        seed: Of the contents.
+        ids: What the masks hold.
+        paths: (split, sample) to the files of image and mask.
+        read: A mask of ids to the classes that the data set makes of them.
+        save_mask: Writes a mask; ``save`` without it.
+        prefix: Of the samples' names, for contents of their own.
+    """
+    truth: Truth = {}
+    for split, names in splits.items():
+        for name in names:
+            rng = _rng(seed, prefix + name)
+            mask = random_mask(ids, size, rng)
+            image_path, mask_path = paths(split, name)
+            save(image_path, random_image(size, rng))
+            (save_mask or save)(mask_path, mask)
+            truth.setdefault(split, {})[name] = read(mask).astype(np.uint8)
+    return truth
+
+
+def voc_tree(root: Path, splits: Splits | None = None, size: tuple[int, int] = SIZE, seed: int = 0) -> Truth:
     """``root/VOCdevkit/VOC2012``: JPEG images, palette PNG masks with a void rim, and the lists of the splits."""
     splits = splits or {
         "train": ["2007_000032", "2007_000039", "2011_003276"],
         "val": ["2007_000033", "2007_000042"],
     }
     base = root / "VOCdevkit" / "VOC2012"
-    truth: Truth = {}
-    for split, names in splits.items():
+    everything = {**splits, "trainval": [name for names in splits.values() for name in names]}
+    for split, names in everything.items():
         _write_list(base / "ImageSets" / "Segmentation" / f"{split}.txt", names)
-        for name in names:
-            rng = _rng(seed, name)
-            mask = random_mask([*range(21), VOID], size, rng)
-            save(base / "JPEGImages" / f"{name}.jpg", random_image(size, rng))
-            save(base / "SegmentationClass" / f"{name}.png", mask, voc_palette())
-            truth.setdefault(split, {})[name] = mask
-    everything = [name for names in splits.values() for name in names]
-    _write_list(base / "ImageSets" / "Segmentation" / "trainval.txt", everything)
     # pictures without a mask belong to VOC's other tasks
     save(base / "JPEGImages" / "2008_000001.jpg", random_image(size, _rng(seed, "other")))
-    return truth
+
+    def paths(split: str, name: str) -> tuple[Path, Path]:
+        return base / "JPEGImages" / f"{name}.jpg", base / "SegmentationClass" / f"{name}.png"
+
+    def with_palette(path: Path, mask: np.ndarray) -> None:
+        save(path, mask, voc_palette())
+
+    return _write(splits, size, seed, [*range(21), VOID], paths, save_mask=with_palette)
 
 
 def save_sbd_mask(path: Path, mask: np.ndarray, compressed: bool = True) -> None:
@@ -107,12 +133,7 @@ def save_sbd_mask(path: Path, mask: np.ndarray, compressed: bool = True) -> None
     scipy.io.savemat(path, {"GTcls": contents}, do_compression=compressed)
 
 
-def sbd_tree(
-    root: Path,
-    splits: Mapping[str, Sequence[str]] | None = None,
-    size: tuple[int, int] = SIZE,
-    seed: int = 0,
-) -> Truth:
+def sbd_tree(root: Path, splits: Splits | None = None, size: tuple[int, int] = SIZE, seed: int = 0) -> Truth:
     """``root/benchmark_RELEASE/dataset``: SBD's own splits, which overlap VOC's; its masks know no void.
 
     With ``voc_tree``'s default images the augmented list is its three training images and 2008_000002, 2008_000003,
@@ -123,16 +144,13 @@ def sbd_tree(
         "val": ["2010_000014", "2007_000033"],
     }
     base = root / "benchmark_RELEASE" / "dataset"
-    truth: Truth = {}
     for split, names in splits.items():
         _write_list(base / f"{split}.txt", names)
-        for name in names:
-            rng = _rng(seed, f"sbd {name}")
-            mask = random_mask(list(range(21)), size, rng)
-            save(base / "img" / f"{name}.jpg", random_image(size, rng))
-            save_sbd_mask(base / "cls" / f"{name}.mat", mask)
-            truth.setdefault(split, {})[name] = mask
-    return truth
+
+    def paths(split: str, name: str) -> tuple[Path, Path]:
+        return base / "img" / f"{name}.jpg", base / "cls" / f"{name}.mat"
+
+    return _write(splits, size, seed, range(21), paths, save_mask=save_sbd_mask, prefix="sbd ")
 
 
 def cityscapes_tree(
@@ -180,79 +198,43 @@ def cityscapes_tree(
     return truth
 
 
-def bdd100k_tree(
-    root: Path,
-    layout: str = "bdd100k",
-    splits: Mapping[str, Sequence[str]] | None = None,
-    size: tuple[int, int] = SIZE,
-    seed: int = 0,
-) -> Truth:
+def bdd100k_tree(root: Path, layout: str = "bdd100k", size: tuple[int, int] = SIZE, seed: int = 0) -> Truth:
     """``root/bdd100k/images/10k`` and ``.../labels/sem_seg/masks``, or ``layout="seg"``: the older ``root/seg``."""
-    splits = splits or {"train": ["0004a4c0-d4dff0ad", "00054602-3bf57337"], "val": ["7d06fefd-f7be05a6"]}
-    base = root / ("bdd100k" if layout == "bdd100k" else "seg")
-    truth: Truth = {}
-    for split, names in splits.items():
-        for name in names:
-            rng = _rng(seed, name)
-            mask = random_mask([*range(19), VOID], size, rng)
-            if layout == "bdd100k":
-                save(base / "images" / "10k" / split / f"{name}.jpg", random_image(size, rng))
-                save(base / "labels" / "sem_seg" / "masks" / split / f"{name}.png", mask)
-            else:
-                save(base / "images" / split / f"{name}.jpg", random_image(size, rng))
-                save(base / "labels" / split / f"{name}_train_id.png", mask)
-            truth.setdefault(split, {})[name] = mask
-    test = base / ("images/10k/test" if layout == "bdd100k" else "images/test") / "ac6d4f42-00000000.jpg"
-    save(test, random_image(size, _rng(seed, "test")))
-    return truth
+    splits = {"train": ["0004a4c0-d4dff0ad", "00054602-3bf57337"], "val": ["7d06fefd-f7be05a6"]}
+    images, masks, suffix = {
+        "bdd100k": ("bdd100k/images/10k", "bdd100k/labels/sem_seg/masks", ""),
+        "seg": ("seg/images", "seg/labels", "_train_id"),
+    }[layout]
+    save(root / images / "test" / "ac6d4f42-00000000.jpg", random_image(size, _rng(seed, "test")))
+
+    def paths(split: str, name: str) -> tuple[Path, Path]:
+        return root / images / split / f"{name}.jpg", root / masks / split / f"{name}{suffix}.png"
+
+    return _write(splits, size, seed, [*range(19), VOID], paths)
 
 
-def ade20k_tree(
-    root: Path,
-    splits: Mapping[str, Sequence[str]] | None = None,
-    size: tuple[int, int] = SIZE,
-    seed: int = 0,
-) -> Truth:
+def ade20k_tree(root: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> Truth:
     """``root/ADEChallengeData2016``: in the files 0 is unlabelled and k is class k−1."""
-    splits = splits or {
-        "training": ["ADE_train_00000001", "ADE_train_00000002"],
-        "validation": ["ADE_val_00000001", "ADE_val_00000002"],
-    }
+    splits = {"train": ["ADE_train_00000001", "ADE_train_00000002"], "val": ["ADE_val_00000001", "ADE_val_00000002"]}
     base = root / "ADEChallengeData2016"
-    truth: Truth = {}
-    for split, names in splits.items():
-        for name in names:
-            rng = _rng(seed, name)
-            mask = random_mask(list(range(151)), size, rng)
-            save(base / "images" / split / f"{name}.jpg", random_image(size, rng))
-            save(base / "annotations" / split / f"{name}.png", mask)
-            key = {"training": "train", "validation": "val"}.get(split, split)
-            truth.setdefault(key, {})[name] = np.where(mask == 0, VOID, mask - 1).astype(np.uint8)
+
+    def paths(split: str, name: str) -> tuple[Path, Path]:
+        folder = {"train": "training", "val": "validation"}[split]
+        return base / "images" / folder / f"{name}.jpg", base / "annotations" / folder / f"{name}.png"
+
+    truth = _write(splits, size, seed, range(151), paths, lambda mask: np.where(mask == 0, VOID, mask - 1))
     (base / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tStuff\tName\n")
     return truth
 
 
-def camvid_tree(
-    root: Path,
-    splits: Mapping[str, Sequence[str]] | None = None,
-    size: tuple[int, int] = SIZE,
-    seed: int = 0,
-) -> Truth:
+def camvid_tree(root: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> Truth:
     """``root/{train,val,test}`` and ``root/{train,val,test}annot``: in the files 11 is void."""
-    splits = splits or {
-        "train": ["0001TP_006690", "0001TP_006720"],
-        "val": ["0016E5_07959"],
-        "test": ["Seq05VD_f00000"],
-    }
-    truth: Truth = {}
-    for split, names in splits.items():
-        for name in names:
-            rng = _rng(seed, name)
-            mask = random_mask(list(range(12)), size, rng)
-            save(root / split / f"{name}.png", random_image(size, rng))
-            save(root / f"{split}annot" / f"{name}.png", mask)
-            truth.setdefault(split, {})[name] = np.where(mask == 11, VOID, mask).astype(np.uint8)
-    return truth
+    splits = {"train": ["0001TP_006690", "0001TP_006720"], "val": ["0016E5_07959"], "test": ["Seq05VD_f00000"]}
+
+    def paths(split: str, name: str) -> tuple[Path, Path]:
+        return root / split / f"{name}.png", root / f"{split}annot" / f"{name}.png"
+
+    return _write(splits, size, seed, range(12), paths, lambda mask: np.where(mask == 11, VOID, mask))
 
 
 PAIR_CLASSES = """\
@@ -266,11 +248,7 @@ classes:
 
 
 def pairs_tree(
-    root: Path,
-    masks: str = "ids",
-    splits: Mapping[str, Sequence[str]] | None = None,
-    size: tuple[int, int] = SIZE,
-    seed: int = 0,
+    root: Path, masks: str = "ids", splits: Splits | None = None, size: tuple[int, int] = SIZE, seed: int = 0
 ) -> Truth:
     """``root/{train,val}/{images,masks}`` with nested folders and ``root/classes.yaml``.
 
@@ -286,16 +264,16 @@ def pairs_tree(
     colour_of[1], colour_of[2], colour_of[7] = (128, 64, 0), (0, 160, 0), (0, 0, 200)
     id_of = np.full(8, VOID, np.uint8)
     id_of[[1, 2, 7]] = [0, 1, 2]
-    truth: Truth = {}
-    for split, names in splits.items():
-        for name in names:
-            rng = _rng(seed, name)
-            ids = random_mask([0, 1, 2, 7], size, rng)
-            save(root / split / "images" / f"{name}.jpg", random_image(size, rng))
-            save(root / split / "masks" / f"{name}.png", ids if masks == "ids" else colour_of[ids])
-            truth.setdefault(split, {})[name] = id_of[ids]
+    (root / "classes.yaml").parent.mkdir(parents=True, exist_ok=True)
     (root / "classes.yaml").write_text(PAIR_CLASSES)
-    return truth
+
+    def paths(split: str, name: str) -> tuple[Path, Path]:
+        return root / split / "images" / f"{name}.jpg", root / split / "masks" / f"{name}.png"
+
+    def save_mask(path: Path, ids: np.ndarray) -> None:
+        save(path, ids if masks == "ids" else colour_of[ids])
+
+    return _write(splits, size, seed, [0, 1, 2, 7], paths, lambda ids: id_of[ids], save_mask)
 
 
 TREES: dict[str, Callable[[Path], Truth]] = {

@@ -87,29 +87,6 @@ def save_vgg11(path):
     return str(path)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"backbone": "resnet18"}, ["resnet18", "vgg16"]),
-        ({"backbone": "vgg16.nonsense"}, ["vgg16.nonsense", "vgg16.tv_in1k"]),
-        ({"channels": 0}, ["channels = 0"]),
-        ({"width": 0}, ["width = 0"]),
-        ({"width": 32, "pretrained": True}, ["width = 32", "64"]),
-        ({"normalisation": "keras"}, ["keras", "imagenet", "caffe"]),
-        ({"normalisation": "caffe", "pretrained": True}, ["normalisation: imagenet", "weights: FILE"]),
-        ({"pretrained": True, "weights": "vgg.pth"}, ["pretrained: true", "weights: FILE"]),
-        ({"weights": "gone.pth"}, ["gone.pth", "does not exist"]),
-        ({"num_classes": 0}, ["num_classes = 0"]),
-    ],
-)
-def test_bad_arguments_name_the_key(arguments, words):
-    with pytest.raises(ModelError) as caught:
-        FCN8s(**{"num_classes": 3, "channels": 16, **arguments})
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
-
-
 def test_start_of_another_depth_is_refused(tmp_path):
     path = save_vgg11(tmp_path / "vgg11.pth")
     with pytest.raises(ModelError, match=r"vgg11\.pth does not hold the weights of backbone vgg13"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robustseg.models import FCN, Backbone, DeepLabV3, ModelError, PSPNet, SegmentationModel
+from robustseg.models import FCN, Backbone, DeepLabV3, PSPNet, SegmentationModel
 
 SMALL = {"channels": [8, 16, 32, 64]}
 OPTIONS = [
@@ -53,24 +53,3 @@ def test_dilate_once_leaves_the_second_convolution_of_a_block_alone():
 
     assert dilations() == [[(1, 1), (1, 1)], [(1, 2), (2, 2)], [(2, 4), (4, 4)]]
     assert dilations(dilate_once=True) == [[(1, 1), (1, 1)], [(1, 1), (2, 1)], [(2, 1), (4, 1)]]
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "words"),
-    [
-        (DeepLabV3, {"rates": []}, "rates = []"),
-        (DeepLabV3, {"rates": [6, 0]}, "rates = [6, 0]"),
-        (DeepLabV3, {"project_kernel": 2}, "project_kernel = 2"),
-        (DeepLabV3, {"aux_kernel": 0}, "aux_kernel = 0"),
-        (DeepLabV3, {"aux_channels": 0}, "aux_channels = 0"),
-        (FCN, {"convs": 0}, "convs = 0"),
-        (FCN, {"backbone": "resnet50", "dilate_once": True}, "dilate_once"),
-        (FCN, {"backbone": "convnext_atto", "dilate_once": True}, "dilate_once"),
-    ],
-    ids=str,
-)
-def test_bad_options_are_named(kind, options, words):
-    with pytest.raises(ModelError) as caught:
-        kind(**{"num_classes": 4, "backbone": "resnet10t", **options})
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)

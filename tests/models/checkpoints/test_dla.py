@@ -7,7 +7,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from robustseg.models import DLASeg, ModelError, SegmentationModel, load_segmentation_weights
+from robustseg.models import DLASeg, SegmentationModel, load_segmentation_weights
 from tests.helpers.cases import partly
 
 from .parity import Case, misnormalised, normalised_by
@@ -128,21 +128,3 @@ def test_an_image_of_any_size_trains(down_ratio):
     assert network(torch.rand(1, 3, 33, 47)).shape == (1, 5, 33, 47)
     assert not network.upsampling.weight.requires_grad
     assert all(layer.weight.requires_grad for step in network.decoder.steps for layer in step.upsamplings)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"down_ratio": 3}, ["down_ratio = 3", "2, 4, 8 or 16"]),
-        ({"down_ratio": 1}, ["down_ratio = 1"]),
-        ({"backbone": "resnet18"}, ["resnet18", "dla34"]),
-        ({"backbone": "dla35"}, ["dla35", "did you mean"]),
-        ({"backbone_args": {"out_indices": [1]}}, ["backbone_args", "out_indices"]),
-    ],
-)
-def test_bad_arguments_name_the_key(arguments, words):
-    with pytest.raises(ModelError) as caught:
-        DLASeg(4, **arguments)
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)

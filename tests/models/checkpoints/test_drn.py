@@ -132,23 +132,6 @@ def test_fixed_kernels_are_bilinear_and_not_trained():
     torch.testing.assert_close(inner[1:] - inner[:-1], torch.full((31,), 1 / 8))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"backbone": "drn_a_50"}, ["drn_a_50", "drn_d_22"]),
-        ({"width": 0}, ["width = 0"]),
-        ({"upsampling": "nearest"}, ["nearest", "bilinear"]),
-        ({"weights": "gone.pth"}, ["gone.pth", "does not exist"]),
-    ],
-)
-def test_bad_arguments_name_the_key(arguments, words):
-    with pytest.raises(ModelError) as caught:
-        DRNSeg(4, **arguments)
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
-
-
 def test_start_of_another_depth_is_refused(tmp_path):
     torch.save(DRN("drn_d_38", 2).state_dict(), tmp_path / "deep.pth")
     with pytest.raises(ModelError, match=r"deep\.pth does not hold the weights of backbone drn_d_22: .*unexpected"):
