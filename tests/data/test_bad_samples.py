@@ -10,14 +10,14 @@ import subprocess
 import sys
 import warnings
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from robustseg.data import CamVid, DataError, SyntheticScenes
 from robustseg.data.bad_samples import BadSamples
 from robustseg.data.loading import end_workers
 from robustseg.data.order import Fetch, SampleOrder, derived_seed
+
+from .trees import camvid_tree
 
 LENGTH = 400
 
@@ -93,12 +93,8 @@ def test_too_many_stop(length, most):
 @pytest.fixture
 def root(tmp_path):
     """Four CamVid samples per split."""
-    for split in ("train", "val", "test"):
-        for folder in (split, f"{split}annot"):
-            (tmp_path / folder).mkdir()
-        for index in range(4):
-            Image.new("RGB", (24, 16), (index, 0, 0)).save(tmp_path / split / f"{split}{index}.png")
-            Image.fromarray(np.zeros((16, 24), np.uint8)).save(tmp_path / f"{split}annot" / f"{split}{index}.png")
+    names = {split: [f"{split}{index}" for index in range(4)] for split in ("train", "val", "test")}
+    camvid_tree(tmp_path, names, (16, 24))
     return tmp_path
 
 

@@ -20,9 +20,10 @@ def turned(path, tag, size=trees.SIZE, suffix=".jpg"):
     return pixels
 
 
-@pytest.mark.parametrize("check", ["none", "headers"])
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-@pytest.mark.parametrize("tag", [2, 3, 6, 8])
+@pytest.mark.parametrize(
+    ("check", "suffix", "tag"),
+    [("none", ".jpg", 2), ("headers", ".jpg", 3), ("none", ".png", 6), ("headers", ".png", 8)],
+)
 def test_ones_own_images_are_to_be_upright(tmp_path, check, suffix, tag):
     trees.pairs_tree(tmp_path)
     path = tmp_path / "train/images/field/0002.jpg"

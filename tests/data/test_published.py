@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustseg.data import ADE20K, BDD100K, CamVid, Cityscapes, PascalVOC
+from robustseg.data import ADE20K, BDD100K, Cityscapes, PascalVOC
 from robustseg.data.catalogue import find_dataset
 
 from . import trees
@@ -163,9 +163,3 @@ def test_real_count_of_trainaug():
         pytest.skip("no SBD: set ROBUSTSEG_SBD to the folder that holds benchmark_RELEASE")
     data = real("PascalVOC", "ROBUSTSEG_VOC", train_list="trainaug", sbd_root=sbd)
     assert len(data.sample_ids("train")) == find_dataset("PascalVOC").split_sizes["trainaug"] == 10582
-
-
-def test_real_camvid_counts(camvid_root):
-    data = CamVid(str(camvid_root), check="headers", crop_size=(32, 32))
-    for split in ("train", "val"):
-        assert len(data.sample_ids(split)) == find_dataset("CamVid").split_sizes[split]

@@ -71,18 +71,14 @@ def converted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "listed",
+    ("listed", "line", "with_voc"),
     [
-        "ImageSets/Segmentation/train_aug.txt",
-        "ImageSets/Segmentation/trainaug.txt",
-        "ImageSets/Segmentation/aug.txt",
-        "ImageSets/SegmentationAug/train_aug.txt",
+        ("ImageSets/Segmentation/train_aug.txt", "{0}", True),
+        ("ImageSets/Segmentation/trainaug.txt", "/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png", True),
+        ("ImageSets/Segmentation/aug.txt", "JPEGImages/{0}.jpg\t{0}.png", False),
+        ("ImageSets/SegmentationAug/train_aug.txt", "{0}", False),
     ],
 )
-@pytest.mark.parametrize(
-    "line", ["{0}", "/JPEGImages/{0}.jpg /SegmentationClassAug/{0}.png", "JPEGImages/{0}.jpg\t{0}.png"]
-)
-@pytest.mark.parametrize("with_voc", [True, False])
 def test_usual_lists_of_trainaug(tmp_path, converted, listed, line, with_voc):
     """mmsegmentation's aug.txt is without VOC's own images, the others are with them."""
     base, expected = converted

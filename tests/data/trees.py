@@ -227,14 +227,14 @@ def ade20k_tree(root: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> Trut
     return truth
 
 
-def camvid_tree(root: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> Truth:
+def camvid_tree(root: Path, splits: Splits | None = None, size: tuple[int, int] = SIZE, seed: int = 0) -> Truth:
     """``root/{train,val,test}`` and ``root/{train,val,test}annot``: in the files 11 is void."""
-    splits = {"train": ["0001TP_006690", "0001TP_006720"], "val": ["0016E5_07959"], "test": ["Seq05VD_f00000"]}
+    usual = {"train": ["0001TP_006690", "0001TP_006720"], "val": ["0016E5_07959"], "test": ["Seq05VD_f00000"]}
 
     def paths(split: str, name: str) -> tuple[Path, Path]:
         return root / split / f"{name}.png", root / f"{split}annot" / f"{name}.png"
 
-    return _write(splits, size, seed, range(12), paths, lambda mask: np.where(mask == 11, VOID, mask))
+    return _write(splits or usual, size, seed, range(12), paths, lambda mask: np.where(mask == 11, VOID, mask))
 
 
 PAIR_CLASSES = """\

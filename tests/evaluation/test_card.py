@@ -20,6 +20,7 @@ from robustseg.evaluation.protocol import claim, digest
 from robustseg.evaluation.record import COLUMNS
 from robustseg.evaluation.results import scores_table
 from robustseg.evaluation.store import RECORDS, ImageRecord, RecordWriter
+from tests.evaluation.report.cards import make_card
 
 CLASSES = ["road", "sky", "car", "never there"]
 FACTS = {"seed": 3}
@@ -32,33 +33,10 @@ ATTACKS = {
 
 
 def about(images: int = len(IDS)) -> dict:
-    return {
-        "model": {
-            "network": "FCN",
-            "settings": {},
-            "checkpoint": "last.ckpt",
-            "sha256": "0" * 64,
-            "weights": "raw",
-            "mean": [0.5] * 3,
-            "std": [0.2] * 3,
-            "window": None,
-            "trained_with": None,
-        },
-        "data": {
-            "name": "Toys",
-            "split": "test",
-            "split_images": images,
-            "sha256": "1" * 64,
-            "class_names": CLASSES,
-            "ignore_index": 255,
-            "image_size": None,
-            "ids": None,
-            "images": images,
-        },
-        "protocol": {"suite": None, "precision": "float32", "seed": 3},
-        "versions": {"robustseg": "0", "python": "3", "torch": "2"},
-        "commit": None,
-    }
+    """What a card says beside its figures."""
+    made = make_card(classes=CLASSES, images=images)
+    made["protocol"] = {"suite": None, "precision": "float32", "seed": 3}
+    return {key: made[key] for key in ("model", "data", "protocol", "versions", "commit")}
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +61,18 @@ def data(model):
     return images, targets
 
 
+def measure(path, model, images, targets, attacks=ATTACKS, size=6):
+    evaluator = Evaluator(attacks, 4, DiskSink(path, FACTS), seed=3)
+    for start in range(0, len(IDS), size):
+        part = slice(start, start + size)
+        evaluator.update(model, IDS[part], images[part], targets[part])
+    evaluator.close()
+
+
 @pytest.fixture(scope="module")
 def folder(model, data, tmp_path_factory):
     path = tmp_path_factory.mktemp("evaluation")
-    evaluator = Evaluator(ATTACKS, 4, DiskSink(path, FACTS, about={"versions": {}, "commit": None}), seed=3)
-    for part in (slice(0, 4), slice(4, 6)):
-        evaluator.update(model, IDS[part], data[0][part], data[1][part])
-    evaluator.close()
+    measure(path, model, *data, size=4)
     return path
 
 
@@ -241,9 +224,7 @@ def test_the_card_is_plain_json_with_the_facts(card):
 
 def test_attacks_of_different_eps_have_no_worst_case(folder, model, data, tmp_path):
     other = {"pgd": PGD(steps=1), "weak": PGD(steps=1, eps="1/255")}
-    evaluator = Evaluator(other, 4, DiskSink(tmp_path, FACTS), seed=3)
-    evaluator.update(model, IDS, *data)
-    evaluator.close()
+    measure(tmp_path, model, *data, other)
     card = build_card(about(), measurements(tmp_path, other), settings(other), None).as_dict()
     assert card["worst_case"] is None
     assert (card["protocol"]["eps"], card["protocol"]["norm"]) == (None, None)
@@ -257,9 +238,7 @@ def test_no_attack_is_a_card_as_well(folder):
 
 
 def test_no_valid_pixel_at_all_is_null_everywhere(tmp_path, model, data):
-    evaluator = Evaluator(ATTACKS, 4, DiskSink(tmp_path, FACTS), seed=3)
-    evaluator.update(model, IDS, data[0], torch.full_like(data[1], 255))
-    evaluator.close()
+    measure(tmp_path, model, data[0], torch.full_like(data[1], 255))
     card = build_card(about(), measurements(tmp_path), settings(), None).as_dict()
     for row in (card["clean"], *card["attacks"].values()):
         assert [row[key] for key in ("pixel_acc", "mean_acc", "miou", "image_miou")] == [None] * 4
@@ -296,9 +275,7 @@ def test_an_attack_that_could_not_run_is_in_the_card_without_scores(tmp_path, mo
             return (images + 8 / 255).clamp(0, 1)
 
     chosen = {"pgd": PGD(steps=1), "shift": Shift()}
-    evaluator = Evaluator(chosen, 4, DiskSink(tmp_path, FACTS), seed=3)
-    evaluator.update(Flat(), IDS, *data)
-    evaluator.close()
+    measure(tmp_path, Flat(), *data, chosen)
     measured = measurements(tmp_path, chosen)
     assert set(measured.counts) == {"clean", "shift"}
     card = build_card(about(), measured, settings(chosen), None).as_dict()

@@ -13,6 +13,7 @@ from robustseg.attacks import FGSM, PGD, AttackError, CosPGD, PureClass, Targete
 from robustseg.evaluation import DiskSink, EvaluationError, Evaluator, MemorySink
 from robustseg.evaluation.records import record_name, refusal
 from robustseg.evaluation.store import RECORDS, read_records, streams
+from tests.helpers.cases import partly
 
 FACTS = {"seed": 3}
 CLASSES = 4
@@ -100,7 +101,7 @@ def test_figures_are_those_of_an_evaluation_without_a_folder(tmp_path, model, da
             assert max(records[sample, name][1][0] for sample in ids) == pytest.approx(float(expected["linf_max"]))
 
 
-@pytest.mark.parametrize("stop", range(1, 9))
+@pytest.mark.parametrize("stop", partly(range(1, 9), (1, 4, 5).__contains__))
 def test_a_continued_evaluation_measures_what_is_missing(tmp_path, model, data, stop, monkeypatch):
     """Interrupted before the record of every (batch, attack)."""
     measure(tmp_path / "whole", model, data)
@@ -173,7 +174,6 @@ def test_changed_settings_under_the_same_name_are_refused(tmp_path, model, data,
         evaluator(tmp_path, chosen)
     assert "another name" in str(caught.value)
     assert contents(tmp_path) == before
-    assert set(table(tmp_path)) == set(table(tmp_path))
     measure(tmp_path, model, data)
     assert contents(tmp_path) == before
 

@@ -25,6 +25,8 @@ from robustseg.evaluation.card import AttackRow
 from robustseg.evaluation.checks import Flag, overall, trust_flags
 from robustseg.evaluation.checks.judge_protocol import FEW, judge_sample
 from robustseg.evaluation.checks.settings import losses_of, threat_of, white_box
+from tests.evaluation.report.cards import attack_row as row
+from tests.evaluation.report.cards import few_scores as scores
 from tests.evaluation.report.cards import small_card
 
 GRADIENTS = {
@@ -77,17 +79,6 @@ CHECKS = {
     "order": {"white_box": 0.1, "black_box": {"square": 0.1}},
     "one_step": {"clean": 0.9, "fgsm": {"1/4": 0.85, "1/2": 0.8, "1": 0.7}, "many_steps": 0.1},
 }
-
-
-def scores(pixel_acc, miou, width=0.04):
-    interval = [miou - width / 2, miou + width / 2]
-    return {"pixel_acc": pixel_acc, "miou": miou, "confidence": {"miou": interval}}
-
-
-def row(attack, pixel_acc=0.3, miou=0.1, **extra):
-    size = {"linf_max": 8 / 255, "l2_max": 1.0, "linf_max_8bit": 8 / 255, "l2_max_8bit": 1.0}
-    settings = {**attack.describe(), **extra.pop("settings", {})}
-    return {"settings": settings, "error": None, **scores(pixel_acc, miou), "backwards": 20, **size, **extra}
 
 
 def card(**changes):

@@ -7,6 +7,9 @@ from robustseg.models import FCN, Backbone, DeepLabV3, PSPNet, SegmentationModel
 
 SMALL = {"channels": [8, 16, 32, 64]}
 OPTIONS = [
+    (PSPNet, {}),
+    (DeepLabV3, {}),
+    (FCN, {}),
     (DeepLabV3, {"project_kernel": 3, "refine": False}),
     (DeepLabV3, {"rates": [2, 5], "aux_kernel": 1, "aux_channels": 6}),
     (FCN, {"convs": 2, "concat_input": True}),

@@ -1,6 +1,3 @@
-import inspect
-import typing
-
 import pytest
 import timm
 import torch
@@ -133,9 +130,3 @@ def test_segmenter_interpolates_in_full_precision(precision):
     network = Segmenter(4, backbone_args=VIT).eval()
     with torch.autocast("cpu", dtype=precision), torch.no_grad():
         assert network(torch.rand(1, 3, 33, 47)).dtype == torch.float32
-
-
-@pytest.mark.parametrize("kind", [UPerNet, SegFormer, Segmenter])
-def test_constructor_annotations_resolve(kind):
-    hints = typing.get_type_hints(kind.__init__)
-    assert set(inspect.signature(kind).parameters) <= set(hints)

@@ -39,6 +39,19 @@ def study_file(folder: Path, name: str, **arguments) -> str:
     return str(path)
 
 
+def one_line(command: list[str], capsys) -> str:
+    """The error of a command that is refused."""
+    try:
+        status = main(command)
+    except SystemExit as exit:
+        status = exit.code
+    assert status in (1, 2)
+    error = capsys.readouterr().err
+    assert "robustseg: error: " in error
+    assert "Traceback" not in error
+    return error
+
+
 PGD = {"class_path": "PGD", "init_args": {"eps": "8/255"}}
 BIM2 = {"class_path": "BIM", "init_args": {"steps": 2}}
 
@@ -106,15 +119,7 @@ def test_transfer_between_three_models(runs, tmp_path):
 )
 def test_bad_studies_are_one_line(runs, tmp_path, capsys, study, message):
     path = study_file(tmp_path, study.pop("name"), **study)
-    try:
-        status = main(["study", *arguments(runs / "one"), "--config", path])
-    except SystemExit as exit:
-        status = exit.code
-    assert status in (1, 2)
-    error = capsys.readouterr().err
-    assert "robustseg: error: " in error
-    assert message in error
-    assert "Traceback" not in error
+    assert message in one_line(["study", *arguments(runs / "one"), "--config", path], capsys)
 
 
 @pytest.mark.parametrize(

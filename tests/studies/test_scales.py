@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from robustseg.attacks import BIM
 from robustseg.evaluation.report.plots import heat_plot
-from robustseg.studies import MultiScaleEvaluation, StudyError, run_study
+from robustseg.studies import MultiScaleEvaluation, run_study
 from robustseg.studies.output import combined_svg
 from tests.evaluation.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data
 from tests.studies.reference import attacked, full_size, scores
@@ -89,17 +89,3 @@ def test_heat_maps_write_every_cell():
     # the lower the darker: the lowest has the darkest colour, 0x17375e
     assert "#17375e" in plot.svg
     assert combined_svg([plot, plot, plot]).count("<svg") == 4
-
-
-@pytest.mark.parametrize(
-    ("scales", "message"),
-    [
-        ([], "give at least one"),
-        ([0.5, 0.5], "there twice"),
-        ([0.0], "0.0 is no factor"),
-        ([float("nan")], "no factor"),
-    ],
-)
-def test_bad_settings(scales, message):
-    with pytest.raises(StudyError, match=message):
-        MultiScaleEvaluation({"bim": BIM()}, scales)

@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from robustseg.attacks import APGD, BIM, DS, FGSM, MIFGSM, PGD, TIFGSM, CosPGD, SegPGD, Square
+from robustseg.attacks import APGD, BIM, DS, FGSM, MIFGSM, PGD, TIFGSM, CosPGD, SegPGD
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark import Shard, run_benchmark
 from robustseg.studies import (
@@ -18,11 +18,10 @@ from robustseg.studies import (
     EpsCurve,
     ScheduleAblation,
     StepCurve,
-    StudyError,
     run_study,
 )
 from robustseg.studies.vary import with_eps, with_steps
-from tests.evaluation.benchmark.tiny import measured, quiet_trainer, tiny_benchmark, tiny_data, toy_model
+from tests.evaluation.benchmark.tiny import interrupted, measured, quiet_trainer, tiny_benchmark, tiny_data, toy_model
 from tests.studies.reference import attacked, full_size, scores
 
 ONLY_FOUR = {"data": tiny_data(test_length=4)}
@@ -87,19 +86,8 @@ def test_records_are_shared_with_evaluations_and_never_measured_twice(tmp_path):
 def test_interrupted_studies_go_on_and_write_the_same_bytes(tmp_path, monkeypatch):
     study = StepCurve({"pgd": PGD(), "cospgd": CosPGD()}, [1, 2])
     study_of(study, tmp_path / "whole")
-    calls = {"left": 5}
-    run = PGD.run
-
-    def failing(self, *args, **kwargs):
-        calls["left"] -= 1
-        if not calls["left"]:
-            raise KeyboardInterrupt
-        return run(self, *args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("robustseg.attacks.base.Attack.run", failing)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            study_of(study, tmp_path / "cut")
+    with interrupted(monkeypatch, 4):
+        study_of(study, tmp_path / "cut")
     assert not (tmp_path / "cut" / "study_step_curve.json").exists()
     study_of(study, tmp_path / "cut")
     assert set(measured(tmp_path / "cut").values()) == {1}
@@ -191,44 +179,6 @@ def test_other_eps_are_the_constructors(attack, twin):
     before = attack.describe()
     assert with_eps("name", attack, twin.threat.eps, relative=True).describe() == twin.describe()
     assert attack.describe() == before
-
-
-PGD_ONLY = {"pgd": PGD()}
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: StepCurve({}, [1]), r"attacks = \{\}: name at least one"),
-        (lambda: StepCurve(PGD_ONLY, []), r"steps = \[\]: give at least one"),
-        (lambda: StepCurve(PGD_ONLY, [3, 0]), r"steps = \[3, 0\]: 0 is no number of steps"),
-        (lambda: StepCurve(PGD_ONLY, [2, 3, 2]), "2 is there twice"),
-        (lambda: StepCurve({"square": Square()}, [2]), r"attacks.square: Square cannot be varied"),
-        (lambda: StepCurve({"fgsm": FGSM()}, [2]), r"attacks.fgsm: FGSM has one step by definition"),
-        (lambda: StepCurve({"pgd": PGD(), "pgd1": PGD(eps=0.1)}, [1, 11], "x/y"), r"name = 'x/y': use letters"),
-        (lambda: EpsCurve(PGD_ONLY, ["a lot"]), "eps = 'a lot' is not a number: write a fraction such as 8/255"),
-        (lambda: EpsCurve(PGD_ONLY, ["-1/255"]), "eps = -1/255 is negative"),
-        (lambda: EpsCurve(PGD_ONLY, ["8/255", "16/510"]), "there twice"),
-        (lambda: EpsCurve(PGD_ONLY, ["2"]), "eps = 2 exceeds 1"),
-        (lambda: EpsCurve(PGD_ONLY, ["1"], "other"), "step_size = 'other': use relative or constant"),
-        (lambda: EpsCurve({"pgd": PGD(eps=0)}, ["1"]), "attacks.pgd: eps = 0 says nothing about its step size"),
-        (lambda: ScheduleAblation(["quadratic"], [2]), r"schedules names 'quadratic': use linear, log, exp"),
-        (lambda: ScheduleAblation(["1.5"], [2]), "schedules = 1.5: a constant weight lies in"),
-        (lambda: ScheduleAblation(["0.1", 0.1], [2]), "0.1 is there twice"),
-        (lambda: DynamicScaleAblation([1.0], [2]), "1.0 is outside of"),
-        (lambda: DynamicScaleAblation([0.1], [0]), "0 is no number of steps"),
-    ],
-)
-def test_bad_settings(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-def test_one_name_for_two_attacks_is_refused():
-    with pytest.raises(StudyError, match="both be called 'a1_2'"):
-        StepCurve({"a1": PGD(), "a1_": CosPGD()}, [2])
-    with pytest.raises(StudyError, match="both be called 'a eps 1/255'"):
-        EpsCurve({"a": PGD(), "a eps 1/255": PGD(eps="1/255")}, ["1/255"]).attacks()
 
 
 def test_an_attack_that_cannot_run_has_no_figures(tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,22 @@ def quiet_trainer(folder: Path) -> pl.Trainer:
 def measured(folder: Path) -> Counter[tuple[str, str]]:
     """How often each (sample, attack) stands in the records of a folder."""
     return Counter((record.sample, record.attack) for stream in streams(folder) for record in read_records(stream))
+
+
+@contextmanager
+def interrupted(patch: pytest.MonkeyPatch, after: int) -> Iterator[None]:
+    """Within it, a user interrupts the attack that follows ``after`` others."""
+    run_attack, left = Attack.run, [after]
+
+    def failing(self: Attack, *args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return run_attack(self, *args, **kwargs)
+
+    with patch.context() as patched, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patched.setattr(Attack, "run", failing)
+        yield
 
 
 def measure(benchmark: Benchmark, folder: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ import json
 import random
 from typing import Any
 
+from robustseg.attacks import Attack
 from robustseg.evaluation.card import Card
 from robustseg.evaluation.card_file import parse_card
 from robustseg.evaluation.report import Leaderboard, build_leaderboard, report_html, report_markdown
@@ -145,6 +146,20 @@ def flags(verdict: str) -> list[dict[str, Any]]:
 def typed(card: dict[str, Any]) -> Card:
     """As it is read from a file."""
     return parse_card(json.loads(json.dumps(card), parse_constant=lambda _: None))
+
+
+def few_scores(pixel_acc: float, miou: float, width: float = 0.04) -> dict[str, Any]:
+    """The figures of a `small_card` that flags look at."""
+    interval = [miou - width / 2, miou + width / 2]
+    return {"pixel_acc": pixel_acc, "miou": miou, "confidence": {"miou": interval}}
+
+
+def attack_row(attack: Attack, pixel_acc: float = 0.3, miou: float = 0.1, **extra: Any) -> dict[str, Any]:
+    """An attack of a `small_card` that stays within 8/255."""
+    size = {"linf_max": 8 / 255, "l2_max": 1.0, "linf_max_8bit": 8 / 255, "l2_max_8bit": 1.0}
+    described = {**attack.describe(), **extra.pop("settings", {})}
+    found = few_scores(pixel_acc, miou)
+    return {"settings": described, "error": None, **found, "backwards": 20, **size, **extra}
 
 
 def small_card(**changes: Any) -> Card:

@@ -175,13 +175,13 @@ def test_legend_of_the_pictures(pictures):
         page_of(card, palette=[(0, 0, 0)])
 
 
-@pytest.mark.usefixtures("_without_plots")
 def _truncated() -> bytes:
     buffer = io.BytesIO()
     Image.linear_gradient("L").save(buffer, format="PNG")
     return buffer.getvalue()[:-60]
 
 
+@pytest.mark.usefixtures("_without_plots")
 @pytest.mark.parametrize("content", [b"GIF89a", b"\x89PNG\r\n\x1a\nnothing", b"", _truncated()], ids=range(4))
 def test_pictures_that_are_none(content):
     with pytest.raises(ReportError, match=r"the picture of 'sample' (is not a PNG file|cannot be decoded)"):

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustseg.models import IMAGENET_MEAN, IMAGENET_STD, SegmentationModel
+from robustseg.models import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ModelError,
+    SegmentationModel,
+    load_segmentation_weights,
+)
 
 
 @dataclass(frozen=True)
@@ -127,3 +135,14 @@ def misnormalised(network: nn.Module) -> SegmentationModel:
     model.mean.fill_(0.3)
     model.std.fill_(0.7)
     return model
+
+
+def refused(model: SegmentationModel, path: Path) -> str:
+    """The error of a load: one line that names the file; the model stays as it was."""
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ModelError) as caught:
+        load_segmentation_weights(model, path)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return str(caught.value)

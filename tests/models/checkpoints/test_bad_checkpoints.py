@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import pickle
 import zipfile
 
 import pytest
@@ -22,6 +23,7 @@ from robustseg.models import (
 )
 from robustseg.models.checkpoints.read import BOOKKEEPING, read_plain, read_state_dict
 from robustseg.training.module import RobustSegmentation
+from tests.models.checkpoints.parity import refused
 from tests.models.checkpoints.reference_semseg import Reference
 
 SMALL = {"channels": [8, 16, 32, 64]}
@@ -37,18 +39,6 @@ def build(num_classes=5, **arguments):
 def trained():
     torch.manual_seed(1)
     return build()
-
-
-def refused(model, path):
-    """The message of a load that fails, names the file and leaves the model as it was."""
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ModelError) as caught:
-        load_segmentation_weights(model, path)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(path) in message
-    return message
 
 
 # Another architecture
@@ -176,8 +166,10 @@ def test_pickles_that_run_code(function, trained, tmp_path, monkeypatch):
         with_pickle(tmp_path / "bad.pth", b"\x80\x02cbuiltins\ngetattr\ncos\nsystem\nX\x04\x00\x00\x00name\x86R.")
     else:
         torch.save({"state_dict": trained.state_dict(), "args": {"deep": [bad]}}, tmp_path / "bad.pth")
-    message = refused(build(), tmp_path / "bad.pth")
-    assert "Python object" in message
+    assert "Python object" in refused(build(), tmp_path / "bad.pth")
+    if bad is not None:
+        (tmp_path / "bad.pkl").write_bytes(pickle.dumps(bad))
+        refused(build(), tmp_path / "bad.pkl")
     assert not (tmp_path / "it_ran").exists()
 
 
@@ -257,7 +249,7 @@ def test_half_downloaded(suffix, part, trained, tmp_path):
     assert "truncated or not a file of tensors" in refused(build(), path)
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors", "bin", "ckpt"])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -305,21 +297,6 @@ def test_optimiser_state_only(trained, tmp_path):
 
 
 # Tensors of other kinds
-
-
-def quantised(tensor):
-    return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [quantised, lambda t: t.to(torch.complex64), lambda t: t.to_sparse(), lambda t: t.long(), lambda t: t[None]],
-    ids=["quantised", "complex", "sparse", "integer", "shape"],
-)
-def test_tensors_of_another_kind(change, trained, tmp_path):
-    state = trained.state_dict() | {BIAS: change(trained.state_dict()[BIAS])}
-    torch.save(state, tmp_path / "weights.pth")
-    assert f"of another shape or kind ({BIAS}" in refused(build(), tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

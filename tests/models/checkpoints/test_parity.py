@@ -6,10 +6,10 @@ import re
 import pytest
 import torch
 
-from robustseg.models import ModelError, load_segmentation_weights
+from robustseg.models import load_segmentation_weights
 from robustseg.models.checkpoints.recognise import LAYOUTS
 
-from .parity import Case, Full, assert_same, parameters
+from .parity import Case, Full, assert_same, parameters, refused
 
 PROJECTS = (
     *("semseg", "drn", "dla", "torchfcn", "torchvision_resnet"),
@@ -56,13 +56,8 @@ def test_logits_and_gradients_are_the_references(case):
 def test_settings_that_the_shapes_do_not_show_are_asked_for(case):
     row, _, path = case
     for changed, words in row.refuses:
-        model = row.ours(**changed)
-        before = {key: value.clone() for key, value in model.state_dict().items()}
-        with pytest.raises(ModelError) as caught:
-            load_segmentation_weights(model, path)
-        assert str(path) in str(caught.value), changed
-        assert re.search(words, str(caught.value)), (changed, str(caught.value))
-        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), changed
+        message = refused(row.ours(**changed), path)
+        assert re.search(words, message), (changed, message)
 
 
 @pytest.mark.parametrize("row", listed("FULL"))

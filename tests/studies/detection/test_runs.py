@@ -8,13 +8,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from robustseg.attacks.base import Attack
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark import Shard
 from robustseg.evaluation.table.markdown import escape
 from robustseg.models import SegmentationModel
 from robustseg.studies import run_transfer
-from tests.evaluation.benchmark.tiny import measured, quiet_trainer
+from tests.evaluation.benchmark.tiny import interrupted, measured, quiet_trainer
 from tests.helpers.nets import ToyNetwork
 from tests.helpers.tables import texts
 from tests.studies.detection.tiny import ATTACKS, CLASSES, MAPS, MODELS, benchmark, detection, study_of, transfer_of
@@ -38,24 +37,9 @@ def files(folder):
     return [(folder / f"study_detection.{ending}").read_bytes() for ending in ENDINGS]
 
 
-def interrupt(monkeypatch, left):
-    run = Attack.run
-
-    def failing(self, *args, **kwargs):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return run(self, *args, **kwargs)
-
-    monkeypatch.setattr("robustseg.attacks.base.Attack.run", failing)
-
-
 def test_an_interrupted_study_goes_on_and_writes_the_same_bytes(done, tmp_path, monkeypatch):
-    with monkeypatch.context() as patched:
-        interrupt(patched, 4)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            transfer_of(tmp_path, study())
+    with interrupted(monkeypatch, 4):
+        transfer_of(tmp_path, study())
     assert measured(tmp_path / "a")
     assert not (tmp_path / "study_detection.json").exists()
     transfer_of(tmp_path, study())
