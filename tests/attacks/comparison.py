@@ -13,6 +13,7 @@ from tests.helpers.nets import tiny_batch, tiny_net
 
 from . import reference, reference_losses
 from .reference_padam import literal_padam
+from .reference_transfer import scaled
 
 IGNORE_INDEX = 255
 BALLS = {"linf": (0.06, 0.025), "l2": (0.8, 0.3), "rms": (0.07, 0.026)}
@@ -153,14 +154,14 @@ def check_attack(name: str, norm: str = "linf", targeted: bool = False) -> None:
         norm=norm,
         targeted=targeted,
         momentum=case.momentum,
-        scales=None if spread is None else [1 - spread + 2 * spread * draw for draw in SCALE_DRAWS],
+        changes=() if spread is None else [scaled(1 - spread + 2 * spread * draw) for draw in SCALE_DRAWS],
     )
     assert len(seen) == steps, "one gradient per step"
     for t, step in enumerate(seen):
         where = f"{name} {norm} targeted={targeted}, step {t + 1}: "
-        _assert_close(step.images_adv, expected.images_adv[t], where + "iterate")
-        _assert_close(step.loss / case.divisor(step.targets), expected.losses[t], where + "loss")
-    _assert_close(result, expected.images_adv[-1], f"{name} {norm} targeted={targeted}: result")
+        close(step.images_adv, expected.images_adv[t], where + "iterate")
+        close(step.loss / case.divisor(step.targets), expected.losses[t], where + "loss")
+    close(result, expected.images_adv[-1], f"{name} {norm} targeted={targeted}: result")
 
 
 def assert_allowed(images_adv: Tensor, images: Tensor, eps: float, norm: str) -> None:
@@ -174,5 +175,6 @@ def assert_allowed(images_adv: Tensor, images: Tensor, eps: float, norm: str) ->
     assert float(images_adv.max()) <= 1
 
 
-def _assert_close(actual: Tensor, expected: Tensor, what: str) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-9, msg=lambda text: f"{what}: {text}")
+def close(actual: Tensor, expected: Tensor, what: str, tolerance: float = 1e-8) -> None:
+    """``what`` is named where the two differ."""
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, msg=lambda text: f"{what}: {text}")

@@ -10,6 +10,7 @@ from robustseg.attacks import DAG, NoiseSource
 from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from . import reference
+from .comparison import close
 from .reference_dag import literal_dag
 
 
@@ -99,7 +100,3 @@ def check_dag(name: str) -> list[bool]:
         assert run.result is not None
         close(result[b], run.result, f"{name}, image {b}: result")
     return finished
-
-
-def close(actual: Tensor, expected: Tensor, what: str) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-9, msg=lambda text: f"{what}: {text}")

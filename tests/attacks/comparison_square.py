@@ -11,6 +11,7 @@ from robustseg.attacks import NoiseSource, Square
 from tests.helpers.nets import HEIGHT, WIDTH, tiny_batch, tiny_net
 
 from . import reference
+from .comparison import close
 from .reference_square import LiteralSquare, literal_square
 
 EPS, STEPS = 0.06, 45
@@ -73,7 +74,3 @@ def check_square(name: str) -> None:
             close(step.loss[place], torch.tensor(loss, dtype=torch.float64), where + "loss")
         assert run.result is not None
         close(result[b], run.result, f"{name}, image {b}: result")
-
-
-def close(actual: Tensor, expected: Tensor, what: str) -> None:
-    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-9, msg=lambda text: f"{what}: {text}")

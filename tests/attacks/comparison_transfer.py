@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustseg.attacks import (
     DIFGSM,
@@ -111,37 +111,3 @@ def check_case(name: str, norm: str, targeted: bool) -> None:
     for t, (actual, wanted) in enumerate(zip([*seen, result], expected, strict=True)):
         where = f"{name} {norm} targeted={targeted}, iterate {t}"
         torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-8, msg=lambda text, w=where: f"{w}: {text}")
-
-
-def correct_share(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    with torch.no_grad():
-        hits = (model(images).argmax(1) == targets) & (targets != 255)
-    return hits.flatten(1).sum(1) / (targets != 255).flatten(1).sum(1)
-
-
-BEST = {
-    "Nesterov": lambda **kw: NIFGSM(eps=0.1, step_size=0.06, steps=6, **kw),
-    "translation-invariant Nesterov": lambda **kw: TransferAttack(
-        eps=0.1, step_size=0.06, steps=6, diversity_prob=0, kernel_size=3, **kw
-    ),
-    "translation-invariant": lambda **kw: TIFGSM(eps=0.1, step_size=0.06, steps=6, kernel_size=3, **kw),
-    "diverse": lambda **kw: DIFGSM(eps=0.1, step_size=0.06, steps=6, **kw),
-}
-
-
-def check_best(name: str, targeted: bool) -> None:
-    """Of the iterates, the first with the fewest correct pixels: points of the look-ahead do not count."""
-    model, worse = tiny_net(), 0
-    for seed in range(6):
-        images, targets = tiny_batch(seed=seed, batch=3)
-        iterates: list[Tensor] = []
-        best = BEST[name](keep="best", targeted=targeted)(
-            model, images, targets, on_step=lambda step, kept=iterates: kept.append(step.images_adv)
-        )
-        iterates.append(BEST[name](targeted=targeted)(model, images, targets))
-        shares = torch.stack([correct_share(model, x, targets) for x in iterates])
-        expected = shares.amax(0) if targeted else shares.amin(0)
-        chosen = torch.stack(iterates)[(shares == expected).int().argmax(0), range(3)]
-        torch.testing.assert_close(best, chosen, rtol=0, atol=1e-9)
-        worse += int((shares[-1] != expected).sum())
-    assert worse > 0, "some last iterate is not the best, or this tests nothing"

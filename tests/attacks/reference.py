@@ -14,6 +14,9 @@ from torch import Tensor
 Loss = Callable[[Tensor, Tensor, int, int, bool], list[Tensor]]
 """(logits, targets with None-like −100 for ignored, t, T, targeted) -> one value per image."""
 
+Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Images and targets to what the model sees, and the targets that belong to it."""
+
 NO_LABEL = -100
 
 
@@ -33,6 +36,12 @@ def pixel_prediction(logits: Tensor) -> int:
         if values[k] > values[best]:
             best = k
     return best
+
+
+def best_other(logits: Tensor, label: int) -> int:
+    """The class with the largest logit but for ``label``, the first of equals; ``logits`` are those of one pixel."""
+    values = logits.tolist()
+    return max((k for k in range(len(values)) if k != label), key=lambda k: values[k])
 
 
 def pixel_cosine(logits: Tensor, label: int) -> float:
@@ -138,6 +147,31 @@ def project(image_adv: list[float], image: list[float], eps: float, norm: str) -
     return [min(max(x + d, 0.0), 1.0) for x, d in zip(image, delta, strict=True)]
 
 
+class Kept:
+    """Of one image the nearest iterate that is fooled enough; before there is one, the one that is fooled most.
+
+    Args:
+        image: 3×H×W.
+        needed: Number of pixels that have to be fooled.
+        norm: linf or l2.
+    """
+
+    def __init__(self, image: Tensor, needed: int, norm: str):
+        self.image, self.needed, self.norm = image, needed, norm
+        self.result, self.fooled, self.distance = image, -1, math.inf
+
+    def offer(self, image_adv: Tensor, fooled: int) -> bool:
+        delta = (image_adv - self.image).flatten().tolist()
+        distance = math.sqrt(sum(d * d for d in delta)) if self.norm == "l2" else max(abs(d) for d in delta)
+        if fooled >= self.needed:
+            if distance < self.distance:
+                self.result, self.distance = image_adv.clone(), distance
+            return True
+        if math.isinf(self.distance) and fooled > self.fooled:
+            self.result, self.fooled = image_adv.clone(), fooled
+        return False
+
+
 def resized_length(length: int, scale: float) -> int:
     return max(1, math.floor(length * scale + 0.5))
 
@@ -199,29 +233,43 @@ def literal_attack(
     norm: str = "linf",
     targeted: bool = False,
     momentum: float | None = None,
-    scales: Sequence[float] | None = None,
+    changes: Sequence[Change] = (),
+    smooth: Callable[[Tensor], Tensor] | None = None,
+    ahead: Callable[[list[float], list[float]], list[float]] | None = None,
+    towards: Callable[[int, list[float]], list[float]] | None = None,
 ) -> LiteralRun:
-    """The whole loop. ``targets`` hold NO_LABEL where ignored; ``scales`` are dynamic scale's s of each step."""
+    """The whole loop.
+
+    Args:
+        targets: They hold NO_LABEL where ignored.
+        changes: Of each step what the model sees; the image itself if empty.
+        smooth: Of one image's gradient.
+        ahead: From an image and its momentum to the point of the gradient.
+        towards: From the number of an image and its gradient to the step, in the place of the steepest one.
+    """
     run = LiteralRun()
     shape, count = images.shape[1:], len(images)
     memory = [[0.0] * images[0].numel() for _ in range(count)]
     images_adv = start.clone()
     for t in range(1, steps + 1):
         run.images_adv.append(images_adv)
-        variable = images_adv.clone().requires_grad_()
-        seen, labels = variable, targets
-        if scales is not None:
-            size = [resized_length(length, scales[t - 1]) for length in images.shape[-2:]]
-            seen, labels = resize_bilinear(variable, *size), resize_nearest(targets, *size)
+        points = images_adv.clone()
+        if ahead is not None:
+            for b in range(count):
+                point = ahead(images_adv[b].flatten().tolist(), memory[b])
+                points[b] = torch.tensor(point, dtype=torch.float64).reshape(shape)
+        variable = points.requires_grad_()
+        seen, labels = changes[t - 1](variable, targets) if changes else (variable, targets)
         losses = loss(model(seen), labels, t, steps, targeted)
         run.losses.append(torch.stack([value.detach() for value in losses]))
         grad = torch.autograd.grad(sum(losses, torch.zeros((), dtype=torch.float64)), variable)[0]
         moved = []
         for b in range(count):
-            uphill = [-g if targeted else g for g in grad[b].flatten().tolist()]
+            own = grad[b] if smooth is None else smooth(grad[b])
+            uphill = [-g if targeted else g for g in own.flatten().tolist()]
             if momentum is not None:
                 memory[b] = uphill = add_momentum(memory[b], uphill, momentum)
-            direction = steepest(uphill, norm)
+            direction = towards(b, uphill) if towards is not None else steepest(uphill, norm)
             there = [x + alpha * d for x, d in zip(images_adv[b].flatten().tolist(), direction, strict=True)]
             clipped = project(there, images[b].flatten().tolist(), eps, norm)
             moved.append(torch.tensor(clipped, dtype=torch.float64).reshape(shape))

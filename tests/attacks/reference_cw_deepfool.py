@@ -8,39 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-NO_LABEL = -1
-
-
-def valid_pixels(target: Tensor) -> list[tuple[int, int]]:
-    height, width = target.shape
-    return [(i, j) for i in range(height) for j in range(width) if int(target[i, j]) != NO_LABEL]
-
-
-def best_other(logits: Tensor, label: int) -> Tensor:
-    others = [logits[k] for k in range(len(logits)) if k != label]
-    largest = others[0]
-    for other in others[1:]:
-        largest = other if bool(other > largest) else largest
-    return largest
-
-
-class Kept:
-    """The nearest iterate that is fooled enough; before there is one, the one that is fooled most."""
-
-    def __init__(self, image: Tensor, needed: int, norm: str):
-        self.image, self.needed, self.norm = image, needed, norm
-        self.result, self.fooled, self.distance = image, -1, math.inf
-
-    def offer(self, image_adv: Tensor, fooled: int) -> bool:
-        delta = (image_adv - self.image).flatten().tolist()
-        distance = math.sqrt(sum(d * d for d in delta)) if self.norm == "l2" else max(abs(d) for d in delta)
-        if fooled >= self.needed:
-            if distance < self.distance:
-                self.result, self.distance = image_adv.clone(), distance
-            return True
-        if math.isinf(self.distance) and fooled > self.fooled:
-            self.result, self.fooled = image_adv.clone(), fooled
-        return False
+from .reference import Kept, best_other, pixel_prediction, project, valid_pixels
 
 
 def margin_loss(logits: Tensor, target: Tensor, kappa: float, targeted: bool) -> tuple[Tensor, int]:
@@ -48,7 +16,7 @@ def margin_loss(logits: Tensor, target: Tensor, kappa: float, targeted: bool) ->
     total, fooled = torch.zeros((), dtype=torch.float64), 0
     for i, j in valid_pixels(target):
         label = int(target[i, j])
-        difference = logits[label, i, j] - best_other(logits[:, i, j], label)
+        difference = logits[label, i, j] - logits[best_other(logits[:, i, j], label), i, j]
         if targeted:
             fooled += bool(difference >= kappa)
             difference = -difference
@@ -122,10 +90,7 @@ def literal_deepfool(model, image, target, steps, candidates, overshoot, needed,
     for step in range(steps + 1):
         point = current.clone().requires_grad_()
         logits = model(point[None])[0]
-        correct = []
-        for i, j in pixels:
-            if all(bool(logits[int(target[i, j]), i, j] >= u) for u in logits[:, i, j]):
-                correct.append((i, j))
+        correct = [(i, j) for i, j in pixels if pixel_prediction(logits[:, i, j]) == int(target[i, j])]
         if kept.offer(current, len(pixels) - len(correct)) or step == steps:
             break
         best, move = math.inf, torch.zeros_like(image)
@@ -150,10 +115,6 @@ def literal_deepfool(model, image, target, steps, candidates, overshoot, needed,
                 best, move = f / size, candidate
         current = (current + (1 + overshoot) * move).clamp(0, 1)
         if eps is not None:
-            delta = current - image
-            if norm == "linf":
-                delta = delta.clamp(-eps, eps)
-            elif float(delta.norm()) > eps:
-                delta = delta * eps / float(delta.norm())
-            current = image + delta
+            within = project(current.flatten().tolist(), image.flatten().tolist(), eps, norm)
+            current = torch.tensor(within, dtype=torch.float64).view_as(image)
     return kept.result, trace

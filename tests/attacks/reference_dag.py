@@ -22,15 +22,6 @@ class LiteralDAG:
     result: Tensor | None = None
 
 
-def best_other(logits: list[float], label: int) -> int:
-    """The largest logit of another class than ``label``."""
-    best = -1
-    for k, value in enumerate(logits):
-        if k != label and (best < 0 or value > logits[best]):
-            best = k
-    return best
-
-
 def literal_dag(
     model: Callable[[Tensor], Tensor],
     image: Tensor,
@@ -61,7 +52,7 @@ def literal_dag(
             elif targeted:
                 fooled += 1
             elif predicted == label:
-                aim = best_other(logits[:, i, j].tolist(), label) if wrong is None else int(wrong[i, j])
+                aim = reference.best_other(logits[:, i, j], label) if wrong is None else int(wrong[i, j])
                 total = total + logits[aim, i, j] - logits[label, i, j]
             else:
                 fooled += 1

@@ -11,7 +11,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from .reference import Loss, pixel_cross_entropy, pixel_prediction, valid_pixels
+from .reference import Loss, best_other, pixel_cross_entropy, pixel_prediction, valid_pixels
 
 PixelLoss = Callable[[Tensor, int, float, bool], Tensor | float]
 """(C logits of a pixel, its label, (t − 1)/T, targeted) -> its loss."""
@@ -79,13 +79,8 @@ def tsallis(q_start: float = -2.0, q_end: float = 1.0) -> PixelLoss:
     return loss
 
 
-def runner_up(logits: Tensor, label: int) -> int:
-    values = logits.tolist()
-    return max((k for k in range(len(values)) if k != label), key=lambda k: values[k])
-
-
 def margin(logits: Tensor, label: int, progress: float, targeted: bool) -> Tensor:
-    return logits[runner_up(logits, label)] - logits[label]
+    return logits[best_other(logits, label)] - logits[label]
 
 
 def pixel_logit_cosine(logits: Tensor, label: int) -> Tensor:
@@ -136,7 +131,7 @@ def houdini(rival: str = "auto", task_loss: str = "error") -> Loss:
         losses = []
         for u, y in zip(logits, targets, strict=True):
             wanted = {(i, j): int(y[i, j]) for i, j in valid_pixels(y)}
-            choose = {"predicted": lambda v, label: pixel_prediction(v), "runner-up": runner_up}[kind]
+            choose = {"predicted": lambda v, label: pixel_prediction(v), "runner-up": best_other}[kind]
             rivals = {(i, j): choose(u[:, i, j], label) for (i, j), label in wanted.items()}
             image_loss = 1 - image_mean_iou(rivals, wanted)
             total = (u * 0).sum()

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NO_LABEL = -1
+from .reference import Kept, best_other, pixel_prediction, valid_pixels
+
 Model = Callable[[Tensor], Tensor]
 Pixels = dict[tuple[int, int], float]
 
@@ -45,7 +46,7 @@ def literal_alma(
     w_rate: float = 0.02,
     surplus: float = 1e-4,
 ) -> Trace:
-    pixels = labelled(target)
+    pixels = valid_pixels(target)
     delta = torch.zeros_like(image)
     squares = torch.zeros_like(image)
     mus, rhos = dict.fromkeys(pixels, mu), dict.fromkeys(pixels, rho)
@@ -119,7 +120,7 @@ def literal_primal_dual(
     tolerance: float = 0.01,
 ) -> Trace:
     """PDGD where ``proximal`` is None, else PDPGD with the operator of that norm."""
-    pixels = labelled(target)
+    pixels = valid_pixels(target)
     delta, mean, squares = (torch.zeros_like(image) for _ in range(3))
     ell = {i: -math.log(len(pixels) * dual_ratio) for i in pixels}
     average = softmax_with_zero(ell, set(pixels))
@@ -209,8 +210,7 @@ def penalty(c: Tensor, rho: float, mu: float) -> Tensor:
 
 def margin(logits: Tensor, target: Tensor, i: tuple[int, int], targeted: bool) -> Tensor:
     y = int(target[i])
-    others = [logits[(k, *i)] for k in range(len(logits)) if k != y]
-    difference = logits[(y, *i)] - max(others, key=lambda value: float(value.detach()))
+    difference = logits[(y, *i)] - logits[(best_other(logits[:, i[0], i[1]], y), *i)]
     return -difference if targeted else difference
 
 
@@ -226,14 +226,7 @@ def ratio(logits: Tensor, target: Tensor, i: tuple[int, int], targeted: bool, su
 
 
 def is_fooled(logits: Tensor, target: Tensor, i: tuple[int, int], targeted: bool) -> bool:
-    logits = logits.detach()
-    shows = all(float(logits[(int(target[i]), *i)]) >= float(logits[(k, *i)]) for k in range(len(logits)))
-    return shows == targeted
-
-
-def labelled(target: Tensor) -> list[tuple[int, int]]:
-    height, width = target.shape
-    return [(a, b) for a in range(height) for b in range(width) if int(target[a, b]) != NO_LABEL]
+    return (pixel_prediction(logits[:, i[0], i[1]]) == int(target[i])) == targeted
 
 
 def counted(values: Pixels, success: float, drop: str, t: int, steps: int) -> set[tuple[int, int]]:
@@ -251,27 +244,17 @@ def softmax_with_zero(ell: Pixels, counts: set[tuple[int, int]]) -> Pixels:
     return {i: math.exp(ell[i]) / total if i in counts else 0.0 for i in ell}
 
 
-class Watch:
-    """The nearest iterate that is fooled enough, or the most fooled one."""
+class Watch(Kept):
+    """What is kept, and every iterate."""
 
     def __init__(self, image: Tensor, pixels: int, success: float, norm: str = "linf"):
-        self.image, self.pixels, self.success, self.norm = image, pixels, success, norm
+        super().__init__(image, math.ceil(pixels * success - 1e-9), norm)
         self.images_adv: list[Tensor] = []
         self.losses: list[float] = []
-        self.result, self.distance, self.most = image, math.inf, -1
 
     def look(self, point: Tensor, fooled: dict[tuple[int, int], bool]) -> bool:
-        point = point.detach().clone()
-        self.images_adv.append(point)
-        count = sum(fooled.values())
-        enough = count / self.pixels >= self.success - 1e-9
-        change = (point - self.image).flatten()
-        distance = float(change.abs().max() if self.norm == "linf" else change.norm())
-        if enough and distance < self.distance:
-            self.result, self.distance = point, distance
-        if not enough and self.distance == math.inf and count > self.most:
-            self.result, self.most = point, count
-        return enough
+        self.images_adv.append(point.detach().clone())
+        return self.offer(self.images_adv[-1], sum(fooled.values()))
 
     def finish(self, model: Model, last: Tensor, target: Tensor, targeted: bool, pixels: list) -> Trace:
         with torch.no_grad():

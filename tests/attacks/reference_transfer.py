@@ -4,23 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .reference import (
-    NO_LABEL,
-    Loss,
-    add_momentum,
-    project,
-    resize_bilinear,
-    resize_nearest,
-    resized_length,
-    steepest,
-)
-
-Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Images and targets to what the model sees, and the targets that belong to it."""
+from .reference import NO_LABEL, Change, literal_attack, resize_bilinear, resize_nearest, resized_length
 
 
 def kernel_table(kernel: str, size: int, sigma: float | None = None) -> list[list[float]]:
@@ -135,42 +124,24 @@ def literal_transfer(
     targets: Tensor,
     boost: Boost,
     *,
-    loss: Loss,
-    eps: float,
     alpha: float,
-    steps: int,
     norm: str,
-    targeted: bool,
+    **settings: Any,
 ) -> list[Tensor]:
     """The T iterates, from the clean image on, and the result. ``targets`` hold NO_LABEL where ignored."""
-    count, shape = len(images), images.shape[1:]
-    memory = [[0.0] * images[0].numel() for _ in range(count)]
-    images_adv, iterates = images.clone(), []
-    for t in range(1, steps + 1):
-        iterates.append(images_adv)
-        points = []
-        for b in range(count):
-            point = images_adv[b].flatten().tolist()
-            if boost.nesterov:
-                point = look_ahead(point, memory[b], alpha, boost.decay, norm)
-            points.append(torch.tensor(point, dtype=torch.float64).reshape(shape))
-        variable = torch.stack(points).requires_grad_()
-        seen, labels = boost.changes[t - 1](variable, targets) if boost.changes else (variable, targets)
-        total = torch.zeros((), dtype=torch.float64)
-        for value in loss(model(seen), labels, t, steps, targeted):
-            total = total + value
-        grad = torch.autograd.grad(total, variable)[0]
-        moved = []
-        for b in range(count):
-            own = grad[b] if boost.table is None else smooth(grad[b], boost.table)
-            uphill = [-g if targeted else g for g in own.flatten().tolist()]
-            memory[b] = uphill = add_momentum(memory[b], uphill, boost.decay)
-            direction = steepest(uphill, norm)
-            there = [x + alpha * d for x, d in zip(images_adv[b].flatten().tolist(), direction, strict=True)]
-            clipped = project(there, images[b].flatten().tolist(), eps, norm)
-            moved.append(torch.tensor(clipped, dtype=torch.float64).reshape(shape))
-        images_adv = torch.stack(moved)
-    return [*iterates, images_adv]
+    return literal_attack(
+        model,
+        images,
+        targets,
+        images,
+        alpha=alpha,
+        norm=norm,
+        momentum=boost.decay,
+        changes=boost.changes,
+        smooth=None if boost.table is None else lambda grad: smooth(grad, boost.table),
+        ahead=(lambda image, memory: look_ahead(image, memory, alpha, boost.decay, norm)) if boost.nesterov else None,
+        **settings,
+    ).images_adv
 
 
 def combined_logits(answers: Sequence[Tensor], weights: Sequence[float], combine: str) -> Tensor:

@@ -274,9 +274,18 @@ LOOPS = (
 """One attack for each piece of code that has a loop, or another way through one, of its own."""
 
 
-def first_norm_or_loop(name: str, norm: str) -> bool:
-    """The part of :data:`WITH_NORM` that the default run takes: norms differ in the threat model and in the loops."""
-    return norm == ROWS[name].norms[0] or name in LOOPS
+OWN_NORM = ("PGD restarts best", "APGD shrinking", "NIFGSM best", "DAG", "PDPGD", "CW", "DeepFool")
+"""Of the loops those that look at the norm themselves, and one that leaves it to the threat model."""
+
+
+def first_or_own_norm(name: str, norm: str) -> bool:
+    """The part of :data:`WITH_NORM` that the default run takes."""
+    return norm == ROWS[name].norms[0] or name in OWN_NORM
+
+
+def linf_or_untargeted(norm: str, targeted: bool) -> bool:
+    """The part of a cross product of norms and aims that the default run takes: the aim is the sign of a gradient."""
+    return norm == "linf" or (norm == "l2" and not targeted)
 
 
 def build(name: str, eps: float | str = 0.05, norm: str | None = None, **settings: object) -> Attack:

@@ -67,6 +67,29 @@ def test_iteration(attack: type[Attack], settings: dict, message: str):
         attack(**settings)
 
 
+SHARED = {"steps": (0, "steps = 0: an attack"), "step_size": (0, "step_size = 0 moves nothing")}
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ("Universal", "Targeted", "worst of")])
+def test_settings_that_attacks_share(name: str):
+    norm = ROWS[name].norms[0]
+    wrong = [(8, r"eps = 8 exceeds 1.*8/255"), (-0.1, r"eps = -0.1 is negative"), ("abc", r"eps = 'abc' is not a numb")]
+    for eps, message in wrong[norm != "linf" :]:
+        with pytest.raises(ValueError, match=message):
+            build(name, eps)
+    with pytest.raises(ValueError, match=r"norm = 'l1'"):
+        build(name, norm="l1")
+    attack = build(name)
+    for setting, (value, message) in SHARED.items():
+        if setting in attack.describe() and name not in ("FGSM", "SegFGSM"):
+            with pytest.raises(ValueError, match=message):
+                attack.replace(**{setting: value})
+    if "success" in attack.describe():
+        for value in (0, 99):
+            with pytest.raises(ValueError, match=rf"success = {value} is outside of \(0, 1\]"):
+                attack.replace(success=value)
+
+
 @pytest.mark.parametrize("attack", [PGD, SegPGD, CosPGD])
 def test_restarts(attack: type[Attack]):
     with pytest.raises(ValueError, match="restarts = 0"):
@@ -200,6 +223,10 @@ MODELS = {
 }
 
 
+BAD_ANSWERS = ("dictionary", "None", "smaller", "classification", "one image only", "NaN")
+"""They are of no use for an attack without gradients either."""
+
+
 # One function checks the answer, which each loop calls; what is not finite is found by each loop as well.
 @pytest.mark.parametrize(
     ("kind", "attack", "norm"),
@@ -208,7 +235,7 @@ MODELS = {
             (kind, name, norm)
             for kind in MODELS
             for name, norm in WITH_NORM
-            if ROWS[name].gradient and not ROWS[name].layers
+            if not ROWS[name].layers and (ROWS[name].gradient or (ROWS[name].asks and kind in BAD_ANSWERS))
         ],
         lambda kind, name, norm: (
             (name in LOOPS and kind in ("dictionary", "no_grad", "infinite slope")) or (name, norm) == ("PGD", "linf")

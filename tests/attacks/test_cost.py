@@ -8,7 +8,7 @@ from robustseg.attacks import DS, FGSM, PGD, Attack, AttackStep
 from tests.helpers.cases import partly
 from tests.helpers.nets import CountingNet, tiny_batch, tiny_net
 
-from .table import LOOPS, ROWS, WITH_NORM, aims, build, first_norm_or_loop
+from .table import LOOPS, ROWS, WITH_NORM, aims, build, first_or_own_norm
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ class Waits(TorchDispatchMode):
 
 # Dynamic scale reads its scale from a generator on the CPU, which on a CPU cannot be told from a wait.
 @pytest.mark.parametrize(
-    ("name", "norm"), partly([case for case in WITH_NORM if not ROWS[case[0]].waits], first_norm_or_loop)
+    ("name", "norm"), partly([case for case in WITH_NORM if not ROWS[case[0]].waits], first_or_own_norm)
 )
 def test_nothing_waits_for_the_device_within_the_loop(name: str, norm: str):
     model, (images, targets) = tiny_net(), tiny_batch()

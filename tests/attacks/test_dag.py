@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
-from robustseg.attacks import DAG, AttackError, AttackStep
+from robustseg.attacks import DAG, AttackStep
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.minimum_norm import dag
 from tests.helpers.nets import tiny_batch, tiny_net
@@ -56,16 +55,6 @@ def test_targeted_moves_the_pixels_that_do_not_show_the_target():
     result = DAG(step_size="1/8", targeted=True)(linear_model(), IMAGES, targets, on_step=seen.append)
     r = (LABELS == 0).unsqueeze(1) * -WEIGHT.view(1, 3, 1, 1)
     assert torch.equal(result, IMAGES + 4 * r / 16)
-
-
-def test_image_that_is_fooled_already_comes_back():
-    """Where no pixel is right, nothing is to be done; the other image does not notice."""
-    labels = LABELS.clone()
-    labels[0] = torch.where(LABELS[0] == 255, 255, 0)
-    model = linear_model()
-    result = DAG(step_size="1/8").run(model, IMAGES, labels)
-    assert torch.equal(result.images_adv[0], IMAGES[0])
-    assert torch.equal(result.images_adv[1], DAG(step_size="1/8")(model, IMAGES[1:], labels[1:])[0])
 
 
 def test_success_is_a_share_of_the_valid_pixels():
@@ -133,44 +122,10 @@ def test_steps_are_not_lost_in_half_precision(dtype: torch.dtype):
     assert not (model(images_adv.float()).argmax(1) == 1).any()
 
 
-def test_describe_holds_every_setting():
-    attack = DAG(
-        eps="8/255",
-        step_size="1/255",
-        steps=50,
-        success=0.9,
-        aim="runner-up",
-        norm="l2",
-        targeted=True,
-        ignore_index=0,
-        seed=3,
-    )
-    assert attack.describe() == {
-        "attack": "DAG",
-        "eps": "8/255",
-        "norm": "l2",
-        "step_size": "1/255",
-        "steps": 50,
-        "success": 0.9,
-        "aim": "runner-up",
-        "targeted": True,
-        "seed": 3,
-    }
-    assert DAG().describe()["eps"] is None
-    assert DAG().threat is None
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"eps": 8}, r"eps = 8 exceeds 1.*8/255"),
-        ({"eps": -0.1}, r"eps = -0.1 is negative"),
-        ({"norm": "l1"}, r"norm = 'l1' is not known: use linf, l2 or rms"),
-        ({"step_size": 0}, r"step_size = 0 moves nothing"),
         ({"step_size": "0.5/255"}, r"step_size = '0.5/255' is not a number"),
-        ({"steps": 0}, r"steps = 0: an attack takes at least one step"),
-        ({"success": 0}, r"success = 0 is outside of \(0, 1\]"),
-        ({"success": 99}, r"success = 99 is outside of \(0, 1\]"),
         ({"aim": "best"}, r"aim = 'best': use random or runner-up"),
     ],
     ids=str,
@@ -178,17 +133,3 @@ def test_describe_holds_every_setting():
 def test_settings(settings: dict, message: str):
     with pytest.raises(ValueError, match=message):
         DAG(**settings)
-
-
-@pytest.mark.parametrize("at", [1, 3, 4])
-def test_values_that_are_not_finite_are_refused(at: int):
-    model, (images, targets) = tiny_net(), tiny_batch()
-    calls: list[int] = []
-
-    def broken(x: Tensor) -> Tensor:
-        calls.append(1)
-        logits: Tensor = model(x)
-        return logits * (float("nan") if len(calls) == at else 1)
-
-    with pytest.raises(AttackError, match=r"not finite.*float32"):
-        DAG(steps=3)(broken, images, targets)

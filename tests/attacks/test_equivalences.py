@@ -1,5 +1,6 @@
 """Attacks that are special cases of one another, and what keep, restarts and on_step promise."""
 
+import itertools
 import json
 
 import pytest
@@ -30,12 +31,13 @@ from robustseg.attacks import (
     SignStep,
     ThreatModel,
 )
+from tests.helpers.cases import partly
 from tests.helpers.nets import tiny_batch, tiny_net
 
-from .table import ATTACKS, ROWS, build
+from .best import BEST, check_best, correct_share
+from .table import ATTACKS, ROWS, build, linf_or_untargeted
 
 EPS, ALPHA, STEPS = "8/255", "2/255", 6
-NORMS = ["linf", "l2"]
 BALL = {"eps": EPS, "step_size": ALPHA, "steps": STEPS}
 
 
@@ -92,8 +94,9 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("norm", "targeted"), partly(itertools.product(("linf", "l2"), (False, True)), linf_or_untargeted)
+)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_equal_attacks(pair: str, norm: str, targeted: bool):
     model, (images, targets) = tiny_net(), tiny_batch()
@@ -113,42 +116,10 @@ def test_runs_whose_loss_does_not_depend_on_T_are_prefixes(attack: type[Attack])
     assert torch.equal(attack(eps=EPS, step_size=ALPHA, steps=3)(model, images, targets), seen[3])
 
 
-def correct_share(model: torch.nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Share of the valid pixels whose argmax is the target, B values."""
-    with torch.no_grad():
-        hits = (model(images).argmax(1) == targets) & (targets != 255)
-    return hits.flatten(1).sum(1) / (targets != 255).flatten(1).sum(1)
-
-
-BEST = {
-    "PGD": lambda **kw: PGD(eps=0.1, step_size=0.06, steps=6, **kw),
-    "SegPGD": lambda **kw: SegPGD(eps=0.1, step_size=0.06, steps=6, **kw),
-    "MIFGSM l2": lambda **kw: MIFGSM(eps=1.0, step_size=0.5, steps=6, norm="l2", **kw),
-    "DS": lambda **kw: DS(eps=0.1, step_size=0.06, steps=6, random_start=True, **kw),
-}
-
-
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("name", BEST)
 def test_best_is_the_best_of_start_iterates_and_last(name: str, targeted: bool):
-    model = tiny_net()
-    strictly_better = 0
-    for seed in range(6):
-        images, targets = tiny_batch(seed=seed, batch=3)
-        iterates: list[Tensor] = []
-        best = BEST[name](keep="best", targeted=targeted)(
-            model, images, targets, on_step=lambda step, kept=iterates: kept.append(step.images_adv)
-        )
-        last = BEST[name](keep="last", targeted=targeted)(model, images, targets)
-        shares = torch.stack([correct_share(model, x, targets) for x in [*iterates, last]])
-        expected = shares.amax(0) if targeted else shares.amin(0)
-        torch.testing.assert_close(correct_share(model, best, targets), expected)
-        strictly_better += int((shares[-1] != expected).sum())
-        # The earliest of equals.
-        earliest = (shares == expected).int().argmax(0)
-        chosen = torch.stack([*iterates, last])[earliest, range(3)]
-        torch.testing.assert_close(best, chosen, rtol=0, atol=1e-9)
-    assert strictly_better > 0, "some last iterate is not the best, or this tests nothing"
+    check_best(name, targeted)
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])

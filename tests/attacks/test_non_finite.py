@@ -9,9 +9,11 @@ from tests.helpers.nets import tiny_batch, tiny_net
 
 from .table import ATTACKS, ROWS, build
 
+BROKEN = (float("nan"), float("inf"))
+
 
 class BrokenOnce(nn.Module):
-    """Gives NaN in one of its forwards."""
+    """Gives NaN or infinity in one of its forwards."""
 
     def __init__(self, at: int):
         super().__init__()
@@ -22,7 +24,7 @@ class BrokenOnce(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.forwards += 1
         logits: Tensor = self.net(images)
-        return logits * float("nan") if self.forwards == self.at else logits
+        return logits * BROKEN[self.at % 2] if self.forwards == self.at else logits
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if ROWS[name].asks])

@@ -9,7 +9,22 @@ import torch
 from jsonargparse import ArgumentParser
 
 from robustseg import attacks
-from robustseg.attacks import APGD, BIM, FGSM, PGD, SEA, Attack, BalancedMaskedCrossEntropy, SegPGD, Targeted, WorstOf
+from robustseg.attacks import (
+    APGD,
+    BIM,
+    CW,
+    DAG,
+    FGSM,
+    PGD,
+    SEA,
+    Attack,
+    BalancedMaskedCrossEntropy,
+    DeepFool,
+    SegPGD,
+    Square,
+    Targeted,
+    WorstOf,
+)
 from robustseg.attacks.presets.base import SignAttack
 from tests.helpers.nets import tiny_batch, tiny_net
 
@@ -23,6 +38,24 @@ def test_a_copy_without_changes_is_the_same_attack(name: str):
     assert same is not attack
     assert type(same) is type(attack)
     assert same.describe() == attack.describe()
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings"),
+    [
+        (CW, {"norm": "l2", "success": 0.9, "targeted": True, "steps": 7, "step_size": "1/50", "search_steps": 2}),
+        (CW, {"norm": "linf", "success": 0.99, "targeted": False, "initial_c": 3, "confidence": 0.5}),
+        (DeepFool, {"norm": "linf", "success": 0.9, "steps": 7, "candidates": 3, "overshoot": 0.1}),
+        (DAG, {"norm": "l2", "step_size": "1/255", "steps": 50, "success": 0.9, "aim": "runner-up", "targeted": True}),
+        (Square, {"steps": 500, "p_init": 0.3, "start": "horizontal", "objective": "accuracy", "targeted": True}),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_description_holds_every_setting(attack: type[Attack], settings: dict):
+    common = {"eps": "4/255", "seed": 7}
+    described = attack(ignore_index=0, **common, **settings).describe()
+    expected = {"attack": attack.__name__, **common, **settings}
+    assert described == {**attack(eps="4/255").describe(), **expected}
 
 
 def test_changes_go_through_the_constructor():

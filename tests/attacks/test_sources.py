@@ -10,6 +10,7 @@ from robustseg.attacks import BIM, PGD, AttackError, SourceEnsemble, TransferAtt
 from tests.helpers.nets import CountingNet, tiny_batch, tiny_net
 
 from . import reference_transfer as literal
+from .defects import around, found_by, replaced
 from .test_trace import assert_untouched, restless, snapshot
 
 COMBINE = pytest.mark.parametrize("combine", ["logits", "probabilities"])
@@ -181,35 +182,16 @@ def test_models_that_do_not_fit(second: Callable[[Tensor], Tensor], message: str
         PGD()(SourceEnsemble([four, second]), images, targets)
 
 
-def geometric_mean(patch: pytest.MonkeyPatch) -> None:
-    """Of the probabilities: the mean of the logits but for a constant."""
-    patch.setattr(torch, "logaddexp", lambda first, second: first + second)
+def forget_the_weights(original: Callable, self: SourceEnsemble, models, weights, combine) -> None:
+    original(self, models, None, combine)
 
 
-def unnormalised_logits(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Tensor, "log_softmax", lambda self, dim: self)
-
-
-def forget_the_weights(patch: pytest.MonkeyPatch) -> None:
-    original = SourceEnsemble.__init__
-    patch.setattr(
-        SourceEnsemble, "__init__", lambda self, models, weights, combine: original(self, models, None, combine)
-    )
-
-
-@pytest.mark.mutation
-@pytest.mark.parametrize(
-    ("mutate", "combine"),
-    [
-        (geometric_mean, "probabilities"),
-        (unnormalised_logits, "probabilities"),
-        (forget_the_weights, "probabilities"),
-        (forget_the_weights, "logits"),
-    ],
+test_defect_is_found = found_by(
+    lambda combine: check_combination(combine, [1, 3, 0.5]),
+    {
+        # Of the probabilities: the mean of the logits but for a constant.
+        "geometric mean": (replaced(torch, "logaddexp", lambda first, second: first + second), "probabilities"),
+        "unnormalised logits": (replaced(Tensor, "log_softmax", lambda self, dim: self), "probabilities"),
+        "forget the weights": (around(SourceEnsemble, "__init__", forget_the_weights), "probabilities", "logits"),
+    },
 )
-def test_defect_is_found(mutate: Callable, combine: str, monkeypatch: pytest.MonkeyPatch):
-    with monkeypatch.context() as patch:
-        mutate(patch)
-        with pytest.raises(AssertionError):
-            check_combination(combine, [1, 3, 0.5])
-    check_combination(combine, [1, 3, 0.5])

@@ -3,161 +3,85 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from robustseg.attacks import Square, correct_pixels
-from robustseg.attacks.losses.base import cross_entropy
+from robustseg.attacks import Square
 from robustseg.attacks.presets import square
 from robustseg.attacks.threat import AllowedSet
 
 from .comparison_square import EPS, check_square
-
-pytestmark = pytest.mark.mutation
-
-Patch = pytest.MonkeyPatch
+from .defects import Defect, after, around, found_by, replaced
 
 
-def keep_everything(patch: Patch) -> None:
-    patch.setattr(square, "per_image", lambda kept, like: torch.ones_like(kept).view(-1, 1, 1, 1))
+def judged(change: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]) -> Defect:
+    """Of loss, perfect and hits."""
+    return after(Square, "_judge", lambda found: change(*found))
 
 
-def keep_what_is_better_for_the_model(patch: Patch) -> None:
-    original = Square._judge
+def drawn(change: Callable[[Tensor], Tensor]) -> Defect:
+    """Other columns, rows and colours."""
 
-    def judge(self: Square, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        loss, perfect, hits = original(self, *args)
-        return -loss, perfect, hits
+    def begin(state: Any) -> Any:
+        state.draws = change(state.draws)
+        return state
 
-    patch.setattr(Square, "_judge", judge)
-
-
-def sum_over_the_batch(patch: Patch) -> None:
-    original = Square._judge
-
-    def judge(self: Square, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        loss, perfect, hits = original(self, *args)
-        return loss.mean().expand_as(loss), perfect, hits
-
-    patch.setattr(Square, "_judge", judge)
+    return after(Square, "_begin", begin)
 
 
-def never_finish(patch: Patch) -> None:
-    original = Square._judge
-
-    def judge(self: Square, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        loss, perfect, hits = original(self, *args)
-        return loss, torch.zeros_like(perfect), hits
-
-    patch.setattr(Square, "_judge", judge)
+def relabelled(name: str, change: Callable[[Tensor], Tensor]) -> Defect:
+    return around(square, name, lambda original, logits, targets: original(logits, change(targets)))
 
 
-def drop_the_ignore_mask(patch: Patch) -> None:
-    patch.setattr(square, "cross_entropy", lambda logits, targets: cross_entropy(logits, targets.clamp_min(0)))
-
-
-def drop_the_ignore_mask_of_correct_pixels(patch: Patch) -> None:
-    def with_a_label(logits: Tensor, targets: Tensor) -> Tensor:
-        return correct_pixels(logits, targets.masked_fill(targets < 0, 3))
-
-    patch.setattr(square, "correct_pixels", with_a_label)
-
-
-def forget_the_schedule(patch: Patch) -> None:
-    patch.setattr(square, "_HALVINGS", ())
-
-
-def shift_the_schedule(patch: Patch) -> None:
-    original = Square._side
-    patch.setattr(Square, "_side", lambda self, number, *size: original(self, number + 1, *size))
-
-
-def forget_the_box(patch: Patch) -> None:
-    def project(self: AllowedSet, images_adv: Tensor) -> Tensor:
-        return self.images + (1 if float(images_adv.max()) else -1) * self._eps
-
-    patch.setattr(AllowedSet, "project", project)
-
-
-def around_the_kept_image(patch: Patch) -> None:
+def around_the_kept_image(original: Callable, self: Square, state: Any, number: int) -> Tensor:
     """Squares add ±ε to what is kept instead of to the image."""
-    original = Square._candidate
-
-    def candidate(self: Square, state: Any, number: int) -> Tensor:
-        moved = original(self, state, number)
-        return (state.images_adv + (moved - state.images_adv).sign() * EPS).clamp(0, 1)
-
-    patch.setattr(Square, "_candidate", candidate)
+    moved = original(self, state, number)
+    return (state.images_adv + (moved - state.images_adv).sign() * EPS).clamp(0, 1)
 
 
-def leave_out_the_last_place(patch: Patch) -> None:
-    original = Square._begin
-
-    def begin(self: Square, *args: Any) -> Any:
-        state = original(self, *args)
-        state.draws = state.draws * torch.tensor([0.8, 0.8, 1.0], dtype=torch.float64)
-        return state
-
-    patch.setattr(Square, "_begin", begin)
+def forget_the_box(self: AllowedSet, images_adv: Tensor) -> Tensor:
+    return self.images + (1 if float(images_adv.max()) else -1) * self._eps
 
 
-def draw_without_looking(patch: Patch) -> None:
-    """Colours that change nothing are drawn as well."""
-
-    def colours(state: Any, inside: Tensor, draw: Tensor) -> Tensor:
-        return ((draw * 8).long().unsqueeze(1) >> torch.arange(3)) & 1 == 1
-
-    patch.setattr(Square, "_colours", staticmethod(colours))
+def colours(state: Any, inside: Tensor, draw: Tensor) -> Tensor:
+    """Those that change nothing are drawn as well."""
+    return ((draw * 8).long().unsqueeze(1) >> torch.arange(3)) & 1 == 1
 
 
-def exchange_the_axes(patch: Patch) -> None:
-    original = Square._begin
-
-    def begin(self: Square, *args: Any) -> Any:
-        state = original(self, *args)
-        state.draws = state.draws[:, :, [1, 0, 2]]
-        return state
-
-    patch.setattr(Square, "_begin", begin)
-
-
-def one_square_for_the_batch(patch: Patch) -> None:
-    original = Square._begin
-
-    def begin(self: Square, *args: Any) -> Any:
-        state = original(self, *args)
-        state.draws = state.draws[:1].expand_as(state.draws)
-        return state
-
-    patch.setattr(Square, "_begin", begin)
-
-
-MUTATIONS: list[tuple[Callable[[Patch], None], str]] = [
-    (keep_everything, "loss"),
-    (keep_what_is_better_for_the_model, "loss"),
-    (keep_what_is_better_for_the_model, "targeted"),
-    (sum_over_the_batch, "loss"),
-    (never_finish, "loss"),
-    (never_finish, "targeted"),
-    (never_finish, "accuracy"),
-    (drop_the_ignore_mask, "loss"),
-    (drop_the_ignore_mask_of_correct_pixels, "accuracy"),
-    (drop_the_ignore_mask_of_correct_pixels, "targeted accuracy"),
-    (forget_the_schedule, "loss"),
-    (shift_the_schedule, "horizontal"),
-    (forget_the_box, "loss"),
-    (around_the_kept_image, "loss"),
-    (leave_out_the_last_place, "horizontal"),
-    (draw_without_looking, "loss"),
-    (exchange_the_axes, "loss"),
-    (one_square_for_the_batch, "loss"),
-]
-
-
-@pytest.mark.parametrize(("mutate", "name"), MUTATIONS, ids=lambda value: getattr(value, "__name__", str(value)))
-def test_defect_is_found(mutate: Callable[[Patch], None], name: str, monkeypatch: Patch):
-    with monkeypatch.context() as patch:
-        mutate(patch)
-        with pytest.raises(AssertionError):
-            check_square(name)
+test_defect_is_found = found_by(
+    check_square,
+    {
+        "keep everything": (
+            replaced(square, "per_image", lambda kept, like: torch.ones_like(kept).view(-1, 1, 1, 1)),
+            "loss",
+        ),
+        "keep what is better for the model": (
+            judged(lambda loss, perfect, hits: (-loss, perfect, hits)),
+            *("loss", "targeted"),
+        ),
+        "sum over the batch": (
+            judged(lambda loss, perfect, hits: (loss.mean().expand_as(loss), perfect, hits)),
+            "loss",
+        ),
+        "never finish": (
+            judged(lambda loss, perfect, hits: (loss, torch.zeros_like(perfect), hits)),
+            *("loss", "targeted", "accuracy"),
+        ),
+        "drop the ignore mask": (relabelled("cross_entropy", lambda y: y.clamp_min(0)), "loss"),
+        "drop the ignore mask of correct pixels": (
+            relabelled("correct_pixels", lambda y: y.masked_fill(y < 0, 3)),
+            *("accuracy", "targeted accuracy"),
+        ),
+        "forget the schedule": (replaced(square, "_HALVINGS", ()), "loss"),
+        "shift the schedule": (
+            around(Square, "_side", lambda original, self, number, *size: original(self, number + 1, *size)),
+            "horizontal",
+        ),
+        "forget the box": (replaced(AllowedSet, "project", forget_the_box), "loss"),
+        "around the kept image": (around(Square, "_candidate", around_the_kept_image), "loss"),
+        "leave out the last place": (drawn(lambda draws: draws * torch.tensor([0.8, 0.8, 1]).double()), "horizontal"),
+        "draw without looking": (replaced(Square, "_colours", staticmethod(colours)), "loss"),
+        "exchange the axes": (drawn(lambda draws: draws[:, :, [1, 0, 2]]), "loss"),
+        "one square for the batch": (drawn(lambda draws: draws[:1].expand_as(draws)), "loss"),
+    },
+)

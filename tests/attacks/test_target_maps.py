@@ -24,17 +24,16 @@ from robustseg.attacks import (
     TargetMap,
     Text,
 )
-from robustseg.attacks.targets import maps as target_maps
 from robustseg.attacks.targets import scenes as target_scenes
 from robustseg.attacks.targets import targeted
 from robustseg.attacks.targets.label_files import text_mask
 from robustseg.types import Sample
 from tests.helpers.nets import CLASSES, HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 
+from .defects import around, found_by, replaced
 from .table import build
 
 CPU = torch.device("cpu")
-Patch = pytest.MonkeyPatch
 
 
 def true_targets(ignore_index: int = 255) -> Tensor:
@@ -353,60 +352,43 @@ def test_it_reaches_the_map():
     check_that_it_reaches_the_map()
 
 
-def aim_at_the_truth(patch: Patch) -> None:
-    patch.setattr(TargetMap, "__call__", lambda self, targets, ids=None, ignore_index=255: targets)
+def away_from_the_map(original: Callable, self: Targeted, attack: PGD, target_map: TargetMap) -> None:
+    original(self, attack, target_map)
+    attack.targeted = False
 
 
-def away_from_the_map(patch: Patch) -> None:
-    original = targeted.Targeted.__init__
-
-    def init(self: Targeted, attack: PGD, target_map: TargetMap) -> None:
-        original(self, attack, target_map)
-        attack.targeted = False
-
-    patch.setattr(targeted.Targeted, "__init__", init)
-
-
-def forget_what_is_ignored(patch: Patch) -> None:
-    original = TargetMap.__init__
-    patch.setattr(target_maps.TargetMap, "__init__", lambda self, keep_ignored=True: original(self, False))
-
-
-@pytest.mark.mutation
-@pytest.mark.parametrize("mutate", [aim_at_the_truth, away_from_the_map, forget_what_is_ignored])
-def test_defect_of_the_aim_is_found(mutate: Callable[[Patch], None], monkeypatch: Patch):
-    with monkeypatch.context() as patch:
-        mutate(patch)
-        with pytest.raises(AssertionError):
-            check_that_it_reaches_the_map()
-
-
-def its_own_scene(patch: Patch) -> None:
-    patch.setattr(target_scenes.Scene, "_choose", lambda self, true, sample: true)
-
-
-def scene_by_the_row(patch: Patch) -> None:
-    patch.setattr(target_scenes, "_content", lambda targets: b"")
-
-
-def scene_by_pythons_hash(patch: Patch) -> None:
-    patch.setattr(target_scenes, "_content", lambda targets: str(hash(str(targets))).encode())
-
-
-@pytest.mark.mutation
-@pytest.mark.parametrize(
-    ("mutate", "check"),
-    [
-        (its_own_scene, test_scene_is_another_one_and_never_its_own),
-        (scene_by_the_row, test_choice_of_a_scene_is_the_same_in_every_process),
-        (scene_by_pythons_hash, test_choice_of_a_scene_is_the_same_in_every_process),
-    ],
+test_defect_of_the_aim_is_found = found_by(
+    check_that_it_reaches_the_map,
+    {
+        "aim at the truth": (
+            replaced(TargetMap, "__call__", lambda self, targets, ids=None, ignore_index=255: targets),
+        ),
+        "away from the map": (
+            around(
+                targeted.Targeted,
+                "__init__",
+                away_from_the_map,
+            ),
+        ),
+        "forget what is ignored": (
+            around(TargetMap, "__init__", lambda original, self, keep_ignored=True: original(self, False)),
+        ),
+    },
 )
-def test_defect_of_the_choice_is_found(mutate: Callable, check: Callable, monkeypatch: Patch):
-    with monkeypatch.context() as patch:
-        mutate(patch)
-        with pytest.raises((AssertionError, StopIteration)):
-            check()
+test_defect_of_the_choice_is_found = found_by(
+    lambda: (
+        test_scene_is_another_one_and_never_its_own(),
+        test_choice_of_a_scene_is_the_same_in_every_process(),
+    ),
+    {
+        "its own scene": (replaced(target_scenes.Scene, "_choose", lambda self, true, sample: true),),
+        "scene by the row": (replaced(target_scenes, "_content", lambda targets: b""),),
+        "scene by Python's hash": (
+            replaced(target_scenes, "_content", lambda targets: str(hash(str(targets))).encode()),
+        ),
+    },
+    (AssertionError, StopIteration),
+)
 
 
 def test_targeted_with_an_attack_of_its_own_loop_and_with_best():

@@ -31,6 +31,7 @@ from robustseg.types import Batch
 from tests.helpers.nets import CLASSES, HEIGHT, WIDTH, CountingNet, tiny_batch, tiny_net
 
 from . import reference
+from .defects import around, built_with, found_by, replaced, together
 from .test_bad_input import MODELS
 from .test_trace import assert_untouched, restless, snapshot
 
@@ -107,97 +108,56 @@ def test_whole_fit(targeted: bool, tile_size: tuple[int, int] | None):
     check(targeted, tile_size)
 
 
-def mean_over_batches(patch: Patch) -> None:
+def no_slope_where_clipped(original: Callable, self, model: object, images: Tensor, *rest: Tensor):
+    loss, grad = original(self, model, images, *rest)
+    moved = images + rest[1]
+    return loss, grad * ((moved > 0) & (moved < 1)).all(0)
+
+
+def mean_over_batches(original: Callable, self, model: object, images: Tensor, *rest: object):
     """Each batch weighs the same, however many images it has."""
-    original = UniversalPerturbation._gradient
-
-    def gradient(self: UniversalPerturbation, model: object, images: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
-        loss, grad = original(self, model, images, *rest)
-        return loss, grad / len(images)
-
-    patch.setattr(UniversalPerturbation, "_gradient", gradient)
+    loss, grad = original(self, model, images, *rest)
+    return loss, grad / len(images)
 
 
-def sum_over_pixels(patch: Patch) -> None:
-    """Images with more valid pixels weigh more."""
-    original = CrossEntropy.__call__
-    patch.setattr(
-        CrossEntropy, "__call__", lambda self, u, y, *rest: original(self, u, y, *rest) * (y >= 0).sum((1, 2))
-    )
+def without_mask(self: CrossEntropy, logits: Tensor, targets: Tensor, *rest: object) -> Tensor:
+    return nn.functional.cross_entropy(logits, targets.clamp_min(0), reduction="none").sum((1, 2))
 
 
-def drop_the_ignore_mask(patch: Patch) -> None:
-    def call(self: CrossEntropy, logits: Tensor, targets: Tensor, *rest: object) -> Tensor:
-        return nn.functional.cross_entropy(logits, targets.clamp_min(0), reduction="none").sum((1, 2))
-
-    patch.setattr(CrossEntropy, "__call__", call)
-
-
-def never_project(patch: Patch) -> None:
-    patch.setattr(universal, "ball", lambda threat, delta: type("", (), {"project": staticmethod(lambda x: x)}))
-    patch.setattr(UniversalDelta, "__post_init__", lambda self: None)
-
-
-def centre_the_tile(patch: Patch) -> None:
-    original = universal_delta.tiled
-    patch.setattr(universal, "tiled", lambda delta, h, w: original(delta, h + 1, w + 1)[:, 1:, 1:])
-
-
-def always_ascend(patch: Patch) -> None:
-    original = UniversalPerturbation.__init__
-
-    def init(self: UniversalPerturbation, **settings: object) -> None:
-        original(self, **settings)
-        self.targeted = False
-
-    patch.setattr(UniversalPerturbation, "__init__", init)
-
-
-def no_slope_where_clipped(patch: Patch) -> None:
-    original = UniversalPerturbation._gradient
-
-    def gradient(self: UniversalPerturbation, model: object, images: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        loss, grad = original(self, model, images, *rest)
-        moved = images + rest[1]
-        return loss, grad * ((moved > 0) & (moved < 1)).all(0)
-
-    patch.setattr(UniversalPerturbation, "_gradient", gradient)
-
-
-def show_unclipped_images(patch: Patch) -> None:
-    patch.setattr(universal, "_perturbed", lambda images, delta: images + delta)
-
-
-@pytest.mark.mutation
-@pytest.mark.parametrize(
-    ("mutate", "targeted", "tile_size"),
-    [
-        (mean_over_batches, False, (3, 4)),
-        (sum_over_pixels, False, None),
-        (drop_the_ignore_mask, False, None),
-        (never_project, True, None),
-        (centre_the_tile, False, (3, 4)),
-        (always_ascend, True, None),
-        (no_slope_where_clipped, False, None),
-        (show_unclipped_images, False, None),
-    ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
+test_defect_is_found = found_by(
+    check,
+    {
+        # Images with more valid pixels weigh more.
+        "sum over pixels": (
+            around(
+                CrossEntropy,
+                "__call__",
+                lambda original, self, u, y, *rest: original(self, u, y, *rest) * (y >= 0).sum((1, 2)),
+            ),
+            (),
+        ),
+        "drop the ignore mask": (replaced(CrossEntropy, "__call__", without_mask), ()),
+        "never project": (
+            together(
+                replaced(universal, "ball", lambda *_: type("", (), {"project": staticmethod(lambda x: x)})),
+                replaced(UniversalDelta, "__post_init__", lambda self: None),
+            ),
+            (True,),
+        ),
+        "centre the tile": (
+            replaced(universal, "tiled", lambda delta, h, w: universal_delta.tiled(delta, h + 1, w + 1)[:, 1:, 1:]),
+            (False, (3, 4)),
+        ),
+        "always ascend": (built_with(UniversalPerturbation, targeted=False), (True,)),
+        "no slope where clipped": (around(UniversalPerturbation, "_gradient", no_slope_where_clipped), ()),
+        "show unclipped images": (replaced(universal, "_perturbed", lambda images, delta: images + delta), ()),
+    },
 )
-def test_defect_is_found(
-    mutate: Callable[[Patch], None], targeted: bool, tile_size: tuple[int, int] | None, monkeypatch: Patch
-):
-    # The batches of the check all hold two images; where that hides the defect, they must not.
-    if mutate is mean_over_batches:
-        with monkeypatch.context() as patch:
-            mutate(patch)
-            with pytest.raises(AssertionError):
-                check_batches()
-        check_batches()
-        return
-    with monkeypatch.context() as patch:
-        mutate(patch)
-        with pytest.raises(AssertionError):
-            check(targeted, tile_size)
+# The batches of the check above all hold two images, which hides this one.
+test_defect_of_batches_is_found = found_by(
+    lambda: check_batches(),
+    {"mean over batches": (around(UniversalPerturbation, "_gradient", mean_over_batches),)},
+)
 
 
 def check_batches() -> None:

@@ -37,6 +37,54 @@ def model():
     return Context().eval()
 
 
+def images_of(count=3, size=(24, 30), seed=0):
+    return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
+
+
+def by_pixel(images):
+    """A pixel's class by its own colour alone."""
+    return torch.cat([images, 0.5 * torch.ones_like(images[:, :1])], 1)
+
+
+def constant(images):
+    return torch.stack([torch.zeros_like(images[:, 0]), torch.ones_like(images[:, 0])], 1)
+
+
+def upper_half(images):
+    """Class 1 in the upper half of whatever is shown."""
+    upper = torch.arange(images.shape[-2]).view(1, -1, 1).expand(len(images), -1, images.shape[-1])
+    upper = (upper < images.shape[-2] // 2).to(images.dtype)
+    return torch.stack([1 - upper, upper], 1)
+
+
+def check_that_nothing_else_changes(score):
+    """Modes, weights and statistics of a net that is in training, its images and torch's generator."""
+    answer = Context().train()
+    answer.conv.eval()
+    images = images_of()
+    state = {name: value.clone() for name, value in answer.state_dict().items()}
+    kept, random = images.clone(), torch.random.get_rng_state()
+    in_train = score(answer, images)
+    assert [module.training for module in answer.modules()] == [True, False, True]
+    assert all(torch.equal(value, state[name]) for name, value in answer.state_dict().items())
+    assert torch.equal(images, kept)
+    assert torch.equal(torch.random.get_rng_state(), random)
+    assert torch.equal(torch.as_tensor(in_train), torch.as_tensor(score(answer.eval(), images)))
+
+
+def counting(sizes, tried, most=999):
+    """The model, which runs out of memory with more than so many patches."""
+
+    def counted(shown):
+        tried.append(len(shown))
+        if len(shown) > most:
+            raise torch.OutOfMemoryError("too many")
+        sizes.append(len(shown))
+        return model()(shown)
+
+    return counted
+
+
 def noise_of(ids, seed=0):
     return NoiseSource.for_samples(seed, ids, torch.device("cpu"))
 

@@ -14,14 +14,19 @@ from hypothesis import strategies as st
 from robustseg.attacks.noise import NoiseSource
 from robustseg.detectors import DetectorError, GaussianBlur, ScaleConsistency, SpatialConsistency, spatial
 from robustseg.detectors.patches import PairSampler
-from tests.detectors.nets import Context, ids_of, model
+from tests.detectors.nets import (
+    by_pixel,
+    check_that_nothing_else_changes,
+    constant,
+    counting,
+    ids_of,
+    images_of,
+    model,
+    upper_half,
+)
 
 SMALL = {"patch_size": 12, "k": 3, "displacement": (2, 5)}
 DETECTORS = [SpatialConsistency(**SMALL), SpatialConsistency((9, 12), 3, (2, 5)), ScaleConsistency(1.5)]
-
-
-def images_of(count=3, size=(24, 30), seed=0):
-    return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).float()
 
 
 def literal_miou(first, second, ignored=None):
@@ -101,15 +106,6 @@ def test_blur_is_scipys_and_can_be_differentiated(sigma):
     assert bool((grad[0, 0, 12, 15] >= grad[0, 0]).all())
 
 
-def by_pixel(images):
-    """A pixel's class by its own colour alone."""
-    return torch.cat([images, 0.5 * torch.ones_like(images[:, :1])], 1)
-
-
-def constant(images):
-    return torch.stack([torch.zeros_like(images[:, 0]), torch.ones_like(images[:, 0])], 1)
-
-
 @pytest.mark.parametrize("answer", [by_pixel, constant])
 def test_patches_agree_where_their_place_makes_no_difference(answer):
     for detector in DETECTORS[:2]:
@@ -118,13 +114,6 @@ def test_patches_agree_where_their_place_makes_no_difference(answer):
 
 def test_a_blur_changes_nothing_for_a_constant_model():
     assert ScaleConsistency(1.5).scores(constant, images_of(), ids_of()).tolist() == [1.0] * 3
-
-
-def upper_half(images):
-    """Class 1 in the upper half of whatever is shown."""
-    upper = torch.arange(images.shape[-2]).view(1, -1, 1).expand(len(images), -1, images.shape[-1])
-    upper = (upper < images.shape[-2] // 2).to(images.dtype)
-    return torch.stack([1 - upper, upper], 1)
 
 
 @pytest.mark.parametrize("moved", [1, 3, 5])
@@ -201,42 +190,25 @@ def test_an_image_without_anything_to_compare(detector):
 
 @pytest.mark.parametrize("detector", DETECTORS, ids=repr)
 def test_nothing_else_changes(detector):
-    answer = Context().train()
-    answer.conv.eval()
-    images = images_of()
-    state = {name: value.clone() for name, value in answer.state_dict().items()}
-    kept, random = images.clone(), torch.random.get_rng_state()
-    in_train = detector.scores(answer, images, ids_of())
-    assert [module.training for module in answer.modules()] == [True, False, True]
-    assert all(torch.equal(value, state[name]) for name, value in answer.state_dict().items())
-    assert torch.equal(images, kept)
-    assert torch.equal(torch.random.get_rng_state(), random)
-    assert in_train.tolist() == detector.scores(answer.eval(), images, ids_of()).tolist()
+    check_that_nothing_else_changes(lambda answer, images: detector.scores(answer, images, ids_of()))
 
 
 def test_batches_of_patches_change_nothing_and_shrink_to_what_fits():
     images, sizes, tried = images_of(), [], []
 
-    def counted(shown, most=99):
-        tried.append(len(shown))
-        if len(shown) > most:
-            raise torch.OutOfMemoryError("too many")
-        sizes.append(len(shown))
-        return model()(shown)
-
-    whole = SpatialConsistency(**SMALL).scores(counted, images, ids_of())
+    whole = SpatialConsistency(**SMALL).scores(counting(sizes, tried), images, ids_of())
     assert sizes == [18]
     sizes.clear()
-    limited = SpatialConsistency(**SMALL, patches_per_forward=7).scores(counted, images, ids_of())
+    limited = SpatialConsistency(**SMALL, patches_per_forward=7).scores(counting(sizes, tried), images, ids_of())
     assert sizes == [7, 7, 4]
     sizes.clear()
     tried.clear()
-    halved = SpatialConsistency(**SMALL).scores(lambda shown: counted(shown, 5), images, ids_of())
+    halved = SpatialConsistency(**SMALL).scores(counting(sizes, tried, 5), images, ids_of())
     assert sizes == [5, 5, 5, 3]
     assert tried[:3] == [18, 9, 5]
     assert whole.tolist() == limited.tolist() == halved.tolist()
     with pytest.raises(torch.OutOfMemoryError):
-        SpatialConsistency(**SMALL).scores(lambda shown: counted(shown, 0), images, ids_of())
+        SpatialConsistency(**SMALL).scores(counting(sizes, tried, 0), images, ids_of())
 
 
 @pytest.mark.parametrize("detector", DETECTORS[:2], ids=repr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,14 +14,21 @@ from torch import nn
 
 from robustseg.attacks.noise import NoiseSource
 from robustseg.detectors import DetectorError, self_entropy, vote_shares
-from tests.detectors.nets import Context, ids_of, model
+from tests.detectors.nets import (
+    Context,
+    by_pixel,
+    check_that_nothing_else_changes,
+    constant,
+    counting,
+    ids_of,
+    model,
+    upper_half,
+)
+from tests.detectors.nets import images_of as any_images_of
 
 STREAM = 0xE27209
 SMALL = {"patch_size": 9, "k": 4}
-
-
-def images_of(count=3, size=(20, 25), seed=0):
-    return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(seed))
+images_of = partial(any_images_of, size=(20, 25))
 
 
 def offsets_of(identity, k, size, seed=0):
@@ -127,15 +135,6 @@ def test_every_place_in_the_patch_is_equally_likely():
     assert beside[:2].tolist() == pytest.approx([2 / 3, 1 / 3], abs=0.02)
 
 
-def by_pixel(images):
-    """A pixel's class by its own colour alone."""
-    return torch.cat([images, 0.5 * torch.ones_like(images[:, :1])], 1)
-
-
-def constant(images):
-    return torch.stack([torch.zeros_like(images[:, 0]), torch.ones_like(images[:, 0])], 1)
-
-
 @pytest.mark.parametrize("answer", [by_pixel, constant])
 def test_no_entropy_where_the_place_makes_no_difference(answer):
     images = images_of()
@@ -147,13 +146,6 @@ def test_no_entropy_where_the_place_makes_no_difference(answer):
 
 def test_one_vote_has_no_entropy():
     assert not bool(self_entropy(model(), images_of(), ids_of(), patch_size=9, k=1).any())
-
-
-def upper_half(images):
-    """Class 1 in the upper half of whatever is shown."""
-    upper = torch.arange(images.shape[-2]).view(1, -1, 1).expand(len(images), -1, images.shape[-1])
-    upper = (upper < images.shape[-2] // 2).to(images.dtype)
-    return torch.stack([1 - upper, upper], 1)
 
 
 def test_closed_form_of_a_model_that_goes_by_the_place():
@@ -195,17 +187,7 @@ def test_patches_are_a_function_of_seed_and_ids():
 
 
 def test_nothing_else_changes():
-    answer = Context().train()
-    answer.conv.eval()
-    images = images_of()
-    state = {name: value.clone() for name, value in answer.state_dict().items()}
-    kept, random = images.clone(), torch.random.get_rng_state()
-    in_train = self_entropy(answer, images, ids_of(), **SMALL)
-    assert [module.training for module in answer.modules()] == [True, False, True]
-    assert all(torch.equal(value, state[name]) for name, value in answer.state_dict().items())
-    assert torch.equal(images, kept)
-    assert torch.equal(torch.random.get_rng_state(), random)
-    assert torch.equal(in_train, self_entropy(answer.eval(), images, ids_of(), **SMALL))
+    check_that_nothing_else_changes(lambda answer, images: self_entropy(answer, images, ids_of(), **SMALL))
 
 
 def test_the_model_is_asked_without_autograd():
@@ -227,26 +209,19 @@ def test_a_model_that_fails_is_put_back():
 def test_batches_of_patches_change_nothing_and_shrink_to_what_fits():
     images, sizes, tried = images_of(), [], []
 
-    def counted(shown, most=999):
-        tried.append(len(shown))
-        if len(shown) > most:
-            raise torch.OutOfMemoryError("too many")
-        sizes.append(len(shown))
-        return model()(shown)
-
-    together = vote_shares(counted, images, ids_of(), **SMALL)
+    together = vote_shares(counting(sizes, tried), images, ids_of(), **SMALL)
     (count,) = sizes
     sizes.clear()
-    limited = vote_shares(counted, images, ids_of(), **SMALL, patches_per_forward=7)
+    limited = vote_shares(counting(sizes, tried), images, ids_of(), **SMALL, patches_per_forward=7)
     assert sizes == [7] * (count // 7) + [count % 7] * bool(count % 7)
     tried.clear()
-    halved = vote_shares(lambda shown: counted(shown, 30), images, ids_of(), **SMALL)
+    halved = vote_shares(counting(sizes, tried, 30), images, ids_of(), **SMALL)
     assert tried[0] == count
     assert max(tried[-2:]) <= 30
     assert torch.equal(together, limited)
     assert torch.equal(together, halved)
     with pytest.raises(torch.OutOfMemoryError):
-        vote_shares(lambda shown: counted(shown, 5), images, ids_of(), **SMALL, patches_per_forward=7)
+        vote_shares(counting(sizes, tried, 5), images, ids_of(), **SMALL, patches_per_forward=7)
 
 
 def test_a_double_model_and_images():
@@ -282,7 +257,7 @@ def test_bad_input_is_one_clear_message(change, words):
 
 
 def test_the_largest_patch_is_the_whole_image():
-    images, answer = images_of(2, (8, 8)), model()
+    images, answer = any_images_of(2, (8, 8)), model()
     shares = vote_shares(answer, images, ["a", "b"], patch_size=8, k=3)
     assert torch.equal(shares.argmax(1), answer(images).argmax(1))
     assert torch.equal(shares.amax(1), torch.ones(2, 8, 8))
