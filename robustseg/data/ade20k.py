@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from robustseg.data.base import Split
 from robustseg.data.facts.ade20k import ADE
-from robustseg.data.file_module import FileDataModule
+from robustseg.data.file_data import FileData
 from robustseg.data.files import FilePair, pair_by_stem
 from robustseg.data.folders import first_folder
 from robustseg.data.masks import RGB, MaskFormat
@@ -16,7 +16,7 @@ from robustseg.types import IGNORE_INDEX
 _FOLDERS: dict[str, str] = {"train": "training", "val": "validation"}
 
 
-class ADE20K(FileDataModule):
+class ADE20K(FileData):
     """ADE20K with the 150 classes of the scene parsing challenge: 20210 training and 2000 validation images.
 
     Below ``root``, which may also be ``ADEChallengeData2016`` itself:
@@ -34,7 +34,7 @@ class ADE20K(FileDataModule):
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
         count_void: Count unlabelled pixels as class 0 instead of ignoring them, which gives 151 classes. Only for
             comparison with protocols that do so, such as that of SEA (Croce, Singh and Hein 2024).
-        **common: See ``FileDataModule``.
+        **common: See ``FileData``.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.

@@ -8,13 +8,13 @@ from typing import ClassVar
 from robustseg.data.base import Split
 from robustseg.data.cityscapes import VOID_COLOURS, are_label_ids
 from robustseg.data.facts.cityscapes import BDD
-from robustseg.data.file_module import FileDataModule
+from robustseg.data.file_data import FileData
 from robustseg.data.files import FilePair, pair_by_stem
 from robustseg.data.folders import first_folder
 from robustseg.data.masks import RGB, MaskFormat
 
 
-class BDD100K(FileDataModule):
+class BDD100K(FileData):
     """BDD100K's 10k images with Cityscapes' 19 classes: 7000 training, 1000 validation and 2000 test images.
 
     Below ``root``, which may also be ``bdd100k`` or ``seg`` itself, images of 1280×720 pixels:
@@ -30,7 +30,7 @@ class BDD100K(FileDataModule):
     Args:
         root: Folder that holds ``bdd100k`` or ``seg``.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
-        **common: See ``FileDataModule``.
+        **common: See ``FileData``.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.

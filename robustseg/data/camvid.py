@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from robustseg.data.base import Split
 from robustseg.data.facts.camvid import CAMVID
-from robustseg.data.file_module import FileDataModule
+from robustseg.data.file_data import FileData
 from robustseg.data.files import Check, FilePair, pair_by_stem
 from robustseg.data.folders import is_folder
 from robustseg.data.masks import RGB
 from robustseg.types import IGNORE_INDEX
 
 
-class CamVid(FileDataModule):
+class CamVid(FileData):
     """CamVid in SegNet's layout: 367 training, 101 validation and 233 test images of 480×360 pixels.
 
     Below ``root``:
@@ -31,7 +31,7 @@ class CamVid(FileDataModule):
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
         check: Check before training: ``"all"`` decodes every file once, which takes seconds, ``"headers"`` finds
             missing, unreadable and ill-sized files only, ``"none"`` checks nothing in advance.
-        **common: See ``FileDataModule``. With ``cache`` the training split takes 254 MB and the validation
+        **common: See ``FileData``. With ``cache`` the training split takes 254 MB and the validation
             split 70 MB at full size, in every worker process.
 
     Raises:

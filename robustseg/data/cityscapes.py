@@ -11,7 +11,7 @@ import numpy as np
 from robustseg.data.base import Split
 from robustseg.data.errors import DataError
 from robustseg.data.facts.cityscapes import CITYSCAPES
-from robustseg.data.file_module import FileDataModule
+from robustseg.data.file_data import FileData
 from robustseg.data.files import FilePair, PairedFiles, files_by_name, pair_up
 from robustseg.data.folders import existing_folder, files_below
 from robustseg.data.masks import RGB, MaskFormat
@@ -65,7 +65,7 @@ def _label_hint(present: Collection[int]) -> str | None:
     )
 
 
-class Cityscapes(FileDataModule):
+class Cityscapes(FileData):
     """Cityscapes with fine annotations: 2975 training, 500 validation and 1525 test images of 2048×1024 pixels.
 
     Below ``root``:
@@ -85,7 +85,7 @@ class Cityscapes(FileDataModule):
         label_ids: ``"labelIds"`` as published, ``"labelTrainIds"`` as cityscapesscripts makes them, or ``"auto"``:
             the latter if every image of a split has such a file.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
-        **common: See ``FileDataModule``; ``masks: colours`` is refused.
+        **common: See ``FileData``; ``masks: colours`` is refused.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 from robustseg.data.base import Split
 from robustseg.data.class_table import read_class_table
 from robustseg.data.facts.own import FOLDER_PAIRS
-from robustseg.data.file_module import FileDataModule
+from robustseg.data.file_data import FileData
 from robustseg.data.files import Check, FilePair, pair_by_stem
 from robustseg.data.folders import is_file, is_folder
 from robustseg.data.masks import RGB, MaskFormat
@@ -17,7 +17,7 @@ from robustseg.shipped.names import files, plain
 from robustseg.types import IGNORE_INDEX
 
 
-class FolderPairs(FileDataModule):
+class FolderPairs(FileData):
     """Folders of images and of masks of the same names, with a class table in a YAML file.
 
     Below ``root``, in folders that ``image_folder`` and ``mask_folder`` name:
@@ -46,8 +46,8 @@ class FolderPairs(FileDataModule):
         mask_end: Ending of the masks' names, such as ``_mask``; files without it are skipped.
         split_names: Folder names of ``train``, ``val`` and ``test`` if they differ, such as ``{val: validation}``.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
-        check: See ``FileDataModule``.
-        **common: See ``FileDataModule``, among them ``masks: colours``.
+        check: See ``FileData``.
+        **common: See ``FileData``, among them ``masks: colours``.
 
     Raises:
         DataError: The class table is missing or faulty.

@@ -7,7 +7,7 @@ from robustseg.data.camvid import CamVid
 from robustseg.data.cityscapes import Cityscapes
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.errors import DataError
-from robustseg.data.file_module import FileDataModule
+from robustseg.data.file_data import FileData
 from robustseg.data.files import FilePair, PairedFiles, check_headers, pair_by_stem
 from robustseg.data.folder_pairs import FolderPairs
 from robustseg.data.loading import UnpaddedDistributedSampler, collate
@@ -26,7 +26,7 @@ __all__ = [
     "DataError",
     "EvalTransform",
     "Fetch",
-    "FileDataModule",
+    "FileData",
     "FilePair",
     "FolderPairs",
     "MaskFormat",

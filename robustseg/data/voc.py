@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from robustseg.data.base import Split
 from robustseg.data.errors import DataError
 from robustseg.data.facts.voc import PASCAL_VOC, voc_colour
-from robustseg.data.file_module import FileDataModule
+from robustseg.data.file_data import FileData
 from robustseg.data.files import FilePair
 from robustseg.data.folders import (
     check_listed,
@@ -32,7 +32,7 @@ _AUG_LISTS = ("train_aug.txt", "trainaug.txt", "aug.txt")
 """File names of the list; the last is mmsegmentation's and has SBD's images only, to which VOC's are always added."""
 
 
-class PascalVOC(FileDataModule):
+class PascalVOC(FileData):
     """PASCAL VOC 2012 with 21 classes: 1464 training (10582 with SBD) and 1449 validation images.
 
     Below ``root``, which may also hold ``VOC2012`` or be it:
@@ -62,7 +62,7 @@ class PascalVOC(FileDataModule):
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
         count_void: Count void as background instead of ignoring it. Only for comparison with protocols that do so,
             such as that of SEA (Croce, Singh and Hein 2024).
-        **common: See ``FileDataModule``.
+        **common: See ``FileData``.
 
     Raises:
         ValueError: An argument is outside its range; the message names it.

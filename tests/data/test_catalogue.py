@@ -4,7 +4,7 @@ import pytest
 
 import robustseg.data
 from robustseg.cli.main import main
-from robustseg.data import DataError, FileDataModule, SegmentationData, public
+from robustseg.data import DataError, FileData, SegmentationData, public
 from robustseg.data.catalogue import describe, find_dataset
 from robustseg.data.facts import DATASETS
 from robustseg.shipped import complete, find
@@ -13,8 +13,8 @@ from robustseg.shipped import complete, find
 def test_every_data_module_is_in_it():
     classes = {name: thing for name, thing in vars(public).items() if isinstance(thing, type)}
     modules = {name for name, thing in classes.items() if issubclass(thing, SegmentationData)}
-    assert [facts.name for facts in DATASETS] == sorted(modules - {"SegmentationData", "FileDataModule"})
-    assert issubclass(robustseg.data.CamVid, FileDataModule)
+    assert [facts.name for facts in DATASETS] == sorted(modules - {"SegmentationData", "FileData"})
+    assert issubclass(robustseg.data.CamVid, FileData)
 
 
 @pytest.mark.parametrize("row", DATASETS, ids=lambda row: row.name)

@@ -12,7 +12,7 @@ from robustseg.data.masks import RGB, MaskFormat, MaskKind, check_mask_kind
 from robustseg.types import IGNORE_INDEX
 
 
-class FileDataModule(SegmentationData):
+class FileData(SegmentationData):
     """Data set of files below a folder; a subclass pairs them and defines the format of the masks.
 
     Images are read as stored, which published masks match: the EXIF orientation, by which viewers turn a picture, is
