@@ -30,7 +30,7 @@ EXPECTED_ERRORS = (
     TrainingError,
     MisconfigurationException,
 )
-"""What is wrong with what was asked for; the message is all that a user needs."""
+"""Exceptions about a wrong request: a command prints their message without a traceback."""
 
 
 class ConfigError(ValueError):

@@ -55,7 +55,7 @@ class Parser(LightningArgumentParser):
     that include others."""
 
     given: Namespace | None = None
-    """What was parsed last, before the classes in it got their defaults."""
+    """Settings of the last command line and its files, without the defaults of their classes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # With abbreviations, a typing error could be taken for another option.

@@ -24,14 +24,14 @@ from robustseg.resume.runs import RunError
 _KNOWN = ("robustseg", "pytorch_lightning", "lightning_fabric")
 """Packages whose callbacks log nothing but what is known here."""
 _COUNTERS = ("epoch", "step")
-"""Of training; checkpoints can be chosen by them."""
+"""Counters of training that a checkpoint may monitor."""
 
 
 class Monitor(NamedTuple):
     """A callback that monitors a figure."""
 
     key: str
-    """Of its section in the configuration."""
+    """Key of the callback in the configuration, such as ``trainer.callbacks[0]``."""
     callback: pl.Callback
     figure: str
 

@@ -18,11 +18,11 @@ class Start(NamedTuple):
     """Start of a run or an evaluation."""
 
     version: int | None
-    """Of the folder that a run goes on in; None for a new one."""
+    """Number of the continued run's folder; None for a new run."""
     checkpoint: Any
-    """Its path; None for a run from the beginning."""
+    """Path of the checkpoint; None for a run from the beginning."""
     resumed: dict[str, Any] | None
-    """The checkpoint's content, of a run that goes on."""
+    """Content of the checkpoint that a run continues."""
 
 
 def find_start(config: Namespace, command: str) -> Start:

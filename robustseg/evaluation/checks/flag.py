@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from robustseg.evaluation.card import Card, Flag, FlagVerdict
 
 SEVERITY: Mapping[FlagVerdict, int] = {"ok": 0, "not checked": 1, "caution": 2, "unreliable": 3}
-"""Which of several findings a flag shows."""
+"""Order of findings: a flag shows the gravest."""
 
 
 class Finding(NamedTuple):
