@@ -56,6 +56,8 @@ class Parser(LightningArgumentParser):
 
     given: Namespace | None = None
     """Settings of the last command line and its files, without the defaults of their classes."""
+    _completed: str | None = None
+    """Text of the file that is being parsed, with its includes; within ``parse_path`` its own paths are found."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # With abbreviations, a typing error could be taken for another option.
@@ -72,9 +74,13 @@ class Parser(LightningArgumentParser):
             text = completed(Path(path))
         except ConfigFileError as error:
             self.error(str(error))
-        if text is None:
-            return super().parse_path(path, *args, **kwargs)
-        return self.parse_string(text, Path(path).name, *args, **kwargs)
+        self._completed = text
+        return super().parse_path(path, *args, **kwargs)
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parse the text of a file, with its includes if :meth:`parse_path` has found any."""
+        text, self._completed = self._completed, None
+        return super().parse_string(content if text is None else text, *args, **kwargs)
 
     def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
         """Finish what was parsed, as the parser does for each of its ways to parse."""

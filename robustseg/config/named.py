@@ -12,7 +12,7 @@ from jsonargparse import ActionConfigFile, get_loader  # type: ignore[attr-defin
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from robustseg.shipped import ConfigFileError, complete, find
-from robustseg.shipped.includes import KEY
+from robustseg.shipped.includes import KEY, read
 
 
 class ConfigFile(ActionConfigFile):
@@ -39,10 +39,10 @@ def completed(path: Path) -> str | None:
     """Return the text of a file, with included files inserted; None if it includes nothing.
 
     Raises:
-        ConfigFileError: An included file cannot be used.
+        ConfigFileError: The file is no YAML, or an included file cannot be used.
     """
     # A pipe can be read only once.
-    if not path.is_file() or KEY not in path.read_text(encoding="utf-8", errors="replace"):
+    if not path.is_file() or KEY not in read(path, get_loader("yaml")):
         return None
     return yaml.dump(complete(path, get_loader("yaml")), Dumper=_Quoting, sort_keys=False)  # type: ignore[no-any-return]
 

@@ -241,7 +241,7 @@ class Protocol(Part):
     precision: str
     suite: str | None = None
     norm: str | None = None
-    eps: str | None = None
+    eps: str | float | None = None
     """norm and eps: the budget that all attacks with a bound share; None where they differ."""
     batch_sizes: list[int] = Field(default_factory=list)
 

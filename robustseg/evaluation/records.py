@@ -60,6 +60,8 @@ def refuse_others(found: Iterable[Stream], protocol: str, settings: Mapping[str,
     Raises:
         EvaluationError: There are such records; the message names the file.
     """
+    # Both sides in one form: that of JSON, as on disk, without the texts of version 0.1.
+    current = {name: upgrade_settings(json.loads(json.dumps(of))) for name, of in settings.items()}
     for stream in found:
         if stream.about.get("protocol") != protocol:
             raise EvaluationError(
@@ -67,7 +69,7 @@ def refuse_others(found: Iterable[Stream], protocol: str, settings: Mapping[str,
                 "this folder. Nothing was changed."
             )
         for name, before in stream.about["attacks"].items():
-            if name in settings and (changes := differences(upgrade_settings(before), settings[name])):
+            if name in settings and (changes := differences(upgrade_settings(before), current[name])):
                 raise EvaluationError(
                     f"{stream.path} holds results of {name} with other settings ({'; '.join(changes)}): give what "
                     "changed another name, or the evaluation another --output. Nothing was changed."

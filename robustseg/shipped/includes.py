@@ -32,7 +32,7 @@ def complete(path: Path, load: Callable[[str], Any] = yaml.safe_load, above: tup
     if path in above:
         chain = " → ".join(str(each) for each in (*above[above.index(path) :], path))
         raise ConfigFileError(f"{KEY}: a file includes itself: {chain}.")
-    own = _read(path, load)
+    own = read(path, load)
     merged: dict[str, Any] = {}
     for entry in _entries(path, own.pop(KEY, [])):
         merged = merge(merged, complete(_locate(path, entry), load, (*above, path)))
@@ -59,7 +59,12 @@ def _other_class(base: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
     return not f".{old}".endswith(f".{new}") and not f".{new}".endswith(f".{old}")
 
 
-def _read(path: Path, load: Callable[[str], Any]) -> dict[str, Any]:
+def read(path: Path, load: Callable[[str], Any] = yaml.safe_load) -> dict[str, Any]:
+    """Read the keys and values of one file, without those that it includes.
+
+    Raises:
+        ConfigFileError: The file cannot be read, is no YAML, or holds something else.
+    """
     try:
         content = load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

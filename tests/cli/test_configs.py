@@ -134,3 +134,21 @@ def test_one_error_for_what_cannot_be_used(command, words, tmp_path, monkeypatch
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+
+
+def test_a_file_that_includes_others_still_finds_what_lies_beside_it(tmp_path, capsys):
+    (tmp_path / "net.yaml").write_text("{class_path: FCN, init_args: {backbone: test_resnet}}")
+    (tmp_path / "run.yaml").write_text("include: [data/synthetic]\nmodel: {network: net.yaml}")
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--config", str(tmp_path / "run.yaml"), "--print_config"])
+    assert "class_path: robustseg.models.FCN" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("model:\n\tnetwork: x", "cannot be read as YAML"), ("", "holds NoneType")]
+)
+def test_a_file_that_is_no_configuration_is_named(text, problem, tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--config", str(tmp_path / "bad.yaml")])
+    assert f"{tmp_path / 'bad.yaml'} {problem}" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import pytest
 
 from robustseg.shipped import ConfigFileError, complete, files
-from robustseg.shipped.includes import KEY, _read, merge
+from robustseg.shipped.includes import KEY, read, merge
 
 
 def write(folder, **texts):
@@ -90,7 +90,7 @@ def test_no_shipped_file_repeats_what_it_includes():
     import yaml
 
     for name, path in files().items():
-        own = _read(path, yaml.safe_load) if path.suffix == ".yaml" else {}
+        own = read(path, yaml.safe_load) if path.suffix == ".yaml" else {}
         others = own.pop(KEY, [])
         assert others or not name.startswith("experiment/")
         included = {}
