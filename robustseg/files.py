@@ -89,6 +89,8 @@ class TemporaryFile:
         self._file.flush()
         if durable:
             os.fsync(self._file.fileno())
+        if sys.platform == "win32":  # an open file cannot be renamed there
+            self._file.close()
         os.replace(self.path, path)
         if durable:
             with contextlib.suppress(OSError):  # not supported by every file system

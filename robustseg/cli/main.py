@@ -145,6 +145,8 @@ def _reader_has_left() -> bool:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):
         return False
+    if not hasattr(select, "poll"):  # Windows
+        return True
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from jsonargparse import Namespace
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -94,7 +93,10 @@ class RobustSegCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without Lightning's warning about sys.argv."""
         self.config = parser.parse_args(args)
-        self.given = getattr(parser, "given", None) or Namespace()  # type: ignore[no-untyped-call]
+        assert isinstance(parser, Parser)
+        # Without it, a mode that was given could not be told from a default.
+        assert parser.given is not None, "jsonargparse does not finish parsing by _parse_common any more"
+        self.given = parser.given
         refusal = refused_object(self.config, self.allowed_imports)
         if refusal is not None:
             parser.error(refusal)

@@ -17,6 +17,8 @@ from robustseg.config.modes import as_list
 from robustseg.files import write_text
 from robustseg.resume.callback import CHECKPOINTS, ResumeCheckpoint
 from robustseg.resume.runs import next_free, run_folder
+from robustseg.shipped import ConfigFileError
+from robustseg.shipped.includes import read
 
 _OF_A_START = ("ckpt_path",)
 """Keys that say how a run was started, not what it is."""
@@ -49,21 +51,22 @@ def _keep(text: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
     if path.exists():
-        settings = _settings(text)
-        if any(_settings(kept.read_text(encoding="utf-8")) == settings for kept in folder.glob("config*.yaml")):
+        settings = _deciding(yaml.safe_load(text))
+        if any(_settings(kept) == settings for kept in folder.glob("config*.yaml")):
             return
         path = next_free(folder, "config_resumed", ".yaml")
     write_text(text, path)
 
 
-def _settings(text: str) -> Any:
+def _settings(path: Path) -> Any:
     """Return the settings in a saved configuration; None if it cannot be read, for example after a full disk."""
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
+        return _deciding(read(path))
+    except ConfigFileError:
         return None
-    if not isinstance(content, dict):
-        return None
+
+
+def _deciding(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in _OF_A_START}
 
 

@@ -42,7 +42,7 @@ class Figure:
     """Number of decimals that are shown."""
     logged: str | None = None
     """Last part of its names in logs, as in ``val/<attack>/miou``; None: not logged."""
-    of: Literal["scores", "attack", "both"] = "attack"
+    of: Literal["scores", "attack"] = "attack"
     """scores: a figure of clean images as well. attack: a figure of attacks only."""
     required: bool = False
     """True if a card without it is refused; other figures may be missing."""

@@ -46,6 +46,14 @@ def traceback_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
+_UNUSABLE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "get the right to write there"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "move the file that is in the place of a folder"),
+}
+"""Remedies for errors of writing, by error number."""
+
+
 def explanation(error: BaseException) -> str | None:
     """Return cause and remedy of another library's known exception, which has ended long runs; None for any other."""
     text = str(error)
@@ -62,7 +70,7 @@ def explanation(error: BaseException) -> str | None:
             f"{what}: mostly by the kernel, for want of memory (dmesg says so); set data.num_workers lower, data.cache "
             "to false, or ask for more memory."
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in _UNUSABLE:
         what = error.filename or "a file of the run"
-        return f"{what} cannot be written ({error.strerror}): make room, or choose another folder."
+        return f"{what} cannot be written ({error.strerror}): {_UNUSABLE[error.errno]}, or choose another folder."
     return None

@@ -55,14 +55,14 @@ class PreemptionSignals:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._before = {}
 
-    def leave_at_once(self, at_once: bool = True) -> None:
-        """Choose whether a signal raises :class:`Preempted` immediately, also one received earlier.
+    def leave_at_once(self) -> None:
+        """Let a signal raise :class:`Preempted` immediately, also one received earlier.
 
         Raises:
-            Preempted: A signal was received earlier, and ``at_once`` is True.
+            Preempted: A signal was received earlier.
         """
-        self._at_once = at_once
-        if at_once and self.received is not None:
+        self._at_once = True
+        if self.received is not None:
             raise Preempted(f"{self.received.name} received")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robustseg.cli.main import main
+from robustseg.config.folder import _keep
 from tests.helpers.foreign_callbacks import Notes
 from tests.helpers.paths import CONF
 
@@ -106,3 +107,21 @@ def test_a_network_in_a_file_stays_in_the_configuration_of_the_run(tmp_path):
 def test_a_trial_run_leaves_nothing(tmp_path):
     assert main(["train", *TINY, "--trainer.default_root_dir", str(tmp_path), "--trainer.fast_dev_run", "true"]) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_foreign_file_beside_the_configuration_ends_nothing(tmp_path):
+    (tmp_path / "config_note.yaml").write_bytes(b"caf\xe9")
+    (tmp_path / "config_list.yaml").write_text("- 1")
+    for text in ("a: 1\nckpt_path: null\n", "a: 1\nckpt_path: last\n", "a: 2\n"):
+        _keep(text, tmp_path)
+    kept = {path.name: path.read_text() for path in tmp_path.glob("config*.yaml") if path.stat().st_size > 5}
+    assert kept == {"config.yaml": "a: 1\nckpt_path: null\n"}
+    assert (tmp_path / "config_resumed_0.yaml").read_text() == "a: 2\n"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
+    (tmp_path / "taken").touch()
+    assert main(["train", *TINY, "--trainer.default_root_dir", str(tmp_path / "taken")]) == 1
+    message = capsys.readouterr().err
+    assert str(tmp_path / "taken") in message
+    assert "choose another folder" in message

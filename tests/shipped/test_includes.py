@@ -3,7 +3,7 @@
 import pytest
 
 from robustseg.shipped import ConfigFileError, complete, files
-from robustseg.shipped.includes import KEY, read, merge
+from robustseg.shipped.includes import KEY, merge, read
 
 
 def write(folder, **texts):
