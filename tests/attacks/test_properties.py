@@ -28,7 +28,7 @@ def default_dtype(name: str, norm: str, dtype: torch.dtype) -> bool:
 @pytest.mark.parametrize(
     ("name", "norm", "dtype"), partly([(*case, dtype) for case in WITH_NORM for dtype in DTYPES], default_dtype)
 )
-@settings(max_examples=4)
+@settings(max_examples=6)
 @given(
     seed=st.integers(0, 2**16),
     eps=st.sampled_from(["8/255", "1/255", "0.3", "1", "1/3000"]),
@@ -107,7 +107,7 @@ class Watched(InputTransform):
 
 @every_norm
 @given(seed=st.integers(0, 2**16))
-@settings(max_examples=2)
+@settings(max_examples=4)
 def test_logits_at_ignored_pixels_change_nothing(name: str, norm: str, seed: int):
     model, (images, targets) = tiny_net(), tiny_batch(seed=seed)
     ignored = targets == 255
