@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from robustseg.config.suggest import did_you_mean
 from robustseg.shipped import ConfigFileError, find
+from robustseg.shipped.names import is_text
 
 
 class MissingFile(ValueError):
@@ -52,7 +53,7 @@ def check_configurations(args: Sequence[str]) -> None:
     for option, following in zip(args, [*args[1:], None], strict=True):
         name, equals, value = option.partition("=")
         given = value if equals else following
-        if name not in ("-c", "--config") or given is None or ":" in given or "{" in given:
+        if name not in ("-c", "--config") or given is None or is_text(given):
             continue
         try:
             find(given, say=lambda line: None)

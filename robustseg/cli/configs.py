@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,17 +23,13 @@ def list_configs(args: Sequence[str]) -> int:
     parser.add_argument("--complete", action="store_true", help="Print them with what they include in its place.")
     parser.add_argument("--copy", type=Path, metavar="DIR", help="Copy these, or all, to this folder, complete.")
     options = parser.parse_args(args)
-    try:
-        chosen = _chosen(options.names)
-        if options.copy is not None:
-            print(f"{_copy(chosen, options.copy)} files copied to {options.copy}.")
-        elif all(plain(name) in files() for name in options.names) and options.names:
-            print("\n".join(_text(path, options.complete).rstrip() for path in chosen.values()))
-        else:
-            print("\n".join(_rows(chosen)))
-    except ConfigFileError as error:
-        print(f"robustseg: error: {error}", file=sys.stderr)
-        return 1
+    chosen = _chosen(options.names)
+    if options.copy is not None:
+        print(f"{_copy(chosen, options.copy)} files copied to {options.copy}.")
+    elif all(plain(name) in files() for name in options.names) and options.names:
+        print("\n".join(_text(path, options.complete).rstrip() for path in chosen.values()))
+    else:
+        print("\n".join(_rows(chosen)))
     return 0
 
 
@@ -94,7 +88,8 @@ def _copy(chosen: Mapping[str, Path], folder: Path) -> int:
                 raise ConfigFileError(f"{target} is there already, and different: move it, or name another folder.")
         for target, path in targets.items():
             write_text(_text(path, filled=True), target)
-            shutil.copymode(path, target)
+            # a script stays one; an installed file may be read-only, and its copy is not
+            target.chmod(target.stat().st_mode | path.stat().st_mode & 0o111)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigFileError(f"{folder}: the configurations cannot be copied there ({error}).") from error
     return len(targets)

@@ -13,7 +13,7 @@ from robustseg.models import ModelError, Network
 from robustseg.models.catalogue import Facts, catalogue, facts, find_variant
 from robustseg.models.checkpoints.inspect import describe_file, describe_fit
 from robustseg.models.checkpoints.read import read_weights
-from robustseg.shipped import ConfigFileError, complete, find
+from robustseg.shipped import complete, find
 
 _WIDTH = 100
 
@@ -99,10 +99,7 @@ def _configured(paths: Sequence[str]) -> Callable[[int], Network]:
     """Return a builder of the network in the configurations; the last one with a network counts."""
     chosen: dict[str, Any] | None = None
     for path in paths:
-        try:
-            model = complete(find(path)).get("model")
-        except ConfigFileError as error:
-            raise ModelError(f"--config {error}") from error
+        model = complete(find(path)).get("model")
         network = model.get("network") if isinstance(model, dict) else None
         chosen = {"class_path": network} if isinstance(network, str) else network or chosen
     if not isinstance(chosen, dict) or "class_path" not in chosen:

@@ -13,6 +13,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from robustseg.shipped import ConfigFileError, complete, find
 from robustseg.shipped.includes import KEY, read
+from robustseg.shipped.names import is_text
 
 
 class ConfigFile(ActionConfigFile):
@@ -21,15 +22,10 @@ class ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Find the file, and parse it; an unknown name ends the process with an error message."""
         try:
-            path = values if _is_text(values) else str(find(values, _say))
+            path = values if is_text(values) else str(find(values, _say))
         except ConfigFileError as error:
             parser.error(f"--config {error}")
         super().__call__(parser, cfg, path, option_string)  # type: ignore[no-untyped-call]
-
-
-def _is_text(value: str) -> bool:
-    """Return True if an argument is the text of a configuration, such as ``{seed_everything: 1}``, and not a name."""
-    return any(part in value for part in ("\n", "{", ": "))
 
 
 _say = rank_zero_only(partial(print, file=sys.stderr, flush=True))

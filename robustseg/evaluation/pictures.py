@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -55,9 +56,11 @@ class PictureKeeper:
             samples: B sample ids.
             pixel_accs: B pixel accuracies under the attack, in [0, 1].
         """
-        new = [_Rank(float(acc), s) for acc, s in zip(pixel_accs, samples, strict=True) if float(acc) == float(acc)]
+        # read from the device once
+        ranks = [_Rank(acc, sample) for acc, sample in zip(pixel_accs.tolist(), samples, strict=True)]
+        new = [rank for rank in ranks if not math.isnan(rank[0])]
         extremes = set(self._extremes([*self._ranks.get(attack, []), *new]))
-        return [row for row, s in enumerate(samples) if _Rank(float(pixel_accs[row]), s) in extremes]
+        return [row for row, rank in enumerate(ranks) if rank in extremes]
 
     def keep(self, attack: str, example: Example, pixel_acc: float) -> None:
         """Write the picture of a wanted image, and remove those that it displaces.

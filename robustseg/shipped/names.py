@@ -61,6 +61,11 @@ def _say_once(line: str, say: Callable[[str], None]) -> None:
     say(line)
 
 
+def is_text(value: str) -> bool:
+    """Return True if an argument is the text of a configuration, such as ``{seed_everything: 1}``, and not a name."""
+    return any(part in value for part in ("\n", "{", ": "))
+
+
 def plain(name: str) -> str:
     """Strip a name of the folder and the suffix that it has in the repository."""
     return Path(name).as_posix().removeprefix("configs/").removesuffix(".yaml")
