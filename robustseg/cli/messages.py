@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 
+from robustseg.config.errors import is_expected
 from robustseg.resume.ending import explanation, is_interrupt
-
-_OF_LIBRARIES = ("lightning_fabric.utilities.exceptions.MisconfigurationException",)
-"""Exceptions of other packages about wrong user input."""
 
 
 def message_of(command: str, error: BaseException) -> str | None:
@@ -26,12 +24,3 @@ def message_of(command: str, error: BaseException) -> str | None:
         return f"robustseg: error: {error}"
     known = explanation(error)
     return None if known is None else f"robustseg: error: {known} Then {again}"
-
-
-def is_expected(error: BaseException) -> bool:
-    """Return whether an exception is about the user's input, so that its message suffices.
-
-    These are the package's own exceptions, recognised by name, since importing each would import everything.
-    """
-    kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
-    return any(kind.startswith("robustseg.") or kind in _OF_LIBRARIES for kind in kinds)

@@ -15,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from robustseg.callbacks import AttackProgressBar, EpochLines
 from robustseg.config.benchmark_of import benchmark_of, read_ids
-from robustseg.config.errors import EXPECTED_ERRORS, ConfigError, cause_of
+from robustseg.config.errors import ConfigError, cause_of, is_expected
 from robustseg.config.folder import SaveConfig, evaluation_arguments, keep_checkpoints_in, training_arguments
 from robustseg.config.help import describe
 from robustseg.config.messages import Parser, keys_of
@@ -126,11 +126,11 @@ class RobustSegCLI(LightningCLI):
             super().instantiate_classes()
             self.datamodule = SegmentationDataModule(self.datamodule)
             refuse_other_data(self.config, self.datamodule.data)
-        except EXPECTED_ERRORS:
-            raise
         except ValueError as error:
+            if is_expected(error):
+                raise
             cause = cause_of(error)
-            if isinstance(cause, EXPECTED_ERRORS):
+            if is_expected(cause):
                 raise cause from error
             raise ConfigError(f"{keys_of(str(cause), self.config.as_dict())}{cause}") from error
 

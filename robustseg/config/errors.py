@@ -1,36 +1,9 @@
-"""Errors that users are meant to see, each as one line."""
+"""Errors that users are meant to see, each as one line; no import of what raises them."""
 
 from __future__ import annotations
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-from robustseg.attacks import AttackError
-from robustseg.data import DataError
-from robustseg.detectors import DetectorError
-from robustseg.evaluation import EvaluationError
-from robustseg.evaluation.errors import ReportError
-from robustseg.models import ModelError
-from robustseg.resume.checkpoint_files import CheckpointError
-from robustseg.resume.runs import RunError
-from robustseg.shipped import ConfigFileError
-from robustseg.studies import StudyError
-from robustseg.training import TrainingError
-
-EXPECTED_ERRORS = (
-    AttackError,
-    CheckpointError,
-    ConfigFileError,
-    DataError,
-    DetectorError,
-    EvaluationError,
-    ModelError,
-    ReportError,
-    RunError,
-    StudyError,
-    TrainingError,
-    MisconfigurationException,
-)
-"""Exceptions about a wrong request: a command prints their message without a traceback."""
+_OF_LIBRARIES = ("lightning_fabric.utilities.exceptions.MisconfigurationException",)
+"""Exceptions of other packages about wrong user input."""
 
 
 class ConfigError(ValueError):
@@ -43,3 +16,12 @@ def cause_of(error: ValueError) -> BaseException:
     while isinstance(cause.__cause__, ValueError):
         cause = cause.__cause__
     return cause
+
+
+def is_expected(error: BaseException) -> bool:
+    """Return whether an exception is about the user's input, so that its message suffices.
+
+    These are the package's own exceptions, recognised by name, since importing each would import everything.
+    """
+    kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__]
+    return any(kind.startswith("robustseg.") or kind in _OF_LIBRARIES for kind in kinds)

@@ -10,11 +10,21 @@ import sys
 import pytest
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from robustseg.attacks import AttackError
 from robustseg.cli.arguments import MissingFile
 from robustseg.cli.main import BROKEN_PIPE, COMMANDS, _imported, main, usage
-from robustseg.cli.messages import is_expected
-from robustseg.config.errors import EXPECTED_ERRORS, ConfigError
+from robustseg.config.errors import ConfigError, is_expected
 from robustseg.config.suggest import did_you_mean
+from robustseg.data import DataError
+from robustseg.detectors import DetectorError
+from robustseg.evaluation import EvaluationError
+from robustseg.evaluation.errors import ReportError
+from robustseg.models import ModelError
+from robustseg.resume.checkpoint_files import CheckpointError
+from robustseg.resume.runs import RunError
+from robustseg.shipped import ConfigFileError
+from robustseg.studies import StudyError
+from robustseg.training import TrainingError
 
 AT_ONCE = [
     [],
@@ -97,7 +107,9 @@ def test_names_are_alike_whatever_their_case_and_hyphens():
 
 
 def test_own_errors_are_messages_and_others_are_not():
-    for kind in (*EXPECTED_ERRORS, ConfigError, MissingFile, MisconfigurationException):
+    ours = (AttackError, CheckpointError, DataError, DetectorError, EvaluationError, ModelError, ReportError, RunError)
+    ours += (ConfigError, ConfigFileError, MissingFile, StudyError, TrainingError)
+    for kind in (*ours, MisconfigurationException):
         assert is_expected(kind("what is wrong"))
     assert not is_expected(ValueError("a mistake of ours"))
 
