@@ -26,6 +26,7 @@ from robustseg.data import SegmentationData
 from robustseg.detectors import Detector
 from robustseg.models import Network
 from robustseg.shipped import ConfigFileError
+from robustseg.shipped.includes import KEY
 from robustseg.studies import Study
 from robustseg.types import parse_fraction
 
@@ -105,6 +106,8 @@ class Parser(LightningArgumentParser):
         for pattern in _UNKNOWN_OPTION:
             if found := re.match(pattern, message):
                 given = ".".join(found.groups())
+                if given.rpartition(".")[2] == KEY:
+                    return f": {KEY} stands at the top of a file that --config names."
                 # keys in files have no leading hyphens
                 known = (name if given.startswith("--") else name.lstrip("-") for name in self._option_string_actions)
                 return f".{did_you_mean(given, known)}"

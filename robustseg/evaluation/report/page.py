@@ -58,6 +58,7 @@ def report_html(
         symbols=view.SYMBOLS,
         tiles=view.tiles(card),
         facts=view.facts(card),
+        intervals=card.clean.no_confidence is None,
         scores=to_html(tables.scores(card, summaries=True), "scores cards"),
         flags=view.flags(card),
         plots=plots,

@@ -93,8 +93,9 @@ def read_weights(path: str | Path, key: str | None = None) -> Reading:
         others = [key for key in content if key != wrapping]
         states = [key for key in others if is_state_dict(content[key])]
         if states:
-            logger.warning("%s: loaded %s, and not %s, which it holds beside it", path, wrapping, shorten(states))
-        beside += [f"{key} (another state dict)" if key in states else str(key) for key in others]
+            others_named = shorten(map(_printable, states))
+            logger.warning("%s: loaded %s, and not %s, which it holds beside it", path, wrapping, others_named)
+        beside += [f"{_printable(key)} (another state dict)" if key in states else _printable(key) for key in others]
         wrappings.append(wrapping)
         content = content[wrapping]
     if not isinstance(content, dict) or not content:
@@ -103,9 +104,18 @@ def read_weights(path: str | Path, key: str | None = None) -> Reading:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ModelError(f"{path} is not a state dict: {_no_entry(name, value)}.")
+        # Names are printed: a terminal would obey escape sequences, and a line break could forge a line of a message.
+        if not name.isprintable():
+            raise ModelError(
+                f"{path} holds a tensor named {name!a}: no module has such a name; do not trust this file."
+            )
     counted = any(name.rpartition(".")[2] == AVERAGING_COUNTER for name in content)
     averaged = counted or any(wrapping in AVERAGES for wrapping in wrappings)
     return Reading(path, dict(content), whole, tuple(wrappings), tuple(beside), averaged)
+
+
+def _printable(key: object) -> str:
+    return text if (text := str(key)).isprintable() else ascii(text)
 
 
 def _no_file(path: Path, key: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from robustseg.cli.main import main
 from robustseg.models import (
     FCN,
     DeepLabV3,
@@ -359,3 +360,16 @@ def test_data_parallel_of_compiled_of_lightning(trained, tmp_path):
     model = build()
     load_segmentation_weights(model, tmp_path / "nested.ckpt")
     assert all(torch.equal(value, trained.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m.weight", "a\nrobustseg: all is well", "\u202ea.weight"])
+def test_names_that_would_write_into_a_terminal(name, tmp_path, capsys):
+    path = tmp_path / "x.pth"
+    torch.save({"state_dict": {name: torch.zeros(2)}}, path)
+    assert main(["inspect", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert ascii(name) in said
+    assert said.strip().isprintable()
+    torch.save({"state_dict": {"a.weight": torch.zeros(2)}, name: 1}, path)
+    assert main(["inspect", str(path)]) == 0
+    assert ascii(name) in capsys.readouterr().out
