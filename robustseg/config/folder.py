@@ -29,7 +29,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the configuration when training starts, and never for a test; give it to the loggers as well."""
-        if stage != "fit" or self.already_saved or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if stage != "fit" or self.already_saved:
             return
         self.already_saved = True
         if not trainer.is_global_zero:

@@ -18,6 +18,8 @@ def write_markdown(card: Card, path: str | os.PathLike[str]) -> None:
 
 def report_markdown(card: Card) -> str:
     """Return the text of :func:`write_markdown`'s file."""
+    known = card.clean.no_confidence is None
+    intervals = ", in brackets the 95 % bootstrap interval over images" if known else ""
     parts = [
         f"# Robustness of {escape(view.title(card))}",
         f"**{view.SYMBOLS[card.verdict]} {card.verdict}.** {view.VERDICT_LINES[card.verdict]} "
@@ -28,8 +30,7 @@ def report_markdown(card: Card) -> str:
         "\n".join(f"- {name}: {escape(value)}" for name, value in view.facts(card).items()),
         "## Scores",
         to_markdown(tables.scores(card, summaries=False)),
-        "In percent, in brackets the 95 % bootstrap interval over images; gaps in points below clean; forwards and "
-        "backwards per image. Bold: the lowest under a single attack.",
+        f"In percent{intervals}; gaps in points below clean; forwards and backwards per image. Bold: the lowest under a single attack.",
         *_detectors(card),
         "## Can the figures be trusted?",
         to_markdown(tables.flags(card)) if card.flags else "No check was run.",
