@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from robustseg.doctor.findings import Finding, caution, mebibytes, ok, problem
+from robustseg.files import sync_folder
 
 _BLOCK = 4 * 2**20
 _MOST = 64 * 2**20
@@ -101,7 +102,7 @@ def _written(path: str, scratch: Path) -> Iterator[Finding]:
     with open(scratch / "written", "rb") as file:
         if file.read(len(block)) != block:
             yield problem(path, "reads back other bytes than were written.", "Do not use this file system.")
-    _sync_folder(scratch)
+    sync_folder(scratch)
     text = f"written and synced {mebibytes(written)} at {rate / 1e6:.0f} MB/s"
     kind = _file_system(scratch)
     text += f" on {kind}" if kind else ""
@@ -121,14 +122,6 @@ def _written(path: str, scratch: Path) -> Iterator[Finding]:
         )
     else:
         yield ok(path, text, bytes_per_second=rate, file_system=kind)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _replace(folder: Path) -> None:

@@ -30,8 +30,8 @@ def report_markdown(card: Card) -> str:
         "\n".join(f"- {name}: {escape(value)}" for name, value in view.facts(card).items()),
         "## Scores",
         to_markdown(tables.scores(card, summaries=False)),
-        f"In percent{intervals}; gaps in points below clean; forwards and backwards per image. Bold: the lowest under a "
-        "single attack.",
+        f"In percent{intervals}; gaps in points below clean; forwards and backwards per image. Bold: the lowest under "
+        "a single attack.",
         *_detectors(card),
         "## Can the figures be trusted?",
         to_markdown(tables.flags(card)) if card.flags else "No check was run.",
