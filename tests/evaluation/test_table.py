@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -34,7 +35,14 @@ TABLE = Table(
         Section([Row([Text("clean", "no attack"), figure(0.51234567, 2, 100, [0.5, 0.525]), Number(3, 0)], "clean")]),
         Section(
             [
-                Row([Text("pgd", name="mine"), figure(0.25, 1, 100, kind="lowest"), MISSING, Verdict("!", "caution")]),
+                Row(
+                    [
+                        Text("pgd", name="mine"),
+                        replace(figure(0.25, 1, 100), kind="lowest"),
+                        MISSING,
+                        Verdict("!", "caution"),
+                    ]
+                ),
                 Row([Text("cw"), Failure("no gradient")]),
             ],
             "Attacks",

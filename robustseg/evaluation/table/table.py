@@ -168,9 +168,7 @@ def words(heading: str, *, wrap: bool = True) -> Column:
     return Column(heading, align="left", head=True, wrap=wrap)
 
 
-def figure(
-    value: Any, digits: int = 2, factor: float = 1.0, interval: Any = None, suffix: str = "", kind: str = ""
-) -> Cell:
+def figure(value: Any, digits: int = 2, factor: float = 1.0, interval: Any = None, suffix: str = "") -> Cell:
     """Make a cell with a number, or :data:`MISSING` for a value that is no finite number.
 
     Args:
@@ -179,14 +177,13 @@ def figure(
         factor: Factor on value and interval, 100 for percent.
         interval: Both ends of the confidence interval, before the factor.
         suffix: Text after the number.
-        kind: CSS class in pages, see :class:`Number`.
     """
     share = finite(value)
     if share is None:
         return MISSING
     ends = [finite(end) for end in interval] if isinstance(interval, list | tuple) and len(interval) == 2 else [None]
     known = [factor * end for end in ends if end is not None]
-    return Number(factor * share, digits, (known[0], known[1]) if len(known) == 2 else None, suffix, kind)
+    return Number(factor * share, digits, (known[0], known[1]) if len(known) == 2 else None, suffix)
 
 
 def finite(value: Any) -> float | None:
