@@ -165,13 +165,17 @@ def test_pickles_that_run_code(function, trained, tmp_path, monkeypatch):
     bad = Runs(function, *arguments.get(function, (commands.get(function),))) if function is not getattr else None
     if bad is None:  # a module cannot be pickled: the name itself
         with_pickle(tmp_path / "bad.pth", b"\x80\x02cbuiltins\ngetattr\ncos\nsystem\nX\x04\x00\x00\x00name\x86R.")
+        assert "Python object" in refused(build(), tmp_path / "bad.pth")
     else:
-        torch.save({"state_dict": trained.state_dict(), "args": {"deep": [bad]}}, tmp_path / "bad.pth")
-    assert "Python object" in refused(build(), tmp_path / "bad.pth")
-    if bad is not None:
+        for name, place in (("bad.pth", "args"), ("bad.ckpt", "hyper_parameters")):
+            torch.save({"state_dict": trained.state_dict(), place: {"deep": [bad]}}, tmp_path / name)
+            assert "Python object" in refused(build(), tmp_path / name)
         (tmp_path / "bad.pkl").write_bytes(pickle.dumps(bad))
         refused(build(), tmp_path / "bad.pkl")
     assert not (tmp_path / "it_ran").exists()
+    if function in commands or function is open:  # an unguarded load does run it
+        torch.load(tmp_path / "bad.ckpt", weights_only=False)
+        assert (tmp_path / "it_ran").exists()
 
 
 MARK, STOP = b"(", b"."
