@@ -11,6 +11,7 @@ import yaml
 from jsonargparse import ActionConfigFile, get_loader  # type: ignore[attr-defined]
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
+from robustseg.opening.regular import is_stream
 from robustseg.shipped import ConfigFileError, complete, find
 from robustseg.shipped.includes import KEY, read
 from robustseg.shipped.names import is_text
@@ -37,8 +38,7 @@ def completed(path: Path) -> str | None:
     Raises:
         ConfigFileError: The file is no YAML, or an included file cannot be used.
     """
-    # A pipe can be read only once.
-    if not path.is_file() or KEY not in read(path, get_loader("yaml")):
+    if is_stream(path) or KEY not in read(path, get_loader("yaml")):
         return None
     return yaml.dump(complete(path, get_loader("yaml")), Dumper=_Quoting, sort_keys=False)  # type: ignore[no-any-return]
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from robustseg.data.base import SegmentationData, Split
 from robustseg.data.files import Check, FilePair, PairedFiles, check_check
 from robustseg.data.masks import RGB, MaskFormat, MaskKind, check_mask_kind
+from robustseg.opening.pictures import MAX_PIXELS
 from robustseg.types import IGNORE_INDEX
 
 
@@ -24,6 +25,7 @@ class FileData(SegmentationData):
         check: Check before training: ``"all"`` decodes every file once, ``"headers"`` finds missing, unreadable and
             ill-sized files only, ``"none"`` checks nothing in advance.
         masks: ``"ids"`` of one number per pixel, as published, or RGB ``"colours"`` of the classes.
+        max_pixels: Most pixels of a file, as its header may be wrong; an image takes about 10 bytes of memory for each.
         **common: See ``SegmentationData``.
 
     Raises:
@@ -45,12 +47,16 @@ class FileData(SegmentationData):
         image_size: tuple[int, int] | None = None,
         check: Check = "headers",
         masks: MaskKind = "ids",
+        max_pixels: int = MAX_PIXELS,
         **common: Any,
     ) -> None:
         super().__init__(image_size=image_size, **common)
         self.root = Path(root).expanduser()
         self.check = check_check(check)
         self.mask_kind = check_mask_kind(masks)
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels = {max_pixels}: set data.max_pixels to 1 or more.")
+        self.max_pixels = max_pixels
         self.mask_format()  # reports an impossible format at construction
 
     @classmethod
@@ -109,4 +115,5 @@ class FileData(SegmentationData):
             cache=self.cache,
             check=self.check,
             upright=self.upright,
+            max_pixels=self.max_pixels,
         )

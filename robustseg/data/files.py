@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from robustseg.data.folders import examples, existing_folder, files_below, liste
 from robustseg.data.masks import MaskFormat
 from robustseg.data.pictures import UPRIGHT, check_image, decode_image, open_picture, orientation
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
+from robustseg.opening.pictures import MAX_PIXELS
 
 Check = Literal["none", "headers", "all"]
 """Extent of the check when a data set is opened."""
@@ -160,7 +162,9 @@ def pair_by_stem(
     return pair_up(image_of, files_by_name(Path(masks), MASK_SUFFIXES, layout, nested, mask_end), images, masks)
 
 
-def check_headers(pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = False) -> None:
+def check_headers(
+    pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = False, max_pixels: int = MAX_PIXELS
+) -> None:
     """Check, without decoding, that all files are pictures and that each mask is as large as its image.
 
     The size of a .mat file is not known before it is decoded.
@@ -169,14 +173,15 @@ def check_headers(pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = 
         pairs: The files.
         masks: Format of the masks.
         upright: Check as well that no EXIF orientation turns an image.
+        max_pixels: Most pixels of a file.
 
     Raises:
         DataError: A file fails the check; the message names the first one.
     """
     for pair in pairs:
-        with open_picture(pair.image) as image:
+        with open_picture(pair.image, max_pixels, dense=True) as image:
             check_image(image, pair.image, upright)
-            size = masks.check_header(pair.mask)
+            size = masks.check_header(pair.mask, max_pixels)
             if size is not None:
                 _check_same_size(pair, image.size, size)
 
@@ -184,7 +189,7 @@ def check_headers(pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = 
 def _check_same_size(pair: FilePair, image: tuple[int, int], mask: tuple[int, int]) -> None:
     if image == mask:
         return
-    with open_picture(pair.image) as picture:
+    with open_picture(pair.image, max_pixels=image[0] * image[1]) as picture:
         turned = orientation(picture)
     remedy = "export one of them again"
     if turned > 4 and image == mask[::-1]:  # these exchange height and width
@@ -209,6 +214,7 @@ class PairedFiles(SegmentationDataset):
         check: Check at construction instead of at the fetch of a sample: ``"none"``, ``"headers"`` (see
             ``check_headers``) or ``"all"``, which also decodes every file once and checks the ids of the masks.
         upright: Refuse images that their EXIF orientation turns.
+        max_pixels: Most pixels of an image or a mask.
 
     Raises:
         DataError: ``check`` found a file that cannot be used.
@@ -223,14 +229,16 @@ class PairedFiles(SegmentationDataset):
         cache: bool = False,
         check: Check = "all",
         upright: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(resize, augment, cache)
         check_check(check)
         self.pairs = list(pairs)
         self.masks = masks
         self.upright = upright
+        self.max_pixels = max_pixels
         if check != "none":
-            check_headers(self.pairs, masks, upright)
+            check_headers(self.pairs, masks, upright, max_pixels)
         if check == "all":
             with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow decodes outside of the interpreter lock
                 for _ in pool.map(self._try, range(len(self.pairs))):
@@ -250,8 +258,10 @@ class PairedFiles(SegmentationDataset):
             DataError: A file is truncated, the sizes differ, or an id is outside the classes.
         """
         pair = self.pairs[index]
-        image, mask = decode_image(pair.image, self.upright), self.masks.read(pair.mask)
-        _check_same_size(pair, (image.shape[1], image.shape[0]), (mask.shape[1], mask.shape[0]))
+        image = decode_image(pair.image, self.upright, self.max_pixels)
+        check_size = partial(_check_same_size, pair, (image.shape[1], image.shape[0]))
+        mask = self.masks.read(pair.mask, check_size, self.max_pixels)
+        check_size((mask.shape[1], mask.shape[0]))
         return image.astype(np.uint8, copy=False), mask
 
     def fingerprint(self, index: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from robustseg.data.mask_meaning import RGB, MaskKind, MaskMeaning, check_mask_k
 from robustseg.data.pictures import PILLOW_ERRORS, decode_rgb, open_picture, stored_mode, undecodable
 from robustseg.data.sbd import check_sbd_header, read_sbd_mask
 from robustseg.data.transforms import Pixels
+from robustseg.opening.pictures import MAX_PIXELS
 
 __all__ = ["RGB", "MaskFormat", "MaskKind", "check_mask_kind"]
 
@@ -32,7 +34,7 @@ SPREAD = {"L;2": 85, "L;4": 17}
 class MaskFormat(MaskMeaning):
     """Format of the masks of a data set, with their reader; the arguments are those of ``MaskMeaning``."""
 
-    def check_header(self, path: Path) -> tuple[int, int] | None:
+    def check_header(self, path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
         """Return (width, height) in pixels of a mask without decoding it; ``None`` if the header does not tell.
 
         Raises:
@@ -41,20 +43,29 @@ class MaskFormat(MaskMeaning):
         if path.suffix.lower() == ".mat":
             check_sbd_header(path)
             return None
-        with open_picture(path) as picture:
+        with open_picture(path, max_pixels) as picture:
             self._check_mode(picture, path)
             size: tuple[int, int] = picture.size
             return size
 
-    def read(self, path: Path) -> Pixels:
+    def read(
+        self, path: Path, check_size: Callable[[tuple[int, int]], None] | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Pixels:
         """Decode an H×W mask to class ids, with void as the ignore index.
+
+        Args:
+            path: The file.
+            check_size: Function of (width, height) that refuses a mask of another size, before it is decoded.
+            max_pixels: Most pixels.
 
         Raises:
             DataError: The mask is missing, truncated, or holds other ids or colours than those of the classes.
         """
         if path.suffix.lower() == ".mat":
             return self._classes(read_sbd_mask(path), path)
-        with open_picture(path) as picture:
+        with open_picture(path, max_pixels) as picture:
+            if check_size is not None:
+                check_size(picture.size)
             self._check_mode(picture, path)
             if self.kind == "colours":
                 return self._classes_of_colours(decode_rgb(picture, path), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from robustseg.data.errors import DataError, not_permitted
 from robustseg.data.transforms import Pixels
+from robustseg.opening import pictures as opening
+from robustseg.opening.pictures import MAX_PIXELS, PixelLimit
+from robustseg.opening.regular import UnfitFile
 
 DEEP_MODES = ("I", "I;16", "F")
 """Pillow's modes of more than 8 bits, which Pillow clips instead of scaling."""
 
-# Pillow's exceptions for files that are truncated, empty or not pictures
-PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+PILLOW_ERRORS = opening.ERRORS
 
 _ORIENTATION = 0x0112
 """EXIF's tag of a picture's orientation; 1 means not turned."""
@@ -23,14 +26,27 @@ _HOLDS_EXIF = ("exif", "xmp", "Raw profile type exif")
 """Pillow's keys of EXIF data; reading the tag of a PNG without them would decode the picture."""
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Read the header of a picture; the caller closes it.
+def open_picture(
+    path: Path, max_pixels: int = MAX_PIXELS, dense: bool = False
+) -> AbstractContextManager[ImageFile.ImageFile]:
+    """Open a picture and read its header, for a ``with`` statement.
+
+    Args:
+        path: The file.
+        max_pixels: Most pixels.
+        dense: Refuse a large picture of hardly any content as well, see there.
 
     Raises:
-        DataError: The file is missing, unreadable or no picture.
+        DataError: The file is missing, unreadable, no picture or too large.
     """
     try:
-        return Image.open(path)
+        return opening.open_picture(path, max_pixels, dense)
+    except PixelLimit as error:
+        memory = error.pixels * opening.BYTES_PER_PIXEL / 1e9
+        raise DataError(
+            f"{path} is not decoded: {error.strerror}. In every data worker it takes about {memory:.1f} GB: set "
+            f"data.max_pixels: {error.pixels} if that is right, or cut it into tiles; if not, the file is damaged."
+        ) from error
     except PermissionError as error:
         raise not_permitted(path) from error
     except PILLOW_ERRORS as error:
@@ -45,7 +61,9 @@ def undecodable(path: Path, error: Exception) -> DataError:
 def reason(error: Exception) -> str:
     """Return a library's error message in one line."""
     if isinstance(error, UnidentifiedImageError):
-        return "unknown format"
+        return f"unknown format, {error}"
+    if isinstance(error, UnfitFile):
+        return str(error.strerror)
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -98,17 +116,18 @@ UPRIGHT = "rotate its pixels and remove the tag (PIL.ImageOps.exif_transpose), s
 """Remedy for an image with an EXIF orientation, for messages."""
 
 
-def decode_image(path: Path, upright: bool = False) -> Pixels:
+def decode_image(path: Path, upright: bool = False, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Decode an image to H×W×3 RGB as it is stored, ignoring its EXIF orientation.
 
     Args:
         path: A picture file.
         upright: Refuse an image that its EXIF orientation turns.
+        max_pixels: Most pixels.
 
     Raises:
-        DataError: It is missing, truncated, turned (see ``upright``), or has more than 8 bits per channel.
+        DataError: It is missing, truncated, turned (see ``upright``), too large, or has more than 8 bits per channel.
     """
-    with open_picture(path) as picture:
+    with open_picture(path, max_pixels, dense=True) as picture:
         check_image(picture, path, upright)
         return decode_rgb(picture, path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from robustseg.detectors.detector import Detector
 from robustseg.detectors.errors import DetectorError
 from robustseg.files import write_json
+from robustseg.opening.plain import read_json
 
 FORMAT = 1
 """Version of the threshold file."""
@@ -87,7 +87,7 @@ class Threshold:
                 settings.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = read_json(path)
             if content.pop("format") != FORMAT:
                 raise DetectorError(f"{path} is of another format: fit the threshold again.")
             found = cls(**content)

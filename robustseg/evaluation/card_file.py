@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ from robustseg.evaluation.card import CARD, FORMAT, Card
 from robustseg.evaluation.card_upgrade import upgrade_card
 from robustseg.evaluation.errors import ReportError
 from robustseg.files import write_json
+from robustseg.opening.plain import TreeError, read_json
+from robustseg.opening.regular import UnfitFile
 
 _AGAIN = "evaluate the checkpoint again to get a complete card."
-_LARGEST = 2**26
-"""Largest size of a file in bytes."""
 _DEEPEST = 40
 """Largest depth of nested objects; cards have about ten levels."""
 _LONGEST_NUMBER = 30
@@ -48,16 +46,13 @@ def read_card(path: str | os.PathLike[str]) -> Card:
     if file.is_dir():
         file = file / CARD
     try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
-            raise ReportError(f"{file} is no file of a card's size: name the {CARD} of an evaluation.")
-        content = json.loads(
-            file.read_text(encoding="utf-8"), parse_constant=_constant, parse_int=_integer, parse_float=_float
-        )
+        content = read_json(file, parse_constant=_constant, parse_int=_integer, parse_float=_float)
     except FileNotFoundError:
         raise ReportError(f"{file}: no such file: name the folder of a finished evaluation.") from None
-    except RecursionError:
-        raise ReportError(f"{file}: objects lie too deeply within one another: {_AGAIN}") from None
+    except UnfitFile as error:
+        raise ReportError(f"{error}: name the {CARD} of an evaluation.") from None
+    except TreeError as error:
+        raise ReportError(f"{file}: {error}: {_AGAIN}") from None
     except OSError as error:
         raise ReportError(f"{file}: cannot be read ({error.strerror or error}).") from error
     except ReportError:

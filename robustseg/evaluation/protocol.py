@@ -11,6 +11,7 @@ from typing import Any
 
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.files import create_text
+from robustseg.opening.plain import read_json
 
 PROTOCOL = "protocol.json"
 FORMAT = 1
@@ -82,7 +83,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / PROTOCOL
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except FileNotFoundError:
         raise EvaluationError(f"{folder} is not the folder of an evaluation: there is no {PROTOCOL}.") from None
     except (OSError, ValueError) as error:

@@ -28,6 +28,7 @@ from torch import Tensor
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.record import COLUMNS
 from robustseg.files import sync_folder
+from robustseg.opening.regular import WEIGHTS, UnfitFile, check_regular, open_regular
 
 RECORDS = "records"
 
@@ -183,13 +184,13 @@ def streams(folder: Path) -> list[Stream]:
     found = []
     for path in sorted((folder / RECORDS).glob("*.arrows")):
         try:
-            if not path.stat().st_size:
+            if not check_regular(path, WEIGHTS).st_size:
                 continue
-            with pa.OSFile(str(path)) as file:
+            with open_regular(path, WEIGHTS) as file:
                 schema = pa.ipc.open_stream(file).schema
             metadata, ours = schema.metadata or {}, schema.names == _schema(len(COLUMNS)).names
         except _DAMAGE as error:
-            if isinstance(error, PermissionError | IsADirectoryError):
+            if isinstance(error, PermissionError | IsADirectoryError | UnfitFile):
                 raise EvaluationError(f"{path}: cannot be read ({error}): make it readable, or move it out.") from error
             warnings.warn(f"{path}: no record can be read and none is used ({error}).", stacklevel=2)
             continue
@@ -216,7 +217,7 @@ def read_records(stream: Stream) -> Iterator[ImageRecord]:
     The dropped records will be measured again. Figures are found by their names; missing ones are NaN.
     """
     classes, columns = int(stream.about["num_classes"]), stream.columns
-    with pa.OSFile(str(stream.path)) as file:
+    with open_regular(stream.path, WEIGHTS) as file:
         batches = pa.ipc.open_stream(file)
         while True:
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from robustseg.evaluation.checks import probe_model
 from robustseg.evaluation.errors import not_written
 from robustseg.evaluation.measurements import Measurements
 from robustseg.files import write_json
+from robustseg.opening.plain import read_json
 from robustseg.types import Sample
 
 
@@ -83,7 +83,7 @@ def _alike(samples: Sequence[Sample], ignore_index: int) -> list[Sample]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -25,6 +25,8 @@ from robustseg.evaluation.protocol import digest
 from robustseg.evaluation.rejection import has_valid_pixels, rejection_scores
 from robustseg.evaluation.views import seen_name
 from robustseg.files import write_json
+from robustseg.opening.plain import read_json
+from robustseg.opening.regular import LIST
 from robustseg.types import Sample
 
 BENIGN = "benign-*.json"
@@ -141,7 +143,7 @@ def _print(sample: Sample) -> str:
 def _read(path: Path, about: Mapping[str, Any]) -> dict[str, float]:
     """Read the scores in a file; empty if it is missing, damaged, or of another detector or seed."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, LIST)
         scores = found.pop("scores")
         known = {str(key): float(score) for key, score in scores.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
