@@ -1,8 +1,11 @@
 """Atomic files: complete or absent, even if the writing process is killed.
 
-All writers share one policy. ``durable`` files are on disk when the call returns and survive a power failure:
-checkpoints, results, everything that takes time to reproduce. Others, such as caches and pictures, survive the end of
-the process but may be missing or damaged after a power failure, which their readers detect.
+All writers begin here and share one policy. ``durable`` files are on disk when the call returns and survive a power
+failure: checkpoints, results, everything that takes time to reproduce. Others, such as caches and pictures, survive the
+end of the process but may be missing or damaged after a power failure, which their readers detect.
+
+File systems without hard links, or that refuse to rename, get the closest that they can do: see :func:`create_text` and
+:func:`replace`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import json
 import os
 import re
 import secrets
+import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +31,36 @@ if sys.platform != "win32":
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp")
 _ABANDONED_AFTER = 3600
 """Seconds without a change after which a temporary file counts as left over, on file systems without locks."""
+_LONGEST_NAME = 100
+"""Most bytes of a file's name in that of its temporary file."""
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+"""Errors of file systems that cannot sync."""
+_NO_LINK = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EACCES)
+"""Errors of file systems without hard links."""
+_NO_RENAME = (errno.EXDEV, errno.EBUSY)
+"""Errors of renaming where a folder consists of several file systems, or the target is a mount point itself."""
+_PATIENCE = 5.0
+"""Seconds after which an empty file counts as that of a killed writer, and a pipe as one that nobody reads."""
+_OF_THE_PROCESS = ("/dev/fd/", "/dev/stdout", "/dev/stderr", "/dev/stdin", "/proc/")
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
+    errno.EFBIG: "raise the largest file size allowed (ulimit -f)",
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make the folder writable"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "put the folder back"),
+    errno.EISDIR: "it is a folder, so name a file in it",
+    errno.ENXIO: "start what reads this pipe first",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def remedy(error: OSError) -> str:
+    """Return the remedy for an error in writing, as the rest of a sentence."""
+    return _REMEDIES.get(error.errno or 0, "mend that")
+
+
+def not_writable(path: str | os.PathLike[str], error: OSError) -> str:
+    """Return a message about a file that cannot be written: path, reason and remedy, without a full stop."""
+    return f"{os.fspath(path)}: cannot be written ({error.strerror or error}): {remedy(error)}"
 
 
 class TemporaryFile:
@@ -44,7 +79,8 @@ class TemporaryFile:
 
     def __init__(self, path: Path, folder: Path | None = None):
         while True:
-            self.path = (folder or path.parent) / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+            name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+            self.path = (folder or path.parent) / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
             self._file = self.path.open("xb")
             with contextlib.suppress(OSError):
                 _lock(self._file)
@@ -77,8 +113,7 @@ class TemporaryFile:
         Raises:
             OSError: The sync failed.
         """
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync_file(self._file)
 
     def become(self, path: Path, durable: bool) -> None:
         """Rename the file to ``path``, replacing an existing file.
@@ -88,10 +123,10 @@ class TemporaryFile:
         """
         self._file.flush()
         if durable:
-            os.fsync(self._file.fileno())
+            sync_file(self._file)
         if sys.platform == "win32":  # an open file cannot be renamed there
             self._file.close()
-        os.replace(self.path, path)
+        replace(self.path, path)
         if durable:
             with contextlib.suppress(OSError):  # not supported by every file system
                 sync_folder(path.parent)
@@ -111,7 +146,8 @@ class TemporaryFile:
 def write_whole(content: bytes, path: str | os.PathLike[str], *, durable: bool = True) -> None:
     """Write a file so that ``path`` holds either its old content or all of the new one.
 
-    Folders are created. A link is kept, and its target is written; a device or pipe is written to directly.
+    Folders are created. A link is kept, and its target is written; a device, a pipe or a file of the process, such as
+    ``/dev/stdout``, is written to directly. A pipe that nobody reads for seconds is an error.
 
     Args:
         content: Whole content of the file.
@@ -121,9 +157,8 @@ def write_whole(content: bytes, path: str | os.PathLike[str], *, durable: bool =
     Raises:
         OSError: The file cannot be written; ``path`` is unchanged.
     """
-    path = Path(path)
-    if path.is_relative_to("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
-        with path.open("wb") as device:
+    if _is_direct(path):
+        with _open_direct(path) as device:
             device.write(content)
         return
     target = Path(os.path.realpath(path))
@@ -133,6 +168,19 @@ def write_whole(content: bytes, path: str | os.PathLike[str], *, durable: bool =
     with TemporaryFile(target) as file:
         file.write(content)
         file.become(target, durable)
+
+
+def copy_whole(source: BinaryIO, path: Path) -> None:
+    """Copy the rest of an open file so that ``path`` holds all of it or does not change; folders are created.
+
+    Raises:
+        OSError: It cannot be read or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(path) as file:
+        while block := source.read(1 << 20):
+            file.write(block)
+        file.become(path, durable=True)
 
 
 def write_text(text: str, path: str | os.PathLike[str], *, durable: bool = True) -> None:
@@ -157,17 +205,133 @@ def write_json(record: Mapping[str, Any], path: str | os.PathLike[str], *, durab
 def create_text(text: str, path: Path) -> None:
     """Create a file durably; if several processes try at once, only one succeeds.
 
+    On file systems without hard links the file is empty for a moment. An empty file is waited for, and replaced if it
+    stays empty: its writer was killed.
+
     Raises:
-        FileExistsError: The file exists.
+        FileExistsError: The file exists and holds something.
         OSError: It cannot be written.
     """
     with TemporaryFile(path) as file:
         file.write(text.encode())
         file.sync()
-        # Unlike a rename, a link fails if the file exists.
-        os.link(file.path, path)
+        try:
+            # Unlike a rename, a link fails if the file exists.
+            os.link(file.path, path)
+        except FileExistsError:
+            if not _stays_empty(path):
+                raise
+            file.become(path, durable=True)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            try:
+                path.open("xb").close()
+            except FileExistsError:
+                if not _stays_empty(path):
+                    raise
+            file.become(path, durable=True)
     with contextlib.suppress(OSError):
         sync_folder(path.parent)
+
+
+def replace(source: Path, path: Path) -> None:
+    """Rename a file to ``path``, replacing an existing file.
+
+    Where the file system refuses, ``path`` is overwritten and ``source`` removed. If that fails, the content of before
+    is put back.
+
+    Raises:
+        OSError: Neither is possible.
+    """
+    try:
+        os.replace(source, path)
+        return
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise
+    before = path.with_name(f"{source.name}.old") if path.exists() else None
+    if before is not None:
+        shutil.copyfile(path, before)
+    try:
+        _overwrite(source, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink() if before is None else _overwrite(before, path)
+        raise
+    finally:
+        if before is not None:
+            before.unlink()
+    source.unlink()
+
+
+def _overwrite(source: Path, path: Path) -> None:
+    with source.open("rb") as file, path.open("wb") as target:
+        shutil.copyfileobj(file, target, 1 << 20)
+        sync_file(target)
+
+
+def _stays_empty(path: Path) -> bool:
+    """Return whether a file is empty, and still so after a wait for its writer."""
+    end = time.monotonic() + _PATIENCE
+    try:
+        while not path.stat().st_size:
+            if time.monotonic() > end:
+                return True
+            time.sleep(0.02)
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def _is_direct(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path leads to a device, a pipe, or a file that the process has open."""
+    place = os.path.abspath(path)
+    for _ in range(40):  # as many links as Linux follows
+        if place.startswith(_OF_THE_PROCESS):
+            return True
+        if not os.path.islink(place):
+            break
+        place = os.path.abspath(os.path.join(os.path.dirname(place), os.readlink(place)))
+    try:
+        kind = os.stat(place).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(kind) and not stat.S_ISDIR(kind)
+
+
+def _open_direct(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a device, or a pipe that is read within a few seconds; what a file has already stays.
+
+    Raises:
+        OSError: It cannot be opened, or nobody reads the pipe (ENXIO).
+    """
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            # Without O_NONBLOCK the opening of a pipe would wait for ever.
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        else:
+            os.set_blocking(descriptor, True)
+            return open(descriptor, "wb")
+
+
+def sync_file(file: BinaryIO) -> None:
+    """Flush a file and sync it to disk, where the file system can.
+
+    Raises:
+        OSError: The sync failed.
+    """
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ from robustseg.evaluation.errors import ReportError
 from robustseg.files import write_json
 from robustseg.opening.plain import TreeError, read_json
 from robustseg.opening.regular import UnfitFile
+from robustseg.opening.seal import SEAL, sealed, unsealed
 
 _AGAIN = "evaluate the checkpoint again to get a complete card."
 _DEEPEST = 40
@@ -40,7 +41,8 @@ def read_card(path: str | os.PathLike[str]) -> Card:
         path: A ``card.json``, or the folder of an evaluation that holds one.
 
     Raises:
-        ReportError: There is no card, or it is of a newer version or damaged; the message names the file and the key.
+        ReportError: There is no card, or it is of a newer version, damaged or altered; the message names the file and
+            the key.
     """
     file = Path(path)
     if file.is_dir():
@@ -59,7 +61,13 @@ def read_card(path: str | os.PathLike[str]) -> Card:
         raise
     except ValueError as error:
         raise ReportError(f"{file} is not valid JSON ({error}): {_AGAIN}") from None
-    return parse_card(content, str(file))
+    is_object = isinstance(content, dict)
+    card = parse_card({key: content[key] for key in content if key != SEAL} if is_object else content, str(file))
+    try:
+        unsealed(content)
+    except ValueError as error:
+        raise ReportError(f"{file}: {error}: {_AGAIN}") from None
+    return card
 
 
 def read_cards(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Card]:
@@ -88,7 +96,7 @@ def read_cards(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Card]:
 
 def write_card(card: Card, path: str | os.PathLike[str]) -> None:
     """Write a card as JSON in one step: ``path`` holds either its old content or all of the new one."""
-    write_json(card.as_dict(), path)
+    write_json(sealed(card.as_dict()), path)
 
 
 def parse_card(content: Any, source: str = "card") -> Card:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.record import COLUMNS
-from robustseg.files import sync_folder
+from robustseg.files import remedy, sync_file, sync_folder
 from robustseg.opening.regular import WEIGHTS, UnfitFile, check_regular, open_regular
 
 RECORDS = "records"
@@ -134,8 +134,8 @@ class RecordWriter:
             self._write(records)
         except OSError as error:
             raise EvaluationError(
-                f"{where}: cannot write ({error.strerror or error}): everything up to the batch before is kept; make "
-                "room and run the same command again to go on."
+                f"{where}: cannot write ({error.strerror or error}): everything up to the batch before is kept; "
+                f"{remedy(error)} and run the same command again to go on."
             ) from error
 
     def _write(self, records: Sequence[ImageRecord]) -> None:
@@ -151,8 +151,7 @@ class RecordWriter:
         end = self._file.tell()
         try:
             self._file.write(block)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            sync_file(self._file)
         except OSError:
             _cut(self._file, end)
             self._file = self._stream = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import torch
 from robustseg.data import collate
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.checks import probe_model
-from robustseg.evaluation.errors import not_written
+from robustseg.evaluation.errors import EvaluationError, not_written
 from robustseg.evaluation.measurements import Measurements
 from robustseg.files import write_json
 from robustseg.opening.plain import read_json
+from robustseg.opening.regular import UnfitFile
+from robustseg.opening.seal import SEAL, sealed, unsealed
 from robustseg.types import Sample
 
 
@@ -33,7 +36,7 @@ def checks_of(
         The evidence; None if ``check_images`` is 0 or no image has valid pixels.
 
     Raises:
-        EvaluationError: The evidence cannot be written.
+        EvaluationError: The evidence cannot be written, or something else than a file is in its place.
     """
     of = benchmark
     if not of.check_images:
@@ -67,7 +70,7 @@ def checks_of(
         batch_size=of.data.val_batch_size,
     )
     try:
-        write_json(probed, path)
+        write_json(sealed(probed), path)
     except OSError as error:
         raise not_written(path, error) from error
     # Read back, so that a continued evaluation gives the same bytes.
@@ -84,6 +87,13 @@ def _alike(samples: Sequence[Sample], ignore_index: int) -> list[Sample]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         found = read_json(path)
-    except (OSError, ValueError):
+        if SEAL not in found:
+            raise ValueError(f"it has no {SEAL}")
+        return unsealed(found)
+    except FileNotFoundError:
         return None
-    return found if isinstance(found, dict) else None
+    except UnfitFile as error:
+        raise EvaluationError(f"{error}: remove it, and run the same command again.") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        warnings.warn(f"{path} is not used, and the model is probed again ({error}).", stacklevel=2)
+        return None
