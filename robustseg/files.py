@@ -46,7 +46,8 @@ _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
     errno.EFBIG: "raise the largest file size allowed (ulimit -f)",
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make the folder writable"),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "put the folder back"),
+    errno.ENOENT: "put the folder back",
+    errno.ENOTDIR: "a part of its path is a file, so name another place",
     errno.EISDIR: "it is a folder, so name a file in it",
     errno.ENXIO: "start what reads this pipe first",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -205,8 +206,8 @@ def write_json(record: Mapping[str, Any], path: str | os.PathLike[str], *, durab
 def create_text(text: str, path: Path) -> None:
     """Create a file durably; if several processes try at once, only one succeeds.
 
-    On file systems without hard links the file is empty for a moment. An empty file is waited for, and replaced if it
-    stays empty: its writer was killed.
+    On file systems without hard links the file is empty for a moment. There, an empty file is waited for, and replaced
+    if it stays empty: its writer was killed.
 
     Raises:
         FileExistsError: The file exists and holds something.
@@ -218,12 +219,8 @@ def create_text(text: str, path: Path) -> None:
         try:
             # Unlike a rename, a link fails if the file exists.
             os.link(file.path, path)
-        except FileExistsError:
-            if not _stays_empty(path):
-                raise
-            file.become(path, durable=True)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if isinstance(error, FileExistsError) or error.errno not in _NO_LINK:
                 raise
             try:
                 path.open("xb").close()

@@ -1,4 +1,4 @@
-"""Results on rough file systems: without hard links, with renaming across devices, full, read-only; devices and links."""
+"""Results on rough file systems: no hard links, renaming across devices, full, read-only; and devices and links."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -165,7 +166,7 @@ class TestDirect:
             monkeypatch.setattr(TemporaryFile, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
             with pytest.raises(OSError, match="full"):
                 write_text("new", path)
-            assert open(path).read() == "old"
+            assert Path(path).read_text() == "old"
         finally:
             os.unlink(path)
 

@@ -217,9 +217,10 @@ def read_records(stream: Stream) -> Iterator[ImageRecord]:
     """
     classes, columns = int(stream.about["num_classes"]), stream.columns
     with open_regular(stream.path, WEIGHTS) as file:
-        batches = pa.ipc.open_stream(file)
+        batches = None
         while True:
             try:
+                batches = batches or pa.ipc.open_stream(file)
                 batch = batches.read_next_batch()
                 batch.validate(full=True)
                 records = _from_arrow(batch, classes, columns)

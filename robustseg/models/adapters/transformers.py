@@ -164,7 +164,7 @@ def _model_type(value: object, place: str) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     """Read a JSON object; return an empty one if the file does not exist."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
         content = read_json(path)
