@@ -229,7 +229,5 @@ def test_a_full_disk_costs_the_batch_that_did_not_fit_and_nothing_else(tmp_path,
 
 def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(
-        EvaluationError, match=r"cannot write .*a part of its path is a file, so name another place and run"
-    ):
+    with pytest.raises(EvaluationError, match=r"cannot write .*a part of its path is a file, so name"):
         RecordWriter(tmp_path / "file", "records", ABOUT, 3).append(BATCHES[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import resource
 import signal
 import time
 import warnings
@@ -297,7 +296,7 @@ def make(kind: str, path: Path) -> None:
     elif kind == "empty":
         path.touch()
     elif kind == "truncated":
-        path.write_bytes((PICTURES[path.suffix] if path.suffix in PICTURES else b'{"format": 2, "a": [1, ')[:40])
+        path.write_bytes((PICTURES.get(path.suffix, b'{"format": 2, "a": [1, '))[:40])
     elif kind == "endless":
         path.touch()
         os.truncate(path, 2**43)
@@ -372,7 +371,8 @@ def test_a_hostile_file(place, tmp_path, monkeypatch, in_time):
             assert "\n" not in str(error), kind
             assert "x" in str(error) or folder.name in str(error), (kind, str(error))
         elif place not in SILENT:
-            assert kind in ("empty", "truncated", "folder") and not found, (kind, found)
+            assert kind in ("empty", "truncated", "folder"), (kind, found)
+            assert not found, kind
         elif kind in NEVER and not said:
             assert place in (*RETURNS, *ABSENT), (kind, found)
 
@@ -391,4 +391,4 @@ def test_the_memory_that_is_measured_is_that_of_this_process():
     before = peak()
     content = bytearray(os.urandom(1) * (64 * 2**20))
     assert peak() - before > 60 * 2**20
-    assert len(content) and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert len(content)
