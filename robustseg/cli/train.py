@@ -10,7 +10,8 @@ from robustseg.config.monitored import check_monitors, early_end, monitors
 from robustseg.config.saying import say
 from robustseg.evaluation.benchmark import run_benchmark
 from robustseg.models import load_segmentation_weights
-from robustseg.resume.continuation import check_continuation, run_facts
+from robustseg.resume.checkpoint_state import OUTLINE, check_state
+from robustseg.resume.continuation import RUN_KEY, check_continuation, run_facts
 from robustseg.resume.preemption import PreemptionSignals
 from robustseg.resume.runs import LAST, RunError
 from robustseg.training.strategy import check_strategy
@@ -59,6 +60,7 @@ def _check_before_training(cli: RobustSegCLI) -> None:
     if cli.checkpoint is not None and cli.resumed is not None:
         facts = run_facts(cli.trainer, cli.datamodule)
         check_continuation(cli.resumed, facts, cli.settings, cli.config.resume, cli.checkpoint)
+        check_state(cli.resumed, cli.checkpoint, cli.resumed[RUN_KEY].get(OUTLINE))
         load_segmentation_weights(cli.model.model, cli.checkpoint)
         cli.resumed = None  # as large as the model and its optimiser
     figures = cli.model.logged(cli.datamodule.batch_size, cli.datamodule.global_batch_size)

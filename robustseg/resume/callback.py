@@ -15,6 +15,7 @@ from torch import distributed
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.resume.checkpoint_files import checkpoint_name
 from robustseg.resume.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
+from robustseg.resume.checkpoint_state import OUTLINE, check_state, outlines
 from robustseg.resume.continuation import (
     RUN_KEY,
     Resume,
@@ -25,6 +26,7 @@ from robustseg.resume.continuation import (
     run_record,
 )
 from robustseg.resume.preemption import Preempted, PreemptionSignals
+from robustseg.training.split import TrainingError
 from robustseg.types import Batch
 
 CHECKPOINTS = "checkpoints"
@@ -133,9 +135,14 @@ class ResumeCheckpoint(Checkpoint):
             return
         for note in check_continuation(checkpoint, self._facts, self.settings, self.resume):
             _say(trainer, note)
+        # not compared with its outlines, since Lightning adds to the loops of its older versions
+        check_state(checkpoint, "to go on from")
         position = rescale_batches(checkpoint, self._facts)
         module: Any = getattr(trainer, "datamodule", None)
-        if start := module.state_of(checkpoint):  # Lightning does not find the state of version 0.1
+        start = module.state_of(checkpoint)  # Lightning does not find the state of version 0.1
+        if start is None and self.resume != "changed":
+            raise TrainingError("the checkpoint holds no place in the data to go on from: give another one.")
+        if start is not None:
             rescaled = position is not None and start["position"] > 0
             module.start_at(start["epoch"], position if rescaled else start["position"])
         self._finished = bool(checkpoint[RUN_KEY].get("finished")) and self.resume != "changed"
@@ -149,7 +156,8 @@ class ResumeCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the record for the check of a continuation."""
-        checkpoint[RUN_KEY] = {**run_record(self._facts, self.settings), "finished": self._finished}
+        record = run_record(self._facts, self.settings)
+        checkpoint[RUN_KEY] = {**record, "finished": self._finished, OUTLINE: outlines(checkpoint)}
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Install the signal handlers again: Lightning replaces that of SIGTERM shortly before."""
