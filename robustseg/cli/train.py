@@ -60,8 +60,8 @@ def _check_before_training(cli: RobustSegCLI) -> None:
     if cli.checkpoint is not None and cli.resumed is not None:
         facts = run_facts(cli.trainer, cli.datamodule)
         check_continuation(cli.resumed, facts, cli.settings, cli.config.resume, cli.checkpoint)
-        check_state(cli.resumed, cli.checkpoint, cli.resumed[RUN_KEY].get(OUTLINE))
         load_segmentation_weights(cli.model.model, cli.checkpoint)
+        check_state(cli.resumed, cli.checkpoint, cli.resumed[RUN_KEY].get(OUTLINE))
         cli.resumed = None  # as large as the model and its optimiser
     figures = cli.model.logged(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
     found = monitors(cli.config_init.checkpoint, cli.config_init.trainer.callbacks)
