@@ -63,7 +63,7 @@ class MaskFormat(MaskMeaning):
         """
         if path.suffix.lower() == ".mat":
             return self._classes(read_sbd_mask(path), path)
-        with open_picture(path, max_pixels) as picture:
+        with open_picture(path, max_pixels, exact=True) as picture:
             if check_size is not None:
                 check_size(picture.size)
             self._check_mode(picture, path)

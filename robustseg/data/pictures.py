@@ -27,20 +27,21 @@ _HOLDS_EXIF = ("exif", "xmp", "Raw profile type exif")
 
 
 def open_picture(
-    path: Path, max_pixels: int = MAX_PIXELS, dense: bool = False
+    path: Path, max_pixels: int = MAX_PIXELS, dense: bool = False, exact: bool = False
 ) -> AbstractContextManager[ImageFile.ImageFile]:
     """Open a picture and read its header, for a ``with`` statement.
 
     Args:
         path: The file.
         max_pixels: Most pixels.
-        dense: Refuse a large picture of hardly any content as well, see there.
+        dense: Refuse a large picture of hardly any content as well.
+        exact: Compare a PNG file with its checksums.
 
     Raises:
         DataError: The file is missing, unreadable, no picture or too large.
     """
     try:
-        return opening.open_picture(path, max_pixels, dense)
+        return opening.open_picture(path, max_pixels, dense, exact)
     except PixelLimit as error:
         memory = error.pixels * opening.BYTES_PER_PIXEL / 1e9
         raise DataError(

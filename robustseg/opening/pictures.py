@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class PixelLimit(UnfitFile):
 
 
 def open_picture(
-    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, dense: bool = False
+    path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS, dense: bool = False, exact: bool = False
 ) -> AbstractContextManager[ImageFile.ImageFile]:
     """Open a picture and read its header; the pixels are decoded on first use, within the context.
 
@@ -66,6 +67,7 @@ def open_picture(
         path: The file.
         max_pixels: Most pixels.
         dense: Refuse a large picture with hardly any content as well, as no photograph is; not with a raised limit.
+        exact: Compare a PNG file with its checksums, which Pillow does not for the pixels.
 
     Raises:
         OSError: There is no such file, it is no regular file, of an unknown format, or too large (:class:`PixelLimit`).
@@ -73,7 +75,7 @@ def open_picture(
     """
     file = open_regular(path, max(PICTURE, 8 * max_pixels))
     try:
-        picture = _decoder(file, path)
+        picture = _decoder(file, path, exact)
         _check_size(picture, file, path, max_pixels, dense)
     except BaseException:
         file.close()
@@ -92,7 +94,7 @@ def _closing(picture: ImageFile.ImageFile, file: io.BufferedReader) -> Iterator[
         yield picture
 
 
-def _decoder(file: io.BufferedReader, path: str | os.PathLike[str]) -> ImageFile.ImageFile:
+def _decoder(file: io.BufferedReader, path: str | os.PathLike[str], exact: bool) -> ImageFile.ImageFile:
     """Return Pillow's object for a file; unlike ``Image.open``, its limit of pixels is that of this module."""
     start = file.read(16)
     for name in FORMATS:
@@ -101,7 +103,7 @@ def _decoder(file: io.BufferedReader, path: str | os.PathLike[str]) -> ImageFile
         if not verdict or isinstance(verdict, str):  # a text says that this Pillow was built without the format
             continue
         if name == "PNG":
-            _check_chunks(file, path)
+            _check_chunks(file, path, exact)
         file.seek(0)
         try:
             return factory(file, str(path))
@@ -130,13 +132,25 @@ def _check_size(
             raise PixelLimit(f"{said}, and a tile of {tile:,} pixels", path, tile)
 
 
-def _check_chunks(file: io.BufferedReader, path: str | os.PathLike[str]) -> None:
-    """Refuse a long PNG file with a long part that is no pixels, as Pillow reads each of these as a whole."""
+def _check_chunks(file: io.BufferedReader, path: str | os.PathLike[str], exact: bool) -> None:
+    """Refuse a long PNG file with a long part that is no pixels, as Pillow reads each of these as a whole.
+
+    Args:
+        file: The open file.
+        path: Its path, for messages.
+        exact: Compare each part of a file of any length with its checksum.
+    """
     size = file.seek(0, io.SEEK_END)
-    place = 8
-    while size > _LONG_FILE and place < size:
+    place, kind = 8, b""
+    while (exact or size > _LONG_FILE) and place + 8 <= size and kind != b"IEND":
         file.seek(place)
-        length, kind = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
+        length, kind = struct.unpack(">I4s", file.read(8))
         if kind not in (b"IDAT", b"fdAT") and length > _LONG_CHUNK:
             raise UnfitFile(f"its part {kind!r} has {size_in_words(length)}", path)
         place += 12 + length
+        if exact and place <= size:
+            found, left = zlib.crc32(kind), length
+            while left and (block := file.read(min(left, 1 << 20))):
+                found, left = zlib.crc32(block, found), left - len(block)
+            if file.read(4) != struct.pack(">I", found):
+                raise UnfitFile(f"its part {kind!r} does not fit its checksum", path)

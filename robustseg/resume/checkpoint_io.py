@@ -229,10 +229,6 @@ def _refuse_newer_version(content: object, path: Path) -> None:
         )
 
 
-def _is_version(version: object) -> bool:
-    return isinstance(version, str) and _major_minor(version) is not None
-
-
 def _version(content: object) -> str | None:
     version = content.get(_VERSION) if isinstance(content, dict) else None
     return version if isinstance(version, str) else None
@@ -249,5 +245,3 @@ def _refuse_without_training_state(content: object, path: Path) -> None:
             f"checkpoint {path} holds no training state to go on from: to start a new run from its weights, give it as "
             "--model.init_weights instead of --ckpt_path."
         )
-    if not _is_version(content[_VERSION]):
-        raise CheckpointError(f"checkpoint {path}: {_VERSION} is no version: it was altered; give another one.")

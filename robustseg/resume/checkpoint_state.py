@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -56,6 +57,9 @@ def _faults(checkpoint: Mapping[str, Any], written: object) -> Iterator[str]:
     for key in ("epoch", "global_step"):
         if not _is_count(checkpoint.get(key)):
             yield f"{key} = {_shown(checkpoint.get(key))} is no number of steps"
+    version = checkpoint.get("pytorch-lightning_version")
+    if not isinstance(version, str) or not re.match(r"[0-9]+\.[0-9]+", version):
+        yield f"pytorch-lightning_version is {_shown(version)}"
     for key, kind in zip(_PARTS, (dict, dict, dict, list, list), strict=True):
         if not isinstance(checkpoint.get(key), kind):
             yield f"{key} is {_shown(checkpoint.get(key))}"

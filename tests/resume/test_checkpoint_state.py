@@ -42,6 +42,7 @@ CASES: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "no schedule": (("lr_schedulers",), [], "lr_schedulers is empty"),
     "a schedule that is nothing": (("lr_schedulers",), None, "lr_schedulers is missing"),
     "a schedule's step": (("lr_schedulers", 0, "last_epoch"), "x", r"lr_schedulers\[0\].last_epoch"),
+    "a version that is none": (("pytorch-lightning_version",), 7, "pytorch-lightning_version is 7"),
     "no callbacks": (("callbacks",), GONE, "callbacks is missing"),
     "callbacks in a list": (("callbacks",), [], "callbacks is a list"),
     "a callback that is a text": (("callbacks", MODEL_CHECKPOINT), "x", "callbacks..* is 'x'"),

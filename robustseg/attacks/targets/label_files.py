@@ -43,7 +43,7 @@ def read_labels(path: str | Path, num_classes: int | None, ignore_index: int) ->
     from robustseg.opening.pictures import ERRORS, open_picture
 
     try:
-        with open_picture(path) as picture:
+        with open_picture(path, exact=True) as picture:
             mode = picture.mode
             # palette pictures hold ids as well; a conversion would give colours
             labels = _tensor(picture, mode) if mode in _MODES else None
