@@ -25,6 +25,7 @@ from robustseg.config.options import TRAINER_DEFAULTS, add_options
 from robustseg.config.safety import limit_imports, refused_object, split_allowed
 from robustseg.config.saying import is_first_process
 from robustseg.config.start import find_start, refuse_other_data, start_from_nothing_else
+from robustseg.config.writes import refused_write, split_writable
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.benchmark import Benchmark, Shard
@@ -50,6 +51,8 @@ class RobustSegCLI(LightningCLI):
         self.evaluate = evaluate
         self.study = study
         self.allowed_imports, args = split_allowed(args)
+        self.allowed_writes, args = split_writable(args)
+        self.given_arguments = list(args)
         limit_imports(self.allowed_imports)
         self.command = "study" if study else "evaluate" if evaluate else "train"
         super().__init__(
@@ -97,7 +100,9 @@ class RobustSegCLI(LightningCLI):
         # Without it, a mode that was given could not be told from a default.
         assert parser.given is not None, "jsonargparse does not finish parsing by _parse_common any more"
         self.given = parser.given
-        refusal = refused_object(self.config, self.allowed_imports)
+        refusal = refused_object(self.config, self.allowed_imports) or refused_write(
+            self.config, self.allowed_writes, self.given_arguments, self.evaluate
+        )
         if refusal is not None:
             parser.error(refusal)
 

@@ -10,6 +10,7 @@ from robustseg.callbacks import RobustnessEvaluation
 from robustseg.config.benchmark_of import EVALUATE_OPTIONS
 from robustseg.config.modes import AUTO
 from robustseg.config.safety import OPTION
+from robustseg.config.writes import WRITE_OPTION
 from robustseg.resume.callback import ResumeCheckpoint
 from robustseg.resume.continuation import Resume
 from robustseg.studies import Study
@@ -54,6 +55,13 @@ def _add_run_options(parser: LightningArgumentParser, evaluate: bool) -> None:
         metavar="PACKAGE",
         help="Package whose classes a configuration may name, beside torch, torchvision, timm and robustseg. Can "
         "be repeated. On the command line only.",
+    )
+    parser.add_argument(
+        WRITE_OPTION,
+        action=ActionFail(),
+        metavar="FOLDER",
+        help="Folder that a configuration file may write to, beside this one and trainer.default_root_dir. Can be "
+        "repeated. On the command line only.",
     )
     parser.add_argument(
         "--experiment", type=str, default="default", help="Name of the run's folder under trainer.default_root_dir."
