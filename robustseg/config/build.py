@@ -119,7 +119,8 @@ class RobustSegCLI(LightningCLI):
         self.version, self.checkpoint, self.resumed = find_start(self.config, self.command)
         if self.evaluate:
             self.config.robustness.validate_with = None  # the run's, which may not fit to another suite
-        check_loggers(self.config.trainer.logger)
+        if not self.study:  # has no log
+            check_loggers(self.config.trainer.logger)
         if self.study:
             self.config.robustness.detectors = None  # a study looks at what it says itself
         checkpoint = self.config.checkpoint
@@ -174,7 +175,7 @@ class RobustSegCLI(LightningCLI):
     def log_into(self, folder: Path) -> None:
         """Build the loggers to write into the folder of the run or the evaluation, and give them to the trainer."""
         trainer: Any = self.trainer
-        if self.config.trainer.fast_dev_run:
+        if self.config.trainer.fast_dev_run and not self.evaluate:
             return
         # an evaluation is logged once more, and so is a run that had no checkpoint yet
         done = 0 if self.resumed is None else int(self.resumed["global_step"])

@@ -54,16 +54,26 @@ class _Entry:
         self.init = dict(vars(entry.get("init_args") or entry.__class__()))
         self.further = dict(entry.get("dict_kwargs") or {})
         self.purge_step: int | None = None
+        self._defaults: dict[str, Any] = {}
+        for base in reversed(kind.__mro__):
+            own = vars(base).get("__init__")
+            parameters = inspect.signature(own).parameters.values() if inspect.isfunction(own) else ()
+            self._defaults |= {each.name: each.default for each in parameters}
 
     def given(self, name: str) -> Any:
         """Return the value of an argument; None if it is the default, as a saved configuration holds that too."""
         value = {**self.init, **self.further}.get(name)
-        return None if value == _default(self.kind, name) else value
+        return None if value == self.default(name) else value
+
+    def default(self, name: str) -> Any:
+        """Return the default of an argument; None if there is none."""
+        default = self._defaults.get(name)
+        return None if default is inspect.Parameter.empty else default
 
     def set(self, **values: Any) -> None:
         """Set those arguments that the class takes and that are not given."""
         for name, value in values.items():
-            if self.given(name) is None and value is not None:
+            if (name in self.init or name in self._defaults) and self.given(name) is None and value is not None:
                 self.further.pop(name, None)
                 self.init[name] = value
 
@@ -118,15 +128,20 @@ def _files(of: _Entry, home: Home, version: Any, part: str) -> None:
                 f"trainer.logger: {of.kind.__name__} has name = {name}, version = {own}, but the files of this run are "
                 f"in {home.folder}: leave them out (--experiment names the run), or give it a save_dir of its own."
             )
-        of.init["save_dir"], of.init["name"] = str(home.folder.parent.parent), home.folder.parent.name
-        of.init["version"] = f"{run}/{part}" if part else run
+        for key in ("save_dir", "name", "version"):
+            of.init.pop(key, None)
+        version = f"{run}/{part}" if part else run
+        of.set(save_dir=str(home.folder.parent.parent), name=home.folder.parent.name, version=version)
         of.purge_step = home.purge_step
     else:
         of.set(version=version)
         # a version that is given may be that of the training run, whose figures an evaluation must not remove
         of.purge_step = home.purge_step if version is not None and (home.is_run or own is None) else None
     if events:
-        of.set(default_hp_metric=False, purge_step=of.purge_step)
+        of.set(default_hp_metric=False)
+        if of.purge_step is not None:
+            of.init.setdefault("purge_step", None)  # one of the further arguments, for the writer
+            of.set(purge_step=of.purge_step)
 
 
 def _is_home(save_dir: Path, home: Home) -> bool:
@@ -148,7 +163,7 @@ def _wandb(of: _Entry, home: Home, version: Any, part: str) -> None:
 def _mlflow(of: _Entry, home: Home, version: Any, part: str) -> None:
     of.set(experiment_name=home.experiment, run_name=home.folder.name, run_id=version)
     # MLflow itself sets MLFLOW_TRACKING_URI; the default is what it was when Lightning was imported
-    if not (of.init.get("tracking_uri") or _default(of.kind, "tracking_uri")):
+    if not (of.init.get("tracking_uri") or of.default("tracking_uri")):
         of.set(save_dir=str(home.folder / "mlruns"))
 
 
@@ -163,14 +178,3 @@ def _stranger(of: _Entry, home: Home, version: Any, part: str) -> None:
         of.set(**{name: str(home.folder / part) for name in folders[:1]})
     if "version" in of.init:
         of.set(version=version)
-
-
-def _default(kind: type[Any], name: str) -> Any:
-    """Return the default of an argument of a class or of those that it passes further arguments to; None if none."""
-    for base in kind.__mro__:
-        own = vars(base).get("__init__")
-        parameters = inspect.signature(own).parameters if own is not None else {}
-        if name in parameters:
-            default = parameters[name].default
-            return None if default is inspect.Parameter.empty else default
-    return None

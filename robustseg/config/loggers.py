@@ -18,7 +18,6 @@ from pytorch_lightning.loggers import (
     CSVLogger,
     Logger,
     MLFlowLogger,
-    TensorBoardLogger,
     WandbLogger,
 )
 
@@ -32,7 +31,6 @@ from robustseg.training.loggers import LoggerError, PanelFiles, guard, missing, 
 
 LOGGERS = "loggers.json"
 """File in the folder of a run or an evaluation: the version that each logger gave itself, by its name."""
-
 
 _SWITCHES = ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_ALLOW_FILE_STORE", "WANDB_QUIET")
 """Documented switches of these packages, for the user to set otherwise: no reports on the use, files in the run's
@@ -66,7 +64,7 @@ def build_loggers(setting: Any, home: Home) -> list[Logger]:
     entries = _entries(setting)
     kinds = [class_of(entry) for entry in entries]
     if home.is_run and not entries:
-        say("trainer.logger is false: figures of training are shown and not kept")
+        say("trainer.logger is false: figures of training are shown and not kept; true is TensorBoard")
     kept, loggers = _versions(home), []
     for entry, kind, name in zip(entries, kinds, _names(kinds), strict=True):
         filled = arguments_of(entry, kind, home, kept.get(name), "" if name == kind.__name__ else name)
@@ -136,9 +134,10 @@ def _built(entry: Namespace, kind: type[Logger]) -> Logger:
 
 
 def _say_where(logger: Logger, home: Home) -> None:
-    if isinstance(logger, (TensorBoardLogger, CSVLogger)):
-        place = Path(logger.log_dir)
-        if home.folder.resolve() not in (place.resolve(), *place.resolve().parents):
+    place = getattr(logger, "log_dir", None) or logger.save_dir
+    if isinstance(place, (str, Path)):
+        inside = Path(place).resolve()
+        if home.folder.resolve() not in (inside, *inside.parents):
             say(f"{type(logger).__name__} writes into {place}, as configured; all else is in {home.folder}")
 
 
@@ -166,7 +165,7 @@ class StartLoggers(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Log the settings; a logger that fails before this is an error, and later a warning."""
-        if self._started or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        if self._started or not trainer.is_global_zero:
             return
         self._started = True
         loggers = [logger for logger in trainer.loggers if not isinstance(logger, PanelFiles)]
@@ -175,7 +174,10 @@ class StartLoggers(pl.Callback):
             if name not in kept:  # a continued one has them, and MLflow refuses others
                 logger.log_hyperparams(dict(self.settings))
             start(logger)
-            version = logger.version
+            try:
+                version = logger.version
+            except Exception as error:
+                raise refusal(type(logger), error) from error
             if isinstance(version, (str, int)) and str(version).split("/")[0] not in ("", self.home.folder.name):
                 found[name] = version
         if found and found != kept:

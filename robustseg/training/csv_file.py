@@ -38,7 +38,7 @@ class CsvFile(ExperimentWriter):
         self._write([row for row in self._rows() if self._stays(row)])
 
     def _rows(self) -> list[dict[str, Any]]:
-        with self._fs.open(self.metrics_file_path, "r", newline="") as file:
+        with self._fs.open(self.metrics_file_path, "r", newline="", errors="replace") as file:
             reader = csv.DictReader(file)
             self.metrics_keys = self.metrics_keys or list(reader.fieldnames or [])
             return list(reader)

@@ -188,7 +188,7 @@ def test_a_logger_that_fails_on_the_way_ends_nothing(raising, tmp_path, recwarn)
     assert "Broken failed (OSError: no space left): it lacks" in said[0]
 
 
-@pytest.mark.parametrize("raising", ["__init__", "experiment", "log_hyperparams"])
+@pytest.mark.parametrize("raising", ["__init__", "experiment", "log_hyperparams", "version"])
 def test_a_logger_that_cannot_start_is_an_error_before_training(raising, tmp_path, capsys):
     broken = {"class_path": "tests.helpers.foreign_callbacks.Broken", "init_args": {"raising": raising}}
     command = ["train", *TINY, "--trainer.default_root_dir", str(tmp_path), "--trainer.logger", json.dumps(broken)]

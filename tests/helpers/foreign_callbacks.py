@@ -98,6 +98,11 @@ class Broken(Plain):
         self.raising = raising
         self._fail("__init__")
 
+    @property
+    def version(self) -> int:
+        self._fail("version")
+        return 0
+
     def _fail(self, method: str) -> None:
         if method == self.raising:
             raise OSError("no space left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import struct
 import time
@@ -95,6 +96,7 @@ def _wandb_records(path: Path) -> Iterator[Any]:
 
 def mlflow(folder: Path) -> Logged:
     """An MLFlowLogger's."""
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"file:{folder / 'mlruns'}")
