@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -27,7 +28,7 @@ from robustseg.config.modes import as_list
 from robustseg.config.saying import is_first_process, say
 from robustseg.files import write_json
 from robustseg.training.csv_file import CsvFile
-from robustseg.training.loggers import LoggerError, PanelFiles, guard, missing, refusal, start
+from robustseg.training.loggers import LoggerError, PanelFiles, guard, missing, refusal, start, warn_of
 
 LOGGERS = "loggers.json"
 """File in the folder of a run or an evaluation: the version that each logger gave itself, by its name."""
@@ -147,7 +148,9 @@ def _versions(home: Home) -> dict[str, Any]:
         kept = {} if home.purge_step is None else json.loads((home.folder / LOGGERS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {name: version for name, version in kept.items() if isinstance(version, (str, int))}
+    known = kept.items() if isinstance(kept, dict) else ()
+    # the folder may be a stranger's, and some loggers make paths of versions
+    return {name: version for name, version in known if re.fullmatch(r"\w[\w.-]*", str(version))}
 
 
 class StartLoggers(pl.Callback):
@@ -188,5 +191,8 @@ class StartLoggers(pl.Callback):
 def close(loggers: Sequence[Logger]) -> None:
     """End what a logger leaves open for the whole process: a later run would be logged into the same W&B run."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and logger.version is not None:
-            logger.experiment.finish()
+        if isinstance(logger, WandbLogger) and vars(logger).get("_experiment") is not None:
+            try:
+                logger.experiment.finish()
+            except Exception as error:
+                warn_of(logger, error)
