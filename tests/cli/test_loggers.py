@@ -146,7 +146,7 @@ def test_several_loggers_and_a_strangers_write_into_one_folder(tmp_path):
     assert not (run / "panels").exists()
 
 
-@pytest.mark.parametrize("logger", [False, "DummyLogger"])
+@pytest.mark.parametrize("logger", [False, pytest.param("DummyLogger", marks=pytest.mark.exhaustive)])
 def test_without_loggers_pictures_are_files_of_the_run(logger, tmp_path):
     if logger:
         logger = f"pytorch_lightning.loggers.logger.{logger}"
@@ -177,7 +177,10 @@ def test_a_logger_elsewhere_goes_on_where_it_was(tmp_path, capsys):
     assert pngs(run) == set()
 
 
-@pytest.mark.parametrize("raising", ["log_metrics", "log_image", "finalize", "save"])
+@pytest.mark.parametrize(
+    "raising",
+    ["log_metrics", "log_image", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("finalize", "save"))],
+)
 def test_a_logger_that_fails_on_the_way_ends_nothing(raising, tmp_path, recwarn):
     broken = {"class_path": "tests.helpers.foreign_callbacks.Broken", "init_args": {"raising": raising}}
     run = train(tmp_path, [broken, "CSVLogger"], "--trainer.max_epochs", "1")
