@@ -17,7 +17,7 @@ from robustseg.studies import Study
 TRAINER_DEFAULTS = {
     # The attack leaves inference mode by itself; without it, tensors that a model caches stay usable.
     "inference_mode": False,
-    "logger": False,
+    "logger": True,
     "default_root_dir": "runs",
     "log_every_n_steps": 10,
 }
