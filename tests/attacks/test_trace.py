@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from robustseg.attacks import AttackError
 from tests.helpers.cases import partly
 from tests.helpers.nets import CLASSES, TinyNet, tiny_batch, tiny_net
 
@@ -89,8 +90,9 @@ def test_no_trace_after_an_exception(name: str, mode: str):
     fail_at = 1 if ROWS[name].cost and ROWS[name].cost[0] == 1 else 2
     model, (images, targets) = restless(fail_at), tiny_batch(torch.float32)
     before = snapshot(model)
-    with pytest.raises(KeyError, match="inside the model"):
+    with pytest.raises(AttackError, match=r"raised KeyError \(test_trace.py, line \d+\): 'inside the model'") as caught:
         build(name)(model, images, targets, mode=mode)
+    assert isinstance(caught.value.__cause__, KeyError)
     assert_untouched(before, snapshot(model))
 
 

@@ -1,0 +1,155 @@
+"""State of the modules that an attack runs: put into the attack's mode, and left as it was."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from robustseg.attacks.buffers import Slots, changed, contents_of
+from robustseg.attacks.errors import AttackError
+
+AttackMode = Literal["eval", "train"]
+
+_LOCK = threading.RLock()
+_HOLDS: list[Hold] = []
+"""The attacks that run now, in all threads."""
+
+
+class Hold:
+    """The hold of one attack on the modules that it runs, and on torch's global random state.
+
+    A module is taken before its forward: its parameters are frozen and, with ``"eval"``, its training flag is cleared.
+    On release each training flag, each ``requires_grad``, each buffer and the random state are as they were found.
+    Attacks of several threads share what they found: the first one finds it, the last one restores it.
+
+    Args:
+        mode: Mode of the modules during the attack.
+    """
+
+    def __init__(self, mode: AttackMode):
+        self._mode = mode
+        self._thread = threading.get_ident()
+        self._modules: dict[int, nn.Module] = {}
+        # By kind and the owner's id: the owner and its state.
+        self._saved: dict[str, dict[int, tuple[Any, Any]]] = {kind: {} for kind in _RESTORE}
+        with _LOCK:
+            _HOLDS.append(self)
+            self._keep("generator", ((generator, generator.get_state()) for generator in _generators()))
+
+    def take(self, modules: Iterable[nn.Module]) -> None:
+        """Remember the state of modules, and put them into the mode.
+
+        Raises:
+            AttackError: ``"train"`` with synchronised BatchNorm on several ranks.
+        """
+        with _LOCK:
+            new = [module for module in modules if id(module) not in self._modules]
+            if self._mode == "train":
+                _refuse_synchronised_batchnorm(new)
+            self._modules.update((id(module), module) for module in new)
+            slots = [Slots.of(module) for module in new]
+            buffers = [buffer for each in slots for buffer in each.buffers.values() if buffer is not None]
+            tensors = [*buffers, *(p for module in new for _, p in module._parameters.items() if p is not None)]
+            modal = [module for module in new if hasattr(module, "training")]  # one of torch.jit.freeze has no mode
+            self._keep("slots", zip(new, slots, strict=True))
+            self._keep("contents", ((content.tensor, content) for content in contents_of(buffers)))
+            self._keep("requires_grad", ((tensor, tensor.requires_grad) for tensor in tensors))
+            self._keep("training", ((module, module.training) for module in modal))
+            for tensor in tensors:
+                if tensor.requires_grad and tensor.is_leaf:
+                    tensor.requires_grad = False
+            if self._mode == "eval":
+                for module in modal:
+                    _set_training(module, False)
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Take the modules that this thread runs within the block, each before its forward."""
+        with _LOCK:
+            handle = register_module_forward_pre_hook(self._meet)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _meet(self, module: nn.Module, inputs: object) -> None:
+        # Compiled code keeps no hooks: a compiler sees nothing of this one but the first condition.
+        if torch.compiler.is_compiling() or id(module) in self._modules:
+            return
+        if threading.get_ident() == self._thread:
+            self.take(module.modules())
+
+    def release(self) -> list[BaseException]:
+        """Restore everything that no other thread's attack holds; return the errors of what could not be restored."""
+        failures: list[BaseException] = []
+        with _LOCK, torch.no_grad():
+            _HOLDS.remove(self)
+            for kind, restore in _RESTORE.items():
+                held = [other._saved[kind] for other in self._others()]
+                pairs = [pair for key, pair in self._saved[kind].items() if not any(key in saved for saved in held)]
+                if kind == "contents":
+                    pairs = [(content.tensor, content) for content in changed([content for _, content in pairs])]
+                for owner, state in pairs:
+                    try:
+                        restore(owner, state)
+                    except BaseException as error:  # the others shall be restored all the same
+                        failures.append(error)
+        return failures
+
+    def _keep(self, kind: str, found: Iterable[tuple[Any, Any]]) -> None:
+        saved, held = self._saved[kind], [other._saved[kind] for other in self._others()]
+        for owner, state in found:
+            key = id(owner)
+            if key not in saved:
+                saved[key] = next((other[key] for other in held if key in other), (owner, state))
+
+    def _others(self) -> list[Hold]:
+        """Return the attacks of other threads; those of this one end in the reverse order of their beginning."""
+        return [hold for hold in _HOLDS if hold._thread != self._thread]
+
+
+def _set_training(module: nn.Module, flag: bool) -> None:
+    if module.training is not flag:
+        module.training = flag
+
+
+def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
+    if tensor.requires_grad is not flag:
+        # torch sets the flag of an inference tensor nowhere else; as an attribute, since lazy parameters have no method
+        with torch.inference_mode(tensor.is_inference()):
+            tensor.requires_grad = flag
+
+
+_RESTORE: dict[str, Callable[[Any, Any], None]] = {
+    "slots": lambda module, slots: slots.restore(module),
+    "contents": lambda tensor, content: content.restore(tensor),
+    "requires_grad": _set_requires_grad,
+    "training": _set_training,
+    "generator": lambda generator, state: generator.set_state(state),
+}
+"""How each kind of state is restored, in this order."""
+
+
+def _generators() -> list[torch.Generator]:
+    """Return torch's global generators: the CPU's, and that of the current GPU if one is in use."""
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    return generators
+
+
+def _refuse_synchronised_batchnorm(modules: Iterable[nn.Module]) -> None:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and torch.distributed.get_world_size() > 1:
+        for module in modules:
+            if isinstance(module, nn.SyncBatchNorm) and module.training:
+                raise AttackError(
+                    f"attack_mode train would run the synchronised BatchNorm {module} inside the attack, which can "
+                    "deadlock: use attack_mode eval, or BatchNorm that is not synchronised."
+                )
