@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from robustseg.attacks.buffers import Slots, changed, contents_of
 from robustseg.attacks.errors import AttackError
@@ -25,7 +26,8 @@ class Hold:
     """The hold of one attack on the modules that it runs, and on torch's global random state.
 
     A module is taken before its forward: its parameters are frozen and, with ``"eval"``, its training flag is cleared.
-    On release each training flag, each ``requires_grad``, each buffer and the random state are as they were found.
+    A DistributedDataParallel is passed by, so that it neither arms its reducer nor starts collectives. On release each
+    training flag, each ``requires_grad``, each buffer and the random state are as they were found.
     Attacks of several threads share what they found: the first one finds it, the last one restores it.
 
     Args:
@@ -61,9 +63,13 @@ class Hold:
             self._keep("contents", ((content.tensor, content) for content in contents_of(buffers)))
             self._keep("requires_grad", ((tensor, tensor.requires_grad) for tensor in tensors))
             self._keep("training", ((module, module.training) for module in modal))
+            wrappers = [module for module in new if isinstance(module, DistributedDataParallel)]
+            self._keep("forward", ((wrapper, vars(wrapper).get("forward")) for wrapper in wrappers))
             for tensor in tensors:
                 if tensor.requires_grad and tensor.is_leaf:
                     tensor.requires_grad = False
+            for wrapper in wrappers:
+                _set_forward(wrapper, wrapper.module.__call__)
             if self._mode == "eval":
                 for module in modal:
                     _set_training(module, False)
@@ -126,11 +132,19 @@ def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
             tensor.requires_grad = flag
 
 
+def _set_forward(wrapper: DistributedDataParallel, forward: Callable[..., Any] | None) -> None:
+    """Give an object a forward of its own, or with None that of its class again."""
+    vars(wrapper).pop("forward", None)
+    if forward is not None:
+        vars(wrapper)["forward"] = forward
+
+
 _RESTORE: dict[str, Callable[[Any, Any], None]] = {
     "slots": lambda module, slots: slots.restore(module),
     "contents": lambda tensor, content: content.restore(tensor),
     "requires_grad": _set_requires_grad,
     "training": _set_training,
+    "forward": _set_forward,
     "generator": lambda generator, state: generator.set_state(state),
 }
 """How each kind of state is restored, in this order."""

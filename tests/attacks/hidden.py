@@ -4,7 +4,7 @@ import functools
 import itertools
 import types
 import weakref
-from collections import deque
+from collections import UserDict, deque
 from collections.abc import Callable, Iterator
 
 import torch
@@ -159,6 +159,24 @@ def registered(net: nn.Module) -> type[Registry]:
     return type("Own", (Registry,), {"nets": {"net": net}})
 
 
+def of_class(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A network that is the attribute of a class."""
+
+    class Own:
+        inner = net
+
+        @classmethod
+        def run(cls, images: Tensor) -> Tensor:
+            return cls.inner.forward(images)
+
+    return Own.run
+
+
+def of_namespace(net: nn.Module) -> Callable[[Tensor], Tensor]:
+    held = types.SimpleNamespace(nets=UserDict(net=net))
+    return lambda images: held.nets["net"].forward(images)
+
+
 def of_registry(net: nn.Module) -> Callable[[Tensor], Tensor]:
     Registry.nets = {"net": net}
     return Registry.run_forward
@@ -201,6 +219,9 @@ HIDDEN: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
     "proxy": lambda net: (lambda seen: lambda images: seen.forward(images))(proxy(net)),
     "class": lambda net: registered(net).run,
     "static method": of_registry,
+    "class attribute": of_class,
+    "namespace": of_namespace,
+    "generator's forward": lambda net: (lambda nets: lambda images: next(nets).forward(images))(produced(net)),
     "first call": Lazy,
     "getattr": Delegating,
     "functional_call": by_functional_call,

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
@@ -185,6 +187,24 @@ def test_model_that_switches_to_train_mode_is_left_as_it_was():
     before = snapshot(net)
     attacked(Switching(net, True))
     assert_untouched(before, snapshot(net))
+
+
+def test_wrapper_of_distributed_training_within_a_function_starts_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Not one that is the model itself, which is taken off."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        net = trained(dropout=False)
+        wrapper = DistributedDataParallel(net)
+        wrapper(BATCH[0]).sum().backward()
+        expected, before = expected_of(net), snapshot(net)
+        with monkeypatch.context() as patch:
+            patch.setattr(wrapper, "_pre_forward", lambda *args, **settings: pytest.fail("an attack must not wait"))
+            assert torch.equal(attacked(lambda images: wrapper(images)), expected)
+        assert_untouched(before, snapshot(net))
+        wrapper(BATCH[0]).sum().backward()
+        assert "forward" not in vars(wrapper)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_train_mode_keeps_batch_statistics_of_hidden_networks():
