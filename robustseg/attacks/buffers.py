@@ -13,29 +13,37 @@ from torch.nn.parameter import is_lazy
 class Slots(NamedTuple):
     """The buffers of a module by their names, and the names of those that its state dict leaves out."""
 
-    buffers: dict[str, Tensor | None]
-    non_persistent: set[str]
+    buffers: tuple[tuple[str, Tensor | None], ...]
+    non_persistent: frozenset[str]
 
     @classmethod
     def of(cls, module: nn.Module) -> Slots:
         """Look at a module."""
-        return cls(dict(module._buffers.items()), set(vars(module).get("_non_persistent_buffers_set", ())))
+        if not module._buffers:  # as most
+            return _NO_SLOTS
+        return cls(tuple(module._buffers.items()), frozenset(vars(module).get("_non_persistent_buffers_set", ())))
 
     def restore(self, module: nn.Module) -> None:
         """Put the same tensors back under their names, in the same order."""
+        if not self.buffers and not module._buffers:
+            return
         now = Slots.of(module)
-        names = list(self.buffers)
-        if names == list(now.buffers) and all(self.buffers[name] is now.buffers[name] for name in names):
+        pairs = zip(self.buffers, now.buffers, strict=False)
+        same = all(name == other and buffer is tensor for (name, buffer), (other, tensor) in pairs)
+        if same and len(self.buffers) == len(now.buffers) and self.non_persistent == now.non_persistent:
             return
         if not isinstance(vars(module).get("_buffers"), dict):  # a module of torch.jit
-            for name, buffer in self.buffers.items():
+            for name, buffer in self.buffers:
                 setattr(module, name, buffer)
             return
-        for name in names:
+        for name, _ in self.buffers:
             vars(module).pop(name, None)  # a plain attribute that took the place of a buffer
         module._buffers.clear()
         module._buffers.update(self.buffers)
         module._non_persistent_buffers_set = set(self.non_persistent)
+
+
+_NO_SLOTS = Slots((), frozenset())
 
 
 class Contents(NamedTuple):
@@ -103,4 +111,4 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(-1).contiguous().view(torch.uint8)
+    return tensor.reshape(-1).contiguous().view(torch.uint8)

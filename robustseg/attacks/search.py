@@ -15,7 +15,7 @@ from torch import nn
 
 MOST = 20_000
 """Objects that are looked at; modules beyond are found when they run."""
-_ATOMS = (type(None), bool, int, float, complex, str, bytes)
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})
 _FOREIGN = {"torch", "numpy", "pytorch_lightning", "lightning", "lightning_fabric", *sys.stdlib_module_names}
 """Packages whose objects are no parts of a model."""
 _KNOWN = (UserDict, UserList, types.SimpleNamespace, functools._lru_cache_wrapper)
@@ -38,13 +38,14 @@ def modules_of(model: object) -> list[nn.Module]:
         if not queue:
             break
         thing = _referent(queue.popleft())
-        if isinstance(thing, _ATOMS) or id(thing) in seen:
+        if type(thing) in _ATOMS or id(thing) in seen:
             continue
         seen[id(thing)] = thing  # a reference, so that no other object gets its id
         if isinstance(thing, nn.Module):
             for module in thing.modules():
                 found[id(module)] = seen[id(module)] = module
-                queue.extend(value for name, value in vars(module).items() if name not in _OWN)
+                own = vars(module)
+                queue.extend(own[name] for name in own.keys() - _OWN if not _is_plain(own[name]))
         else:
             queue.extend(_parts(thing))
     return list(found.values())
@@ -55,6 +56,12 @@ def is_compiled(model: object, modules: Iterable[nn.Module]) -> bool:
     return hasattr(model, "_torchdynamo_orig_callable") or any(
         "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None for module in modules
     )
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is a setting, such as most attributes of most layers."""
+    kind = type(value)
+    return kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, value)))  # type: ignore[call-overload]
 
 
 def _referent(thing: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -50,13 +50,13 @@ class Hold:
         Raises:
             AttackError: ``"train"`` with synchronised BatchNorm on several ranks.
         """
-        with _LOCK:
+        with _LOCK, torch.no_grad():
             new = [module for module in modules if id(module) not in self._modules]
             if self._mode == "train":
                 _refuse_synchronised_batchnorm(new)
             self._modules.update((id(module), module) for module in new)
             slots = [Slots.of(module) for module in new]
-            buffers = [buffer for each in slots for buffer in each.buffers.values() if buffer is not None]
+            buffers = [buffer for each in slots for _, buffer in each.buffers if buffer is not None]
             tensors = [*buffers, *(p for module in new for _, p in module._parameters.items() if p is not None)]
             modal = [module for module in new if hasattr(module, "training")]  # one of torch.jit.freeze has no mode
             self._keep("slots", zip(new, slots, strict=True))
@@ -97,8 +97,8 @@ class Hold:
         with _LOCK, torch.no_grad():
             _HOLDS.remove(self)
             for kind, restore in _RESTORE.items():
-                held = [other._saved[kind] for other in self._others()]
-                pairs = [pair for key, pair in self._saved[kind].items() if not any(key in saved for saved in held)]
+                held = set[int]().union(*(other._saved[kind] for other in self._others()))
+                pairs = [pair for key, pair in self._saved[kind].items() if key not in held]
                 if kind == "contents":
                     pairs = [(content.tensor, content) for content in changed([content for _, content in pairs])]
                 for owner, state in pairs:
@@ -109,11 +109,10 @@ class Hold:
         return failures
 
     def _keep(self, kind: str, found: Iterable[tuple[Any, Any]]) -> None:
-        saved, held = self._saved[kind], [other._saved[kind] for other in self._others()]
-        for owner, state in found:
-            key = id(owner)
-            if key not in saved:
-                saved[key] = next((other[key] for other in held if key in other), (owner, state))
+        new = {id(pair[0]): pair for pair in found}
+        for other in self._others():
+            new.update((key, other._saved[kind][key]) for key in new.keys() & other._saved[kind].keys())
+        self._saved[kind] = new | self._saved[kind]
 
     def _others(self) -> list[Hold]:
         """Return the attacks of other threads; those of this one end in the reverse order of their beginning."""
@@ -126,10 +125,11 @@ def _set_training(module: nn.Module, flag: bool) -> None:
 
 
 def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
-    if tensor.requires_grad is not flag:
-        # torch sets the flag of an inference tensor nowhere else; as an attribute, since lazy parameters have no method
-        with torch.inference_mode(tensor.is_inference()):
-            tensor.requires_grad = flag
+    if tensor.requires_grad is flag:
+        return
+    # As an attribute, since lazy parameters have no method for it; torch sets that of inference tensors nowhere else.
+    with torch.inference_mode() if tensor.is_inference() else nullcontext():
+        tensor.requires_grad = flag
 
 
 def _set_forward(wrapper: DistributedDataParallel, forward: Callable[..., Any] | None) -> None:
