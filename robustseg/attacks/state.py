@@ -86,7 +86,7 @@ class Hold:
 
     def _meet(self, module: nn.Module, inputs: object) -> None:
         # Compiled code keeps no hooks: a compiler sees nothing of this one but the first condition.
-        if torch.compiler.is_compiling() or id(module) in self._modules:
+        if torch.compiler.is_dynamo_compiling() or id(module) in self._modules:
             return
         if threading.get_ident() == self._thread:
             self.take(module.modules())
