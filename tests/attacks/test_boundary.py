@@ -42,7 +42,8 @@ def expected_of(net: nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("kind", hidden.HIDDEN)
 def test_hidden_network_is_attacked_in_eval_mode_and_left_as_it_was(kind: str):
-    net = trained()
+    net = hidden.Own(trained()).train()
+    net.inner[0].layers[1].eval()
     hidden.in_global(net)
     model, expected, before = hidden.HIDDEN[kind](net), expected_of(net), snapshot(net)
     assert torch.equal(attacked(model), expected)
