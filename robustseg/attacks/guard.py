@@ -47,7 +47,8 @@ class Guarded(nn.Module):
         self.model = model
         self._hold = hold
         modules = modules_of(model)
-        hold.take(modules)
+        with model_errors():
+            hold.take(modules)
         # Compiled code keeps no hooks, and torch warns of global ones: what it runs is found by the search.
         self._watch = nullcontext if is_compiled(model, modules) else hold.watch
 

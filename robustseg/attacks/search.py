@@ -37,23 +37,25 @@ def modules_of(model: object) -> list[nn.Module]:
     for _ in range(MOST):
         if not queue:
             break
-        thing = _referent(queue.popleft())
+        thing = queue.popleft()
         if type(thing) in _ATOMS or id(thing) in seen:
             continue
         seen[id(thing)] = thing  # a reference, so that no other object gets its id
-        if isinstance(thing, nn.Module):
-            for module in thing.modules():
-                found[id(module)] = seen[id(module)] = module
-                own = vars(module)
-                queue.extend(own[name] for name in own.keys() - _OWN if not _is_plain(own[name]))
-        else:
-            queue.extend(_parts(thing))
+        with suppress(Exception):  # of an object that does not let itself be looked at
+            if isinstance(thing, nn.Module):
+                for module in thing.modules():
+                    found[id(module)] = seen[id(module)] = module
+                    own = vars(module)
+                    queue.extend(own[name] for name in own.keys() - _OWN if not _is_plain(own[name]))
+            else:
+                queue.extend(_parts(thing))
     return list(found.values())
 
 
 def is_compiled(model: object, modules: Iterable[nn.Module]) -> bool:
     """Return whether ``torch.compile`` made the model or one of its modules."""
-    return hasattr(model, "_torchdynamo_orig_callable") or any(
+    function = isinstance(model, types.FunctionType) and hasattr(model, "_torchdynamo_orig_callable")
+    return function or any(
         "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None for module in modules
     )
 
@@ -64,18 +66,12 @@ def _is_plain(value: object) -> bool:
     return kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, value)))  # type: ignore[call-overload]
 
 
-def _referent(thing: object) -> object:
-    """Return the object to which a weak reference refers; any other object itself."""
-    if isinstance(thing, weakref.ref):
-        return thing()
-    if isinstance(thing, weakref.ProxyTypes):
-        with suppress(ReferenceError):
-            return thing.__init__.__self__
-    return thing
-
-
 def _parts(thing: object) -> Iterable[object]:
     """Return the objects to which an object refers directly."""
+    if isinstance(thing, weakref.ref):
+        return [thing()]
+    if isinstance(thing, weakref.ProxyTypes):
+        return [thing.__init__.__self__]
     if isinstance(thing, (dict, types.MappingProxyType)):
         return itertools.islice(thing.values(), MOST)
     if isinstance(thing, (list, tuple, set, frozenset, deque)):

@@ -6,6 +6,7 @@ import types
 import weakref
 from collections import UserDict, deque
 from collections.abc import Callable, Iterator
+from unittest.mock import Mock
 
 import torch
 import torch.nn.functional as F
@@ -117,6 +118,19 @@ class Delegating:
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.net(images)
+
+
+class Refusing:
+    """Does not let itself be looked at."""
+
+    def __init__(self, net: nn.Module):
+        object.__setattr__(self, "net", net)
+
+    def __getattribute__(self, name: str) -> object:
+        raise RuntimeError(name)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return object.__getattribute__(self, "net")(images)
 
 
 class Outer(nn.Module):
@@ -240,6 +254,8 @@ HIDDEN: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
     "generator's forward": lambda net: (lambda nets: lambda images: next(nets).forward(images))(produced(net)),
     "first call": Lazy,
     "getattr": Delegating,
+    "refusing": lambda net: (lambda held: lambda images: held(images))(Refusing(net)),
+    "mock": lambda net: Mock(side_effect=net),
     "functional_call": by_functional_call,
     "list in a module": lambda net: Outer([net], lambda nets, images: nets[0](images)),
     "object in a module": lambda net: Outer(Slotted(net), lambda held, images: held(images)),

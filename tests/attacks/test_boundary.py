@@ -212,6 +212,18 @@ class Stubborn(nn.Module):
         return images
 
 
+def test_mode_that_cannot_be_set_is_an_attack_error():
+    class Deaf(Stubborn):
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value or name == "training")
+
+    net = trained()
+    before = snapshot(net)
+    with pytest.raises(AttackError, match=r"raised ValueError \(test_boundary.py, line \d+\): stubborn"):
+        attacked(nn.Sequential(net, Deaf(ValueError)))
+    assert_untouched(before, snapshot(net))
+
+
 def test_one_failure_to_restore_prevents_nothing_else():
     net = trained()
     model = nn.Sequential(Stubborn(ValueError), net)
