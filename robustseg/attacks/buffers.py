@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -72,13 +73,14 @@ class Contents(NamedTuple):
 
 
 def contents_of(tensors: Iterable[Tensor]) -> Iterator[Contents]:
-    """Copy the values of tensors, with one copy for each device; those without values yet (lazy) are left out."""
+    """Copy the values of tensors, with one copy for each device; those without values (lazy, meta) are left out."""
     flat: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
         if _is_plain(tensor):
             flat.setdefault(tensor.device, []).append(tensor)
         elif not is_lazy(tensor) and not tensor.is_meta:
-            yield Contents(tensor, tensor.shape, tensor.detach().clone(), tensor._version)
+            with suppress(Exception):  # of a class whose tensors cannot be copied
+                yield Contents(tensor, tensor.shape, tensor.detach().clone(), tensor._version)
     for group in flat.values():
         parts = [_bytes(tensor) for tensor in group]
         copies = torch.split(torch.cat(parts), [len(part) for part in parts])
@@ -95,13 +97,8 @@ def changed(contents: Sequence[Contents]) -> Iterator[Contents]:
         else:
             yield content
     for group in flat.values():
-        try:
-            same = torch.equal(
-                torch.cat([_bytes(content.tensor) for content in group]), torch.cat([content.copy for content in group])
-            )
-        except RuntimeError:  # of one tensor or of the device: each one is tried by itself
-            same = False
-        if not same:
+        now = torch.cat([_bytes(content.tensor) for content in group])
+        if not torch.equal(now, torch.cat([content.copy for content in group])):
             yield from group
 
 

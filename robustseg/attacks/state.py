@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
 import torch
@@ -100,7 +100,8 @@ class Hold:
                 held = set[int]().union(*(other._saved[kind] for other in self._others()))
                 pairs = [pair for key, pair in self._saved[kind].items() if key not in held]
                 if kind == "contents":
-                    pairs = [(content.tensor, content) for content in changed([content for _, content in pairs])]
+                    with suppress(Exception):  # otherwise each is looked at by itself
+                        pairs = [(content.tensor, content) for content in changed([content for _, content in pairs])]
                 for owner, state in pairs:
                     try:
                         restore(owner, state)

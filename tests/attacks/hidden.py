@@ -237,6 +237,7 @@ HIDDEN: dict[str, Callable[[nn.Module], Callable[[Tensor], Tensor]]] = {
     "closure": lambda net: lambda images: net.forward(images),
     "closure over an object": lambda net: (lambda held: lambda images: held(images))(Slotted(net)),
     "bound method of an object": lambda net: Holder(net).__call__,
+    "bound method": lambda net: net.forward,
     "partial": lambda net: functools.partial(lambda model, images: model.forward(images), net),
     "partial of a bound method": lambda net: functools.partial(Slotted(net).__call__),
     "global name": lambda net: of_global,

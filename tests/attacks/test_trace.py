@@ -1,6 +1,5 @@
 """An attack leaves no trace: model, autograd and global random states are as before, whatever happens."""
 
-import functools
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -146,32 +145,6 @@ def test_plain_function_is_a_model(name: str):
     actual = build(name)(lambda x: model(x), images, targets)
     assert torch.equal(actual, build(name)(model, images, targets))
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-bn = nn.Sequential(nn.Conv2d(3, CLASSES, 1), nn.BatchNorm2d(CLASSES)).train()
-
-
-def of_global(images: Tensor) -> Tensor:
-    return bn(images)
-
-
-WRAPPED = {
-    "closure": lambda net: lambda x: net(x),
-    "bound method": lambda net: net.forward,
-    "partial": lambda net: functools.partial(lambda model, x: model(x), net),
-    "global": lambda net: of_global,
-}
-
-
-@pytest.mark.parametrize("kind", WRAPPED)
-def test_function_around_a_module_leaves_no_trace(kind: str):
-    images, targets = tiny_batch(torch.float32)
-    before = snapshot(bn)
-    seen: list[bool] = []
-    model = WRAPPED[kind](bn)
-    build("PGD")(model, images, targets, on_step=lambda step: seen.append(bn.training))
-    assert not any(seen)
-    assert_untouched(before, snapshot(bn))
 
 
 @every_attack
