@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from robustseg.attacks.errors import AttackError, NoGradientError
 from robustseg.attacks.gradients import NO_GRADIENT
-from robustseg.attacks.guard import AttackError, Model, NoGradientError
+from robustseg.attacks.guard import Model
 
 Combine = Literal["logits", "probabilities"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
+from robustseg.attacks.errors import NonFiniteError
 from robustseg.attacks.gradients import LEAVE_EVERY
-from robustseg.attacks.guard import NonFiniteError
 from robustseg.attacks.losses.base import IGNORED, correct_pixels, cross_entropy
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, ThreatModel, per_image

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.guard import AttackError
+from robustseg.attacks.errors import AttackError
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.targets.label_files import text_mask
 from robustseg.types import IGNORE_INDEX

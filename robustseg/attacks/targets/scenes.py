@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustseg.attacks.guard import AttackError
+from robustseg.attacks.errors import AttackError
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.targets.label_files import label_files, read_labels
 from robustseg.attacks.targets.maps import TargetMap

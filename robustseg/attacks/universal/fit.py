@@ -11,8 +11,9 @@ from torch import Tensor
 
 from robustseg.attacks.base import Attack, OnStep, check_batch, check_logits
 from robustseg.attacks.describe import plain_setting
+from robustseg.attacks.errors import AttackError
 from robustseg.attacks.gradients import input_gradient, refuse_non_finite
-from robustseg.attacks.guard import AttackError, Model, attack_mode
+from robustseg.attacks.guard import Model, attack_mode
 from robustseg.attacks.losses.base import IGNORED, AttackLoss
 from robustseg.attacks.losses.pixelwise import CrossEntropy
 from robustseg.attacks.noise import NoiseSource
