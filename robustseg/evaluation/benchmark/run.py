@@ -33,7 +33,7 @@ from robustseg.evaluation.measurements import Measurements, read_measurements
 from robustseg.evaluation.panels import Palette
 from robustseg.evaluation.pictures import PICTURES, PictureKeeper
 from robustseg.evaluation.protocol import claim, differences, digest, read
-from robustseg.evaluation.records import REFUSED, refuse_others
+from robustseg.evaluation.records import REFUSED, measured_with, refuse_others
 from robustseg.evaluation.report import PanelPicture, write_markdown, write_report
 from robustseg.evaluation.results import scores_table, tables_of
 from robustseg.evaluation.store import RECORDS, read_records, streams
@@ -226,7 +226,7 @@ def merge(output: Path, folders: Sequence[Path]) -> None:
         refuse_others(found, digest(facts), settings)
         for stream in found:
             settings |= stream.about["attacks"]
-        mine = {(record.sample, record.attack) for stream in found for record in read_records(stream)}
+        mine = {(record.sample, measured_with(record.attack)) for stream in found for record in read_records(stream)}
         if common := sorted(key for key in mine if key in owner):
             sample, attack = common[0]
             raise EvaluationError(

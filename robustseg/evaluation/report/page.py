@@ -60,6 +60,7 @@ def report_html(
         facts=view.facts(card),
         intervals=card.clean.no_confidence is None,
         scores=to_html(tables.scores(card, summaries=True), "scores cards"),
+        notes=view.notes(card),
         flags=view.flags(card),
         plots=plots,
         pictures=[_shown(picture) for picture in sorted(pictures, key=lambda picture: picture.kind != "worst")],

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from robustseg.evaluation.card import UNKNOWN, AttackRow, Card, DataFacts, Figured, Flag, ModelFacts, Protocol, Scores
-from robustseg.evaluation.figures import SCORES, Figure, keys_in, shown_in
+from robustseg.evaluation.figures import IN_8BIT, SCORES, Figure, keys_in, shown_in
 from robustseg.evaluation.report.wording import (
     NOTHING,
     attack_summary,
@@ -36,6 +36,7 @@ COLUMNS = {
     "budget": "largest δ",
 }
 """Columns of the main table, with their headings."""
+_STORED = [figure for figure in _REPORTED if figure.key in IN_8BIT.values()]
 
 VERDICT_LINES = {
     "ok": "No check found a reason to doubt these figures.",
@@ -146,6 +147,24 @@ def _weakest(card: Card, key: str) -> tuple[Figured | None, str]:
     return card.attacks[name], plain(name)
 
 
+STORED = (
+    "miou, 8 bit: of the adversarial images rounded to 8 bit, as a saved PNG has them; other figures are of the images as "
+    "they are. Rounding may take an image out of its budget by up to half a grey level; it is not projected again."
+)
+"""Explanation of the figures of rounded images."""
+
+
+def notes(card: Card) -> list[str]:
+    """Return what a reader of the main table has to know about this card's figures."""
+    return [STORED] * any(figure.key in columns(card) for figure in _STORED)
+
+
+def columns(card: Card) -> dict[str, str]:
+    """Return the columns of the main table; cards of version 0.1 have no figures of rounded images."""
+    blank = {f.key for f in _STORED if all(row[f.key] is None for row in card.ran.values())}
+    return {key: heading for key, heading in COLUMNS.items() if key not in blank}
+
+
 def rows(card: Card) -> list[Row]:
     """Return the rows of the main table: clean, each attack, the worst cases."""
     lowest = {key: min((f for row in card.ran.values() if (f := row[key]) is not None), default=None) for key in SCORES}
@@ -172,7 +191,7 @@ def _worst_rows(card: Card) -> Iterator[Row]:
         "greedy": (_GREEDY, "one attack per image, chosen to lower the miou of all images together"),
     }
     for kind, row in card.worst_case.kinds() if card.worst_case is not None else ():
-        cells = _scores(row)
+        cells = _scores(row) | {f.key: Text(percent(row[f.key])) for f in _STORED}
         for key in keys_in("report gap"):
             clean, robust = card.clean[key], row[key]
             cells[f"gap_{key}"] = Text(points(None if clean is None or robust is None else clean - robust))
