@@ -26,6 +26,7 @@ from robustseg.evaluation.record import COLUMNS, image_figures, rounded
 from robustseg.evaluation.records import answers_to, measured_with, refuse_reserved_names, rounded_name
 from robustseg.evaluation.sinks import Sink
 from robustseg.evaluation.store import ImageRecord
+from robustseg.evaluation.targets import TargetKind, check_targets, own_predictions, refuse_ignored_classes
 from robustseg.evaluation.views import Look, View, seen_name
 from robustseg.metrics import confusion_matrix, pixel_acc
 from robustseg.types import IGNORE_INDEX, Batch
@@ -49,9 +50,12 @@ class Evaluator:
         views: Views that record further values of the images, by name. If one is added later, the attacks run again
             on all images for it.
         for_itself: Names of attacks whose images only the attacked model, "" in ``scored_on``, is scored on.
+        targets: Targets of attacks and scores: the ``labels`` that :meth:`update` gets, or the attacked model's own
+            ``predictions`` on the clean images, with which every pixel counts.
 
     Raises:
-        ValueError: An attack is called "clean", or has a name that is reserved for the records of views.
+        ValueError: An attack is called "clean", or has a name that is reserved for other records; or with predictions
+            an ignore index is a class.
         EvaluationError: The sink cannot take records of these attacks.
     """
 
@@ -66,10 +70,14 @@ class Evaluator:
         scored_on: Sequence[str] = ("",),
         views: Mapping[str, View] | None = None,
         for_itself: Collection[str] = (),
+        targets: TargetKind = "labels",
     ):
         if CLEAN in attacks:
             raise ValueError(f"an attack cannot be called {CLEAN!r}: that is the name of the scores without attack.")
         refuse_reserved_names(attacks)
+        self.targets = check_targets(targets)
+        if targets == "predictions":
+            refuse_ignored_classes([ignore_index, *(each.ignore_index for each in attacks.values())], num_classes)
         self.attacks = dict(attacks)
         self.num_classes = num_classes
         self.sink = sink
@@ -119,7 +127,7 @@ class Evaluator:
                 given.
             ids: B sample ids.
             images: B×3×H×W in [0, 1].
-            targets: B×H×W class ids.
+            targets: B×H×W class ids; not used if the model's predictions are the targets.
             on_step: Function that is called with the attack's name after each of its gradients.
             scored: The models of ``scored_on``, by name.
 
@@ -130,6 +138,8 @@ class Evaluator:
         models = {"": model} if scored is None else scored
         self.sink.begin()
         missing = {sample: set(self.missing(sample)) for sample in ids}
+        if self.targets == "predictions" and any(missing.values()):
+            targets = own_predictions(model, images)
         for attack in (CLEAN, *self.attacks):
             names = answers_to(attack, self.scored_on, self.for_itself)
             views = self._views(attack)
