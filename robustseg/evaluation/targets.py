@@ -69,6 +69,24 @@ def refuse_ignored_classes(ignored: Iterable[int], num_classes: int) -> None:
             )
 
 
+def refuse_other_ignore_index(name: str, ignored: int, of_data: int) -> None:
+    """Refuse an attack that spares other pixels than those that do not count: it would look weaker than it is.
+
+    Args:
+        name: Name of the attack.
+        ignored: Its ignore index.
+        of_data: Ignore index of the data.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if ignored != of_data:
+        raise ValueError(
+            f"robustness.attacks.{name}: ignore_index = {ignored}, but the data ignore {of_data}: leave it out, or "
+            "give that of the data."
+        )
+
+
 def own_predictions(model: Model, images: Tensor) -> Tensor:
     """Predict class ids B×H×W for clean images B×3×H×W, in full precision with the model in eval mode.
 

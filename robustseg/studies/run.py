@@ -67,7 +67,7 @@ def run_study(
         AttackError: An attack cannot continue.
     """
     if targets and not study.takes_targets:
-        raise StudyError(f"{type(study).__name__} has models of its own to score: leave --targets out.")
+        raise StudyError(f"{type(study).__name__} has models of its own to score: leave --models out.")
     study.check_sources({attacked: benchmark})
     models = study.answering(attacked, benchmark.model, targets)
     found = _measured(trainer, benchmark, study, folder, models, attacked)

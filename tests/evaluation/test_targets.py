@@ -235,3 +235,10 @@ def test_the_answer_does_not_depend_on_the_mode_of_the_model():
         results.append({key: float(value) for key, value in sink.compute()["fgsm"].items() if key.endswith("acc")})
     assert results[0] == results[1]
     assert float(sink.compute()["clean"]["pixel_acc"]) == 1
+
+
+@pytest.mark.parametrize("attack", [PGD(ignore_index=0), Targeted(PGD(targeted=True, ignore_index=3), PureClass(1))])
+def test_an_attack_that_ignores_other_labels_than_the_data_is_refused(attack):
+    """It would spare a class that is scored, and look weak."""
+    with pytest.raises(EvaluationError, match=r"robustness\.attacks\.mine: ignore_index = \d, but the data ignore 255"):
+        tiny_benchmark(attacks={"mine": attack})

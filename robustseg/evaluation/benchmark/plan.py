@@ -18,7 +18,12 @@ from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark.detection import Consistency
 from robustseg.evaluation.benchmark.facts import data_facts, model_facts
 from robustseg.evaluation.protocol import digest
-from robustseg.evaluation.targets import TargetKind, check_targets, refuse_ignored_classes
+from robustseg.evaluation.targets import (
+    TargetKind,
+    check_targets,
+    refuse_ignored_classes,
+    refuse_other_ignore_index,
+)
 from robustseg.evaluation.views import View, view_settings
 from robustseg.models import SegmentationModel
 
@@ -145,13 +150,15 @@ class Benchmark:
         }
 
     def _check_targets(self) -> None:
-        """Refuse targets that the data does not have, or that would not all count.
+        """Refuse targets that the data does not have, and attacks that ignore other pixels than the scores do.
 
         Raises:
             EvaluationError: They do not fit.
         """
         try:
             check_targets(self.targets, self.data.labelled)
+            for name, attack in self.attacks.items() if self.targets == "labels" else ():
+                refuse_other_ignore_index(name, attack.ignore_index, self.data.ignore_index)
             if self.targets == "predictions":
                 ignored = {attack.ignore_index for attack in self.attacks.values()} | {self.data.ignore_index}
                 refuse_ignored_classes(sorted(ignored), self.model.num_classes)
