@@ -70,8 +70,8 @@ def _study(args: Sequence[str], build: Build) -> int:
     options, rest = parser.parse_known_args(args)
     if any(part.partition("=")[0] == "--targets" for part in rest):
         raise StudyError(
-            "--targets is now --models, which names further models to score: study … --models NAME=RUN; the targets of an "
-            "evaluation are robustness.targets."
+            "--targets is now --models, which names further models to score: study … --models NAME=RUN; the targets of "
+            "an evaluation are robustness.targets."
         )
     cli = build(rest, study=True)
     places = parse_models(options.models, "--models")
