@@ -92,7 +92,7 @@ def test_a_network_in_a_file_stays_in_the_configuration_of_the_run(tmp_path):
     attack.write_text(yaml.safe_dump(tiny["model"]["attack"]))
     data.write_text(yaml.safe_dump({"data": tiny["data"]}))
     including = tmp_path / "including.yaml"
-    including.write_text("include: data.yaml")
+    including.write_text("include: [data.yaml]")
     options = ["--model.network", str(network), "--model.attack", str(attack), "--config", str(including)]
     options += ["--robustness.attacks", "{}"]
     run = train(tmp_path / "runs", *options)
