@@ -11,7 +11,7 @@ from torch import Tensor
 RESERVED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "_forward_module")
 """Names of the module inside of the wrappers of torch.compile, checkpointing, FSDP and Fabric."""
 WRAPPERS = (*RESERVED, "module")
-"""The same with that of DataParallel and AveragedModel, which a network may use for a module of its own."""
+"""All wrappers, with that of DataParallel and AveragedModel, whose name a network may use itself."""
 
 AVERAGING_COUNTER = "n_averaged"
 """Entry of torch.optim.swa_utils.AveragedModel beside ``module.``."""
