@@ -17,6 +17,7 @@ from robustseg.data.lightning import data_of
 from robustseg.detectors import Detector
 from robustseg.evaluation import CLEAN, Attacked, Evaluator, Example, MemorySink
 from robustseg.evaluation.figures import LOGGED
+from robustseg.evaluation.targets import check_targets
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
 
@@ -27,7 +28,7 @@ class RobustnessEvaluation(pl.Callback):
     It logs ``val/<attack>/miou`` (and the other :data:`~robustseg.evaluation.figures.LOGGED`), and the clean scores of
     the same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over the data set: no
     autocast, one confusion matrix, every image once. :mod:`robustseg.evaluation.benchmark` runs all attacks on all test
-    images; its settings ``suite``, ``test_num_images`` and the detectors are kept here as well.
+    images; its settings ``suite``, ``test_num_images``, ``targets`` and the detectors are kept here as well.
 
     Args:
         attacks: Attacks by the name they are reported under.
@@ -42,10 +43,13 @@ class RobustnessEvaluation(pl.Callback):
         false_positive_rate: Largest share of benign images that a detector's threshold may reject, in [0, 1).
         threshold_images: Number of benign images that thresholds are fitted on, evenly spread over the training split;
             null for all of it.
+        targets: Targets of attacks and scores in the benchmark: the ``labels`` of the data, or the model's own
+            ``predictions`` on the clean images, for data without labels. Validation always uses labels: a checkpoint
+            that is chosen by what is left of its own answer would be the one that always says the same.
 
     Raises:
-        ValueError: A number is out of range, ``validate_with`` names an unknown attack, or a detector is
-            called "clean".
+        ValueError: A number is out of range, ``validate_with`` names an unknown attack, a detector is called "clean",
+            or ``targets`` is neither of the two.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class RobustnessEvaluation(pl.Callback):
         detectors: dict[str, Detector] | None = None,
         false_positive_rate: float = 0.05,
         threshold_images: int | None = 100,
+        # A list as well, since the refusal of both says more than that of a type.
+        targets: str | list[str] = "labels",
     ):
         self.attacks = dict(attacks or {})
         unknown = [name for name in validate_with or [] if name not in self.attacks]
@@ -87,6 +93,7 @@ class RobustnessEvaluation(pl.Callback):
             raise ValueError(f"a detector cannot be called {CLEAN!r}: that is the name of the scores without attack.")
         self.false_positive_rate = false_positive_rate
         self.threshold_images = threshold_images
+        self.targets = check_targets(targets)
         self._evaluator: Evaluator | None = None
         self._sink = MemorySink()
         self._images_left = 0

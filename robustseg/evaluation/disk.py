@@ -42,6 +42,7 @@ class DiskSink(Sink):
     """
 
     device = torch.device("cpu")
+    rounds = True
 
     def __init__(
         self,

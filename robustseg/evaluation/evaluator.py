@@ -22,11 +22,12 @@ from robustseg.evaluation.attacking import (
     predict,
     untouched,
 )
-from robustseg.evaluation.record import COLUMNS, image_figures
-from robustseg.evaluation.records import answers_to
+from robustseg.evaluation.record import COLUMNS, image_figures, rounded
+from robustseg.evaluation.records import answers_to, measured_with, refuse_reserved_names, rounded_name
 from robustseg.evaluation.sinks import Sink
 from robustseg.evaluation.store import ImageRecord
-from robustseg.evaluation.views import Look, View, refuse_names_of_views, seen_name
+from robustseg.evaluation.targets import TargetKind, check_targets, own_predictions, refuse_ignored_classes
+from robustseg.evaluation.views import Look, View, seen_name
 from robustseg.metrics import confusion_matrix, pixel_acc
 from robustseg.types import IGNORE_INDEX, Batch
 
@@ -49,9 +50,12 @@ class Evaluator:
         views: Views that record further values of the images, by name. If one is added later, the attacks run again
             on all images for it.
         for_itself: Names of attacks whose images only the attacked model, "" in ``scored_on``, is scored on.
+        targets: Targets of attacks and scores: the ``labels`` that :meth:`update` gets, or the attacked model's own
+            ``predictions`` on the clean images, with which every pixel counts.
 
     Raises:
-        ValueError: An attack is called "clean", or has a name that is reserved for the records of views.
+        ValueError: An attack is called "clean", or has a name that is reserved for other records; or with predictions
+            an ignore index is a class.
         EvaluationError: The sink cannot take records of these attacks.
     """
 
@@ -66,10 +70,14 @@ class Evaluator:
         scored_on: Sequence[str] = ("",),
         views: Mapping[str, View] | None = None,
         for_itself: Collection[str] = (),
+        targets: TargetKind = "labels",
     ):
         if CLEAN in attacks:
             raise ValueError(f"an attack cannot be called {CLEAN!r}: that is the name of the scores without attack.")
-        refuse_names_of_views(attacks)
+        refuse_reserved_names(attacks)
+        self.targets = check_targets(targets)
+        if targets == "predictions":
+            refuse_ignored_classes([ignore_index, *(each.ignore_index for each in attacks.values())], num_classes)
         self.attacks = dict(attacks)
         self.num_classes = num_classes
         self.sink = sink
@@ -119,7 +127,7 @@ class Evaluator:
                 given.
             ids: B sample ids.
             images: B×3×H×W in [0, 1].
-            targets: B×H×W class ids.
+            targets: B×H×W class ids; not used if the model's predictions are the targets.
             on_step: Function that is called with the attack's name after each of its gradients.
             scored: The models of ``scored_on``, by name.
 
@@ -130,6 +138,8 @@ class Evaluator:
         models = {"": model} if scored is None else scored
         self.sink.begin()
         missing = {sample: set(self.missing(sample)) for sample in ids}
+        if self.targets == "predictions" and any(missing.values()):
+            targets = own_predictions(model, images)
         for attack in (CLEAN, *self.attacks):
             names = answers_to(attack, self.scored_on, self.for_itself)
             views = self._views(attack)
@@ -152,7 +162,7 @@ class Evaluator:
                 ]
                 for name, look in looks.items():
                     found += self._noted(name, look, part, outcome)
-            self.sink.put([record for record in found if record.attack in missing[record.sample]])
+            self.sink.put([record for record in found if measured_with(record.attack) in missing[record.sample]])
 
     def _attack(self, name: str, model: Model, batch: Batch, on_step: OnStep | None) -> Outcome | None:
         """Run an attack; return None if it cannot be run."""
@@ -180,16 +190,33 @@ class Evaluator:
         # A trace holds the attacked model's losses, so only that model's records have it.
         traces = list(trace.flatten(1).cpu()) if trace is not None and own else [None] * size
         rows = zip(batch.ids, confusions.to(device), figures.to(device), traces, strict=True)
-        return [ImageRecord(id, name, matrix, row, size, each) for id, matrix, row, each in rows]
+        records = [ImageRecord(id, name, matrix, row, size, each) for id, matrix, row, each in rows]
+        if name in self.attacks and self.sink.rounds:
+            records += self._rounded(name, model, batch, images_adv, confusions)
+        return records
+
+    def _rounded(
+        self, name: str, model: Model, batch: Batch, images_adv: Tensor, confusions: Tensor
+    ) -> list[ImageRecord]:
+        """Score an attack's images after rounding to 8 bit; images that are 8 bit already keep their confusion."""
+        images = rounded(images_adv).to(images_adv.dtype)
+        if not torch.equal(images, images_adv):
+            predictions = predict(model, images, batch.targets, self.ignore_index)
+            confusions = confusion_matrix(predictions, batch.targets, self.num_classes, self.ignore_index)
+        return self._without_figures(rounded_name(name), batch, confusions.to(self.sink.device))
 
     def _noted(self, name: str, look: Look, batch: Batch, outcome: Outcome) -> list[ImageRecord]:
         """Return the records of a view's values for each image, without scores."""
-        nothing = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        nothing = torch.zeros(len(batch.ids), self.num_classes, self.num_classes, dtype=torch.int64)
+        return self._without_figures(name, batch, nothing, look.finish(outcome))
+
+    def _without_figures(
+        self, name: str, batch: Batch, confusions: Tensor, values: Sequence[Tensor] | None = None
+    ) -> list[ImageRecord]:
+        size = len(batch.ids)
         figures = torch.full((len(COLUMNS),), math.nan, dtype=torch.float64)
-        return [
-            ImageRecord(id, name, nothing, figures, len(batch.ids), values)
-            for id, values in zip(batch.ids, look.finish(outcome), strict=True)
-        ]
+        rows = zip(batch.ids, confusions, [None] * size if values is None else values, strict=True)
+        return [ImageRecord(id, name, matrix, figures, size, each) for id, matrix, each in rows]
 
     def close(self) -> None:
         """Close the sink."""

@@ -67,7 +67,7 @@ def run_study(
         AttackError: An attack cannot continue.
     """
     if targets and not study.takes_targets:
-        raise StudyError(f"{type(study).__name__} has models of its own to score: leave --targets out.")
+        raise StudyError(f"{type(study).__name__} has models of its own to score: leave --models out.")
     study.check_sources({attacked: benchmark})
     models = study.answering(attacked, benchmark.model, targets)
     found = _measured(trainer, benchmark, study, folder, models, attacked)
@@ -120,6 +120,11 @@ def _measured(
     source: str,
 ) -> tuple[Measurements, dict[str, Any]] | None:
     """Measure one attacked model; return measurements and conditions, or None in a process that writes no results."""
+    if benchmark.targets != "labels":
+        raise StudyError(
+            "robustness.targets = predictions: a study scores against labels, and other models than the attacked one: "
+            "give it --robustness.targets labels; robustseg evaluate takes predictions."
+        )
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise StudyError(f"two models are called {next(n for n in names if names.count(n) > 1)!r}: rename one of them.")

@@ -62,6 +62,7 @@ class EvaluationModule(pl.LightningModule):
             scored_on=of.scored_on,
             views=of.every_view,
             for_itself=of.for_itself,
+            targets=of.targets,
         )
 
     def test_dataloader(self) -> _Batches:

@@ -14,6 +14,7 @@ from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.checks import probe_model
 from robustseg.evaluation.errors import not_written
 from robustseg.evaluation.measurements import Measurements
+from robustseg.evaluation.targets import own_predictions
 from robustseg.files import write_json
 from robustseg.types import Sample
 
@@ -43,7 +44,12 @@ def checks_of(
     if found is not None:
         return found
     dataset = of.data.dataset(of.split)
-    samples = _alike([dataset[index] for index in of.probe_indices], of.data.ignore_index)
+    model = of.model.to(device)
+    samples = [dataset[index] for index in of.probe_indices]
+    if of.targets == "predictions":
+        answers = [own_predictions(model, sample.image[None].to(device))[0].cpu() for sample in samples]
+        samples = [sample._replace(target=answer) for sample, answer in zip(samples, answers, strict=True)]
+    samples = _alike(samples, of.data.ignore_index)
     if not samples:
         return None
     batch = collate(samples)
@@ -52,7 +58,7 @@ def checks_of(
     threats = [attack.threat for attack in of.attacks.values()]
     bounded = [threat for threat in threats if threat is not None and threat.eps > 0]
     probed = probe_model(
-        of.model.to(device),
+        model,
         batch.ids,
         batch.images.to(device),
         batch.targets.to(device),

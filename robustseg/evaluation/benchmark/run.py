@@ -33,7 +33,7 @@ from robustseg.evaluation.measurements import Measurements, read_measurements
 from robustseg.evaluation.panels import Palette
 from robustseg.evaluation.pictures import PICTURES, PictureKeeper
 from robustseg.evaluation.protocol import claim, differences, digest, read
-from robustseg.evaluation.records import REFUSED, refuse_others
+from robustseg.evaluation.records import REFUSED, measured_with, refuse_others
 from robustseg.evaluation.report import PanelPicture, write_markdown, write_report
 from robustseg.evaluation.results import scores_table, tables_of
 from robustseg.evaluation.store import RECORDS, read_records, streams
@@ -132,7 +132,7 @@ def about(benchmark: Benchmark, measured: Measurements) -> dict[str, Any]:
     return {
         "model": {**of.facts["model"], "trained_with": of.trained_with},
         "data": {**of.facts["data"], "images": len(of.samples)},
-        "protocol": {"suite": of.suite, "precision": of.facts["precision"], "seed": of.seed},
+        "protocol": {"suite": of.suite, "targets": of.targets, "precision": of.facts["precision"], "seed": of.seed},
         "versions": _agreed([about["versions"] for about in measured.about]),
         "commit": _agreed([about["commit"] for about in measured.about]),
     }
@@ -157,7 +157,8 @@ def panels(card: Card, measured: Measurements, benchmark: Benchmark, folder: Pat
         for acc, sample, row in chosen:
             example = keeper.load(strongest, sample)
             if example is not None:
-                panel = draw_panel([example], benchmark.data.palette, benchmark.data.ignore_index)
+                truth = "ground truth" if benchmark.targets == "labels" else "own answer"
+                panel = draw_panel([example], benchmark.data.palette, benchmark.data.ignore_index, truth)
                 drawn.append(PanelPicture(kind, sample, strongest, float(clean[row]), acc, panel))
     return drawn
 
@@ -179,22 +180,24 @@ def publish(card: Card, pictures: Sequence[PanelPicture], folder: Path, palette:
 def log_results(trainer: pl.Trainer, card: Card, pictures: Sequence[PanelPicture]) -> None:
     """Log figures and pictures with the trainer's loggers, as ``test/<attack>/miou`` and so on.
 
-    Detectors are logged as ``test/<attack>/<detector>/rejected`` and ``/auc``.
+    Detectors are logged as ``test/<attack>/<detector>/rejected`` and ``/auc``. Scores against the model's own
+    predictions are ``test/predictions/<attack>/miou`` and so on, since they are no accuracies.
     """
+    test = "test" if card.protocol.targets == "labels" else f"test/{card.protocol.targets}"
     for logger in trainer.loggers:
         rows: dict[str, Scores] = {CLEAN: card.clean, **card.ran}
         for name, row in rows.items():
             figures = {
-                f"test/{name}/{figure}": value for key, figure in LOGGED.items() if (value := row[key]) is not None
+                f"{test}/{name}/{figure}": value for key, figure in LOGGED.items() if (value := row[key]) is not None
             }
             logger.log_metrics(figures, trainer.global_step)
         for detector, found in card.detectors.items():
             for name, seen in found.rows().items():
                 shares = {"rejected": seen.rejected, "auc": seen.auc}
-                known = {f"test/{name}/{detector}/{key}": share for key, share in shares.items() if share is not None}
+                known = {f"{test}/{name}/{detector}/{key}": share for key, share in shares.items() if share is not None}
                 logger.log_metrics(known, trainer.global_step)
     for rank, picture in enumerate(pictures):
-        tag = f"test/{picture.attack}/{picture.kind}"
+        tag = f"{test}/{picture.attack}/{picture.kind}"
         log_picture(trainer.loggers, tag, np.asarray(picture.picture), trainer.global_step + rank)
     for logger in trainer.loggers:
         logger.finalize("success")  # the trainer has done so before, and some write then only
@@ -226,7 +229,7 @@ def merge(output: Path, folders: Sequence[Path]) -> None:
         refuse_others(found, digest(facts), settings)
         for stream in found:
             settings |= stream.about["attacks"]
-        mine = {(record.sample, record.attack) for stream in found for record in read_records(stream)}
+        mine = {(record.sample, measured_with(record.attack)) for stream in found for record in read_records(stream)}
         if common := sorted(key for key in mine if key in owner):
             sample, attack = common[0]
             raise EvaluationError(
