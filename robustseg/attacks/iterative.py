@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
+from robustseg.attacks.base import Attack, AttackStep, OnStep
 from robustseg.attacks.best import Best
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.describe import describe_part, setting_text
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
 from robustseg.attacks.losses.base import AttackLoss, ClassPixels

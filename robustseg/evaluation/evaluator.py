@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustseg.attacks import Attack, AttackStep, NoGradientError
 from robustseg.attacks.base import OnStep
+from robustseg.attacks.checks import checked_images
 from robustseg.attacks.guard import Model
 from robustseg.evaluation.attacking import (
     CLEAN,
@@ -28,7 +29,7 @@ from robustseg.evaluation.sinks import Sink
 from robustseg.evaluation.store import ImageRecord
 from robustseg.evaluation.views import Look, View, refuse_names_of_views, seen_name
 from robustseg.metrics import confusion_matrix, pixel_acc
-from robustseg.types import IGNORE_INDEX, Batch
+from robustseg.types import IGNORE_INDEX, Batch, checked_ignore_index
 
 
 class Evaluator:
@@ -43,7 +44,7 @@ class Evaluator:
         num_classes: Number of classes C.
         sink: Receiver of the records: :class:`~robustseg.evaluation.MemorySink` or
             :class:`~robustseg.evaluation.DiskSink`.
-        ignore_index: Label of pixels that are not counted.
+        ignore_index: Label of pixels that are not counted; None counts all.
         seed: Seed of the attacks' noise.
         scored_on: Names of the models that are scored on the adversarial images; "" is the attacked model.
         views: Views that record further values of the images, by name. If one is added later, the attacks run again
@@ -60,7 +61,7 @@ class Evaluator:
         attacks: Mapping[str, Attack],
         num_classes: int,
         sink: Sink,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int | None = IGNORE_INDEX,
         seed: int = 0,
         *,
         scored_on: Sequence[str] = ("",),
@@ -73,7 +74,7 @@ class Evaluator:
         self.attacks = dict(attacks)
         self.num_classes = num_classes
         self.sink = sink
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index)
         self.seed = seed
         self.scored_on = list(scored_on)
         self.views = dict(views or {})
@@ -124,9 +125,10 @@ class Evaluator:
             scored: The models of ``scored_on``, by name.
 
         Raises:
-            AttackError: An attack cannot be run on the model or the batch.
+            AttackError: An attack cannot be run on the model or the batch, or the images are not in [0, 1].
             EvaluationError: A record cannot be written.
         """
+        images = checked_images(images)
         models = {"": model} if scored is None else scored
         self.sink.begin()
         missing = {sample: set(self.missing(sample)) for sample in ids}

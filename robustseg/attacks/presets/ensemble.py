@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, OnStep, check_logits, shift_rows
+from robustseg.attacks.base import Attack, OnStep, shift_rows
 from robustseg.attacks.best import Best
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.losses.base import ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.victim import Victim

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, OnStep, check_batch, check_logits
+from robustseg.attacks.base import Attack, OnStep
+from robustseg.attacks.checks import check_logits, checked_batch
 from robustseg.attacks.describe import plain_setting
 from robustseg.attacks.gradients import input_gradient, refuse_non_finite
 from robustseg.attacks.guard import AttackError, Model, attack_mode
@@ -21,7 +22,7 @@ from robustseg.attacks.targets.maps import TargetMap
 from robustseg.attacks.threat import ThreatModel
 from robustseg.attacks.universal.delta import UniversalDelta, ball, check_fit, folded, tiled, unit_free_threat
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, checked_ignore_index
 
 
 class UniversalStep(NamedTuple):
@@ -64,7 +65,7 @@ class UniversalPerturbation:
         targeted: ``targets``, or the result of ``target_map``, are the attacker's labels.
         target_map: Map from the true targets to the wanted ones.
         random_start: Start from U(−ε, ε) instead of from zero.
-        ignore_index: Label of ignored pixels.
+        ignore_index: Label of ignored pixels; None if no pixel is ignored.
         seed: Seed of the random start.
 
     Raises:
@@ -82,7 +83,7 @@ class UniversalPerturbation:
         targeted: bool = False,
         target_map: TargetMap | None = None,
         random_start: bool = False,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int | None = IGNORE_INDEX,
         seed: int = 0,
     ):
         self.threat: ThreatModel = unit_free_threat(eps)
@@ -99,7 +100,7 @@ class UniversalPerturbation:
         self.targeted = targeted
         self.target_map = target_map
         self.random_start = random_start
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index)
         self.seed = seed
 
     def fit(
@@ -181,11 +182,7 @@ class UniversalPerturbation:
         return delta, slope / count
 
     def _prepare(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        images, targets = images.detach().clone(), targets.detach().clone()
-        if not targets.is_floating_point():
-            targets = targets.long()
-        check_batch(images, targets, self.ignore_index)
-        targets = targets.masked_fill(targets == self.ignore_index, IGNORED)
+        images, targets = checked_batch(images, targets, self.ignore_index)
         return images, targets if self.target_map is None else self.target_map(targets, ignore_index=IGNORED)
 
     def _start(self, images: Tensor) -> Tensor:
@@ -203,7 +200,7 @@ class UniversalPerturbation:
     ) -> tuple[Tensor, Tensor]:
         """Compute each image's mean loss over its valid pixels, B values, and their sum's gradient at ``delta``."""
         seen = _perturbed(images, delta).requires_grad_()
-        logits = model(seen)
+        logits = Victim(model, len(seen))(seen)
         if epoch == 0:
             check_logits(logits, seen, targets)
         loss = self.loss(logits, targets, epoch / self.epochs, self.targeted)

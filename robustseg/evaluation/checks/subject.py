@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import Attack, AttackError, NoiseSource, ThreatModel
-from robustseg.attacks.base import check_logits
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED, cross_entropy
+from robustseg.attacks.victim import ask
 from robustseg.metrics import class_counts, confusion_matrix, pixel_acc_from_counts
 
 Evidence = dict[str, Any]
@@ -76,7 +77,7 @@ class Subject:
             AttackError: The model raised an exception.
         """
         try:
-            logits = self._model(images)
+            logits = ask(self._model, images)
         except (AttackError, torch.cuda.OutOfMemoryError):
             raise
         except Exception as error:
@@ -151,7 +152,8 @@ class Subject:
             rescaled: Attack the logits of :meth:`rescaled_answer`.
         """
         model = self.rescaled_answer if rescaled else self.answer
-        targets = self.targets.masked_fill(~self.valid, attack.ignore_index)
+        label = IGNORED if attack.ignore_index is None else attack.ignore_index
+        targets = self.targets.masked_fill(~self.valid, label)
         parts = []
         for rows in self.rows():
             ids = [self.ids[row] for row in rows.tolist()]
