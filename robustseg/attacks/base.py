@@ -146,11 +146,14 @@ class Attack(Configured, ABC):
             else:
                 rows = valid.nonzero()[:, 0].to(images.device)
                 images_adv = self._perturb_some(rows, victim, images, targets, noise, on_step)
-            self._assert_budget(images_adv, images, victim)
+            images_adv = self._within_budget(images_adv, images, victim)
             return AttackResult(images_adv, victim.forwards, victim.backwards, valid)
 
-    def _assert_budget(self, images_adv: Tensor, images: Tensor, victim: Victim) -> None:
-        """Refuse a result beyond the threat model, or of logits that were not finite; waits for the device once.
+    def _within_budget(self, images_adv: Tensor, images: Tensor, victim: Victim) -> Tensor:
+        """Return the result within the threat model; waits for the device once.
+
+        A result of this package's attacks is there already. One that is beyond by a rounding of its dtype, as that of
+        ``images + eps``, is projected; one that is farther away is an error.
 
         Raises:
             NonFiniteError: Some logits of the model were not finite.
@@ -164,12 +167,16 @@ class Attack(Configured, ABC):
                 "the attack met logits that are not finite: the model overflows or divides by zero on some perturbed "
                 "images; run it in float32 and look for non-finite weights."
             )
-        if not beyond <= 0:
-            box = "[0, 1]" if self.threat is None else str(self.threat)
-            raise AttackError(
-                f"{type(self).__name__} returned images that leave {box} by {beyond:.3g}: this is an error of the "
-                "attack, whose perturb() must return finite images within its threat model."
-            )
+        if beyond <= 0:
+            return images_adv
+        if beyond <= torch.finfo(images.dtype).eps:
+            return images_adv.clamp(*UNIT) if allowed is None else allowed.finish(allowed.project(images_adv))
+        box = "[0, 1]" if self.threat is None else str(self.threat)
+        remedy = "clamp(0, 1)" if self.threat is None else "self.threat.around(images).project(…)"
+        raise AttackError(
+            f"{type(self).__name__} returned images that leave {box} by {beyond:.3g}: this is an error of the attack, "
+            f"whose perturb() must return finite images within its threat model, {remedy} for example."
+        )
 
     def _perturb_some(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustseg.attacks.base import Attack, AttackStep, OnStep
 from robustseg.attacks.best import Best
-from robustseg.attacks.checks import check_logits
+from robustseg.attacks.checks import UNIT, check_logits
 from robustseg.attacks.describe import describe_part, setting_text
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
 from robustseg.attacks.losses.base import AttackLoss, ClassPixels
@@ -251,6 +251,8 @@ class IterativeAttack(Attack):
         if len(self.stages) > 1:
             parts = zip(self._stage_steps, self.stages, strict=True)
             described["stages"] = [{"steps": steps, "eps_factor": float(factor)} for steps, (_, factor) in parts]
+        if self.threat.bounds != UNIT:
+            described["bounds"] = list(self.threat.bounds)
         if self.watched is not None:
             described["watched"] = describe_part(self.watched)
         return described
