@@ -81,11 +81,9 @@ class Attack(Configured, ABC):
     """Allowed perturbations; None if the perturbation may have any size."""
 
     def __init__(self, *, targeted: bool = False, ignore_index: int | None = IGNORE_INDEX, seed: int = 0):
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed = {seed}: a seed is a whole number from 0 to 2**64 - 1.")
         self.targeted = targeted
         self.ignore_index = checked_ignore_index(ignore_index)
-        self.seed = seed
+        self.seed = int(seed)
 
     def __call__(
         self,

@@ -82,9 +82,15 @@ class IterativeAttack(Attack):
             raise ValueError(f"restarts = {restarts} without random_start would repeat the same run.")
         if keep not in ("last", "best"):
             raise ValueError(f"keep = {keep!r}: use last or best.")
-        for name, value in (("loss", loss), ("watched", watched)):
-            if value is not None and not isinstance(value, AttackLoss):
-                raise ValueError(f"{name} = {value!r} is no loss: give an object, CrossEntropy() for example.")
+        for name, value, kind, example in (
+            ("loss", loss, AttackLoss, "loss: give an object, CrossEntropy() for example"),
+            ("watched", watched or loss, AttackLoss, "loss: give an object, CrossEntropy() for example"),
+            ("threat", threat, ThreatModel, 'threat model: give an object, ThreatModel("8/255") for example'),
+            ("step_rule", step_rule, StepRule, "step rule: give an object, SignStep(0.01) for example"),
+            ("transform", transform, (InputTransform, type(None)), "input transform: give an object, or None"),
+        ):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name} = {value!r} is no {example}.")
         self.threat: ThreatModel = threat
         self.loss = loss
         self.step_rule = step_rule

@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, TypeVar
 
 Own = TypeVar("Own", bound="Configured")
@@ -25,12 +26,15 @@ class Checked:
         """Refuse arguments of another type than annotated; the constructor itself checks ranges.
 
         Raises:
-            ValueError: An argument is no number or flag of its type.
+            ValueError: An argument is no number or flag of its type, or the seed is none of a generator.
         """
         given = _by_name(cls, args, settings)
         for name, kind in _kinds(typing.cast(Any, cls)).items():
             if name in given and not _fits(given[name], kind):
                 raise ValueError(f"{name} = {given[name]!r}: {cls.__name__} takes {_words(kind)} here.")
+        seed = given.get("seed")
+        if isinstance(seed, Integral) and not 0 <= int(seed) < 2**64:
+            raise ValueError(f"seed = {seed}: a seed is a whole number from 0 to 2**64 - 1.")
         return super().__new__(cls)
 
 
@@ -117,11 +121,15 @@ def _fits(value: object, kind: Any) -> bool:
     if kind is float:
         return isinstance(value, Real) and not isinstance(value, bool)
     if origin in (typing.Union, types.UnionType):
+        if Path in parts:
+            return isinstance(value, (str, Path))
         return any(_fits(value, part) for part in parts)
     if origin not in (tuple, Sequence):
         return True
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return isinstance(value, str) and origin is Sequence
+    if isinstance(value, str):
+        return str in (part for one in parts for part in (one, *typing.get_args(one)))
+    if not isinstance(value, Iterable):
+        return False
     each = [*value]
     if origin is Sequence or parts[1:] == (...,):
         return all(_fits(one, parts[0]) for one in each)

@@ -13,6 +13,7 @@ from torch import Tensor
 from robustseg.attacks.checks import checked_images
 from robustseg.attacks.guard import AttackError, Model, attack_mode
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.settings import Checked
 from robustseg.attacks.victim import Victim
 from robustseg.detectors.errors import DetectorError
 
@@ -22,7 +23,7 @@ _STREAM = 0x5CA1E
 """Key of a detector's noise, which keeps its patches independent of those of an attack with the same seeds."""
 
 
-class Detector(ABC):
+class Detector(Checked, ABC):
     """A detector of adversarial images by the consistency of the model's predictions.
 
     It holds settings only; the model is passed with the images. The model is left unchanged, and the global random

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from robustseg.attacks.guard import AttackError
 from robustseg.attacks.losses.base import IGNORED
+from robustseg.attacks.settings import Checked
 from robustseg.attacks.targets.label_files import text_mask
 from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 
-class TargetMap(ABC):
+class TargetMap(Checked, ABC):
     """Base of the maps from true targets to the targets that the attacker wants the model to predict.
 
     An image's map is a function of its own targets and id only, never of the rest of the batch.

@@ -17,6 +17,7 @@ from robustseg.attacks.guard import AttackError, Model, attack_mode
 from robustseg.attacks.losses.base import IGNORED, AttackLoss
 from robustseg.attacks.losses.pixelwise import CrossEntropy
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.settings import Checked
 from robustseg.attacks.steps.sign import SignStep
 from robustseg.attacks.targets.maps import TargetMap
 from robustseg.attacks.threat import ThreatModel
@@ -44,7 +45,7 @@ class UniversalStep(NamedTuple):
 OnUniversalStep = Callable[[UniversalStep], None]
 
 
-class UniversalPerturbation:
+class UniversalPerturbation(Checked):
     """Fit of one L∞ perturbation to all images of a data set (Metzen et al., ICCV 2017, "Universal Adversarial
     Perturbations Against Semantic Image Segmentation").
 
@@ -162,7 +163,9 @@ class UniversalPerturbation:
         slope: Tensor | None = None
         count = 0
         for number, (images, targets, *_) in enumerate(batches, start=1):
-            images, targets = self._prepare(images.to(device), targets.to(device))
+            # What is no tensor is refused below.
+            moved = (each.to(device) if isinstance(each, Tensor) else each for each in (images, targets))
+            images, targets = self._prepare(*moved)
             delta = self._start(images) if delta is None else _at_least_as_wide(delta, images)
             slope = torch.zeros_like(delta) if slope is None else slope
             check_fit(delta, images, self.tile_size is not None)
