@@ -218,7 +218,7 @@ def check_form(images_adv: object, images: Tensor, attack: str) -> Tensor:
     """Refuse adversarial images that do not have the form of the images.
 
     Args:
-        images_adv: What the attack returned.
+        images_adv: Result of the attack.
         images: The images that it was given.
         attack: Name of the attack, for the message.
 

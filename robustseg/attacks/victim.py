@@ -22,7 +22,7 @@ def ask(model: Model, images: Tensor) -> Tensor:
 
 @dataclass
 class _Answers:
-    """What is known of all logits so far, shared by all parts of a victim."""
+    """Facts about all logits so far, shared by all parts of a victim."""
 
     doubt: Tensor | float = 0.0
     """Zero times the sum of all logits: NaN is never the largest logit, so the pixel would seem fooled."""

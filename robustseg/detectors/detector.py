@@ -127,7 +127,7 @@ def batch_of(images: Tensor, ids: Sequence[str]) -> Tensor:
 
 @contextmanager
 def asked(model: Model) -> Iterator[Model]:
-    """Yield the model in eval mode without autograd; its answers are copies' and all of one form.
+    """Yield the model in eval mode without autograd; it gets copies of the images, and its answers have one form.
 
     Raises:
         DetectorError: The model returned no logits of the images' size, or others than on its forwards before.

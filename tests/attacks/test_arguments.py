@@ -1,6 +1,8 @@
 """Arguments of other types, images within rounding, and models that answer each forward differently."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -14,6 +16,7 @@ from robustseg.attacks import (
     DAG,
     PGD,
     ALMAProx,
+    Attack,
     AttackError,
     NoiseSource,
     PureClass,
@@ -370,3 +373,45 @@ def test_fractions_that_are_none(written: str):
     for cls in (PGD, DAG, CW, ALMAProx, UniversalPerturbation):
         with pytest.raises(ValueError, match=rf"step_size = '{written}' is not a number"):
             cls(step_size=written)
+
+
+def parsed(tmp_path: Path, *arguments: str) -> Attack:
+    from robustseg.config.build import RobustSegCLI
+
+    tiny = ["--config", "tests/conf/tiny.yaml", "--trainer.default_root_dir", str(tmp_path)]
+    attack = RobustSegCLI([*tiny, *arguments]).model.attack
+    assert isinstance(attack, Attack)
+    return attack
+
+
+def test_fractions_and_none_through_the_command_line(tmp_path: Path):
+    path = tmp_path / "attack.yaml"
+    path.write_text(
+        "model:\n  attack:\n    class_path: PGD\n"
+        "    init_args: {eps: 7.5/255, step_size: 1e-3, steps: 2, ignore_index: null}\n"
+    )
+    attack = parsed(tmp_path, "--config", str(path))
+    assert attack.describe() == PGD(eps="1/34", step_size="1/1000", steps=2).describe()
+    assert attack.ignore_index is None
+    overridden = parsed(tmp_path, "--config", str(path), "--model.attack.init_args.eps", " .5 / 255 ")
+    assert overridden.describe()["eps"] == "1/510"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{eps: 8/0}", r"eps = '8/0' is not a number: write a fraction"),
+        ("{eps: 1/2/3}", r"eps = '1/2/3' is not a number"),
+        ("{step_size: a/b}", r"step_size = 'a/b' is not a number"),
+        ("{eps: .nan}", r"eps = nan is not a number"),
+        ("{seed: -1}", r"seed = -1: a seed is a whole number"),
+        ("{ignore_index: [1]}", r"ignore_index"),
+        ("{steps: 2.5}", r"steps"),
+    ],
+)
+def test_wrong_settings_through_the_command_line(tmp_path: Path, settings: str, message: str, capsys):
+    path = tmp_path / "attack.yaml"
+    path.write_text(f"model:\n  attack:\n    class_path: PGD\n    init_args: {settings}\n")
+    with pytest.raises((SystemExit, ValueError)) as caught:
+        parsed(tmp_path, "--config", str(path))
+    assert re.search(message, f"{caught.value} {capsys.readouterr().err}")
