@@ -122,14 +122,16 @@ def _fits(value: object, kind: Any) -> bool:
         return isinstance(value, Real) and not isinstance(value, bool)
     if origin in (typing.Union, types.UnionType):
         if Path in parts:
-            return isinstance(value, (str, Path))
+            others = [part for part in parts if part not in (str, Path)]
+            return isinstance(value, (str, Path)) or any(_fits(value, part) for part in others)
         return any(_fits(value, part) for part in parts)
     if origin not in (tuple, Sequence):
         return True
     if isinstance(value, str):
         return str in (part for one in parts for part in (one, *typing.get_args(one)))
-    if not isinstance(value, Iterable):
-        return False
+    if not isinstance(value, (list, tuple)):
+        # A data set is a sequence as well: nothing is read from it here.
+        return hasattr(value, "__getitem__") and hasattr(value, "__len__")
     each = [*value]
     if origin is Sequence or parts[1:] == (...,):
         return all(_fits(one, parts[0]) for one in each)
