@@ -124,8 +124,8 @@ class AllowedSet:
             One float64: 0 or less if all images are allowed, NaN if a value is NaN.
         """
         if self.threat.norm == "linf":
-            return torch.maximum(self._low - images_adv, images_adv - self._high).amax().double()
-        length = (images_adv.double() - self.images.double()).flatten(1).norm(dim=1).amax()
+            return torch.maximum(self._low - images_adv, images_adv - self._high).max().double()
+        length = (images_adv.double() - self.images.double()).flatten(1).norm(dim=1).max()
         return torch.maximum(length - self._eps * (1 + 1e-9), box_excess(images_adv, self.threat.bounds))
 
     def finish(self, images_adv: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class AllowedSet:
 def box_excess(images: Tensor, bounds: tuple[float, float]) -> Tensor:
     """Compute by how much the farthest value leaves the bounds, one float64; NaN if a value is NaN."""
     lower, upper = bounds
-    return torch.maximum(lower - images, images - upper).amax().double()
+    return torch.maximum(lower - images, images - upper).max().double()
 
 
 def _checked_bounds(bounds: object) -> tuple[float, float]:
