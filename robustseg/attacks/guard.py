@@ -53,13 +53,13 @@ class Guarded(nn.Module):
         self._watch = nullcontext if is_compiled(model, modules) else hold.watch
 
     def forward(self, images: Tensor) -> Tensor:
-        """Call the model.
+        """Call the model on a copy of ``images``, since it may change its input; the gradient passes the copy.
 
         Raises:
             AttackError: The model raised an exception, see :func:`~robustseg.attacks.errors.model_errors`.
         """
         with model_errors(), self._watch():
-            return self.model(images)
+            return self.model(images.clone())
 
 
 @contextmanager

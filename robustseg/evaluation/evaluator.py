@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustseg.attacks import Attack, AttackStep, NoGradientError
 from robustseg.attacks.base import OnStep
+from robustseg.attacks.checks import checked_images
 from robustseg.attacks.guard import Model
 from robustseg.evaluation.attacking import (
     CLEAN,
@@ -29,7 +30,7 @@ from robustseg.evaluation.store import ImageRecord
 from robustseg.evaluation.targets import TargetKind, check_targets, own_predictions, refuse_ignored_classes
 from robustseg.evaluation.views import Look, View, seen_name
 from robustseg.metrics import confusion_matrix, pixel_acc
-from robustseg.types import IGNORE_INDEX, Batch
+from robustseg.types import IGNORE_INDEX, Batch, checked_ignore_index
 
 
 class Evaluator:
@@ -44,7 +45,7 @@ class Evaluator:
         num_classes: Number of classes C.
         sink: Receiver of the records: :class:`~robustseg.evaluation.MemorySink` or
             :class:`~robustseg.evaluation.DiskSink`.
-        ignore_index: Label of pixels that are not counted.
+        ignore_index: Label of pixels that are not counted; None counts all.
         seed: Seed of the attacks' noise.
         scored_on: Names of the models that are scored on the adversarial images; "" is the attacked model.
         views: Views that record further values of the images, by name. If one is added later, the attacks run again
@@ -64,7 +65,7 @@ class Evaluator:
         attacks: Mapping[str, Attack],
         num_classes: int,
         sink: Sink,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int | None = IGNORE_INDEX,
         seed: int = 0,
         *,
         scored_on: Sequence[str] = ("",),
@@ -77,11 +78,12 @@ class Evaluator:
         refuse_reserved_names(attacks)
         self.targets = check_targets(targets)
         if targets == "predictions":
-            refuse_ignored_classes([ignore_index, *(each.ignore_index for each in attacks.values())], num_classes)
+            ignored = [ignore_index, *(each.ignore_index for each in attacks.values())]
+            refuse_ignored_classes(ignored, num_classes)
         self.attacks = dict(attacks)
         self.num_classes = num_classes
         self.sink = sink
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index)
         self.seed = seed
         self.scored_on = list(scored_on)
         self.views = dict(views or {})
@@ -132,9 +134,10 @@ class Evaluator:
             scored: The models of ``scored_on``, by name.
 
         Raises:
-            AttackError: An attack cannot be run on the model or the batch.
+            AttackError: An attack cannot be run on the model or the batch, or the images are not in [0, 1].
             EvaluationError: A record cannot be written.
         """
+        images = checked_images(images)
         models = {"": model} if scored is None else scored
         self.sink.begin()
         missing = {sample: set(self.missing(sample)) for sample in ids}

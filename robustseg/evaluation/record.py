@@ -11,7 +11,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from robustseg.attacks import AttackResult
 from robustseg.metrics import target_success
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 FOOLED = 0.99
 """Share of the valid pixels that must be wrong for an image to count as fooled, as in the minimum-norm papers."""
@@ -47,7 +47,7 @@ def image_figures(
     targets: Tensor,
     seconds: float,
     wanted: Tensor | None = None,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int | None = IGNORE_INDEX,
 ) -> Tensor:
     """Compute the figures of each image of a batch under one attack.
 
@@ -58,14 +58,14 @@ def image_figures(
         targets: B×H×W class ids.
         seconds: Duration of the attack on the whole batch.
         wanted: B×H×W class ids, the target map of a targeted attack.
-        ignore_index: Label of pixels that are not counted.
+        ignore_index: Label of pixels that are not counted; None counts all.
 
     Returns:
         B×K float64, the columns :data:`COLUMNS`. Sizes are those of the perturbation, in units of the [0, 1] pixel
         range; those that end in ``_8bit`` are taken after the adversarial image was rounded to 8 bit. ``wrong`` is NaN
         for an image without valid pixels, ``target_success`` without a target map.
     """
-    valid = targets != ignore_index
+    valid = ~ignored_pixels(targets, ignore_index)
     wrong = (valid & (predictions != targets)).flatten(1).sum(1) / valid.flatten(1).sum(1)
     nothing = torch.full((len(images),), float("nan"))
     clean = images.double()

@@ -50,7 +50,7 @@ def check_targets(targets: object, labelled: bool = True) -> TargetKind:
     return targets  # type: ignore[return-value]
 
 
-def refuse_ignored_classes(ignored: Iterable[int], num_classes: int) -> None:
+def refuse_ignored_classes(ignored: Iterable[int | None], num_classes: int) -> None:
     """Refuse ignored labels that the model could predict, since these pixels would silently not count.
 
     Args:
@@ -61,7 +61,7 @@ def refuse_ignored_classes(ignored: Iterable[int], num_classes: int) -> None:
         ValueError: One is a class.
     """
     for label in ignored:
-        if 0 <= label < num_classes:
+        if label is not None and 0 <= label < num_classes:
             raise ValueError(
                 f"robustness.targets = predictions counts every pixel, but ignore_index = {label} is one of the "
                 f"{num_classes} classes that the model predicts: set the ignore_index of the data and of the attacks "
@@ -69,7 +69,7 @@ def refuse_ignored_classes(ignored: Iterable[int], num_classes: int) -> None:
             )
 
 
-def refuse_other_ignore_index(name: str, ignored: int, of_data: int) -> None:
+def refuse_other_ignore_index(name: str, ignored: int | None, of_data: int | None) -> None:
     """Refuse an attack that spares other pixels than those that do not count: it would look weaker than it is.
 
     Args:

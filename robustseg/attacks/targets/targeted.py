@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, OnStep, check_logits
+from robustseg.attacks.base import Attack, OnStep
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.describe import describe_part
 from robustseg.attacks.errors import AttackError
 from robustseg.attacks.losses.base import IGNORED, ClassPixels

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, OnStep, check_batch, check_logits
+from robustseg.attacks.base import Attack, OnStep
+from robustseg.attacks.checks import check_logits, checked_batch
 from robustseg.attacks.describe import plain_setting
 from robustseg.attacks.errors import AttackError
 from robustseg.attacks.gradients import input_gradient, refuse_non_finite
@@ -17,12 +18,13 @@ from robustseg.attacks.guard import Model, attack_mode
 from robustseg.attacks.losses.base import IGNORED, AttackLoss
 from robustseg.attacks.losses.pixelwise import CrossEntropy
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.settings import Checked
 from robustseg.attacks.steps.sign import SignStep
 from robustseg.attacks.targets.maps import TargetMap
 from robustseg.attacks.threat import ThreatModel
 from robustseg.attacks.universal.delta import UniversalDelta, ball, check_fit, folded, tiled, unit_free_threat
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, checked_ignore_index
 
 
 class UniversalStep(NamedTuple):
@@ -44,7 +46,7 @@ class UniversalStep(NamedTuple):
 OnUniversalStep = Callable[[UniversalStep], None]
 
 
-class UniversalPerturbation:
+class UniversalPerturbation(Checked):
     """Fit of one L∞ perturbation to all images of a data set (Metzen et al., ICCV 2017, "Universal Adversarial
     Perturbations Against Semantic Image Segmentation").
 
@@ -65,7 +67,7 @@ class UniversalPerturbation:
         targeted: ``targets``, or the result of ``target_map``, are the attacker's labels.
         target_map: Map from the true targets to the wanted ones.
         random_start: Start from U(−ε, ε) instead of from zero.
-        ignore_index: Label of ignored pixels.
+        ignore_index: Label of ignored pixels; None if no pixel is ignored.
         seed: Seed of the random start.
 
     Raises:
@@ -83,7 +85,7 @@ class UniversalPerturbation:
         targeted: bool = False,
         target_map: TargetMap | None = None,
         random_start: bool = False,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int | None = IGNORE_INDEX,
         seed: int = 0,
     ):
         self.threat: ThreatModel = unit_free_threat(eps)
@@ -100,7 +102,7 @@ class UniversalPerturbation:
         self.targeted = targeted
         self.target_map = target_map
         self.random_start = random_start
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index)
         self.seed = seed
 
     def fit(
@@ -162,7 +164,9 @@ class UniversalPerturbation:
         slope: Tensor | None = None
         count = 0
         for number, (images, targets, *_) in enumerate(batches, start=1):
-            images, targets = self._prepare(images.to(device), targets.to(device))
+            # What is no tensor is refused below.
+            moved = (each.to(device) if isinstance(each, Tensor) else each for each in (images, targets))
+            images, targets = self._prepare(*moved)
             delta = self._start(images) if delta is None else _at_least_as_wide(delta, images)
             slope = torch.zeros_like(delta) if slope is None else slope
             check_fit(delta, images, self.tile_size is not None)
@@ -182,11 +186,7 @@ class UniversalPerturbation:
         return delta, slope / count
 
     def _prepare(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        images, targets = images.detach().clone(), targets.detach().clone()
-        if not targets.is_floating_point():
-            targets = targets.long()
-        check_batch(images, targets, self.ignore_index)
-        targets = targets.masked_fill(targets == self.ignore_index, IGNORED)
+        images, targets = checked_batch(images, targets, self.ignore_index)
         return images, targets if self.target_map is None else self.target_map(targets, ignore_index=IGNORED)
 
     def _start(self, images: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class UniversalPerturbation:
     ) -> tuple[Tensor, Tensor]:
         """Compute each image's mean loss over its valid pixels, B values, and their sum's gradient at ``delta``."""
         seen = _perturbed(images, delta).requires_grad_()
-        logits = model(seen)
+        logits = Victim(model, len(seen))(seen)
         if epoch == 0:
             check_logits(logits, seen, targets)
         loss = self.loss(logits, targets, epoch / self.epochs, self.targeted)

@@ -160,8 +160,8 @@ class Benchmark:
             for name, attack in self.attacks.items() if self.targets == "labels" else ():
                 refuse_other_ignore_index(name, attack.ignore_index, self.data.ignore_index)
             if self.targets == "predictions":
-                ignored = {attack.ignore_index for attack in self.attacks.values()} | {self.data.ignore_index}
-                refuse_ignored_classes(sorted(ignored), self.model.num_classes)
+                ignored = [self.data.ignore_index, *(attack.ignore_index for attack in self.attacks.values())]
+                refuse_ignored_classes(ignored, self.model.num_classes)
         except ValueError as error:
             raise EvaluationError(str(error)) from None
 
