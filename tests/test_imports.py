@@ -14,7 +14,7 @@ from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "robustseg"
 LAYERS = [
-    {"types", "files", "shipped"},
+    {"types", "files", "shipped", "terminal"},
     {"attacks", "models", "data", "metrics"},
     {"detectors", "evaluation"},
     {"training"},
@@ -26,7 +26,18 @@ LAYERS = [
     {"doctor"},
     {"cli"},
 ]
-WITHOUT_LIGHTNING = {"types", "files", "shipped", "attacks", "models", "data", "metrics", "detectors", "evaluation"}
+WITHOUT_LIGHTNING = {
+    "types",
+    "files",
+    "shipped",
+    "terminal",
+    "attacks",
+    "models",
+    "data",
+    "metrics",
+    "detectors",
+    "evaluation",
+}
 SHELL = PACKAGE / "data" / "lightning.py"
 """Makes data modules of data sets."""
 

@@ -16,9 +16,16 @@ from robustseg.cli.arguments import check_configurations
 from robustseg.cli.messages import message_of
 from robustseg.config.suggest import did_you_mean
 from robustseg.resume.ending import exit_status
+from robustseg.terminal.display import Display, showing
+from robustseg.terminal.text import printable
 
+QUIET = "--quiet"
+"""Option of every command that leaves warnings and results."""
 BROKEN_PIPE = 141
 """Exit status after the reader of the output, such as ``head``, has closed it: that of a process ended by SIGPIPE."""
+
+
+_QUIET = f"{QUIET} leaves warnings and results of any command, without its progress."
 
 
 class Command(NamedTuple):
@@ -121,7 +128,7 @@ def usage() -> str:
         # keep an option on the line of its value
         example = f"robustseg {command.name} " + re.sub(r"(--\w+) ", "\\1\xa0", command.example)
         lines += [line.replace("\xa0", " ") for line in wrapper.wrap(example)]
-    lines += ["", "robustseg COMMAND --help lists the options of a command."]
+    lines += ["", "robustseg COMMAND --help lists the options of a command.", _QUIET]
     return "\n".join(lines)
 
 
@@ -165,14 +172,22 @@ def _run(arguments: list[str]) -> int:
         print(f"robustseg: error: there is no command {name!r}.{hint}\nrobustseg --help says more.", file=sys.stderr)
         return 2
     try:
-        return _call(COMMANDS[name], rest)
+        with showing(Display(visible=_is_first(), quiet=QUIET in rest)):
+            return _call(COMMANDS[name], [each for each in rest if each != QUIET])
     except BrokenPipeError:
         raise
     except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code in (None, 0):
+            return 0  # after --help, whose reader may have left
         if (message := message_of(name, error)) is None:
             raise
-        print(message, file=sys.stderr)
+        print(printable(message), file=sys.stderr)
         return exit_status(error)
+
+
+def _is_first() -> bool:
+    """Return whether this is the first of several processes, before they have met."""
+    return all(os.environ.get(key, "0") == "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _call(command: Command, args: list[str]) -> int:
