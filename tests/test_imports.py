@@ -14,7 +14,8 @@ from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "robustseg"
 LAYERS = [
-    {"types", "files", "shipped", "terminal"},
+    {"terminal"},
+    {"types", "files", "shipped"},
     {"attacks", "models", "data", "metrics"},
     {"detectors", "evaluation"},
     {"training"},
@@ -26,18 +27,7 @@ LAYERS = [
     {"doctor"},
     {"cli"},
 ]
-WITHOUT_LIGHTNING = {
-    "types",
-    "files",
-    "shipped",
-    "terminal",
-    "attacks",
-    "models",
-    "data",
-    "metrics",
-    "detectors",
-    "evaluation",
-}
+WITHOUT_LIGHTNING = set().union(*LAYERS[:4])
 SHELL = PACKAGE / "data" / "lightning.py"
 """Makes data modules of data sets."""
 

@@ -7,6 +7,8 @@ import os
 import warnings
 from pathlib import Path
 
+from robustseg.terminal.text import one_line
+
 _NOISE = (
     # caused by Lightning itself, at every start with the torch releases of 2026
     ".*isinstance\\(treespec, LeafSpec\\).*",
@@ -32,10 +34,21 @@ def hush() -> None:
         warnings.filterwarnings("ignore", message=".*`srun` command is available on your system but is not used.*")
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.filterwarnings("ignore", category=category, module=_LIBRARIES)
+    if not os.environ.get("ROBUSTSEG_TRACEBACK"):
+        warnings.formatwarning = _format
     for name in ("pytorch_lightning", "lightning_fabric"):
         for handler in logging.getLogger(name).handlers:
             if _asked_for not in handler.filters:
                 handler.addFilter(_asked_for)
+
+
+def _format(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Format a warning for a user: what it says, and which library says it."""
+    path = Path(filename)
+    source = "" if "robustseg" in path.parts else f" ({path.stem}, line {lineno})"
+    return f"robustseg: warning: {one_line(str(message))}{source}\n"
 
 
 def _asked_for(record: logging.LogRecord) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from robustseg.terminal.text import printable
+from robustseg.terminal.text import write
 
 
 def is_first_process() -> bool:
@@ -15,4 +15,4 @@ def is_first_process() -> bool:
 def say(line: str) -> None:
     """Print a line, on the first of several processes."""
     if is_first_process():
-        print(f"robustseg: {printable(line)}", flush=True)
+        write(f"robustseg: {line}")

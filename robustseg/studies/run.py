@@ -20,6 +20,7 @@ from robustseg.models import SegmentationModel
 from robustseg.studies.errors import StudyError
 from robustseg.studies.output import write_study
 from robustseg.studies.study import Answering, Measured, Study, StudyAcrossModels, StudyResult
+from robustseg.terminal.text import write
 
 _KEY = 12
 
@@ -153,7 +154,7 @@ def _measured(
     except IncompleteError as error:
         if of.shard.count == 1:
             raise
-        print(f"shard {of.shard} is done. {error}")
+        write(f"shard {of.shard} is done. {error}")
         return None
     return measured, about(of, measured)
 
@@ -161,5 +162,5 @@ def _measured(
 def _publish(study: Study, result: StudyResult, facts: Mapping[str, Any], folder: Path) -> None:
     page = write_study(study, result, facts, folder)
     for line in result.findings:
-        print(line)
-    print(f"written to {page}, with {page.stem}.md, .svg and .json")
+        write(line)
+    write(f"written to {page}, with {page.stem}.md, .svg and .json")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from robustseg.terminal.bar import Bar, State, log_line
 from robustseg.terminal.stages import Count, Stage, whole_left
+from robustseg.terminal.text import write
 
 FIRST = 5.0
 """Seconds until the first line in a log file."""
@@ -174,7 +175,7 @@ class _Lines(_Drawing):
             while not self._ended.wait(0.5):
                 line = self._display.due_line()
                 if line is not None:
-                    print(line, flush=True)
+                    write(line)
 
 
 _HIDDEN = Display(visible=False)
@@ -216,7 +217,7 @@ def track(items: Collection[Item] | Iterable[Item], what: str, total: int | None
 def note(line: str) -> None:
     """Print a line that --quiet leaves out."""
     if not shown().quiet:
-        print(line, flush=True)
+        write(line)
 
 
 def _as_before() -> None:

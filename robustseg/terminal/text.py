@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 
@@ -13,6 +14,16 @@ def one_line(text: str) -> str:
 def printable(text: str) -> str:
     """Keep the lines of ``text``; other control characters become visible escapes, and tabs become spaces."""
     return "\n".join(_visible(line.expandtabs(4)) for line in str(text).split("\n"))
+
+
+def write(text: str) -> None:
+    """Print ``text``, which may hold text of users and several lines; it cannot manipulate a terminal."""
+    print(printable(text), flush=True)
+
+
+def complain(text: str) -> None:
+    """Print ``text`` as :func:`write` does, to standard error."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _visible(text: str) -> str:

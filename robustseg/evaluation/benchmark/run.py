@@ -42,7 +42,7 @@ from robustseg.files import write_text
 from robustseg.metrics import pixel_acc_from_counts
 from robustseg.resume.patience import wait_for_all_ranks
 from robustseg.terminal import shown
-from robustseg.terminal.text import one_line, printable
+from robustseg.terminal.text import one_line, write
 from robustseg.training.loggers import log_picture
 
 REPORT = "report.html"
@@ -80,7 +80,7 @@ def _run(trainer: pl.Trainer, benchmark: Benchmark, folder: Path, stage: AttackS
     except IncompleteError as error:
         if benchmark.shard.count == 1:
             raise
-        print(f"shard {benchmark.shard} is done. {printable(str(error))}")
+        write(f"shard {benchmark.shard} is done. {error}")
         return None
     stage.follow("writing the results")
     pictures = panels(card, measured, benchmark, folder)
