@@ -75,8 +75,9 @@ class Costs:
 
     def drop(self, name: str) -> None:
         """Note that a part is not measured any more."""
-        if name in self.parts:
-            self.parts[name].images = self.parts[name].done
+        self.parts[name].images = self.parts[name].done
+        if name == self._now:
+            self.forget()
 
     def left(self, now: float) -> float | None:
         """Estimate the seconds until all parts are measured; None while nothing is known."""
@@ -119,8 +120,10 @@ class Costs:
             return passed / share - passed
         if each is None:
             return None
-        # steps say more about this batch than the clock, but not every part has them
-        return each * self._images * (1 - share) if share else max(0.0, each * self._images - passed)
+        expected = each * self._images
+        by_clock, by_steps = max(0.0, expected - passed), expected * (1 - share)
+        # steps tell a slow batch, and the clock the end of one with few steps; some parts have no steps
+        return by_steps if share and passed > 1.2 * expected else min(by_clock, by_steps)
 
     def _seconds_per_step(self, now: float) -> float | None:
         """Return the seconds of one gradient step of one image, over all parts measured so far."""
