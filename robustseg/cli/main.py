@@ -188,8 +188,8 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code in (None, 0):
-            return 0  # after --help, whose reader may have left
+        if isinstance(error, SystemExit):
+            sys.stdout.flush()  # of a help text, whose reader may have left
         if (message := message_of(name, error)) is None:
             raise
         complain(message)

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -198,16 +198,15 @@ def showing(display: Display) -> Iterator[Display]:
         _CURRENT.reset(token)
 
 
-def track(items: Collection[Item] | Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+def track(items: Iterable[Item], what: str) -> Iterator[Item]:
     """Iterate over items, and show how many are done.
 
     Args:
-        items: The items.
+        items: The items; how many there are is shown if they have a length.
         what: Text in front of the numbers.
-        total: Number of items; by default their length.
     """
     display = shown()
-    stage = Count(what, total if total is not None else len(items))  # type: ignore[arg-type]
+    stage = Count(what, len(items) if isinstance(items, Sized) else None)
     with display.stage(stage):
         for item in items:
             yield item

@@ -52,10 +52,10 @@ class Count(Stage):
 
     Args:
         what: Text in front of the numbers, such as ``counting classes: image``.
-        total: Number of items.
+        total: Number of items; None if unknown.
     """
 
-    def __init__(self, what: str, total: int):
+    def __init__(self, what: str, total: int | None):
         self.what = what
         self.total = total
         self.done = 0
@@ -71,9 +71,13 @@ class Count(Stage):
         self._last = now
 
     def parts(self) -> list[str]:  # noqa: D102
+        if self.total is None:
+            return [f"{self.what} {self.done + 1}"]
         return [f"{self.what} {min(self.done + 1, self.total)}/{self.total}"]
 
     def left(self, now: float, inner: Left = None) -> float | None:  # noqa: D102
+        if self.total is None:
+            return None
         following = max(0, self.total - self.done - 1)
         if self.done >= self.total:
             return 0.0

@@ -21,6 +21,7 @@ from robustseg.attacks.targets.maps import TargetMap
 from robustseg.attacks.threat import ThreatModel
 from robustseg.attacks.universal.delta import UniversalDelta, ball, check_fit, folded, tiled, unit_free_threat
 from robustseg.attacks.victim import Victim
+from robustseg.terminal import track
 from robustseg.types import IGNORE_INDEX
 
 
@@ -131,7 +132,7 @@ class UniversalPerturbation:
             if start is not None:
                 self._check_start(start)
                 delta = start.delta.detach().clone()
-            for epoch in range(self.epochs):
+            for epoch in track(range(self.epochs), "fitting: epoch"):
                 delta, slope = self._epoch(attacked, batches, delta, epoch, on_step, device)
                 refuse_non_finite(slope.abs().sum())
                 moved = delta + (-1 if self.targeted else 1) * float(self.step_size) * slope.sign()
@@ -160,7 +161,7 @@ class UniversalPerturbation:
         """Return the perturbation, initialised at the first batch if needed, and its mean gradient."""
         slope: Tensor | None = None
         count = 0
-        for number, (images, targets, *_) in enumerate(batches, start=1):
+        for number, (images, targets, *_) in enumerate(track(batches, "batch"), start=1):
             images, targets = self._prepare(images.to(device), targets.to(device))
             delta = self._start(images) if delta is None else _at_least_as_wide(delta, images)
             slope = torch.zeros_like(delta) if slope is None else slope
