@@ -56,6 +56,8 @@ class TrainingStage(Stage):
         return [f"epoch {self.epoch}{epochs}", *([self.within] if self.within else [])]
 
     def left(self, now: float, inner: Left = None) -> float | None:  # noqa: D102
+        if inner is not None and inner[1] is not None:
+            self.costs.parts[_VAL].expected = inner[0] + inner[1]
         return self.costs.left(now) if self.known else None
 
 

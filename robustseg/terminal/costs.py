@@ -20,6 +20,8 @@ class Part:
     """Images that were measured in this run."""
     starts_device: bool = False
     """Whether the first batch is no measure, since it holds the start of a device or of data workers."""
+    expected: float | None = None
+    """Seconds for one image by another estimate, until a batch is measured."""
     batches: list[tuple[float, int]] = field(default_factory=list)
     """Seconds and images of each batch."""
 
@@ -31,7 +33,7 @@ class Part:
     def each(self) -> float | None:
         """Return the seconds for one image; None while they are not known."""
         images = sum(images for _, images in self.counted)
-        return sum(seconds for seconds, _ in self.counted) / images if images else None
+        return sum(seconds for seconds, _ in self.counted) / images if images else self.expected
 
 
 class Costs:
@@ -86,7 +88,7 @@ class Costs:
         for name, part in self.parts.items():
             images = part.images - part.done
             each = self._each(part, step)
-            if name == self._now:
+            if name == self._now and images > 0:
                 running = self._running(part, each, now)
                 if running is None:
                     return None

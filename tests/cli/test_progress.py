@@ -38,7 +38,7 @@ def evaluation(folder: Path, checkpoint: Path, attacks: dict, **data: int) -> li
     """Arguments of an evaluation under these attacks."""
     settings = {"trainer": {"enable_progress_bar": None}, "robustness": {"attacks": attacks}}
     settings["data"] = {"class_path": "SyntheticScenes", "init_args": data}
-    (folder / "suite.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "suite.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     files = ["--config", str(TINY), "--config", str(folder / "suite.yaml"), "--ckpt_path", str(checkpoint)]
     return ["evaluate", *files, "--output", str(folder / "out")]
 
@@ -47,16 +47,15 @@ def pgd(steps: int) -> dict:
     return {"class_path": "PGD", "init_args": {"steps": steps}}
 
 
-def a_minute(folder: Path, checkpoint: Path, more: int = 0) -> list[str]:
-    """An evaluation of about a minute on this machine, whose attacks differ in cost; ``more`` seconds longer."""
-    start = time.perf_counter()
-    (folder / "probe").mkdir()
-    assert main([*evaluation(folder / "probe", checkpoint, {"a": pgd(200)}, test_length=2), "--check_images", "0"]) == 0
-    each = (time.perf_counter() - start) / 200
-    steps = max(60, int((60 + more) / each / 9))
-    attacks = {"first": pgd(steps // 4), "long": pgd(steps * 5 // 8), "single": {"class_path": "FGSM"}}
-    attacks["restarted"] = {"class_path": "SegPGD", "init_args": {"steps": steps // 16, "restarts": 2}}
-    return evaluation(folder, checkpoint, attacks, test_length=18, val_batch_size=2)
+def a_minute(folder: Path, checkpoint: Path, factor: float = 1.0) -> list[str]:
+    """An evaluation of about a minute, or of ``factor`` minutes, whose attacks differ in cost."""
+    steps = int(60 * factor)
+    attacks = {"first": pgd(steps), "long": pgd(3 * steps), "single": {"class_path": "FGSM"}}
+    attacks["restarted"] = {"class_path": "SegPGD", "init_args": {"steps": steps, "restarts": 2}}
+    command = evaluation(folder, checkpoint, attacks, test_length=18, val_batch_size=2)
+    slow = ["--allow_import", "tests", "--model.network", "tests.helpers.slow.Slow", "--check_images", "2"]
+    slow += [f"--model.network.{option}" for option in ("backbone=test_resnet", "channels=8", "aux_head=false")]
+    return [*command, *slow, "--model.network.output_stride=8"]
 
 
 @pytest.mark.slow
@@ -89,7 +88,7 @@ def test_the_bar_of_a_minute_long_evaluation(tmp_path, checkpoint):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_jobs_log_has_a_line_per_minute(tmp_path, checkpoint):
-    command = [*ROBUSTSEG, *a_minute(tmp_path, checkpoint, more=75)]
+    command = [*ROBUSTSEG, *a_minute(tmp_path, checkpoint, 2.3)]
     lines = []
     start = time.monotonic()
     with subprocess.Popen(
@@ -121,8 +120,8 @@ def test_training_in_a_terminal(tmp_path):
     options += ["--robustness.attacks", "{slow: {class_path: PGD, init_args: {steps: 60}}}"]
     seen = in_terminal([*ROBUSTSEG, "train", "--config", str(TINY), *options], columns=120)
     assert seen.status == 0, seen.text[-3000:]
-    assert any(re.match(r"epoch \d/4 .*validation · attack 1/1 slow · step \d+/60 · images \d/5", line)
-               for _, line in seen.states())  # fmt: skip
+    pattern = r"epoch \d/4 .*validation · attack 1/1 slow · step \d+/60 · images \d/5"
+    assert [line for _, line in seen.states() if re.match(pattern, line)], seen.states()
     epochs = [
         line
         for line in seen.text.replace("\x1b[2K", "").replace("\r", "\n").split("\n")

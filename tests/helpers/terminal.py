@@ -54,13 +54,13 @@ def in_terminal(command: Sequence[str], columns: int = 80, interrupt_after: str 
         columns: Width of the terminal.
         interrupt_after: Press Ctrl-C once this text was written.
     """
+    # given as a whole, since readline sets the size in the environment without Python's knowledge
+    environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")}
+    environment |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process, terminal = pty.fork()
     if not process:
-        os.environ |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        for name in ("NO_COLOR", "COLUMNS", "FORCE_COLOR"):
-            os.environ.pop(name, None)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.execvp(command[0], command)
+        os.execvpe(command[0], command, environment)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     start, pieces = time.monotonic(), []
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
