@@ -13,7 +13,7 @@ _CONTINUED = {
     "merge": ("the shards are as they were", " with another new folder"),
     **dict.fromkeys(("evaluate", "study", "transfer"), _MEASURED),
 }
-"""What an interrupted command leaves, and how it is called to go on."""
+"""The results that an interrupted command leaves, and the arguments to go on with."""
 
 
 def message_of(command: str, error: BaseException) -> str | None:

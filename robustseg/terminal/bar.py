@@ -17,16 +17,16 @@ _FIRST = 18
 
 
 class State(NamedTuple):
-    """What a command does at one moment."""
+    """The work of a command at one moment."""
 
     parts: Sequence[str]
-    """From the whole to the detail, with names of users as they are."""
+    """Texts from the whole to the detail, with names of users as they are."""
     passed: float
     """Seconds since the beginning."""
     left: float | None
     """Seconds until the end; None while nothing is known."""
     share: float
-    """What is done, in [0, 1]."""
+    """The share that is done, in [0, 1]."""
 
 
 def log_line(state: State) -> str:

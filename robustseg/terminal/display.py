@@ -123,7 +123,7 @@ class Display:
 
 
 class _Drawing:
-    """What draws a display."""
+    """A thread that draws a display."""
 
     def start(self) -> None: ...
 

@@ -21,7 +21,7 @@ from robustseg.types import Sample
 PROBE = "checking the model"
 """Name of the probe in the progress of an evaluation."""
 PROBE_STEPS, PROBE_FORWARDS = 300.0, 450.0
-"""What the probe of one image costs, about: in gradient steps, and forwards, with and without a gradient."""
+"""The cost of the probe of one image, about: in gradient steps, and forwards with and without a gradient."""
 
 
 def checks_of(
