@@ -19,7 +19,7 @@ class Part:
     done: int = 0
     """Images that were measured in this run."""
     starts_device: bool = False
-    """Whether the first batch is no measure, since it holds the start of a device or of data workers."""
+    """True if the first batch is no measure, since it holds the start of a device or of data workers."""
     expected: float | None = None
     """Seconds for one image by another estimate, until a batch is measured."""
     batches: list[tuple[float, int]] = field(default_factory=list)
