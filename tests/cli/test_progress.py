@@ -23,7 +23,7 @@ from tests.helpers.terminal import in_terminal, seconds_of
 TINY = CONF / "tiny.yaml"
 ROBUSTSEG = [sys.executable, "-c", "import sys; from robustseg.cli.main import main; sys.exit(main())"]
 HOSTILE = ["pgd[l2]", "a[/b]", "[bold]x", "b\x1b[31mred", "\u202ec", "d\rover"]
-NOISE = ["Tip", "litlogger", "available: False", "TPU", "HPU", "FLOPs", "eval mode", "Seed set", "srun", "num_workers",
+NOISE = ["Tip", "litlogger", "available: False", "TPU", "HPU", "FLOPs", "Modules in", "Seed set", "srun", "num_workers",
          "log_every_n_steps", "Loading `train_dataloader`", "stopped:", "UserWarning", "FutureWarning"]  # fmt: skip
 
 
