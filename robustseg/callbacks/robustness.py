@@ -11,13 +11,14 @@ from torch import Tensor
 
 from robustseg.attacks import Attack
 from robustseg.callbacks.pictures import log_panel
-from robustseg.callbacks.progress import find_progress_bar
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import data_of
 from robustseg.detectors import Detector
 from robustseg.evaluation import CLEAN, Attacked, Evaluator, Example, MemorySink
+from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.figures import LOGGED
 from robustseg.evaluation.targets import check_targets
+from robustseg.terminal import shown
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
 
@@ -96,6 +97,7 @@ class RobustnessEvaluation(pl.Callback):
         self.targets = check_targets(targets)
         self._evaluator: Evaluator | None = None
         self._sink = MemorySink()
+        self._stage: AttackStage | None = None
         self._images_left = 0
         self._examples: dict[str, list[Example]] = {}
 
@@ -133,9 +135,19 @@ class RobustnessEvaluation(pl.Callback):
             for key, figure in LOGGED.items():
                 if key in row:
                     pl_module.log(f"val/{name}/{figure}", row[key].float())
+        self._end()
         for name, examples in self._examples.items():
             log_panel(trainer, f"val/{name}", examples)
         self._evaluator, self._sink, self._examples = None, MemorySink(), {}
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """End the display."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._stage is not None:
+            shown().end(self._stage)
+        self._stage = None
 
     def _start(
         self,
@@ -155,6 +167,10 @@ class RobustnessEvaluation(pl.Callback):
             num_images = 2**62
         # An unpadded distributed sampler gives rank r the images r, r + world, …: count its share of the first ones.
         self._images_left = len(range(trainer.global_rank, num_images, trainer.world_size))
+        here = min(self._images_left, _images_of(data, trainer))
+        self._stage = AttackStage(attacks)
+        self._stage.plan([[CLEAN, *attacks]] * here)
+        shown().begin(self._stage)
 
     def _update(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch) -> None:
         if self._evaluator is None or not self._images_left:
@@ -162,11 +178,8 @@ class RobustnessEvaluation(pl.Callback):
         take = min(self._images_left, len(batch.images))
         self._images_left -= take
         images, targets, ids = batch.images[:take], batch.targets[:take], batch.ids[:take]
-        bar = find_progress_bar(trainer)
         model = _as_robust(pl_module).model
-        self._evaluator.update(model, ids, images, targets, None if bar is None else bar.attack_step)
-        if bar is not None:
-            bar.attacks_done()
+        self._evaluator.update(model, ids, images, targets, self._stage if shown().visible else None)
         if trainer.is_global_zero:
             self._keep_examples(self._sink.seen, ids, images, targets)
 
@@ -181,6 +194,13 @@ class RobustnessEvaluation(pl.Callback):
                     seen[name].predictions[row],
                 )
                 kept.append(Example(ids[row], *(tensor.detach().cpu() for tensor in tensors)))
+
+
+def _images_of(data: object, trainer: pl.Trainer) -> int:
+    """Return the validation images of this rank."""
+    if not isinstance(data, SegmentationData):
+        return 0
+    return len(range(trainer.global_rank, len(data.dataset("val")), trainer.world_size))
 
 
 def _as_robust(pl_module: pl.LightningModule) -> RobustSegmentation:

@@ -20,12 +20,15 @@ from robustseg.training.strategy import check_strategy
 
 def train(args: Sequence[str]) -> int:
     """Train as configured, then evaluate the model on the test split under all attacks of the suite."""
-    return preemptible(lambda signals: _train(RobustSegCLI(args), signals))
+    return preemptible(lambda signals: _train(args, signals))
 
 
-def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
+def _train(args: Sequence[str], signals: PreemptionSignals) -> int:
+    signals.leave_at_once()  # there is nothing to save before the first update
+    cli = RobustSegCLI(args)
     _check_before_training(cli)
     cli.log_into(Path(str(cli.save.run_folder)))
+    signals.leave_between_steps()
     cli.save.signals = signals
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
     if (reason := early_end(cli.trainer)) is not None:

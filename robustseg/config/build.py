@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from robustseg.callbacks import AttackProgressBar, EpochLines
+from robustseg.callbacks import EpochLines, ShowTraining
 from robustseg.config.benchmark_of import benchmark_of, read_ids
 from robustseg.config.errors import ConfigError, cause_of, is_expected
 from robustseg.config.folder import (
@@ -31,7 +30,7 @@ from robustseg.config.modes import as_list, settle_modes
 from robustseg.config.named import ConfigFile
 from robustseg.config.options import TRAINER_DEFAULTS, add_options
 from robustseg.config.safety import limit_imports, refused_object, split_allowed
-from robustseg.config.saying import is_first_process
+from robustseg.config.saying import is_first_process, say
 from robustseg.config.start import find_start, refuse_other_data, start_from_nothing_else
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
@@ -42,6 +41,7 @@ from robustseg.resume.callback import ResumeCheckpoint
 from robustseg.resume.continuation import deciding_settings
 from robustseg.resume.failure import EndInTime, end_with_launcher
 from robustseg.resume.runs import next_version
+from robustseg.terminal import shown
 from robustseg.training import RobustSegmentation
 
 
@@ -111,8 +111,11 @@ class RobustSegCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint and the folder before anything is built or written."""
+        if self.config.trainer.enable_progress_bar is False:
+            shown().bar = False
+        shown().prepare("building the model and opening the data")
         if self.config.trainer.accelerator == "auto" and torch.backends.mps.is_available():
-            print("robustseg: Apple's GPU lacks the float64 that exact budgets need; training on the CPU.")
+            say("Apple's GPU lacks the float64 that exact budgets need; training on the CPU.")
             self.config.trainer.accelerator = "cpu"
         settle_modes(self.config, self.given.get("trainer.callbacks"), refuse=not self.evaluate)
         self.settings = deciding_settings(self.config.as_dict())
@@ -163,11 +166,11 @@ class RobustSegCLI(LightningCLI):
             kwargs |= training_arguments(trainer, self.save.run_folder)
             keep_checkpoints_in(self.save.run_folder, [self.config_init.checkpoint, *kwargs["callbacks"]])
             callbacks += [self.config_init.checkpoint, LearningRateMonitor(), self.save]
-        if trainer.enable_progress_bar is not False and sys.stdout.isatty():
-            callbacks.append(AttackProgressBar())
+        if any(isinstance(each, ProgressBar) for each in kwargs["callbacks"]):
+            shown().visible = False  # the configuration has a bar of its own
         else:
             kwargs["enable_progress_bar"] = False
-            callbacks.append(EpochLines())
+        callbacks += [ShowTraining(), EpochLines()]
         built = self._instantiate_trainer({**trainer, **kwargs}, callbacks)
         end_with_launcher(built)
         return built

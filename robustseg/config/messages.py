@@ -30,6 +30,7 @@ from robustseg.models import Network
 from robustseg.shipped import ConfigFileError
 from robustseg.shipped.includes import KEY
 from robustseg.studies import Study
+from robustseg.terminal.text import complain
 from robustseg.types import parse_fraction
 
 _SELECTABLE: dict[str, type[Any]] = {
@@ -110,7 +111,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             raise argparse.ArgumentError(None, message) from ex
         short = refused_import(message) or _unknown_class(message) or _in_class(message) or message
-        print(f"robustseg: error: {short}\n--help lists all options.", file=sys.stderr)
+        complain(f"robustseg: error: {short}\n--help lists all options.")
         sys.exit(2)
 
     def _hint(self, message: str) -> str:

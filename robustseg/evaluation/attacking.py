@@ -39,9 +39,6 @@ class Outcome(NamedTuple):
     """Duration of the attack on the whole batch."""
 
 
-OnAttackStep = Callable[[str, AttackStep], None]
-
-
 def predict(model: Model, images: Tensor, targets: Tensor, ignore_index: int | None = IGNORE_INDEX) -> Tensor:
     """Predict class ids B×H×W for images B×3×H×W with the model in eval mode.
 
@@ -97,11 +94,6 @@ def attack_batch(
         torch.cuda.synchronize(images.device)
     seconds = time.perf_counter() - start
     return Outcome(result, attack.wanted(targets) if isinstance(attack, Targeted) else None, seconds)
-
-
-def named_step(on_step: OnAttackStep | None, name: str) -> Callable[[AttackStep], None] | None:
-    """Bind ``on_step`` to the attack called ``name``; None stays None."""
-    return None if on_step is None else lambda step: on_step(name, step)
 
 
 @contextmanager

@@ -12,14 +12,13 @@ from robustseg.attacks import Attack, AttackStep, NoGradientError
 from robustseg.attacks.base import OnStep
 from robustseg.attacks.checks import checked_images
 from robustseg.attacks.guard import Model
+from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.attacking import (
     CLEAN,
     Attacked,
-    OnAttackStep,
     Outcome,
     attack_batch,
     full_precision,
-    named_step,
     predict,
     untouched,
 )
@@ -90,6 +89,7 @@ class Evaluator:
         self.for_itself = frozenset(for_itself)
         self.refused: dict[str, str] = {}
         """Reasons why attacks could not be run on this model, by the attacks' names."""
+        self._unseen = AttackStage(self.attacks)
         sink.open(self.attacks, self.views, num_classes)
 
     def missing(self, sample: str) -> list[str]:
@@ -106,6 +106,18 @@ class Evaluator:
             if self.sink.lacks(sample, name)
         ]
 
+    def lacking(self, sample: str) -> list[str]:
+        """Return the names of the attacks, "clean" included, that have records to be measured on a sample."""
+        return [
+            attack
+            for attack in (CLEAN, *self.attacks)
+            if attack not in self.refused
+            and any(
+                self.sink.lacks(sample, name)
+                for name in (*answers_to(attack, self.scored_on, self.for_itself), *self._views(attack))
+            )
+        ]
+
     def _views(self, attack: str) -> dict[str, View]:
         """Return the views of the images of an attack, by the name of the records."""
         return {seen_name(attack, name): view for name, view in self.views.items() if view.wants(attack)}
@@ -116,7 +128,7 @@ class Evaluator:
         ids: Sequence[str],
         images: Tensor,
         targets: Tensor,
-        on_step: OnAttackStep | None = None,
+        stage: AttackStage | None = None,
         scored: Mapping[str, Model] | None = None,
     ) -> None:
         """Measure the missing records of a batch.
@@ -130,7 +142,7 @@ class Evaluator:
             ids: B sample ids.
             images: B×3×H×W in [0, 1].
             targets: B×H×W class ids; not used if the model's predictions are the targets.
-            on_step: Function that is called with the attack's name after each of its gradients.
+            stage: Display of the attacks and their steps.
             scored: The models of ``scored_on``, by name.
 
         Raises:
@@ -143,19 +155,24 @@ class Evaluator:
         missing = {sample: set(self.missing(sample)) for sample in ids}
         if self.targets == "predictions" and any(missing.values()):
             targets = own_predictions(model, images)
+        watched = [] if stage is None else [stage.step]  # an observer of steps keeps logits in memory
+        stage = stage or self._unseen
+        stage.batch(sum(1 for names in missing.values() if names))
         for attack in (CLEAN, *self.attacks):
             names = answers_to(attack, self.scored_on, self.for_itself)
             views = self._views(attack)
             rows = [row for row, sample in enumerate(ids) if not missing[sample].isdisjoint({*names, *views})]
             if not rows:
                 continue
+            stage.attack(attack, len(rows))
             part = Batch(images[rows], targets[rows], [ids[row] for row in rows])
             wanted = set[str]().union(*(missing[sample] for sample in part.ids))
             with full_precision():
                 looks = {name: view.begin(model, part, models) for name, view in views.items() if name in wanted}
                 steps = [looks[name].step for name in looks if views[name].watches]
-                outcome = self._attack(attack, model, part, _each(named_step(on_step, attack), steps))
+                outcome = self._attack(attack, model, part, _each([*watched, *steps]))
                 if outcome is None:
+                    stage.refused(attack)
                     continue
                 found = [
                     record
@@ -166,6 +183,7 @@ class Evaluator:
                 for name, look in looks.items():
                     found += self._noted(name, look, part, outcome)
             self.sink.put([record for record in found if measured_with(record.attack) in missing[record.sample]])
+        stage.batch_done(sum(1 for names in missing.values() if names))
 
     def _attack(self, name: str, model: Model, batch: Batch, on_step: OnStep | None) -> Outcome | None:
         """Run an attack; return None if it cannot be run."""
@@ -226,14 +244,13 @@ class Evaluator:
         self.sink.close()
 
 
-def _each(first: OnStep | None, more: Sequence[OnStep]) -> OnStep | None:
+def _each(observers: Sequence[OnStep]) -> OnStep | None:
     """Combine several observers into one; return None if there are none."""
-    every = [*([] if first is None else [first]), *more]
-    if not every:
+    if not observers:
         return None
 
     def show(step: AttackStep) -> None:
-        for one in every:
+        for one in observers:
             one(step)
 
     return show

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,14 @@ def read(path: Path, load: Callable[[str], Any] = yaml.safe_load) -> dict[str, A
     Raises:
         ConfigFileError: The file cannot be read, is no YAML, or holds something else.
     """
+    text = ""
     try:
-        content = load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = load(text)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigFileError(f"{path} cannot be read as YAML: {' '.join(str(error).split())[:200]}.") from error
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        tabs = " Indent with spaces: YAML takes no tabs." if re.search(r"^ *\t", text, re.MULTILINE) else ""
+        raise ConfigFileError(f"{path} cannot be read as YAML: {reason}.{tabs}") from error
     if not isinstance(content, dict):
         raise ConfigFileError(f"{path} holds {type(content).__name__}; expected keys with values, such as model: …")
     return content

@@ -24,6 +24,7 @@ from robustseg.attacks.targets.maps import TargetMap
 from robustseg.attacks.threat import ThreatModel
 from robustseg.attacks.universal.delta import UniversalDelta, ball, check_fit, folded, tiled, unit_free_threat
 from robustseg.attacks.victim import Victim
+from robustseg.terminal import track
 from robustseg.types import IGNORE_INDEX, checked_ignore_index
 
 
@@ -134,7 +135,7 @@ class UniversalPerturbation(Checked):
             if start is not None:
                 self._check_start(start)
                 delta = start.delta.detach().clone()
-            for epoch in range(self.epochs):
+            for epoch in track(range(self.epochs), "fitting: epoch"):
                 delta, slope = self._epoch(attacked, batches, delta, epoch, on_step, device)
                 refuse_non_finite(slope.abs().sum())
                 moved = delta + (-1 if self.targeted else 1) * float(self.step_size) * slope.sign()
@@ -163,7 +164,7 @@ class UniversalPerturbation(Checked):
         """Return the perturbation, initialised at the first batch if needed, and its mean gradient."""
         slope: Tensor | None = None
         count = 0
-        for number, (images, targets, *_) in enumerate(batches, start=1):
+        for number, (images, targets, *_) in enumerate(track(batches, "batch"), start=1):
             # What is no tensor is refused below.
             moved = (each.to(device) if isinstance(each, Tensor) else each for each in (images, targets))
             images, targets = self._prepare(*moved)

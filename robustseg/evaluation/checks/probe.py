@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ def probe_model(
     reference_miou: float | None = None,
     suite: Mapping[str, Tensor] | None = None,
     batch_size: int | None = None,
+    on_forward: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Gather the evidence for :func:`~robustseg.evaluation.checks.trust_flags`, which judges it.
 
@@ -60,6 +61,7 @@ def probe_model(
         suite: N×3×C class counts under attacks of the suite, if known: then more steps and black-box attacks are
             compared with the worst case over the suite.
         batch_size: Number of images in one forward; all by default.
+        on_forward: Called after each forward, with its number of images.
 
     Returns:
         JSON-serialisable evidence, for ``card["checks"]``.
@@ -85,6 +87,7 @@ def probe_model(
             num_classes,
             seed,
             batch_size or len(rows),
+            on_forward,
         )
         evidence: Evidence = {
             "ids": subject.ids,

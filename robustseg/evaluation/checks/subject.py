@@ -34,6 +34,7 @@ class Subject:
         num_classes: Number of classes C.
         seed: Seed of the evaluation.
         batch_size: Number of images in one forward.
+        on_forward: Called after each forward, with its number of images.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Subject:
         num_classes: int,
         seed: int,
         batch_size: int,
+        on_forward: Callable[[int], None] | None = None,
     ):
+        self._on_forward = on_forward
         self._model = model
         self.ids = list(ids)
         self.images = images
@@ -77,6 +80,8 @@ class Subject:
         """
         logits = self._model(images)
         self.forwards += len(images)
+        if self._on_forward is not None:
+            self._on_forward(len(images))
         if isinstance(logits, Tensor) and logits.requires_grad:
             logits.register_hook(lambda _: self._count_backward(len(images)))  # type: ignore[no-untyped-call]
         return logits
