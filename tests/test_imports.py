@@ -14,6 +14,7 @@ from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "robustseg"
 LAYERS = [
+    {"terminal"},
     {"types", "files", "opening"},
     {"shipped"},
     {"attacks", "models", "data", "metrics"},
@@ -27,18 +28,7 @@ LAYERS = [
     {"doctor"},
     {"cli"},
 ]
-WITHOUT_LIGHTNING = {
-    "types",
-    "files",
-    "opening",
-    "shipped",
-    "attacks",
-    "models",
-    "data",
-    "metrics",
-    "detectors",
-    "evaluation",
-}
+WITHOUT_LIGHTNING = set().union(*LAYERS[:5])
 SHELL = PACKAGE / "data" / "lightning.py"
 """Makes data modules of data sets."""
 

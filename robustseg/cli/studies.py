@@ -41,7 +41,7 @@ class ModelFiles(NamedTuple):
 
 
 def study(args: Sequence[str]) -> int:
-    """Run a study of a checkpoint, with ``--targets`` also on further models."""
+    """Run a study of a checkpoint, with ``--models`` also on further models."""
     packages, rest = split_allowed(args)
     folders, _ = split_writable(rest)
     allowed = [*(f"{OPTION}={package}" for package in packages), *allowing(folders)]
@@ -62,17 +62,22 @@ def _study(args: Sequence[str], build: Build) -> int:
     """Run one study of one model.
 
     Args:
-        args: Arguments of ``robustseg evaluate``, a configuration with ``study``, and ``--targets``.
+        args: Arguments of ``robustseg evaluate``, a configuration with ``study``, and ``--models``.
         build: Function that builds an evaluation from arguments.
 
     Raises:
         StudyError: The study or a target cannot be used.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--targets", nargs="*", default=[])
+    parser.add_argument("--models", nargs="*", default=[])
     options, rest = parser.parse_known_args(args)
+    if any(part.partition("=")[0] == "--targets" for part in rest):
+        raise StudyError(
+            "--targets is now --models, which names further models to score: study … --models NAME=RUN; the targets of "
+            "an evaluation are robustness.targets."
+        )
     cli = build(rest, study=True)
-    places = parse_models(options.targets, "--targets")
+    places = parse_models(options.models, "--models")
     benchmark = cli.loaded_benchmark(check_images=0)
     targets = [_target(cli.datamodule, place, build) for place in places]
     assert cli.checkpoint is not None

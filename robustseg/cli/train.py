@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from robustseg.cli.computing import preemptible
 from robustseg.config.build import RobustSegCLI
+from robustseg.config.loggers import close
 from robustseg.config.monitored import check_monitors, early_end, monitors
 from robustseg.config.saying import say
 from robustseg.evaluation.benchmark import run_benchmark
@@ -19,11 +21,15 @@ from robustseg.training.strategy import check_strategy
 
 def train(args: Sequence[str]) -> int:
     """Train as configured, then evaluate the model on the test split under all attacks of the suite."""
-    return preemptible(lambda signals: _train(RobustSegCLI(args), signals))
+    return preemptible(lambda signals: _train(args, signals))
 
 
-def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
+def _train(args: Sequence[str], signals: PreemptionSignals) -> int:
+    signals.leave_at_once()  # there is nothing to save before the first update
+    cli = RobustSegCLI(args)
     _check_before_training(cli)
+    cli.log_into(Path(str(cli.save.run_folder)))
+    signals.leave_between_steps()
     cli.save.signals = signals
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
     if (reason := early_end(cli.trainer)) is not None:
@@ -39,6 +45,7 @@ def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
     # Results are saved continuously, so a signal may end the evaluation at once.
     signals.leave_at_once()
     run_benchmark(cli.trainer, benchmark, folder.parent / benchmark.name)
+    close(cli.trainer.loggers)
     return 0
 
 
@@ -62,7 +69,7 @@ def _check_before_training(cli: RobustSegCLI) -> None:
         check_continuation(cli.resumed, facts, cli.settings, cli.config.resume, cli.checkpoint)
         load_segmentation_weights(cli.model.model, cli.checkpoint)
         check_state(cli.resumed, cli.checkpoint, cli.resumed[RUN_KEY].get(OUTLINE))
-        cli.resumed = None  # as large as the model and its optimiser
+        cli.resumed = {"global_step": cli.resumed["global_step"]}  # the rest is as large as the model and its optimiser
     figures = cli.model.logged(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
     found = monitors(cli.config_init.checkpoint, cli.config_init.trainer.callbacks)
     for caution in check_monitors(found, cli.trainer, figures, cli.config_init.robustness):

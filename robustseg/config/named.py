@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from robustseg.opening.regular import is_stream
 from robustseg.shipped import ConfigFileError, complete, find
 from robustseg.shipped.includes import KEY, read
 from robustseg.shipped.names import is_text
+from robustseg.terminal.text import complain
 
 
 class ConfigFile(ActionConfigFile):
@@ -29,7 +28,7 @@ class ConfigFile(ActionConfigFile):
         super().__call__(parser, cfg, path, option_string)  # type: ignore[no-untyped-call]
 
 
-_say = rank_zero_only(partial(print, file=sys.stderr, flush=True))
+_say = rank_zero_only(complain)
 
 
 def completed(path: Path) -> str | None:

@@ -17,6 +17,7 @@ from robustseg.files import write_json
 from robustseg.opening.plain import TreeError, read_json
 from robustseg.opening.regular import UnfitFile
 from robustseg.opening.seal import SEAL, sealed, unsealed
+from robustseg.terminal import track
 
 _AGAIN = "evaluate the checkpoint again to get a complete card."
 _DEEPEST = 40
@@ -91,7 +92,9 @@ def read_cards(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Card]:
     depth = 1
     while len({folder.parts[-depth:] for folder in folders}) < len(folders):
         depth += 1
-    return {"/".join(folder.parts[-depth:]): read_card(path) for folder, path in zip(folders, paths, strict=True)}
+    names = ["/".join(folder.parts[-depth:]) for folder in folders]
+    cards = (read_card(path) for path in track(paths, "reading the cards:"))
+    return dict(zip(names, cards, strict=True))
 
 
 def write_card(card: Card, path: str | os.PathLike[str]) -> None:

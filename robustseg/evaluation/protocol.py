@@ -16,6 +16,8 @@ from robustseg.opening.plain import read_json
 PROTOCOL = "protocol.json"
 FORMAT = 1
 """Version of the folder's layout; raised when older folders can no longer be continued."""
+_UNSAID = {"targets": "labels"}
+"""Facts that protocols leave out where they have these values."""
 _OLD_RESULTS = "robustness.json"
 """File with the results of evaluations before there were result cards."""
 
@@ -58,7 +60,7 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> str:
             f"{facts['format']}): continue it with that version, or choose another --output. Nothing was changed."
         )
     if found != facts:
-        changes = "; ".join(differences(found, facts))
+        changes = "; ".join(differences({**_UNSAID, **found}, {**_UNSAID, **facts}))
         raise EvaluationError(
             f"{folder} holds an evaluation of something else ({changes}): choose another --output, or remove the "
             "folder to start over. Nothing was changed."

@@ -12,6 +12,7 @@ from robustseg.evaluation.card_upgrade import upgrade_settings
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.protocol import differences
 from robustseg.evaluation.store import ImageRecord, Stream, read_records
+from robustseg.evaluation.views import refuse_names_of_views
 from robustseg.opening.plain import read_json
 
 REFUSED = "refused"
@@ -23,6 +24,31 @@ def record_name(attack: str, target: str = "") -> str:
     It is the attack's own name, or ``<attack> on <target>`` for the answers of another model.
     """
     return f"{attack} on {target}" if target else attack
+
+
+_IN_8BIT = " in 8 bit"
+
+
+def rounded_name(attack: str) -> str:
+    """Return the name of the records of an attack's images after rounding to 8 bit."""
+    return f"{attack}{_IN_8BIT}"
+
+
+def measured_with(name: str) -> str:
+    """Return the name of the record that a record is measured together with; its own name for most."""
+    return name.removesuffix(_IN_8BIT)
+
+
+def refuse_reserved_names(attacks: Iterable[str]) -> None:
+    """Refuse names of attacks that are reserved for other records.
+
+    Raises:
+        ValueError: A name is reserved.
+    """
+    refuse_names_of_views(attacks)
+    for name in attacks:
+        if name.endswith(_IN_8BIT):
+            raise ValueError(f"an attack cannot be called {name!r}: the scores of rounded images are kept under it.")
 
 
 def answers_to(attack: str, scored_on: Sequence[str], for_itself: Collection[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,14 @@ def read(path: Path, load: Callable[[str], Any] = yaml.safe_load) -> dict[str, A
     Raises:
         ConfigFileError: The file cannot be read, is no YAML, or holds something else.
     """
+    text = ""
     try:
-        content = load_yaml(read_text(path), load)
+        text = read_text(path)
+        content = load_yaml(text, load)
     except (OSError, yaml.YAMLError, UnicodeDecodeError, TreeError) as error:
-        raise ConfigFileError(f"{path} cannot be read as YAML: {' '.join(str(error).split())[:200]}.") from error
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        tabs = " Indent with spaces: YAML takes no tabs." if re.search(r"^ *\t", text, re.MULTILINE) else ""
+        raise ConfigFileError(f"{path} cannot be read as YAML: {reason}.{tabs}") from error
     if not isinstance(content, dict):
         raise ConfigFileError(f"{path} holds {type(content).__name__}; expected keys with values, such as model: …")
     return content

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +46,8 @@ ALLOWED = {
     "evaluation/report/pages.py:render": "a file of the package",
     "evaluation/store.py:_create": "writes a new file",
     "resume/checkpoint_files.py:_link": "syncs the copy that it has made",
+    "training/csv_file.py:CsvFile._rows": "by Lightning's file system, which may be a remote one",
+    "training/csv_file.py:CsvFile._write": "writes, by the same",
 }
 """Places outside of robustseg.opening that open files, each with the reason."""
 
@@ -177,6 +180,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "attacks/universal/delta.py:_read": table("robustseg.attacks.universal.delta", "UniversalDelta.load"),
     "cli/configs.py:_text": table("robustseg.cli.configs", "_text", False),
     "cli/configs.py:_copy": lambda path: _copied(path),
+    "config/loggers.py:_versions": lambda path: _logger_versions(path),
     "config/benchmark_of.py:read_ids": table("robustseg.config.benchmark_of", "read_ids"),
     "data/class_table.py:_entries": table("robustseg.data.class_table", "read_class_table"),
     "data/disk_cache.py:DiskCache.load": disk_cache,
@@ -228,6 +232,7 @@ SILENT = {
     "models/checkpoints/reading.py:sha256": "it is of any file, and of one that does not exist",
     "resume/checkpoint_reading.py:broken": "it returns the fault",
     "resume/checkpoint_reading.py:unreadable": "it returns the fault",
+    "config/loggers.py:_versions": "loggers without readable versions get new ones",
     "cli/configs.py:_text": "it prints any text",
     "cli/configs.py:_copy": "it compares any text",
     "evaluation/benchmark/run.py:_copy": "it copies any file",
@@ -249,6 +254,12 @@ def _copied(path: Path) -> object:
     folder.mkdir()
     os.replace(path, folder / "x.yaml")
     return _copy({"x": ROOT / "configs" / "quickstart.yaml"}, folder)
+
+
+def _logger_versions(path: Path) -> object:
+    from robustseg.config.loggers import LOGGERS, _versions
+
+    return _versions(SimpleNamespace(purge_step=0, folder=moved(path, LOGGERS).parent))
 
 
 def _checked_headers(path: Path) -> object:
@@ -379,6 +390,7 @@ def test_a_hostile_file(place, tmp_path, monkeypatch, in_time):
 
 RETURNS = ("resume/checkpoint_reading.py:broken", "resume/checkpoint_reading.py:unreadable")
 ABSENT = (
+    "config/loggers.py:_versions",
     "data/disk_cache.py:DiskCache.load",
     "evaluation/pictures.py:PictureKeeper.load",
     "evaluation/records.py:refusal",

@@ -37,6 +37,7 @@ ALLOWED = {
     "evaluation/report/drawing.py:svg_of": "into memory",
     "evaluation/store.py:_create": "records are appended, each batch whole or not at all",
     "evaluation/store.py:_cut": "the same",
+    "training/csv_file.py:CsvFile._write": "by Lightning's file system, which may be a remote one",
     "resume/checkpoint_files.py:serialise": "into the file of robustseg.files, or memory",
     "resume/checkpoint_files.py:link_last": "a link",
     "resume/checkpoint_files.py:_link": "a link, or a copy where there are none",
