@@ -27,7 +27,7 @@ from robustseg.config.logger_arguments import Home
 from robustseg.config.loggers import StartLoggers, build_loggers, check_loggers
 from robustseg.config.messages import Parser, keys_of
 from robustseg.config.modes import as_list, settle_modes
-from robustseg.config.named import ConfigFile
+from robustseg.config.named import ConfigFile, limit_files
 from robustseg.config.options import TRAINER_DEFAULTS, add_options
 from robustseg.config.safety import limit_imports, refused_object, split_allowed
 from robustseg.config.saying import is_first_process, say
@@ -62,6 +62,7 @@ class RobustSegCLI(LightningCLI):
         self.allowed_writes, args = split_writable(args)
         self.given_arguments = list(args)
         limit_imports(self.allowed_imports)
+        limit_files()
         self.command = "study" if study else "evaluate" if evaluate else "train"
         super().__init__(
             RobustSegmentation,
