@@ -21,7 +21,7 @@ WRITE_OPTION = "--allow_write"
 
 _SECTIONS = ("trainer", "checkpoint", "save", "output", "experiment", "data.init_args.disk_cache")
 """Keys with places that are written to."""
-_NOT_EVALUATED = ("trainer.logger", "checkpoint", "save")
+_NOT_EVALUATED = ("checkpoint", "save")
 """Keys that an evaluation does not use."""
 _CACHE = "data.init_args.disk_cache"
 _ROOT = "trainer.default_root_dir"
@@ -46,7 +46,7 @@ def refused_write(config: Namespace, allowed: Sequence[str], args: Sequence[str]
         config: The parsed configuration, before its objects are built.
         allowed: Folders named by ``--allow_write``.
         args: The other arguments of the command line; what they set themselves is allowed.
-        evaluate: The command is an evaluation, which has no loggers and writes no checkpoints.
+        evaluate: The command is an evaluation, which writes no checkpoints.
     """
     root = Path(str(config.trainer.default_root_dir or "."))
     places = [Path(), root, *map(Path, allowed)]

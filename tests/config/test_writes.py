@@ -110,13 +110,14 @@ def test_within_the_run_and_below_the_working_directory(here):
 
 def test_an_evaluation_looks_at_what_it_builds(here, capsys):
     (here / "x.ckpt").touch()
-    (here / "run.yaml").write_text(CASES["logger"][1].replace("@", "/elsewhere"))
+    (here / "run.yaml").write_text(CASES["best checkpoint"][1].replace("@", "/elsewhere"))
     of = [*TINY, "--config", "run.yaml", "--ckpt_path", "x.ckpt"]
     RobustSegCLI(of, evaluate=True)
     (here / "out.yaml").write_text("output: /elsewhere\n")
     assert "output = /elsewhere lies outside" in refused(["evaluate", *of, "--config", "out.yaml"], capsys)
-    (here / "profile.yaml").write_text(CASES["profiler"][1].replace("@", "/elsewhere"))
-    assert "profiler.init_args.dirpath" in refused(["evaluate", *of, "--config", "profile.yaml"], capsys)
+    for name in ("profiler", "logger"):
+        (here / "other.yaml").write_text(CASES[name][1].replace("@", "/elsewhere"))
+        assert CASES[name][0] in refused(["evaluate", *of, "--config", "other.yaml"], capsys)
 
 
 def test_the_option_is_in_the_help(capsys):
