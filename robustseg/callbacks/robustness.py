@@ -17,6 +17,7 @@ from robustseg.data.lightning import data_of
 from robustseg.detectors import Detector
 from robustseg.evaluation import CLEAN, Attacked, Evaluator, Example, MemorySink
 from robustseg.evaluation.figures import LOGGED
+from robustseg.evaluation.views import check_names
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
 
@@ -44,8 +45,8 @@ class RobustnessEvaluation(pl.Callback):
             null for all of it.
 
     Raises:
-        ValueError: A number is out of range, ``validate_with`` names an unknown attack, or a detector is
-            called "clean".
+        ValueError: A number is out of range, ``validate_with`` names an unknown attack, or an attack or a
+            detector has a name that scores cannot be reported under.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class RobustnessEvaluation(pl.Callback):
         false_positive_rate: float = 0.05,
         threshold_images: int | None = 100,
     ):
-        self.attacks = dict(attacks or {})
+        self.attacks = check_names("attack", attacks or {})
         unknown = [name for name in validate_with or [] if name not in self.attacks]
         if unknown:
             known = ", ".join(self.attacks) or "none"
             raise ValueError(f"validate_with names {', '.join(unknown)}, but robustness.attacks has: {known}.")
+        if num_examples < 0:
+            raise ValueError(f"num_examples = {num_examples} is negative: use 0 for no pictures.")
         if every_n_epochs < 0:
             raise ValueError(f"every_n_epochs = {every_n_epochs} is negative: use 0 to leave validation clean.")
         counts = {"num_images": num_images, "test_num_images": test_num_images, "threshold_images": threshold_images}
@@ -82,9 +85,7 @@ class RobustnessEvaluation(pl.Callback):
             raise ValueError(
                 f"false_positive_rate = {false_positive_rate}: use a share of benign images in [0, 1), such as 0.05."
             )
-        self.detectors = dict(detectors or {})
-        if CLEAN in self.detectors:
-            raise ValueError(f"a detector cannot be called {CLEAN!r}: that is the name of the scores without attack.")
+        self.detectors = check_names("detector", detectors or {})
         self.false_positive_rate = false_positive_rate
         self.threshold_images = threshold_images
         self._evaluator: Evaluator | None = None
@@ -97,6 +98,18 @@ class RobustnessEvaluation(pl.Callback):
         """Names of the figures that validation logs."""
         names = [CLEAN, *self.validate_with] if self.validate_with and self.every_n_epochs else []
         return {f"val/{name}/{figure}" for name in names for figure in LOGGED.values()}
+
+    def why_absent(self, figure: str) -> str:
+        """Return the remedy for a figure of an attack that does not run at validation; empty for any other figure."""
+        stage, _, rest = figure.partition("/")
+        attack = rest.rpartition("/")[0]
+        if stage != "val" or attack not in self.attacks or figure in self.logged:
+            return ""
+        if not self.every_n_epochs:
+            return "validations are without attacks: set robustness.every_n_epochs to 1 or more."
+        if attack not in self.validate_with:
+            return f"{attack} does not run at validation: put {attack} into robustness.validate_with."
+        return ""
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start an evaluation if it is due in this epoch."""

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from robustseg import __version__
 from robustseg.cli.arguments import check_configurations
 from robustseg.cli.messages import message_of
-from robustseg.config.suggest import did_you_mean
 from robustseg.resume.ending import exit_status
+from robustseg.shipped.suggest import did_you_mean
 
 BROKEN_PIPE = 141
 """Exit status after the reader of the output, such as ``head``, has closed it: that of a process ended by SIGPIPE."""

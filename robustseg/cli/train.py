@@ -6,13 +6,16 @@ from collections.abc import Sequence
 
 from robustseg.cli.computing import preemptible
 from robustseg.config.build import RobustSegCLI
-from robustseg.config.monitored import check_monitors, early_end, monitors
+from robustseg.config.callbacks import check_callbacks
+from robustseg.config.limits import check_folder, check_intervals
+from robustseg.config.monitored import early_end, keys_of_callbacks
 from robustseg.config.saying import say
 from robustseg.evaluation.benchmark import run_benchmark
 from robustseg.models import load_segmentation_weights
 from robustseg.resume.continuation import check_continuation, run_facts
 from robustseg.resume.preemption import PreemptionSignals
 from robustseg.resume.runs import LAST, RunError
+from robustseg.training.monitored import check_monitors
 from robustseg.training.strategy import check_strategy
 
 
@@ -46,14 +49,13 @@ def _check_before_training(cli: RobustSegCLI) -> None:
     cli.datamodule.share_batch(cli.trainer.world_size, cli.trainer.accumulate_grad_batches)
     for caution in check_strategy(cli.trainer, cli.model, cli.datamodule.batch_size):
         say(caution)
-    trainer = cli.config.trainer
-    if trainer.overfit_batches:
-        raise RunError("trainer.overfit_batches replaces the order of the data: use trainer.limit_train_batches.")
+    trainer, keys = cli.config.trainer, keys_of_callbacks(cli.config_init)
     if trainer.max_time is not None or isinstance(trainer.val_check_interval, (str, dict)):
         raise RunError(
             "trainer.max_time and a val_check_interval in time depend on the machine's speed, so that no run could be "
             "continued exactly: limit epochs or steps; a scheduler's time limit is no end, see docs/clusters.md."
         )
+    check_callbacks(cli.trainer, keys)
     cli.open_data("fit", "test")
     cli.model.check_batch_size(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
     if cli.checkpoint is not None and cli.resumed is not None:
@@ -62,6 +64,7 @@ def _check_before_training(cli: RobustSegCLI) -> None:
         load_segmentation_weights(cli.model.model, cli.checkpoint)
         cli.resumed = None  # as large as the model and its optimiser
     figures = cli.model.logged(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
-    found = monitors(cli.config_init.checkpoint, cli.config_init.trainer.callbacks)
-    for caution in check_monitors(found, cli.trainer, figures, cli.config_init.robustness):
+    for caution in check_monitors(cli.trainer, cli.model, figures, keys):
         say(caution)
+    check_intervals(cli.trainer, cli.datamodule)
+    check_folder(trainer.default_root_dir)

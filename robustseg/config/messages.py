@@ -16,17 +16,19 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 from torch.optim import Optimizer
+from yaml import YAMLError
 
 from robustseg.attacks import Attack, AttackLoss, TargetMap
 from robustseg.config.help import HelpFormatter, arrange
 from robustseg.config.named import completed
 from robustseg.config.safety import refused_import
-from robustseg.config.suggest import did_you_mean
 from robustseg.data import SegmentationData
 from robustseg.detectors import Detector
 from robustseg.models import Network
 from robustseg.shipped import ConfigFileError
 from robustseg.shipped.includes import KEY
+from robustseg.shipped.once import TwiceError, refuse_twice
+from robustseg.shipped.suggest import did_you_mean
 from robustseg.studies import Study
 from robustseg.types import parse_fraction
 
@@ -81,6 +83,12 @@ class Parser(LightningArgumentParser):
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
         """Parse the text of a file, with its includes if :meth:`parse_path` has found any."""
         text, self._completed = self._completed, None
+        try:
+            refuse_twice(content if text is None else text)
+        except TwiceError as error:
+            self.error(f"{error}.")
+        except YAMLError:
+            pass  # the parser's own message says where
         return super().parse_string(content if text is None else text, *args, **kwargs)
 
     def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:

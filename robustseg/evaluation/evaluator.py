@@ -26,7 +26,7 @@ from robustseg.evaluation.record import COLUMNS, image_figures
 from robustseg.evaluation.records import answers_to
 from robustseg.evaluation.sinks import Sink
 from robustseg.evaluation.store import ImageRecord
-from robustseg.evaluation.views import Look, View, refuse_names_of_views, seen_name
+from robustseg.evaluation.views import Look, View, check_names, seen_name
 from robustseg.metrics import confusion_matrix, pixel_acc
 from robustseg.types import IGNORE_INDEX, Batch
 
@@ -51,7 +51,8 @@ class Evaluator:
         for_itself: Names of attacks whose images only the attacked model, "" in ``scored_on``, is scored on.
 
     Raises:
-        ValueError: An attack is called "clean", or has a name that is reserved for the records of views.
+        ValueError: An attack has a name that scores cannot be reported under, see
+            :func:`~robustseg.evaluation.views.check_names`.
         EvaluationError: The sink cannot take records of these attacks.
     """
 
@@ -67,10 +68,7 @@ class Evaluator:
         views: Mapping[str, View] | None = None,
         for_itself: Collection[str] = (),
     ):
-        if CLEAN in attacks:
-            raise ValueError(f"an attack cannot be called {CLEAN!r}: that is the name of the scores without attack.")
-        refuse_names_of_views(attacks)
-        self.attacks = dict(attacks)
+        self.attacks = check_names("attack", attacks)
         self.num_classes = num_classes
         self.sink = sink
         self.ignore_index = ignore_index

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from robustseg.attacks import AttackStep
 from robustseg.attacks.guard import Model
-from robustseg.evaluation.attacking import Outcome
+from robustseg.evaluation.attacking import CLEAN, Outcome
 from robustseg.types import Batch
 
 
@@ -75,6 +75,8 @@ class _LookAfterwards(Look):
         return self._view.look(self._model, self._batch, self._scored, outcome)
 
 
+T = TypeVar("T")
+_ARTICLE = {"attack": "an", "detector": "a"}
 _SEEN_BY, _VIEW = " seen by ", "view "
 
 
@@ -88,12 +90,30 @@ def view_settings(views: Mapping[str, View]) -> dict[str, dict[str, Any]]:
     return {f"{_VIEW}{name}": view.describe() for name, view in views.items()}
 
 
-def refuse_names_of_views(attacks: Iterable[str]) -> None:
-    """Refuse names of attacks that are reserved for the records of views.
+def check_names(kind: str, named: Mapping[str, T]) -> dict[str, T]:
+    """Refuse names that scores cannot be reported under, and return a copy.
+
+    Args:
+        kind: ``attack`` or ``detector``, for messages.
+        named: Attacks or detectors by name.
 
     Raises:
-        ValueError: A name is reserved.
+        ValueError: A name is no text, empty, or reserved.
     """
-    for name in attacks:
+    for name in named:
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{_ARTICLE[kind]} {kind} is called {name!r}, which YAML reads as {type(name).__name__}: write it in "
+                f'quotes, such as "{name}", or give it another name.'
+            )
+        if not name.strip():
+            raise ValueError(f"the name of {_ARTICLE[kind]} {kind} is empty: give it one.")
+        if name == CLEAN:
+            raise ValueError(
+                f"{_ARTICLE[kind]} {kind} cannot be called {CLEAN!r}: that is the name of the scores without attack."
+            )
         if name.startswith(_VIEW) or _SEEN_BY in name:
-            raise ValueError(f"an attack cannot be called {name!r}: what detectors see is kept under such names.")
+            raise ValueError(
+                f"{_ARTICLE[kind]} {kind} cannot be called {name!r}: what detectors see is kept under such names."
+            )
+    return dict(named)

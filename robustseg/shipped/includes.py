@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from robustseg.shipped.names import ConfigFileError, files, plain, unknown
+from robustseg.shipped.once import TwiceError, refuse_twice
 
 KEY = "include"
 _CLASS, _ARGUMENTS = "class_path", ("init_args", "dict_kwargs")
@@ -63,10 +64,14 @@ def read(path: Path, load: Callable[[str], Any] = yaml.safe_load) -> dict[str, A
     """Read the keys and values of one file, without those that it includes.
 
     Raises:
-        ConfigFileError: The file cannot be read, is no YAML, or holds something else.
+        ConfigFileError: The file cannot be read, is no YAML, has a key twice, or holds something else.
     """
     try:
-        content = load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        refuse_twice(text)
+        content = load(text)
+    except TwiceError as error:
+        raise ConfigFileError(f"{path}: {error}.") from error
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigFileError(f"{path} cannot be read as YAML: {' '.join(str(error).split())[:200]}.") from error
     if not isinstance(content, dict):
