@@ -1,6 +1,6 @@
 """Callbacks of a configuration: those that no run can have, each with the reason, and progress bars.
 
-docs/callbacks.md is the table of what each of Lightning's does here.
+docs/training.md has the table of what each of Lightning's does here.
 """
 
 from __future__ import annotations
