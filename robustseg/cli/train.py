@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from robustseg.cli.computing import preemptible
 from robustseg.config.build import RobustSegCLI
 from robustseg.config.callbacks import check_callbacks
-from robustseg.config.limits import check_folder, check_intervals
+from robustseg.config.limits import check_batches, check_folder
 from robustseg.config.monitored import early_end, keys_of_callbacks
 from robustseg.config.saying import say
 from robustseg.evaluation.benchmark import run_benchmark
@@ -66,5 +66,5 @@ def _check_before_training(cli: RobustSegCLI) -> None:
     figures = cli.model.logged(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
     for caution in check_monitors(cli.trainer, cli.model, figures, keys):
         say(caution)
-    check_intervals(cli.trainer, cli.datamodule)
+    check_batches(cli.trainer, cli.datamodule)
     check_folder(trainer.default_root_dir)

@@ -127,24 +127,29 @@ def check_folder(root: str, key: str = "trainer.default_root_dir") -> None:
                 each.rmdir()
 
 
-def check_intervals(trainer: Any, datamodule: SegmentationDataModule) -> None:
-    """Refuse a validation after more batches than an epoch has.
+def check_batches(trainer: Any, datamodule: SegmentationDataModule) -> None:
+    """Refuse an epoch without a batch, and a validation after more batches than an epoch has.
 
     Args:
         trainer: The trainer, before training.
         datamodule: Its data, opened.
 
     Raises:
-        ConfigError: The interval is too long.
+        ConfigError: There is no batch, or the interval is too long.
+        DataError: The training split is smaller than a batch.
     """
-    interval, limit = trainer.val_check_interval, trainer.limit_train_batches
-    if trainer.fast_dev_run or trainer.check_val_every_n_epoch is None or not isinstance(interval, int):
-        return
     batches = datamodule.batches(trainer.world_size, trainer.accumulate_grad_batches)
-    batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
-    if interval > batches and trainer.limit_val_batches:
+    interval, limit = trainer.val_check_interval, trainer.limit_train_batches
+    used = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+    if trainer.fast_dev_run:
+        return
+    if not used:
         raise ConfigError(
-            f"trainer.val_check_interval = {interval}, but an epoch has {batches} batches: lower it, or set "
+            f"trainer.limit_train_batches = {limit} of {batches} batches is none: use {1 / batches:.2g} or more."
+        )
+    if isinstance(interval, int) and interval > used and trainer.check_val_every_n_epoch and trainer.limit_val_batches:
+        raise ConfigError(
+            f"trainer.val_check_interval = {interval}, but an epoch has {used} batches: lower it, or set "
             "trainer.check_val_every_n_epoch to null to count batches over all epochs."
         )
 
