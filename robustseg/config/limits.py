@@ -15,6 +15,8 @@ from robustseg.config.errors import ConfigError
 from robustseg.data.lightning import SegmentationDataModule
 
 _LARGEST_SEED = 2**32 - 1
+_LARGEST = 2**63 - 1
+"""Largest whole number of a tensor."""
 
 
 class Rule(NamedTuple):
@@ -78,8 +80,11 @@ def check_settings(config: Namespace, trains: bool) -> None:
             f"from 0 to {_LARGEST_SEED}."
         )
     for key, holder, name in _leaves(config):
-        if isinstance(holder[name], float) and not math.isfinite(holder[name]):
-            raise ConfigError(f"{key} = {holder[name]} is not a finite number: use one, or leave it out.")
+        value = holder[name]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key} = {value} is not a finite number: use one, or leave it out.")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ConfigError(f"{key} = {value} is too large a number: use {_LARGEST} or less.")
     if trains:
         _check_training(config)
 

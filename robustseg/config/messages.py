@@ -83,13 +83,25 @@ class Parser(LightningArgumentParser):
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
         """Parse the text of a file, with its includes if :meth:`parse_path` has found any."""
         text, self._completed = self._completed, None
+        self._refuse_twice(content if text is None else text)
+        return super().parse_string(content if text is None else text, *args, **kwargs)
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parse the command line; values in the form of YAML are looked at as files are."""
+        for argument in args or ():
+            option, equals, value = str(argument).partition("=")
+            text = value if equals and option.startswith("-") else str(argument)
+            if text.lstrip().startswith(("{", "[")):
+                self._refuse_twice(text)
+        return super().parse_args(args, *more, **kwargs)
+
+    def _refuse_twice(self, text: str) -> None:
         try:
-            refuse_twice(content if text is None else text)
+            refuse_twice(text)
         except TwiceError as error:
             self.error(f"{error}.")
         except YAMLError:
             pass  # the parser's own message says where
-        return super().parse_string(content if text is None else text, *args, **kwargs)
 
     def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
         """Finish what was parsed, as the parser does for each of its ways to parse."""
