@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
+from pydoc import locate
 from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
 from robustseg.config.errors import ConfigError
+from robustseg.config.options import FROM_DATA
 from robustseg.data.lightning import SegmentationDataModule
 
 _LARGEST_SEED = 2**32 - 1
@@ -60,6 +64,7 @@ RULES = {
     "checkpoint.save_top_k": _at_least(-1, "use 0 for none, or -1 for all"),
 }
 """Conditions by the key of the setting."""
+_TAKES_NO_NULL = re.compile(r"(int|float|bool|str)( \| (int|float|bool|str))*")
 _ORDERED = (("min_epochs", "max_epochs"), ("min_steps", "max_steps"))
 
 
@@ -79,12 +84,13 @@ def check_settings(config: Namespace, trains: bool) -> None:
             f"seed_everything = {_written(seed)}: order and noise follow from it: use a whole number "
             f"from 0 to {_LARGEST_SEED}."
         )
-    for key, holder, name in _leaves(config):
+    for key, holder, name, _ in _leaves(config):
         value = holder[name]
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key} = {value} is not a finite number: use one, or leave it out.")
         if isinstance(value, int) and abs(value) > _LARGEST:
             raise ConfigError(f"{key} = {value} is too large a number: use {_LARGEST} or less.")
+    _check_nulls(config)
     if trains:
         _check_training(config)
 
@@ -107,6 +113,27 @@ def _check_training(config: Namespace) -> None:
         raise ConfigError(
             f"experiment = {config.experiment} leads out of trainer.default_root_dir: use a name, and set that folder."
         )
+
+
+def _check_nulls(config: Namespace) -> None:
+    """Refuse null for an argument of a class that takes a number, a truth value or text; the parser lets it pass."""
+    for key, holder, name, path in _leaves(config):
+        if holder[name] is not None or not path or key in FROM_DATA:
+            continue
+        cls = locate(path)
+        kind = _annotation(cls, name) if isinstance(cls, type) else ""
+        if _TAKES_NO_NULL.fullmatch(kind):
+            raise ConfigError(f"{key} = null: {getattr(cls, '__name__', cls)} takes {kind}: leave it out.")
+
+
+def _annotation(cls: type, name: str) -> str:
+    """Return the annotation of an argument of a class, of the first base that names it, as text."""
+    for base in cls.__mro__:
+        own = vars(base).get("__init__")
+        found = inspect.signature(own).parameters.get(name) if inspect.isfunction(own) else None
+        if found is not None:
+            return str(getattr(found.annotation, "__name__", found.annotation))
+    return ""
 
 
 def check_folder(root: str, key: str = "trainer.default_root_dir") -> None:
@@ -161,22 +188,22 @@ def check_batches(trainer: Any, datamodule: SegmentationDataModule) -> None:
 
 def write_enums_as_text(config: Namespace) -> None:
     """Replace values that YAML cannot write by their text: defaults of a class may be members of an Enum of strings."""
-    for _, holder, name in _leaves(config):
+    for _, holder, name, _ in _leaves(config):
         if isinstance(holder[name], Enum) and isinstance(holder[name], str):
             holder[name] = str(holder[name].value)
 
 
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Return key, holder and name of each value that holds no others."""
+def _leaves(tree: Any, prefix: str = "", owner: str = "") -> Iterator[tuple[str, Any, Any, str]]:
+    """Return each value that holds no others: its key, holder and name, and the class that it is an argument of."""
     if isinstance(tree, Namespace):
         tree = vars(tree)
-    names = list(tree) if isinstance(tree, Mapping) else range(len(tree))
-    for name in names:
+    for name in list(tree) if isinstance(tree, Mapping) else range(len(tree)):
         key = f"{prefix}[{name}]" if isinstance(tree, (list, tuple)) else f"{prefix}.{name}" if prefix else str(name)
         if isinstance(tree[name], (Namespace, Mapping, list, tuple)):
-            yield from _leaves(tree[name], key)
+            path = tree.get("class_path") if name == "init_args" and isinstance(tree, Mapping) else None
+            yield from _leaves(tree[name], key, path if isinstance(path, str) else "")
         else:
-            yield key, tree, name
+            yield key, tree, name, owner
 
 
 def _written(value: Any) -> str:
