@@ -101,6 +101,8 @@ def _check_training(config: Namespace) -> None:
         value = config.get(key)
         if value is not None and not rule.holds(value):
             raise ConfigError(f"{key} = {_written(value)}: {rule.remedy}.")
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise ConfigError("trainer.max_epochs = -1: the learning rate schedule needs an end: use trainer.max_steps.")
     for lower, upper in _ORDERED:
         least, most = trainer.get(lower), trainer.get(upper)
         if least is not None and most is not None and 0 <= most < least:

@@ -52,6 +52,7 @@ def error(root: Path, options: list[str], capsys: pytest.CaptureFixture[str]) ->
         ),
         (["--trainer.max_epochs", "0"], ["trainer.max_epochs = 0", "1 epoch"]),
         (["--trainer.max_epochs", "-2"], ["trainer.max_epochs = -2"]),
+        (["--trainer.max_epochs", "-1"], ["trainer.max_epochs = -1", "trainer.max_steps"]),
         (["--trainer.max_steps", "0"], ["trainer.max_steps = 0", "-1"]),
         (["--trainer.min_epochs", "5"], ["trainer.min_epochs = 5", "trainer.max_epochs = 2"]),
         (["--trainer.limit_train_batches", "0"], ["trainer.limit_train_batches = 0", "null"]),
