@@ -14,6 +14,7 @@ from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "robustseg"
 LAYERS = [
+    {"terminal"},
     {"types", "files", "shipped"},
     {"attacks", "models", "data", "metrics"},
     {"detectors", "evaluation"},
@@ -26,7 +27,7 @@ LAYERS = [
     {"doctor"},
     {"cli"},
 ]
-WITHOUT_LIGHTNING = {"types", "files", "shipped", "attacks", "models", "data", "metrics", "detectors", "evaluation"}
+WITHOUT_LIGHTNING = set().union(*LAYERS[:4])
 SHELL = PACKAGE / "data" / "lightning.py"
 """Makes data modules of data sets."""
 

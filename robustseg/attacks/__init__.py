@@ -1,7 +1,8 @@
 """Adversarial attacks on segmentation models: pure torch, usable in any loop."""
 
 from robustseg.attacks.base import Attack, AttackResult, AttackStep
-from robustseg.attacks.guard import AttackError, AttackMode, NoGradientError, NonFiniteError, attack_mode
+from robustseg.attacks.errors import AttackError, NoGradientError, NonFiniteError
+from robustseg.attacks.guard import AttackMode, attack_mode
 from robustseg.attacks.iterative import IterativeAttack
 from robustseg.attacks.losses.base import AttackLoss, correct_pixels
 from robustseg.attacks.losses.margin import HoudiniLoss, Margin

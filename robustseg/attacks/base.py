@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robustseg.attacks.gradients import NO_GRADIENT
-from robustseg.attacks.guard import AttackError, AttackMode, Model, NoGradientError, NonFiniteError, attack_mode
+from robustseg.attacks.checks import UNIT, check_form, checked_batch
+from robustseg.attacks.guard import AttackError, AttackMode, Model, NonFiniteError, attack_mode
 from robustseg.attacks.losses.base import IGNORED, ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.settings import Configured
-from robustseg.attacks.threat import ThreatModel
+from robustseg.attacks.threat import ThreatModel, box_excess
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, checked_ignore_index
 
 
 class AttackStep(NamedTuple):
@@ -68,18 +69,21 @@ class Attack(Configured, ABC):
 
     Args:
         targeted: The ``targets`` of the call are the labels that the attacker wants the model to predict.
-        ignore_index: Label of ignored pixels.
+        ignore_index: Label of ignored pixels; None if no pixel is ignored.
         seed: Seed of the noise where the call gives no generator; training and evaluation combine it with the
             run's seed.
+
+    Raises:
+        ValueError: An argument of another type than annotated, or a negative ``seed``.
     """
 
     threat: ThreatModel | None = None
     """Allowed perturbations; None if the perturbation may have any size."""
 
-    def __init__(self, *, targeted: bool = False, ignore_index: int = IGNORE_INDEX, seed: int = 0):
+    def __init__(self, *, targeted: bool = False, ignore_index: int | None = IGNORE_INDEX, seed: int = 0):
         self.targeted = targeted
-        self.ignore_index = ignore_index
-        self.seed = seed
+        self.ignore_index = checked_ignore_index(ignore_index)
+        self.seed = int(seed)
 
     def __call__(
         self,
@@ -107,7 +111,8 @@ class Attack(Configured, ABC):
             image without any valid pixel is returned unchanged.
 
         Raises:
-            AttackError: The tensors do not fit together, or the model's output cannot be differentiated.
+            AttackError: The tensors do not fit together, the model's output cannot be differentiated or differs in
+                form from forward to forward, or the attack itself leaves its threat model.
         """
         return self.run(model, images, targets, generator=generator, on_step=on_step, mode=mode).images_adv
 
@@ -127,23 +132,49 @@ class Attack(Configured, ABC):
             The adversarial images and the forwards and gradients of each image.
         """
         with attack_mode(model, mode) as attacked:
-            # Inference tensors cannot take part in autograd; their clones made here can.
-            images = images.detach().clone()
-            targets = targets.detach().clone()
-            if not targets.is_floating_point():
-                # In uint8, an ignore index of −1 would equal 255.
-                targets = targets.long()
-            check_batch(images, targets, self.ignore_index)
-            targets = targets.masked_fill(targets == self.ignore_index, IGNORED)
+            bounds = UNIT if self.threat is None else self.threat.bounds
+            images, targets = checked_batch(images, targets, self.ignore_index, bounds)
             noise = self._noise(generator, images.device)
             victim = Victim(attacked, len(images))
-            valid = (targets != IGNORED).flatten(1).any(1)
+            valid = (targets != IGNORED).flatten(1).any(1).cpu()
             if bool(valid.all()):
-                images_adv = self.perturb(victim, images, targets, noise, on_step).detach()
+                # A copy: the budget is asserted around images that no attack could change.
+                images_adv = self.perturb(victim, images.clone(), targets, noise, on_step)
+                images_adv = check_form(images_adv, images, type(self).__name__)
             else:
-                images_adv = self._perturb_some(valid.nonzero()[:, 0], victim, images, targets, noise, on_step)
-            victim.refuse_non_finite()
-            return AttackResult(images_adv, victim.forwards, victim.backwards, valid.cpu())
+                rows = valid.nonzero()[:, 0].to(images.device)
+                images_adv = self._perturb_some(rows, victim, images, targets, noise, on_step)
+            images_adv = self._within_budget(images_adv, images, victim)
+            return AttackResult(images_adv, victim.forwards, victim.backwards, valid)
+
+    def _within_budget(self, images_adv: Tensor, images: Tensor, victim: Victim) -> Tensor:
+        """Return the result within the threat model; waits for the device once.
+
+        A result of this package's attacks is there already. One that is beyond by a rounding of its dtype, as that of
+        ``images + eps``, is projected; one that is farther away is an error.
+
+        Raises:
+            NonFiniteError: Some logits of the model were not finite.
+            AttackError: The images leave the ball or the box, or are not finite.
+        """
+        allowed = None if self.threat is None else self.threat.around(images)
+        excess = box_excess(images_adv, UNIT) if allowed is None else allowed.excess(images_adv)
+        doubt, beyond = torch.stack([victim.doubt(images.device), excess]).tolist()
+        if not math.isfinite(doubt):
+            raise NonFiniteError(
+                "the attack met logits that are not finite: the model overflows or divides by zero on some perturbed "
+                "images; run it in float32 and look for non-finite weights."
+            )
+        if beyond <= 0:
+            return images_adv
+        if beyond <= torch.finfo(images.dtype).eps:
+            return images_adv.clamp(*UNIT) if allowed is None else allowed.finish(allowed.project(images_adv))
+        box = "[0, 1]" if self.threat is None else str(self.threat)
+        remedy = "clamp(0, 1)" if self.threat is None else "self.threat.around(images).project(…)"
+        raise AttackError(
+            f"{type(self).__name__} returned images that leave {box} by {beyond:.3g}: this is an error of the attack, "
+            f"whose perturb() must return finite images within its threat model, {remedy} for example."
+        )
 
     def _perturb_some(
         self,
@@ -159,11 +190,13 @@ class Attack(Configured, ABC):
             return images
         observer = None if on_step is None else shift_rows(on_step, rows)
         part = self.perturb(victim.select(rows), images[rows], targets[rows], noise.select(rows, len(images)), observer)
-        return images.index_copy(0, rows, part.detach())
+        return images.index_copy(0, rows, check_form(part, images[rows], type(self).__name__))
 
     def _noise(self, generator: torch.Generator | NoiseSource | None, device: torch.device) -> NoiseSource:
         if isinstance(generator, NoiseSource):
             return generator
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise AttackError(f"generator = {generator!r}: give torch.Generator().manual_seed(…), or None.")
         return NoiseSource.from_generator(generator or torch.Generator().manual_seed(self.seed), device)
 
     @abstractmethod
@@ -201,77 +234,3 @@ class Attack(Configured, ABC):
 def shift_rows(on_step: OnStep, rows: Tensor) -> OnStep:
     """Return an observer for part of a batch that gives ``on_step`` the rows of the whole batch."""
     return lambda step: on_step(step._replace(rows=rows[step.rows]))
-
-
-def check_batch(images: Tensor, targets: Tensor, ignore_index: int) -> None:
-    """Refuse tensors that no attack accepts, before the first forward.
-
-    Raises:
-        AttackError: Wrong shapes, dtypes or pixel range, negative labels that are not the ignore index.
-    """
-    if images.ndim != 4 or not images.is_floating_point() or not len(images):
-        raise AttackError(
-            f"images must be B×3×H×W floating point in [0, 1], not {images.dtype} of shape {tuple(images.shape)}."
-        )
-    if targets.is_floating_point() or targets.shape != (len(images), *images.shape[-2:]):
-        raise AttackError(
-            f"targets must be B×H×W integers that fit images of shape {tuple(images.shape)}, "
-            f"not {targets.dtype} of shape {tuple(targets.shape)}."
-        )
-    lowest, highest = (float(value) for value in torch.aminmax(images))
-    if not (lowest >= 0 and highest <= 1):
-        raise AttackError(
-            f"images have values in [{lowest:g}, {highest:g}] but attacks work in [0, 1]: divide 8-bit images by 255 "
-            "and put the normalisation into the model (SegmentationModel does)."
-        )
-    negative = targets[(targets < 0) & (targets != ignore_index)]
-    if len(negative):
-        raise AttackError(
-            f"targets hold {int(negative[0])}, which is neither a class nor ignore_index = {ignore_index}: "
-            "give the attack the data's ignore_index."
-        )
-
-
-def check_logits(logits: object, images: Tensor, targets: Tensor, differentiable: bool = True) -> Tensor:
-    """Refuse a model output that no attack accepts. The check waits for the device: call it on the first forward only.
-
-    Args:
-        logits: Output of the model.
-        images: B×3×H×W, input of the model.
-        targets: B×H×W, of any size; with targets B×1×N the logits may be B×C×1×N, those of several views of the
-            images side by side.
-        differentiable: The attack needs the gradient to the input.
-
-    Raises:
-        AttackError: Not a tensor B×C×H×W of the input's size, values that are not finite, a label beyond C, or no
-            gradient to the input.
-    """
-    if not isinstance(logits, Tensor):
-        raise AttackError(
-            f"the model returned a {type(logits).__name__}, not a tensor of logits: wrap it so that it returns B×C×H×W."
-        )
-    sizes = (images.shape[-2:], targets.shape[-2:] if targets.shape[-2] == 1 else None)
-    if logits.ndim != 4 or logits.shape[0] != len(images) or logits.shape[-2:] not in sizes:
-        raise AttackError(
-            f"the model returned {tuple(logits.shape)} for images {tuple(images.shape)}: logits must be B×C×H×W at "
-            "the size of the images (SegmentationModel upsamples them)."
-        )
-    if differentiable and not logits.requires_grad:
-        raise NoGradientError(NO_GRADIENT)
-    if not bool(torch.isfinite(logits.detach()).all()):
-        raise NonFiniteError(
-            "the model returned logits that are not finite: it overflows or divides by zero on these images; run it in "
-            "float32 and look for non-finite weights."
-        )
-    if logits.shape[1] < 2:
-        raise AttackError(
-            "the model has one output channel, by which no pixel can be classified: for the logit u of a model of two "
-            "classes return torch.cat([torch.zeros_like(u), u], 1)."
-        )
-    highest = int(targets.max())
-    if highest >= logits.shape[1]:
-        raise AttackError(
-            f"targets hold class {highest} but the model has {logits.shape[1]} classes: give the attack the data's "
-            "ignore_index, or use a model of these classes."
-        )
-    return logits

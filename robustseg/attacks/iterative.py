@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
+from robustseg.attacks.base import Attack, AttackStep, OnStep
 from robustseg.attacks.best import Best
+from robustseg.attacks.checks import UNIT, check_logits
 from robustseg.attacks.describe import describe_part, setting_text
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
 from robustseg.attacks.losses.base import AttackLoss, ClassPixels
@@ -81,9 +82,15 @@ class IterativeAttack(Attack):
             raise ValueError(f"restarts = {restarts} without random_start would repeat the same run.")
         if keep not in ("last", "best"):
             raise ValueError(f"keep = {keep!r}: use last or best.")
-        for name, value in (("loss", loss), ("watched", watched)):
-            if value is not None and not isinstance(value, AttackLoss):
-                raise ValueError(f"{name} = {value!r} is no loss: give an object, CrossEntropy() for example.")
+        for name, value, kind, example in (
+            ("loss", loss, AttackLoss, "loss: give an object, CrossEntropy() for example"),
+            ("watched", watched or loss, AttackLoss, "loss: give an object, CrossEntropy() for example"),
+            ("threat", threat, ThreatModel, 'threat model: give an object, ThreatModel("8/255") for example'),
+            ("step_rule", step_rule, StepRule, "step rule: give an object, SignStep(0.01) for example"),
+            ("transform", transform, (InputTransform, type(None)), "input transform: give an object, or None"),
+        ):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name} = {value!r} is no {example}.")
         self.threat: ThreatModel = threat
         self.loss = loss
         self.step_rule = step_rule
@@ -250,6 +257,8 @@ class IterativeAttack(Attack):
         if len(self.stages) > 1:
             parts = zip(self._stage_steps, self.stages, strict=True)
             described["stages"] = [{"steps": steps, "eps_factor": float(factor)} for steps, (_, factor) in parts]
+        if self.threat.bounds != UNIT:
+            described["bounds"] = list(self.threat.bounds)
         if self.watched is not None:
             described["watched"] = describe_part(self.watched)
         return described

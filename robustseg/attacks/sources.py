@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from robustseg.attacks.errors import AttackError, NoGradientError
 from robustseg.attacks.gradients import NO_GRADIENT
-from robustseg.attacks.guard import AttackError, Model, NoGradientError
+from robustseg.attacks.guard import Model
 
 Combine = Literal["logits", "probabilities"]
 
@@ -58,7 +59,7 @@ class SourceEnsemble(nn.Module):
         """
         combined: Tensor | None = None
         for position, (model, weight) in enumerate(zip(self._models, self.weights, strict=True), start=1):
-            logits = _check(model(images), position, images, combined)
+            logits = _check(model(images.clone()), position, images, combined)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             if self.combine == "logits":
                 part = logits * weight

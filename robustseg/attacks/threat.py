@@ -25,10 +25,11 @@ class ThreatModel:
             whole perturbation, which may exceed 1; for ``rms`` that length over the square root of the number
             of an image's values, 3·H·W, at most 1: the same for images of any size.
         norm: ``"linf"``, ``"l2"`` or ``"rms"``.
-        bounds: Smallest and largest valid pixel value.
+        bounds: Smallest and largest value of an image, within [-1, 1]; an attack refuses images outside.
 
     Raises:
-        ValueError: ``eps`` is negative, not a number, or above 1 under ``linf`` or ``rms``; unknown ``norm``.
+        ValueError: ``eps`` is negative, not a number, or above 1 under ``linf`` or ``rms``; unknown ``norm``; wrong
+            ``bounds``.
     """
 
     def __init__(self, eps: float | str = "8/255", norm: Norm = "linf", bounds: tuple[float, float] = (0.0, 1.0)):
@@ -43,7 +44,7 @@ class ThreatModel:
                 f"for {self.eps} grey levels of 8-bit images."
             )
         self.norm: Norm = norm
-        self.bounds = bounds
+        self.bounds = _checked_bounds(bounds)
 
     def scaled(self, factor: float) -> ThreatModel:
         """Return the threat model with ``factor`` times the radius, at most 1 under linf and rms."""
@@ -113,6 +114,20 @@ class AllowedSet:
             delta = _unit(normal) * per_image(radius.flatten(), normal) * self._eps
         return self.project(self.images + delta)
 
+    def excess(self, images_adv: Tensor) -> Tensor:
+        """Compute by how much the farthest image leaves the ball or the box; does not wait for the device.
+
+        Under linf the comparison is exact in the images' dtype. The length under l2 and rms is a float64 sum and may
+        exceed the radius by its rounding.
+
+        Returns:
+            One float64: 0 or less if all images are allowed, NaN if a value is NaN.
+        """
+        if self.threat.norm == "linf":
+            return torch.maximum(self._low - images_adv, images_adv - self._high).max().double()
+        length = (images_adv.double() - self.images.double()).flatten(1).norm(dim=1).max()
+        return torch.maximum(length - self._eps * (1 + 1e-9), box_excess(images_adv, self.threat.bounds))
+
     def finish(self, images_adv: Tensor) -> Tensor:
         """Correct rounding beyond an l2 or rms ball, so that the budget holds exactly in the images' dtype."""
         if self.threat.norm == "linf":
@@ -122,6 +137,29 @@ class AllowedSet:
         length = per_image(delta.flatten(1).norm(dim=1), delta)
         delta = delta * torch.where(length > self._eps, self._eps / length * (1 - 1e-12), torch.ones_like(length))
         return _round_towards(clean + delta, self.images).clamp(*self.threat.bounds)
+
+
+def box_excess(images: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Compute by how much the farthest value leaves the bounds, one float64; NaN if a value is NaN."""
+    lower, upper = bounds
+    return torch.maximum(lower - images, images - upper).max().double()
+
+
+def _checked_bounds(bounds: object) -> tuple[float, float]:
+    """Return the bounds of images as a pair.
+
+    Raises:
+        ValueError: They are not two numbers in order within [-1, 1].
+    """
+    if isinstance(bounds, (tuple, list)) and len(bounds) == 2:
+        lower, upper = bounds
+        numbers = all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in bounds)
+        if numbers and -1 <= lower < upper <= 1:
+            return float(lower), float(upper)
+    raise ValueError(
+        f"bounds = {bounds!r}: give the smallest and the largest value of an image, two numbers in order within "
+        "[-1, 1], (0, 1) for images in [0, 1]."
+    )
 
 
 def _unit(grad: Tensor) -> Tensor:

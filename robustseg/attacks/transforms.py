@@ -11,9 +11,10 @@ from torch import Tensor
 
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.settings import Checked
 
 
-class InputTransform(ABC):
+class InputTransform(Checked, ABC):
     """Base of random changes of the model's input during an attack; the perturbation is that of the original image."""
 
     @abstractmethod

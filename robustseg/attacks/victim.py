@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from robustseg.attacks.guard import Model, NonFiniteError
+from robustseg.attacks.checks import checked_answer
+from robustseg.attacks.gradients import NO_GRADIENT
+from robustseg.attacks.guard import AttackError, Model, NoGradientError
+
+
+@dataclass
+class _Answers:
+    """Facts about all logits so far, shared by all parts of a victim."""
+
+    doubt: Tensor | float = 0.0
+    """Zero times the sum of all logits: NaN is never the largest logit, so the pixel would seem fooled."""
+    kind: tuple[int, torch.dtype] | None = None
+    """Number of classes and dtype; None before the first forward."""
 
 
 class Victim:
@@ -26,36 +40,44 @@ class Victim:
         self.backwards = torch.zeros(count, dtype=torch.int64)
         """B counts."""
         self._rows = torch.arange(count)
-        # Zero times the sum of all logits so far, shared by all parts: NaN is never the largest logit, so the pixel
-        # would seem fooled.
-        self._answers: list[Tensor] = []
+        self._answers = _Answers()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Compute the logits of ``images``: one per image of this victim, or several versions of the whole batch."""
-        logits = self.model(images)
+        """Compute the logits of ``images``: one per image of this victim, or several versions of the whole batch.
+
+        Raises:
+            AttackError: The model returned no logits of these images, others than on its forwards before, or logits
+                without a gradient to images that need one.
+        """
+        logits = checked_answer(self.model(images), images)
+        self._compare(logits)
         rows = self._rows.repeat(len(images) // max(1, len(self._rows)))
         self.forwards.index_add_(0, rows, torch.ones_like(rows))
-        if isinstance(logits, Tensor):
-            doubt = 0 * logits.detach().sum(dtype=torch.promote_types(logits.dtype, torch.float32))
-            self._answers[:] = [doubt + sum(self._answers)]
-        if isinstance(logits, Tensor) and logits.requires_grad:
+        doubt = 0 * logits.detach().sum(dtype=torch.promote_types(logits.dtype, torch.float32))
+        self._answers.doubt = self._answers.doubt + doubt
+        if logits.requires_grad:
             logits.register_hook(lambda _: self._passed(rows))  # type: ignore[no-untyped-call]
+        elif images.requires_grad and torch.is_grad_enabled():
+            raise NoGradientError(NO_GRADIENT)
         return logits
+
+    def _compare(self, logits: Tensor) -> None:
+        """Refuse logits of another number of classes or dtype than before; does not wait for the device."""
+        kind = (logits.shape[1], logits.dtype)
+        if self._answers.kind not in (None, kind):
+            classes, dtype = self._answers.kind or kind
+            raise AttackError(
+                f"the model returned {logits.shape[1]} classes in {logits.dtype} after {classes} classes in {dtype}: "
+                "an attack needs a model that answers every forward alike; look for a state that it keeps."
+            )
+        self._answers.kind = kind
 
     def _passed(self, rows: Tensor) -> None:
         self.backwards.index_add_(0, rows, torch.ones_like(rows))
 
-    def refuse_non_finite(self) -> None:
-        """Refuse logits that were not finite. The check waits for the device: call it at the end of an attack.
-
-        Raises:
-            NonFiniteError: Some logits of the model were not finite.
-        """
-        if self._answers and not bool(torch.isfinite(self._answers[0])):
-            raise NonFiniteError(
-                "the attack met logits that are not finite: the model overflows or divides by zero on some perturbed "
-                "images; run it in float32 and look for non-finite weights."
-            )
+    def doubt(self, device: torch.device) -> Tensor:
+        """Return one float64 on ``device`` that is not finite if some logits were not; does not wait for it."""
+        return torch.as_tensor(self._answers.doubt, dtype=torch.float64, device=device)
 
     def select(self, rows: Tensor) -> Victim:
         """Return the victim for the images at ``rows`` of this one, with the same counters."""

@@ -23,4 +23,6 @@ def log_panel(trainer: pl.Trainer, tag: str, examples: Sequence[Example]) -> Non
     palette = getattr(data_of(trainer), "palette", None)
     if not examples or palette is None:
         return
-    log_picture(trainer.loggers, tag, np.asarray(draw_panel(examples, palette)), trainer.global_step)
+    # the step of the figures beside it: a continued run leaves out those that come later
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    log_picture(trainer.loggers, tag, np.asarray(draw_panel(examples, palette)), step)

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from robustseg.attacks import Attack
 from robustseg.callbacks.pictures import log_panel
-from robustseg.callbacks.progress import find_progress_bar
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import data_of
 from robustseg.detectors import Detector
 from robustseg.evaluation import CLEAN, Attacked, Evaluator, Example, MemorySink
+from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.figures import LOGGED
-from robustseg.evaluation.views import check_names
+from robustseg.evaluation.records import check_names
+from robustseg.evaluation.targets import check_targets
+from robustseg.terminal import shown
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
 
@@ -28,7 +30,7 @@ class RobustnessEvaluation(pl.Callback):
     It logs ``val/<attack>/miou`` (and the other :data:`~robustseg.evaluation.figures.LOGGED`), and the clean scores of
     the same images as ``val/clean/miou``, which ModelCheckpoint can monitor. Figures are exact over the data set: no
     autocast, one confusion matrix, every image once. :mod:`robustseg.evaluation.benchmark` runs all attacks on all test
-    images; its settings ``suite``, ``test_num_images`` and the detectors are kept here as well.
+    images; its settings ``suite``, ``test_num_images``, ``targets`` and the detectors are kept here as well.
 
     Args:
         attacks: Attacks by the name they are reported under.
@@ -43,10 +45,13 @@ class RobustnessEvaluation(pl.Callback):
         false_positive_rate: Largest share of benign images that a detector's threshold may reject, in [0, 1).
         threshold_images: Number of benign images that thresholds are fitted on, evenly spread over the training split;
             null for all of it.
+        targets: Targets of attacks and scores in the benchmark: the ``labels`` of the data, or the model's own
+            ``predictions`` on the clean images, for data without labels. Validation always uses labels: a checkpoint
+            that is chosen by what is left of its own answer would be the one that always says the same.
 
     Raises:
-        ValueError: A number is out of range, ``validate_with`` names an unknown attack, or an attack or a
-            detector has a name that scores cannot be reported under.
+        ValueError: A number is out of range, ``validate_with`` names an unknown attack, an attack or a detector has a
+            name that scores cannot be reported under, or ``targets`` is neither of the two.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class RobustnessEvaluation(pl.Callback):
         detectors: dict[str, Detector] | None = None,
         false_positive_rate: float = 0.05,
         threshold_images: int | None = 100,
+        # A list as well, since the refusal of both says more than that of a type.
+        targets: str | list[str] = "labels",
     ):
         self.attacks = check_names("attack", attacks or {})
         unknown = [name for name in validate_with or [] if name not in self.attacks]
@@ -88,8 +95,10 @@ class RobustnessEvaluation(pl.Callback):
         self.detectors = check_names("detector", detectors or {})
         self.false_positive_rate = false_positive_rate
         self.threshold_images = threshold_images
+        self.targets = check_targets(targets)
         self._evaluator: Evaluator | None = None
         self._sink = MemorySink()
+        self._stage: AttackStage | None = None
         self._images_left = 0
         self._examples: dict[str, list[Example]] = {}
 
@@ -139,9 +148,19 @@ class RobustnessEvaluation(pl.Callback):
             for key, figure in LOGGED.items():
                 if key in row:
                     pl_module.log(f"val/{name}/{figure}", row[key].float())
+        self._end()
         for name, examples in self._examples.items():
             log_panel(trainer, f"val/{name}", examples)
         self._evaluator, self._sink, self._examples = None, MemorySink(), {}
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """End the display."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._stage is not None:
+            shown().end(self._stage)
+        self._stage = None
 
     def _start(
         self,
@@ -161,6 +180,10 @@ class RobustnessEvaluation(pl.Callback):
             num_images = 2**62
         # An unpadded distributed sampler gives rank r the images r, r + world, …: count its share of the first ones.
         self._images_left = len(range(trainer.global_rank, num_images, trainer.world_size))
+        here = min(self._images_left, _images_of(data, trainer))
+        self._stage = AttackStage(attacks)
+        self._stage.plan([[CLEAN, *attacks]] * here)
+        shown().begin(self._stage)
 
     def _update(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch) -> None:
         if self._evaluator is None or not self._images_left:
@@ -168,11 +191,8 @@ class RobustnessEvaluation(pl.Callback):
         take = min(self._images_left, len(batch.images))
         self._images_left -= take
         images, targets, ids = batch.images[:take], batch.targets[:take], batch.ids[:take]
-        bar = find_progress_bar(trainer)
         model = _as_robust(pl_module).model
-        self._evaluator.update(model, ids, images, targets, None if bar is None else bar.attack_step)
-        if bar is not None:
-            bar.attacks_done()
+        self._evaluator.update(model, ids, images, targets, self._stage if shown().visible else None)
         if trainer.is_global_zero:
             self._keep_examples(self._sink.seen, ids, images, targets)
 
@@ -187,6 +207,13 @@ class RobustnessEvaluation(pl.Callback):
                     seen[name].predictions[row],
                 )
                 kept.append(Example(ids[row], *(tensor.detach().cpu() for tensor in tensors)))
+
+
+def _images_of(data: object, trainer: pl.Trainer) -> int:
+    """Return the validation images of this rank."""
+    if not isinstance(data, SegmentationData):
+        return 0
+    return len(range(trainer.global_rank, len(data.dataset("val")), trainer.world_size))
 
 
 def _as_robust(pl_module: pl.LightningModule) -> RobustSegmentation:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from robustseg.shipped import ConfigFileError, find
 from robustseg.shipped.names import is_text
 from robustseg.shipped.suggest import did_you_mean
+from robustseg.terminal.text import complain
 
 
 class MissingFile(ValueError):
@@ -28,8 +29,8 @@ class Arguments(argparse.ArgumentParser):
         """Print the error and a hint to the help, and exit with status 2."""
         unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
         hint = did_you_mean(unknown[1], self._option_string_actions) if unknown else ""
-        print(f"robustseg: error: {message}{'.' * bool(hint)}{hint}", file=sys.stderr)
-        print(f"{self.prog} --help lists all options.", file=sys.stderr)
+        complain(f"robustseg: error: {message}{'.' * bool(hint)}{hint}")
+        complain(f"{self.prog} --help lists all options.")
         sys.exit(2)
 
 
@@ -58,5 +59,5 @@ def check_configurations(args: Sequence[str]) -> None:
         try:
             find(given, say=lambda line: None)
         except ConfigFileError as error:
-            print(f"robustseg: error: {name} {error}", file=sys.stderr)
+            complain(f"robustseg: error: {name} {error}")
             sys.exit(2)

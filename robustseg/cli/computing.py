@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
+from robustseg.cli.hush import hush
 from robustseg.config.saying import is_first_process, say
 from robustseg.data.loading import end_workers
 from robustseg.resume.failure import record_error
@@ -17,13 +17,9 @@ from robustseg.resume.preemption import REQUEUE, Preempted, PreemptionSignals, r
 @contextmanager
 def computing() -> Iterator[None]:
     """Set torch up; after an error, record it for the launcher and end all data workers."""
+    hush()
     # Denormal numbers make CPU convolutions of barely trained models several times slower.
     torch.set_flush_denormal(True)
-    # caused by Lightning itself, at every start with the torch releases of 2026
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-    # false here: the sampler continues the order of the data, and scores already cover all ranks
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")
     try:
         yield
     except (Exception, KeyboardInterrupt, SystemExit) as error:

@@ -13,6 +13,7 @@ from robustseg.files import write_text
 from robustseg.shipped import ConfigFileError, about, complete, files, leading_comment
 from robustseg.shipped.includes import KEY
 from robustseg.shipped.names import plain, unknown
+from robustseg.terminal.text import write
 
 
 def list_configs(args: Sequence[str]) -> int:
@@ -25,11 +26,11 @@ def list_configs(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     chosen = _chosen(options.names)
     if options.copy is not None:
-        print(f"{_copy(chosen, options.copy)} files copied to {options.copy}.")
+        write(f"{_copy(chosen, options.copy)} files copied to {options.copy}.")
     elif all(plain(name) in files() for name in options.names) and options.names:
-        print("\n".join(_text(path, options.complete).rstrip() for path in chosen.values()))
+        write("\n".join(_text(path, options.complete).rstrip() for path in chosen.values()))
     else:
-        print("\n".join(_rows(chosen)))
+        write("\n".join(_rows(chosen)))
     return 0
 
 

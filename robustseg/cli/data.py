@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from robustseg.cli.arguments import Arguments
 from robustseg.data.catalogue import describe, find_dataset
 from robustseg.data.facts import DATASETS
+from robustseg.terminal.text import write
 
 
 def list_datasets(args: Sequence[str]) -> int:
@@ -19,5 +20,5 @@ def list_datasets(args: Sequence[str]) -> int:
     else:
         texts = [describe(facts) for facts in DATASETS]
         texts.append("robustseg datasets NAME names the classes; data.class_path takes the names above.")
-    print("\n\n".join(texts))
+    write("\n\n".join(texts))
     return 0

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytorch_lightning.loggers import TensorBoardLogger
-
 from robustseg.cli.computing import measuring
 from robustseg.config.build import RobustSegCLI
+from robustseg.config.loggers import close
 from robustseg.evaluation.benchmark import run_benchmark
 from robustseg.resume.runs import run_folder
 
@@ -26,7 +25,8 @@ def _evaluate(args: Sequence[str]) -> int:
     config = cli.config
     benchmark = cli.loaded_benchmark(config.check_images)
     folder = Path(config.output) if config.output else run_folder(cli.checkpoint) / benchmark.name
-    cli.trainer.logger = TensorBoardLogger(str(folder), name="", version="")
+    cli.log_into(folder)
     card = run_benchmark(cli.trainer, benchmark, folder)
+    close(cli.trainer.loggers)
     unreliable = card is not None and card.verdict == "unreliable"
     return UNRELIABLE if config.strict and unreliable else 0

@@ -14,11 +14,22 @@ from typing import Any, NamedTuple
 from robustseg import __version__
 from robustseg.cli.arguments import check_configurations
 from robustseg.cli.messages import message_of
+from robustseg.cli.signals import ended_by_sigterm, leave
 from robustseg.resume.ending import exit_status
+from robustseg.resume.preemption import REQUEUE
 from robustseg.shipped.suggest import did_you_mean
+from robustseg.terminal.display import Display, showing
+from robustseg.terminal.text import complain, write
 
+QUIET = "--quiet"
+"""Option of every command that leaves warnings and results."""
+INTERRUPTED = (REQUEUE, 130, 143)
+"""Exit statuses after signals."""
 BROKEN_PIPE = 141
 """Exit status after the reader of the output, such as ``head``, has closed it: that of a process ended by SIGPIPE."""
+
+
+_QUIET = f"{QUIET} leaves warnings and results of any command, without its progress."
 
 
 class Command(NamedTuple):
@@ -121,14 +132,21 @@ def usage() -> str:
         # keep an option on the line of its value
         example = f"robustseg {command.name} " + re.sub(r"(--\w+) ", "\\1\xa0", command.example)
         lines += [line.replace("\xa0", " ") for line in wrapper.wrap(example)]
-    lines += ["", "robustseg COMMAND --help lists the options of a command."]
+    lines += ["", "robustseg COMMAND --help lists the options of a command.", _QUIET]
     return "\n".join(lines)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
+    """Run the command line and return the exit status.
+
+    Args:
+        args: Arguments; by default those of the process, which then ends at once after a signal.
+    """
     try:
-        status = _run(list(sys.argv[1:] if args is None else args))
+        with ended_by_sigterm():
+            status = _run(list(sys.argv[1:] if args is None else args))
+        if status in INTERRUPTED and args is None:
+            leave(status)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -154,25 +172,33 @@ def _reader_has_left() -> bool:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
+        write(usage())
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"robustseg {__version__}")
+        write(f"robustseg {__version__}")
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS) or f" There are: {', '.join(COMMANDS)}."
-        print(f"robustseg: error: there is no command {name!r}.{hint}\nrobustseg --help says more.", file=sys.stderr)
+        complain(f"robustseg: error: there is no command {name!r}.{hint}\nrobustseg --help says more.")
         return 2
     try:
-        return _call(COMMANDS[name], rest)
+        with showing(Display(visible=_is_first(), quiet=QUIET in rest)):
+            return _call(COMMANDS[name], [each for each in rest if each != QUIET])
     except BrokenPipeError:
         raise
     except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit):
+            sys.stdout.flush()  # of a help text, whose reader may have left
         if (message := message_of(name, error)) is None:
             raise
-        print(message, file=sys.stderr)
+        complain(message)
         return exit_status(error)
+
+
+def _is_first() -> bool:
+    """Return whether this is the first of several processes, before they have met."""
+    return all(os.environ.get(key, "0") == "0" for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _call(command: Command, args: list[str]) -> int:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 
 from robustseg.config.errors import is_expected
-from robustseg.resume.ending import explanation, is_interrupt
+from robustseg.resume.ending import exit_status, explanation, is_interrupt
+
+_MEASURED = ("what was measured is kept", " to go on")
+_CONTINUED = {
+    "train": ("the run's checkpoints are kept", " with --ckpt_path last to go on"),
+    "merge": ("the shards are as they were", " with another new folder"),
+    **dict.fromkeys(("evaluate", "study", "transfer"), _MEASURED),
+}
+"""The results that an interrupted command leaves, and the arguments to go on with."""
 
 
 def message_of(command: str, error: BaseException) -> str | None:
@@ -15,9 +23,11 @@ def message_of(command: str, error: BaseException) -> str | None:
         command: Name of the command that the exception ended.
         error: The exception.
     """
-    again = "run the same command again" + (" with --ckpt_path last to go on." if command == "train" else " to go on.")
+    again = f"run the same command again{_CONTINUED.get(command, ('', ''))[1]}."
     if is_interrupt(error):
-        return f"robustseg: interrupted: {again}"
+        how = "interrupted" if exit_status(error) == 130 else "ended by SIGTERM"
+        kept = _CONTINUED.get(command, ("nothing is kept", ""))[0]
+        return f"robustseg: {how}: {kept}; {again}"
     if os.environ.get("ROBUSTSEG_TRACEBACK"):
         return None
     if is_expected(error):

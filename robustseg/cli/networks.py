@@ -14,6 +14,7 @@ from robustseg.models.catalogue import Facts, catalogue, facts, find_variant
 from robustseg.models.checkpoints.inspect import describe_file, describe_fit
 from robustseg.models.checkpoints.read import read_weights
 from robustseg.shipped import complete, find
+from robustseg.terminal.text import write
 
 _WIDTH = 100
 
@@ -21,27 +22,27 @@ _WIDTH = 100
 def print_networks(names: Sequence[str]) -> None:
     """Print the networks of these names in full, or a table of all without any name."""
     if names:
-        print("\n\n".join(_in_full(name) for name in names))
+        write("\n\n".join(_in_full(name) for name in names))
         return
-    print(f"{'network':<32} {'class':<20} {'Mparams':>7} {'stride':>6} {'logits':>6}  images")
+    write(f"{'network':<32} {'class':<20} {'Mparams':>7} {'stride':>6} {'logits':>6}  images")
     for name, variant in catalogue().items():
         try:
             found = facts(variant)
         except ModelError as error:
-            print(f"{name:<32} {variant.network:<20} {str(error).rpartition(': ')[2]}")
+            write(f"{name:<32} {variant.network:<20} {str(error).rpartition(': ')[2]}")
             continue
-        print(f"{name:<32} {variant.network:<20} {_figures(found)}  {found.normalisation}")
+        write(f"{name:<32} {variant.network:<20} {_figures(found)}  {found.normalisation}")
         if found.loads:
             text = f"loads {', '.join(found.loads)}"
-            print(textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    "))
-    print()
+            write(textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    "))
+    write("")
     notes = (
         "Mparams: million parameters with 21 classes. stride: pixels per cell of the coarsest features; logits: of the "
         "logits, before they are resized. images: the normalisation that the network expects, which is part of the "
         "model. Each loads its own checkpoints and those of the projects listed. "
         "--config network/NAME takes one; robustseg models NAME shows it."
     )
-    print(textwrap.fill(notes, _WIDTH))
+    write(textwrap.fill(notes, _WIDTH))
 
 
 def _figures(found: Facts) -> str:
@@ -87,10 +88,10 @@ def print_files(files: Sequence[Path], network: str | None, configs: Sequence[st
     fits = True
     for index, file in enumerate(files):
         reading = read_weights(file)
-        print("\n" * (index > 0) + describe_file(reading))
+        write("\n" * (index > 0) + describe_file(reading))
         if build is not None:
             text, fitting = describe_fit(reading, build, num_classes)
-            print(text)
+            write(text)
             fits = fits and fitting
     return fits
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustseg.cli.arguments import Arguments, check_there
+from robustseg.terminal.text import write
 
 
 def merge_shards(args: Sequence[str]) -> int:
@@ -18,7 +19,7 @@ def merge_shards(args: Sequence[str]) -> int:
     from robustseg.evaluation.benchmark import merge
 
     merge(options.output, options.folders)
-    print(f"merged into {options.output}; robustseg evaluate with --output {options.output} writes the results.")
+    write(f"merged into {options.output}; robustseg evaluate with --output {options.output} writes the results.")
     return 0
 
 
@@ -64,5 +65,5 @@ def leaderboard(args: Sequence[str]) -> int:
         except OSError as error:
             raise report.ReportError(f"{path}: cannot be written ({error.strerror or error}).") from error
     if not writers:
-        print(report.leaderboard_markdown(built))
+        write(report.leaderboard_markdown(built))
     return 0

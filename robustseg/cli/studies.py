@@ -40,7 +40,7 @@ class ModelFiles(NamedTuple):
 
 
 def study(args: Sequence[str]) -> int:
-    """Run a study of a checkpoint, with ``--targets`` also on further models."""
+    """Run a study of a checkpoint, with ``--models`` also on further models."""
     allowed, _ = split_allowed(args)
     # The target's configuration takes no other arguments from this command line.
     return measuring(lambda: _study(args, partial(_evaluation, allowed=allowed)))
@@ -59,17 +59,22 @@ def _study(args: Sequence[str], build: Build) -> int:
     """Run one study of one model.
 
     Args:
-        args: Arguments of ``robustseg evaluate``, a configuration with ``study``, and ``--targets``.
+        args: Arguments of ``robustseg evaluate``, a configuration with ``study``, and ``--models``.
         build: Function that builds an evaluation from arguments.
 
     Raises:
         StudyError: The study or a target cannot be used.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--targets", nargs="*", default=[])
+    parser.add_argument("--models", nargs="*", default=[])
     options, rest = parser.parse_known_args(args)
+    if any(part.partition("=")[0] == "--targets" for part in rest):
+        raise StudyError(
+            "--targets is now --models, which names further models to score: study … --models NAME=RUN; the targets of "
+            "an evaluation are robustness.targets."
+        )
     cli = build(rest, study=True)
-    places = parse_models(options.targets, "--targets")
+    places = parse_models(options.models, "--models")
     benchmark = cli.loaded_benchmark(check_images=0)
     targets = [_target(cli.datamodule, place, build) for place in places]
     assert cli.checkpoint is not None

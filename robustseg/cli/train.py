@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from robustseg.cli.computing import preemptible
 from robustseg.config.build import RobustSegCLI
 from robustseg.config.callbacks import check_callbacks
 from robustseg.config.limits import check_batches, check_folder
+from robustseg.config.loggers import close
 from robustseg.config.monitored import early_end, keys_of_callbacks
 from robustseg.config.saying import say
 from robustseg.evaluation.benchmark import run_benchmark
@@ -21,11 +23,15 @@ from robustseg.training.strategy import check_strategy
 
 def train(args: Sequence[str]) -> int:
     """Train as configured, then evaluate the model on the test split under all attacks of the suite."""
-    return preemptible(lambda signals: _train(RobustSegCLI(args), signals))
+    return preemptible(lambda signals: _train(args, signals))
 
 
-def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
+def _train(args: Sequence[str], signals: PreemptionSignals) -> int:
+    signals.leave_at_once()  # there is nothing to save before the first update
+    cli = RobustSegCLI(args)
     _check_before_training(cli)
+    cli.log_into(Path(str(cli.save.run_folder)))
+    signals.leave_between_steps()
     cli.save.signals = signals
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
     if (reason := early_end(cli.trainer)) is not None:
@@ -41,6 +47,7 @@ def _train(cli: RobustSegCLI, signals: PreemptionSignals) -> int:
     # Results are saved continuously, so a signal may end the evaluation at once.
     signals.leave_at_once()
     run_benchmark(cli.trainer, benchmark, folder.parent / benchmark.name)
+    close(cli.trainer.loggers)
     return 0
 
 
@@ -62,7 +69,7 @@ def _check_before_training(cli: RobustSegCLI) -> None:
         facts = run_facts(cli.trainer, cli.datamodule)
         check_continuation(cli.resumed, facts, cli.settings, cli.config.resume, cli.checkpoint)
         load_segmentation_weights(cli.model.model, cli.checkpoint)
-        cli.resumed = None  # as large as the model and its optimiser
+        cli.resumed = {"global_step": cli.resumed["global_step"]}  # the rest is as large as the model and its optimiser
     figures = cli.model.logged(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
     for caution in check_monitors(cli.trainer, cli.model, figures, keys):
         say(caution)

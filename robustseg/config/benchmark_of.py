@@ -81,6 +81,7 @@ def benchmark_of(
         detectors=robustness.detectors,
         false_positive_rate=robustness.false_positive_rate,
         threshold_images=robustness.threshold_images,
+        targets=robustness.targets,
     )
 
 

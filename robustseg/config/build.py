@@ -14,19 +14,27 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from robustseg.callbacks import AttackProgressBar, EpochLines
+from robustseg.callbacks import EpochLines, ShowTraining
 from robustseg.config.benchmark_of import benchmark_of, read_ids
 from robustseg.config.callbacks import has_bar, refusal_of, refuse_callbacks, shown_bars
 from robustseg.config.errors import ConfigError, cause_of, is_expected
-from robustseg.config.folder import SaveConfig, evaluation_arguments, keep_checkpoints_in, training_arguments
+from robustseg.config.folder import (
+    SaveConfig,
+    evaluation_arguments,
+    keep_checkpoints_in,
+    settings_to_log,
+    training_arguments,
+)
 from robustseg.config.help import describe
 from robustseg.config.limits import check_settings, write_enums_as_text
+from robustseg.config.logger_arguments import Home
+from robustseg.config.loggers import StartLoggers, build_loggers, check_loggers
 from robustseg.config.messages import Parser, keys_of
 from robustseg.config.modes import as_list, settle_modes
 from robustseg.config.named import ConfigFile
 from robustseg.config.options import TRAINER_DEFAULTS, add_options
 from robustseg.config.safety import limit_imports, refused_object, split_allowed
-from robustseg.config.saying import is_first_process
+from robustseg.config.saying import is_first_process, say
 from robustseg.config.start import find_start, refuse_other_data, start_from_nothing_else
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
@@ -37,6 +45,7 @@ from robustseg.resume.callback import ResumeCheckpoint
 from robustseg.resume.continuation import deciding_settings
 from robustseg.resume.failure import EndInTime, end_with_launcher
 from robustseg.resume.runs import next_version
+from robustseg.terminal import shown
 from robustseg.training import RobustSegmentation
 
 
@@ -110,14 +119,19 @@ class RobustSegCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Find the checkpoint and the folder before anything is built or written."""
+        if self.config.trainer.enable_progress_bar is False:
+            shown().bar = False
+        shown().prepare("building the model and opening the data")
         if self.config.trainer.accelerator == "auto" and torch.backends.mps.is_available():
-            print("robustseg: Apple's GPU lacks the float64 that exact budgets need; training on the CPU.")
+            say("Apple's GPU lacks the float64 that exact budgets need; training on the CPU.")
             self.config.trainer.accelerator = "cpu"
         settle_modes(self.config, self.given.get("trainer.callbacks"), refuse=not self.evaluate)
         self.settings = deciding_settings(self.config.as_dict())
         self.version, self.checkpoint, self.resumed = find_start(self.config, self.command)
         if self.evaluate:
             self.config.robustness.validate_with = None  # the run's, which may not fit to another suite
+        if not self.study:  # has no log
+            check_loggers(self.config.trainer.logger)
         if self.study:
             self.config.robustness.detectors = None  # a study looks at what it says itself
         checkpoint = self.config.checkpoint
@@ -128,9 +142,11 @@ class RobustSegCLI(LightningCLI):
             start_from_nothing_else(self.config.model)
 
     def instantiate_classes(self) -> None:
-        """Build everything; values that a constructor refuses become one message."""
+        """Build everything but loggers; values that a constructor refuses become one message."""
+        loggers, self.config.trainer.logger = self.config.trainer.logger, False
         try:
             super().instantiate_classes()
+            self.config.trainer.logger = loggers
             overfit = 0 if self.evaluate else self.config.trainer.overfit_batches
             self.datamodule = SegmentationDataModule(self.datamodule, overfit)
             refuse_other_data(self.config, self.datamodule.data)
@@ -143,7 +159,7 @@ class RobustSegCLI(LightningCLI):
             raise ConfigError(f"{keys_of(str(cause), self.config.as_dict())}{cause}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Add the logger of the run, unless the configuration has its own, and the callbacks that every run has."""
+        """Add the callbacks that every run has; loggers are built later, since some write at once."""
         trainer = self.config_init.trainer
         # the data module has it; Lightning would replace the order of the data
         kwargs["overfit_batches"] = 0
@@ -160,22 +176,38 @@ class RobustSegCLI(LightningCLI):
             self.save: ResumeCheckpoint = self.config_init.save
             self.save.run_folder = Path(root) / experiment / f"version_{version}"
             self.save.resume, self.save.settings = self.config.resume, self.settings
-            kwargs |= training_arguments(trainer, self.save.run_folder, self.resumed)
+            kwargs |= training_arguments(trainer, self.save.run_folder)
             keep_checkpoints_in(self.save.run_folder, [self.config_init.checkpoint, *kwargs["callbacks"]])
             callbacks += [self.config_init.checkpoint, self.save]
             if not any(isinstance(each, LearningRateMonitor) for each in kwargs["callbacks"]):
                 callbacks.append(LearningRateMonitor())
         enabled, in_terminal = trainer.enable_progress_bar is not False, sys.stdout.isatty()
         kwargs["callbacks"] = shown_bars(kwargs["callbacks"], enabled, in_terminal)
-        if not has_bar(kwargs["callbacks"]):
-            kwargs["enable_progress_bar"] = enabled and in_terminal
-            callbacks.append(AttackProgressBar() if enabled and in_terminal else EpochLines())
+        if has_bar(kwargs["callbacks"]):
+            shown().visible = False  # the configuration has a bar of its own
+        else:
+            kwargs["enable_progress_bar"] = False
+        callbacks += [ShowTraining(), EpochLines()]
         try:
             built = self._instantiate_trainer({**trainer, **kwargs}, callbacks)
         except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         end_with_launcher(built)
         return built
+
+    def log_into(self, folder: Path) -> None:
+        """Build the loggers to write into the folder of the run or the evaluation, and give them to the trainer."""
+        trainer: Any = self.trainer
+        if self.config.trainer.fast_dev_run and not self.evaluate:
+            return
+        # an evaluation is logged once more, and so is a run that had no checkpoint yet
+        done = 0 if self.resumed is None else int(self.resumed["global_step"])
+        purge_step = None if self.version is None and not self.evaluate else done
+        root, experiment = Path(self.config.trainer.default_root_dir), self.config.experiment
+        home = Home(folder, root, experiment, not self.evaluate, purge_step)
+        settings = settings_to_log(self.parser.dump(self.config, skip_none=False))
+        trainer.loggers = build_loggers(self.config.trainer.logger, home)
+        trainer.callbacks.insert(0, StartLoggers(home, settings))
 
     def open_data(self, *stages: str) -> None:
         """Download what the data set was told to, on the first process, and open the splits of the stages.

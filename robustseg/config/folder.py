@@ -11,7 +11,6 @@ import yaml
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from robustseg.config.modes import as_list
 from robustseg.files import write_text
@@ -19,6 +18,7 @@ from robustseg.resume.callback import CHECKPOINTS, ResumeCheckpoint
 from robustseg.resume.runs import next_free, run_folder
 from robustseg.shipped import ConfigFileError
 from robustseg.shipped.includes import read
+from robustseg.training.loggers import PanelFiles
 
 _OF_A_START = ("ckpt_path",)
 """Keys that say how a run was started, not what it is."""
@@ -28,18 +28,15 @@ class SaveConfig(SaveConfigCallback):
     """Keeps the record of a run, one flat file: a resumed run adds its configuration beside the first one."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the configuration when training starts, and never for a test; give it to the loggers as well."""
+        """Write the configuration when training starts, and never for a test."""
         if stage != "fit" or self.already_saved:
             return
         self.already_saved = True
         if not trainer.is_global_zero:
             return
-        text = self.parser.dump(self.config, skip_none=False)
         (folder,) = (each.run_folder for each in _callbacks(trainer) if isinstance(each, ResumeCheckpoint))
         assert folder is not None
-        _keep(text, Path(folder), resumed=trainer.ckpt_path is not None)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
+        _keep(self.parser.dump(self.config, skip_none=False), Path(folder), resumed=trainer.ckpt_path is not None)
 
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -76,39 +73,23 @@ def _deciding(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in _OF_A_START}
 
 
-def training_arguments(trainer: Mapping[str, Any], folder: Path, resumed: Mapping[str, Any] | None) -> dict[str, Any]:
+def settings_to_log(text: str) -> dict[str, Any]:
+    """Return the settings in a dumped configuration that loggers are given: the same ones on every restart."""
+    return _deciding(yaml.safe_load(text))
+
+
+def training_arguments(trainer: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Arguments of a training run's trainer in the place of those configured.
 
     Args:
         trainer: Those configured.
         folder: Of the run.
-        resumed: The checkpoint that the run goes on from.
     """
-    arguments: dict[str, Any] = {}
-    if trainer["logger"] in (False, None, True):
-        # TensorBoard leaves out what a killed run had logged after the checkpoint.
-        purge = None if resumed is None else resumed["global_step"]
-        root, name, version = folder.parent.parent, folder.parent.name, folder.name
-        arguments["logger"] = TensorBoardLogger(
-            root, name=name, version=version, purge_step=purge, default_hp_metric=False
-        )
-    else:
-        _number_as_run(as_list(trainer["logger"]), folder)
+    arguments: dict[str, Any] = {"logger": PanelFiles(folder)}
     if SLURMEnvironment.detect():
         # Its own handler would save in the middle of a step.
         arguments["plugins"] = [*as_list(trainer["plugins"]), SLURMEnvironment(auto_requeue=False)]
     return arguments
-
-
-def _number_as_run(loggers: Sequence[Any], folder: Path) -> None:
-    """Let loggers that number their folders beside the run's write into it: theirs would pass for a newer run."""
-    for logger in loggers:
-        if not isinstance(logger, (TensorBoardLogger, CSVLogger)) or logger._version is not None:
-            continue
-        if Path(logger.root_dir).resolve() == folder.parent.resolve():
-            # a CSVLogger removes the figures that are there
-            taken = isinstance(logger, CSVLogger) and (folder / "metrics.csv").exists()
-            logger._version = f"{folder.name}/{next_free(folder, 'metrics').name}" if taken else folder.name
 
 
 def evaluation_arguments(callbacks: Sequence[pl.Callback], checkpoint: str) -> dict[str, Any]:

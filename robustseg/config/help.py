@@ -21,7 +21,7 @@ _ABOUT = {
     "train": "Train a model, and score it on the test split under all attacks of its suite.",
     "evaluate": "Score a checkpoint, in the model and on the data of its run, under a suite of\nattacks.",
     "study": "Measure a study of a checkpoint, such as a curve over the number of steps; with\n"
-    "--targets NAME=RUN NAME=RUN ... also how these models answer its images.",
+    "--models NAME=RUN NAME=RUN ... also how these models answer its images.",
 }
 _EXAMPLES = {
     "train": "--config FILE --model.attack SegPGD --model.attack.steps 5",

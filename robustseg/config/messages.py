@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
 from yaml import YAMLError
 
 from robustseg.attacks import Attack, AttackLoss, TargetMap
 from robustseg.config.help import HelpFormatter, arrange
+from robustseg.config.logger_arguments import FOLDERS
 from robustseg.config.named import completed
 from robustseg.config.safety import refused_import
 from robustseg.data import SegmentationData
@@ -30,6 +32,7 @@ from robustseg.shipped.includes import KEY
 from robustseg.shipped.once import TwiceError, refuse_twice
 from robustseg.shipped.suggest import did_you_mean
 from robustseg.studies import Study
+from robustseg.terminal.text import complain
 from robustseg.types import parse_fraction
 
 _SELECTABLE: dict[str, type[Any]] = {
@@ -37,6 +40,7 @@ _SELECTABLE: dict[str, type[Any]] = {
     "attacks": Attack,
     "data": SegmentationData,
     "detectors": Detector,
+    "logger": Logger,
     "network": Network,
     "optimizer": Optimizer,
     "loss": AttackLoss,
@@ -65,6 +69,15 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # With abbreviations, a typing error could be taken for another option.
         super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs, "allow_abbrev": False})
+
+    def add_class_arguments(self, theclass: Any, *args: Any, **kwargs: Any) -> Any:
+        """Add the arguments of a class; a logger need not be told where to write, since that is the run's folder."""
+        added = super().add_class_arguments(theclass, *args, **kwargs)
+        if isinstance(theclass, type) and issubclass(theclass, Logger):
+            for action in self._actions:
+                if action.dest in FOLDERS:
+                    action.required = False
+        return added
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """Format the help text, with its groups in order."""
@@ -118,7 +131,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             raise argparse.ArgumentError(None, message) from ex
         short = refused_import(message) or _unknown_class(message) or _in_class(message) or message
-        print(f"robustseg: error: {short}\n--help lists all options.", file=sys.stderr)
+        complain(f"robustseg: error: {short}\n--help lists all options.")
         sys.exit(2)
 
     def _hint(self, message: str) -> str:
@@ -151,7 +164,7 @@ def _in_class(message: str) -> str | None:
 
 def _unknown_class(message: str) -> str | None:
     """Shorten a message about an unknown class, and list the known ones; return None for other messages."""
-    unknown = re.search(r"Expected a (?:dot import path string:|path but) (\w+)", message)
+    unknown = re.search(r"Expected a (?:dot import path string:|path but) ([\w.]*\w)", message)
     if unknown is None:
         return None
     # For a class within a class the message names both keys; the key before the unknown name is the right one.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from robustseg.shipped import ConfigFileError, complete, find
 from robustseg.shipped.includes import KEY, read
 from robustseg.shipped.names import is_text
+from robustseg.terminal.text import complain
 
 
 class ConfigFile(ActionConfigFile):
@@ -28,7 +27,7 @@ class ConfigFile(ActionConfigFile):
         super().__call__(parser, cfg, path, option_string)  # type: ignore[no-untyped-call]
 
 
-_say = rank_zero_only(partial(print, file=sys.stderr, flush=True))
+_say = rank_zero_only(complain)
 
 
 def completed(path: Path) -> str | None:

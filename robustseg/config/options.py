@@ -17,9 +17,11 @@ from robustseg.studies import Study
 TRAINER_DEFAULTS = {
     # The attack leaves inference mode by itself; without it, tensors that a model caches stay usable.
     "inference_mode": False,
-    "logger": False,
+    "logger": True,
     "default_root_dir": "runs",
     "log_every_n_steps": 10,
+    # Its FLOPs are 0 here, and its modes those of the moment.
+    "enable_model_summary": False,
 }
 FROM_DATA = {"model.network.init_args.num_classes": "num_classes", "model.ignore_index": "ignore_index"}
 """Keys that take their value from an attribute of the data."""
@@ -55,6 +57,8 @@ def _add_run_options(parser: LightningArgumentParser, evaluate: bool) -> None:
         help="Package whose classes a configuration may name, beside torch, torchvision, timm and robustseg. Can "
         "be repeated. On the command line only.",
     )
+    # Likewise: cli.main has taken it, and what a run is does not depend on it.
+    parser.add_argument("--quiet", action=ActionFail(), help="Leave warnings and results, without progress.")
     parser.add_argument(
         "--experiment", type=str, default="default", help="Name of the run's folder under trainer.default_root_dir."
     )

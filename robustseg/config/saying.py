@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
+from robustseg.terminal.text import write
+
 
 def is_first_process() -> bool:
     """Return whether this is rank 0, also before the ranks have met."""
@@ -13,4 +15,4 @@ def is_first_process() -> bool:
 def say(line: str) -> None:
     """Print a line, on the first of several processes."""
     if is_first_process():
-        print(f"robustseg: {line}", flush=True)
+        write(f"robustseg: {line}")

@@ -117,6 +117,11 @@ class SegmentationData(ABC):
         """Id of pixels that belong to no class."""
         return IGNORE_INDEX
 
+    @property
+    def labelled(self) -> bool:
+        """False if there are images only, with every pixel as void; models are evaluated on them without labels."""
+        return True
+
     @abstractmethod
     def make_dataset(self, split: Split) -> SegmentationDataset:
         """Open a split; the training split with ``augmentation``, the others without.
@@ -167,8 +172,10 @@ class SegmentationData(ABC):
             ``num_classes`` counts without void, for the balanced losses of :class:`~robustseg.attacks.SEA`.
 
         Raises:
-            DataError: A sample is missing or cannot be used.
+            DataError: A sample is missing or cannot be used, or there are no masks.
         """
+        if not self.labelled:
+            raise DataError("the data have no masks to count the classes of: use attacks without balanced losses.")
         if split in self._class_pixels:
             return list(self._class_pixels[split])
         self._class_pixels[split] = count_class_pixels(self.dataset(split), self.num_classes, self.ignore_index)

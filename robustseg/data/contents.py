@@ -9,6 +9,7 @@ import numpy as np
 
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.errors import DataError
+from robustseg.terminal import track
 
 
 def count_class_pixels(dataset: SegmentationDataset, num_classes: int, ignore_index: int) -> list[int]:
@@ -18,7 +19,7 @@ def count_class_pixels(dataset: SegmentationDataset, num_classes: int, ignore_in
         DataError: A sample is missing or cannot be used.
     """
     counts = np.zeros(num_classes, dtype=np.int64)
-    for index in range(len(dataset)):
+    for index in track(range(len(dataset)), "counting the classes' pixels: image"):
         mask = dataset.arrays(index)[1]
         counts += np.bincount(mask[mask != ignore_index], minlength=num_classes)
     return [int(count) for count in counts]
@@ -44,7 +45,7 @@ def digest_of(dataset: SegmentationDataset, ids: Sequence[str]) -> str:
         DataError: A sample is missing or cannot be used.
     """
     digest = hashlib.sha256()
-    for index, sample in enumerate(ids):
+    for index, sample in enumerate(track(ids, "reading the data: image")):
         image, mask = dataset.arrays(index)
         digest.update(f"{sample}\0{image.shape}\0{image.dtype}\0{mask.dtype}\0".encode())
         digest.update(image.tobytes())

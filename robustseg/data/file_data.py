@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from robustseg.data.base import SegmentationData, Split
+from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.files import Check, FilePair, PairedFiles, check_check
 from robustseg.data.masks import RGB, MaskFormat, MaskKind, check_mask_kind
 from robustseg.types import IGNORE_INDEX
@@ -95,7 +96,7 @@ class FileData(SegmentationData):
             DataError: Folders or files are missing.
         """
 
-    def make_dataset(self, split: Split) -> PairedFiles:
+    def make_dataset(self, split: Split) -> SegmentationDataset:
         """Open a split.
 
         Raises:

@@ -8,10 +8,12 @@ from typing import Any, ClassVar, cast
 
 from robustseg.data.base import Split
 from robustseg.data.class_table import read_class_table
+from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.facts.own import FOLDER_PAIRS
 from robustseg.data.file_data import FileData
-from robustseg.data.files import Check, FilePair, pair_by_stem
+from robustseg.data.files import IMAGE_SUFFIXES, Check, FilePair, files_by_name, pair_by_stem
 from robustseg.data.folders import is_file, is_folder
+from robustseg.data.image_files import ImageFiles
 from robustseg.data.masks import RGB, MaskFormat
 from robustseg.shipped.names import files, plain
 from robustseg.types import IGNORE_INDEX
@@ -41,7 +43,8 @@ class FolderPairs(FileData):
         root: Folder that holds the splits.
         classes: Path of the class table, relative to the working directory or, if it is not there, to ``root``.
         image_folder: Folder of a split's images below ``root``; ``{split}`` is replaced by the split's name.
-        mask_folder: Folder of its masks.
+        mask_folder: Folder of its masks; null for images without masks, which models are evaluated on with
+            ``robustness.targets: predictions``.
         image_end: Ending of the images' names, before the suffix, after the name that they share with the mask.
         mask_end: Ending of the masks' names, such as ``_mask``; files without it are skipped.
         split_names: Folder names of ``train``, ``val`` and ``test`` if they differ, such as ``{val: validation}``.
@@ -62,7 +65,7 @@ class FolderPairs(FileData):
         root: str,
         classes: str,
         image_folder: str = "{split}/images",
-        mask_folder: str = "{split}/masks",
+        mask_folder: str | None = "{split}/masks",
         image_end: str = "",
         mask_end: str = "",
         split_names: dict[str, str] | None = None,
@@ -72,7 +75,7 @@ class FolderPairs(FileData):
     ) -> None:
         self.rows = read_class_table(_table_path(classes, Path(root).expanduser()))
         self.image_folder = _template("image_folder", image_folder)
-        self.mask_folder = _template("mask_folder", mask_folder)
+        self.mask_folder = None if mask_folder is None else _template("mask_folder", mask_folder)
         if self.image_folder == self.mask_folder and image_end == mask_end:
             raise ValueError(
                 f"mask_folder = {mask_folder!r} is image_folder as well: set another one, or data.mask_end to what the "
@@ -94,6 +97,25 @@ class FolderPairs(FileData):
         class_of = {row.id: label for row, label in labels}
         return MaskFormat(tuple(label_of), class_of, {row.colour: label for row, label in labels}, self.mask_kind)
 
+    @property
+    def labelled(self) -> bool:
+        """False without a folder of masks."""
+        return self.mask_folder is not None
+
+    def make_dataset(self, split: Split) -> SegmentationDataset:
+        """Open a split; without a folder of masks all pixels are void.
+
+        Raises:
+            DataError: Folders or files are missing, or ``check`` found one that cannot be used.
+        """
+        if self.mask_folder is not None:
+            return super().make_dataset(split)
+        images = self._folder(self.image_folder, split)
+        layout = f"images in {images} (set data.root or data.image_folder)"
+        files = files_by_name(images, IMAGE_SUFFIXES, layout, True, self.image_end)
+        augment = self.augmentation if split == "train" else None
+        return ImageFiles(files, self.resize(), augment, self.cache, self.check)
+
     def _folder(self, template: str, split: Split) -> Path:
         return self.root / template.format(split=self.split_names.get(split, split))
 
@@ -103,6 +125,7 @@ class FolderPairs(FileData):
         Raises:
             DataError: Folders or files are missing.
         """
+        assert self.mask_folder is not None
         images, masks = self._folder(self.image_folder, split), self._folder(self.mask_folder, split)
         layout = f"images in {images} and masks in {masks} (set data.root, data.image_folder or data.mask_folder)"
         return pair_by_stem(images, masks, layout, True, self.image_end, self.mask_end)

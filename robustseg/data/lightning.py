@@ -58,13 +58,15 @@ class SegmentationDataModule(pl.LightningDataModule):
         """Open the splits of a stage, so that bad files are reported before the first step.
 
         Raises:
-            DataError: Files are missing or cannot be used.
+            DataError: Files are missing or cannot be used, or there are no masks to train on.
         """
         if getattr(self.trainer, "overfit_batches", 0):
             raise DataError(
                 "Trainer(overfit_batches=…) would replace the order of the data: give overfit_batches to "
                 "SegmentationDataModule instead."
             )
+        if stage in ("fit", "validate") and not self.data.labelled:
+            raise DataError("the data have no masks (data.mask_folder is null): training and validation need them.")
         if stage == "fit" and self.trainer is not None:
             self.share_batch(self.trainer.world_size, self.trainer.accumulate_grad_batches)
         stages: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}

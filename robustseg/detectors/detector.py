@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from robustseg.attacks.checks import checked_images
+from robustseg.attacks.guard import AttackError, Model, attack_mode
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.settings import Checked
+from robustseg.attacks.victim import Victim
 from robustseg.detectors.errors import DetectorError
 
 LEFT_OUT = -1
 """Class id of pixels that are not compared; it is no valid class id."""
-Model = Callable[[Tensor], Tensor]
-"""Function of B×3×H×W images in [0, 1] that returns B×C×H×W logits."""
 _STREAM = 0x5CA1E
 """Key of a detector's noise, which keeps its patches independent of those of an attack with the same seeds."""
 
 
-class Detector(ABC):
+class Detector(Checked, ABC):
     """A detector of adversarial images by the consistency of the model's predictions.
 
     It holds settings only; the model is passed with the images. The model is left unchanged, and the global random
@@ -63,14 +65,14 @@ class Detector(ABC):
         Returns:
             B×n float64 in [0, 1] on the CPU, NaN where a part has no pixel to compare.
         """
-        check_images(images, ids)
+        images = batch_of(images, ids)
         if ignored is not None and (ignored.shape != (len(images), *images.shape[-2:]) or ignored.dtype != torch.bool):
             raise DetectorError(
                 f"ignored is {ignored.dtype} {list(ignored.shape)} for images {list(images.shape)}: bool B×H×W wanted."
             )
         noise = NoiseSource.for_samples((seed, self.seed, _STREAM), ids, torch.device("cpu"))
-        with torch.no_grad(), asked(model):
-            found = self.consistency(model, images, noise, ignored).double().cpu()
+        with asked(model) as attacked:
+            found = self.consistency(attacked, images, noise, ignored).double().cpu()
         empty = found.isnan().all(1)
         if bool(empty.any()):
             lacking = [sample for sample, nothing in zip(ids, empty.tolist(), strict=True) if nothing]
@@ -111,56 +113,46 @@ class Detector(ABC):
         return f"{type(self).__name__}({settings})"
 
 
-def check_images(images: Tensor, ids: Sequence[str]) -> None:
-    """Refuse tensors that are not a batch of images with their ids.
+def batch_of(images: Tensor, ids: Sequence[str]) -> Tensor:
+    """Refuse tensors that are not a batch of images with their ids; return a copy of the images within [0, 1].
 
     Raises:
         DetectorError: The shape, type or number of ids is wrong, or values lie outside of [0, 1].
     """
-    if images.ndim != 4 or not images.is_floating_point() or not len(images):
-        raise DetectorError(f"images are {images.dtype} {list(images.shape)}: float B×3×H×W in [0, 1] expected.")
+    images = checked_images(images, DetectorError)
     if len(ids) != len(images):
         raise DetectorError(f"{len(ids)} ids for {len(images)} images: give one id per image.")
-    lowest, highest = (float(value) for value in torch.aminmax(images))
-    if not (lowest >= 0 and highest <= 1):
-        raise DetectorError(
-            f"images have values in [{lowest:g}, {highest:g}] but detectors work in [0, 1]: divide 8-bit images by 255 "
-            "and put the normalisation into the model (SegmentationModel does)."
-        )
+    return images
 
 
 @contextmanager
-def asked(model: Model) -> Iterator[None]:
-    """Put the modules of a model into eval mode, and restore each one's mode afterwards."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    training = [module.training for module in modules]
-    for module in modules:
-        module.training = False
+def asked(model: Model) -> Iterator[Model]:
+    """Yield the model in eval mode without autograd; it gets copies of the images, and its answers have one form.
+
+    Raises:
+        DetectorError: The model returned no logits of the images' size, or others than on its forwards before.
+    """
     try:
-        yield
-    finally:
-        for module, before in zip(modules, training, strict=True):
-            module.training = before
+        with attack_mode(model) as attacked, torch.no_grad():
+            yield Victim(attacked, 0)
+    except AttackError as error:
+        raise DetectorError(str(error)) from error
 
 
 def predictions_of(model: Model, images: Tensor) -> tuple[Tensor, int]:
     """Predict the classes of images.
 
+    Args:
+        model: The model, from :func:`asked`.
+        images: B×3×H×W.
+
     Returns:
         B×H×W class ids, and the number of classes C.
 
     Raises:
-        DetectorError: The model returns something other than logits of the images' size for several classes, or values
-            that are not finite.
+        DetectorError: The model returns logits of one class only, or values that are not finite.
     """
     logits = model(images)
-    if (
-        not isinstance(logits, Tensor)
-        or logits.ndim != 4
-        or (logits.shape[0], *logits.shape[2:]) != (images.shape[0], *images.shape[2:])
-    ):
-        what = f"{list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise DetectorError(f"the model returned {what} for images {list(images.shape)}: B×C×H×W logits expected.")
     if logits.shape[1] < 2:
         raise DetectorError(
             "the model has one output channel, by which no pixel can be classified: for the logit u of a model of two "

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from robustseg.attacks.guard import Model
 from robustseg.attacks.noise import NoiseSource
-from robustseg.detectors.detector import Model, asked, check_images
+from robustseg.detectors.detector import asked, batch_of
 from robustseg.detectors.errors import DetectorError
 from robustseg.detectors.patches import integer, predicted_patches
 
@@ -53,14 +54,14 @@ def vote_shares(
     Raises:
         DetectorError: The images do not fit the patches, the ids or each other, or a number is below 1.
     """
-    check_images(images, ids)
+    images = batch_of(images, ids)
     _check_settings(patch_size, k, patches_per_forward, *images.shape[-2:])
     noise = NoiseSource.for_samples((seed, _STREAM), ids, torch.device("cpu"))
     cells = [*_cells(noise, images, patch_size, k)]
     places = [(row, rows[2], columns[2], patch_size) for row, rows, columns in cells]
     votes, done = None, 0
-    with torch.no_grad(), asked(model):
-        for shown, classes in predicted_patches(model, images, places, patches_per_forward):
+    with asked(model) as attacked:
+        for shown, classes in predicted_patches(attacked, images, places, patches_per_forward):
             if votes is None:
                 votes = shown.new_zeros((len(images), classes, *images.shape[-2:]), dtype=torch.float32)
             for (row, rows, columns), patch in zip(cells[done : done + len(shown)], shown, strict=True):

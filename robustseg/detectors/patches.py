@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustseg.attacks.guard import Model
 from robustseg.attacks.noise import NoiseSource
-from robustseg.detectors.detector import Model, predictions_of
+from robustseg.detectors.detector import predictions_of
 from robustseg.detectors.errors import DetectorError
 
 Place = tuple[int, int, int, int]

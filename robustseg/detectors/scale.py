@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from robustseg.attacks.guard import Model
 from robustseg.attacks.noise import NoiseSource
-from robustseg.detectors.detector import LEFT_OUT, Detector, Model, predictions_of
+from robustseg.detectors.detector import LEFT_OUT, Detector, predictions_of
 from robustseg.detectors.errors import DetectorError
 from robustseg.metrics.functional import confusion_matrix, miou
 

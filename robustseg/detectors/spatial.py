@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustseg.attacks.guard import Model
 from robustseg.attacks.noise import NoiseSource
-from robustseg.detectors.detector import LEFT_OUT, Detector, Model
+from robustseg.detectors.detector import LEFT_OUT, Detector
 from robustseg.detectors.errors import DetectorError
 from robustseg.detectors.patches import PairSampler, PatchPair, predicted_patches
 from robustseg.metrics.functional import confusion_matrix, miou

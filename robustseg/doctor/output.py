@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustseg.doctor.findings import Finding, Verdict, counted, verdict_of
+from robustseg.terminal.text import one_line, printable
 
 _STYLES: dict[Verdict, str] = {"ok": "green", "caution": "yellow", "problem": "bold red"}
 
@@ -35,11 +36,11 @@ def print_section(console: Console, title: str, findings: list[Finding]) -> None
     table.add_column(overflow="fold", max_width=max(16, min(24, console.width // 5)))
     table.add_column(overflow="fold", ratio=1)
     for finding in findings:
-        text = Text(finding.text)
+        text = Text(printable(finding.text))
         if finding.remedy is not None:
-            text.append(f"\nremedy: {finding.remedy}", style="bold")
-        table.add_row(Text(finding.verdict, style=_STYLES[finding.verdict]), Text(finding.name), text)
-    console.print(Text(title, style="bold underline"))
+            text.append(printable(f"\nremedy: {finding.remedy}"), style="bold")
+        table.add_row(Text(finding.verdict, style=_STYLES[finding.verdict]), Text(one_line(finding.name)), text)
+    console.print(Text(one_line(title), style="bold underline"))
     console.print(table)
     console.print()
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import Attack, AttackResult, AttackStep, NoiseSource, Targeted, attack_mode
-from robustseg.attacks.base import check_logits
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 CLEAN = "clean"
 """Name of the scores without attack."""
@@ -39,24 +39,21 @@ class Outcome(NamedTuple):
     """Duration of the attack on the whole batch."""
 
 
-OnAttackStep = Callable[[str, AttackStep], None]
-
-
-def predict(model: Model, images: Tensor, targets: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def predict(model: Model, images: Tensor, targets: Tensor, ignore_index: int | None = IGNORE_INDEX) -> Tensor:
     """Predict class ids B×H×W for images B×3×H×W with the model in eval mode.
 
     Args:
         model: Function from images in [0, 1] to logits at their size.
         images: B×3×H×W in [0, 1].
         targets: B×H×W class ids, to check the shape of the logits against.
-        ignore_index: Label of pixels that are not counted.
+        ignore_index: Label of pixels that are not counted; None counts all.
 
     Raises:
         AttackError: The logits do not fit the targets, or are not finite.
     """
     with attack_mode(model) as evaluated, torch.no_grad():
         answer = evaluated(images)
-        valid = targets.long().masked_fill(targets == ignore_index, IGNORED)
+        valid = targets.long().masked_fill(ignored_pixels(targets, ignore_index), IGNORED)
         # NaN would be scored as some class: a broken model must not get figures.
         return check_logits(answer, images, valid, differentiable=False).argmax(1)
 
@@ -97,11 +94,6 @@ def attack_batch(
         torch.cuda.synchronize(images.device)
     seconds = time.perf_counter() - start
     return Outcome(result, attack.wanted(targets) if isinstance(attack, Targeted) else None, seconds)
-
-
-def named_step(on_step: OnAttackStep | None, name: str) -> Callable[[AttackStep], None] | None:
-    """Bind ``on_step`` to the attack called ``name``; None stays None."""
-    return None if on_step is None else lambda step: on_step(name, step)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.card import FORMAT, Card
 from robustseg.evaluation.card_file import parse_card
 from robustseg.evaluation.checks import overall, trust_flags
-from robustseg.evaluation.figures import BY_KEY, keys_in, number
+from robustseg.evaluation.figures import BY_KEY, IN_8BIT, keys_in, number
 from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.record import FOOLED, summarise
 from robustseg.metrics import (
@@ -61,6 +61,7 @@ def build_card(
             "settings": dict(settings),
             "error": None,
             **robust,
+            **scores_in_8bit(measured.rounded.get(name)),
             "gap": {key: _gap(clean[key], robust[key]) for key in keys_in("gap")},
             **{key: int(v) if BY_KEY[key].unit == "images" else number(v) for key, v in summary.items()},
         }
@@ -105,6 +106,14 @@ def scores(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def scores_in_8bit(counts: Tensor | None) -> dict[str, float | None]:
+    """Compute the scores of images that were rounded to 8 bit from their counts, N×3×C; none without counts."""
+    if counts is None:
+        return {}
+    found = scores_from_counts(counts)
+    return {rounded: number(found[key]) for key, rounded in IN_8BIT.items()}
+
+
 def _intervals(counts: Tensor) -> dict[str, Any]:
     """Compute the confidence intervals by figure, or give the reason why there are none."""
     scored = int((counts[:, 1].sum(-1) > 0).sum())
@@ -126,11 +135,22 @@ def worst_cases(measured: Measurements, names: Sequence[str], class_names: Seque
     counts = torch.stack([measured.counts[name] for name in names])
     each, greedy = worst_case_images(counts), greedy_worst_case(counts)
     order = torch.arange(counts.shape[1])
+    # The 8-bit figures are those of the same choice: it is made by the images as they are.
+    rounded = [measured.rounded[name] for name in names if name in measured.rounded]
+    stored = torch.stack(rounded) if len(rounded) == len(names) else None
+    per_image, of_greedy = (
+        scores_in_8bit(None if stored is None else stored[found.attack, order]) for found in (each, greedy)
+    )
     return {
-        "per_image": {**scores(counts[each.attack, order], class_names), "chosen": _chosen(each.attack, names)},
+        "per_image": {
+            **scores(counts[each.attack, order], class_names),
+            **per_image,
+            "chosen": _chosen(each.attack, names),
+        },
         "greedy": {
             "miou": number(miou_from_counts(greedy.counts)),
             "pixel_acc": number(pixel_acc_from_counts(greedy.counts)),
+            **of_greedy,
             "chosen": _chosen(greedy.attack, names),
         },
     }

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from pydantic_core import PydanticCustomError
 
 from robustseg.evaluation.figures import BY_KEY, FIGURES
+from robustseg.evaluation.targets import TargetKind
 
 FORMAT: Final = 2
 """Version of the card's format. In format 1, attacks were described by flat texts, and a single image had a confidence
@@ -241,6 +242,8 @@ class Protocol(Part):
     seed: int
     precision: str
     suite: str | None = None
+    targets: TargetKind = "labels"
+    """Targets of attacks and scores: the data's labels, or the model's own clean predictions."""
     norm: str | None = None
     eps: str | float | None = None
     """norm and eps: the budget that all attacks with a bound share; None where they differ."""

@@ -16,6 +16,7 @@ from robustseg.evaluation.card import CARD, FORMAT, Card
 from robustseg.evaluation.card_upgrade import upgrade_card
 from robustseg.evaluation.errors import ReportError
 from robustseg.files import write_json
+from robustseg.terminal import track
 
 _AGAIN = "evaluate the checkpoint again to get a complete card."
 _LARGEST = 2**26
@@ -88,7 +89,9 @@ def read_cards(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Card]:
     depth = 1
     while len({folder.parts[-depth:] for folder in folders}) < len(folders):
         depth += 1
-    return {"/".join(folder.parts[-depth:]): read_card(path) for folder, path in zip(folders, paths, strict=True)}
+    names = ["/".join(folder.parts[-depth:]) for folder in folders]
+    cards = (read_card(path) for path in track(paths, "reading the cards:"))
+    return dict(zip(names, cards, strict=True))
 
 
 def write_card(card: Card, path: str | os.PathLike[str]) -> None:

@@ -42,6 +42,7 @@ class DiskSink(Sink):
     """
 
     device = torch.device("cpu")
+    rounds = True
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class DiskSink(Sink):
         writer: str = "records",
         about: Mapping[str, Any] | None = None,
         num_pictures: int = 3,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int | None = IGNORE_INDEX,
     ):
         self.folder = folder
         self.pictures = PictureKeeper(folder, num_pictures)

@@ -89,24 +89,28 @@ FIGURES = (
         },
     ),
     _score("image_miou", {"terminal": 3, "report": 4, "gap": 3, "study": 4}),
-    Figure("forwards", "calls", None, {"terminal": 6, "report": 5, "study": 5}, digits=0),
-    Figure("backwards", "calls", None, {"terminal": 7, "report": 6, "study": 6}, digits=0),
+    Figure("pixel_acc_8bit", "share", "higher", {"sizes": 6}, "pixel_acc, 8 bit"),
+    Figure("miou_8bit", "share", "higher", {"terminal": 5, "report": 5}, "miou, 8 bit"),
+    Figure("forwards", "calls", None, {"terminal": 7, "report": 6, "study": 5}, digits=0),
+    Figure("backwards", "calls", None, {"terminal": 8, "report": 7, "study": 6}, digits=0),
     Figure("seconds", "seconds", None),
     Figure("linf_max", "linf", None, {"sizes": 1}, "linf"),
     Figure("l2_max", "l2", None, {"sizes": 2}, "L2", 3),
     Figure("rms_max", "l2", None, {"sizes": 3}, "rms", 3),
     Figure("linf_max_8bit", "linf", None, {"sizes": 4}, "linf, 8 bit"),
     Figure("l2_max_8bit", "l2", None, {"sizes": 5}, "L2, 8 bit", 3),
-    Figure("fooled_share", "share", "lower", {"sizes": 6, "distances": 1}, "images fooled", 1),
-    Figure("fooled_linf", "linf", "higher", {"sizes": 7, "distances": 2}, "median linf"),
-    Figure("fooled_l2", "l2", "higher", {"sizes": 8, "distances": 3}, "median L2", 3),
-    Figure("target_success", "share", "lower", {"terminal": 5, "sizes": 9}, "target shown", 1),
-    Figure("without_valid_pixels", "images", None, {"sizes": 10}, "not attacked", 0),
+    Figure("fooled_share", "share", "lower", {"sizes": 7, "distances": 1}, "images fooled", 1),
+    Figure("fooled_linf", "linf", "higher", {"sizes": 8, "distances": 2}, "median linf"),
+    Figure("fooled_l2", "l2", "higher", {"sizes": 9, "distances": 3}, "median L2", 3),
+    Figure("target_success", "share", "lower", {"terminal": 6, "sizes": 10}, "target shown", 1),
+    Figure("without_valid_pixels", "images", None, {"sizes": 11}, "not attacked", 0),
 )
 """All figures, in the order of a card."""
 BY_KEY: Mapping[str, Figure] = {figure.key: figure for figure in FIGURES}
 SCORES = tuple(figure.key for figure in FIGURES if figure.of == "scores")
 """Keys of the figures that clean images have as well."""
+IN_8BIT = {"pixel_acc": "pixel_acc_8bit", "miou": "miou_8bit"}
+"""Figures of adversarial images that are rounded to 8 bit, by the figure of the images as they are."""
 LOGGED = {figure.key: figure.logged for figure in FIGURES if figure.logged is not None}
 """Last part of the figures' names in logs, by key."""
 

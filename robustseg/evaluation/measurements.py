@@ -13,7 +13,7 @@ from torch import Tensor
 from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.errors import IncompleteError
 from robustseg.evaluation.record import COLUMNS
-from robustseg.evaluation.records import answers_to, refusal, refuse_others, unique_records
+from robustseg.evaluation.records import answers_to, refusal, refuse_others, rounded_name, unique_records
 from robustseg.evaluation.store import streams
 from robustseg.evaluation.views import View, seen_name, view_settings
 from robustseg.metrics import class_counts
@@ -36,6 +36,9 @@ class Measurements(NamedTuple):
     """Facts from the writers, each different one once."""
     values: Mapping[str, list[Tensor]] = MappingProxyType({})
     """By name of records: the N vectors of a traced attack or of a view."""
+    rounded: Mapping[str, Tensor] = MappingProxyType({})
+    """By name of the attack: N×3×C counts of the images after rounding to 8 bit. Attacks without them on some image, as
+    in folders of version 0.1, are left out."""
 
 
 def read_measurements(
@@ -75,21 +78,25 @@ def read_measurements(
         for name, view in views.items()
         if view.wants(attack)
     }
-    counts = {name: torch.zeros(len(samples), 3, num_classes, dtype=torch.int64) for name in answers}
+    rounded = {rounded_name(attack): attack for attack in attacks}
+    counts = {name: torch.zeros(len(samples), 3, num_classes, dtype=torch.int64) for name in (*answers, *rounded)}
     figures = {name: torch.zeros(len(samples), len(COLUMNS), dtype=torch.float64) for name in answers}
-    there = {name: torch.zeros(len(samples), dtype=torch.bool) for name in attack_of}
+    there = {name: torch.zeros(len(samples), dtype=torch.bool) for name in (*attack_of, *rounded)}
     sizes, values = set(), dict[str, dict[int, Tensor]]()
     for record in unique_records(found):
         row = places.get(record.sample)
         if row is None or record.attack not in there:
             continue
-        if record.attack in answers:
+        if record.attack in counts:
             counts[record.attack][row] = class_counts(record.confusion)
+        if record.attack in answers:
             figures[record.attack][row] = record.figures
         there[record.attack][row] = True
         if record.values is not None:
             values.setdefault(record.attack, {})[row] = record.values
         sizes.add(record.batch_size)
+    stored = {attack: counts.pop(name) for name, attack in rounded.items()}
+    stored = {attack: of for attack, of in stored.items() if there[rounded_name(attack)].all()}
     unfinished = [name for name in attack_of if not there[name].all()]
     refused = {name: reason for name in unfinished if (reason := refusal(folder, attack_of[name]))}
     lacking = {n: [s for s in samples if not there[n][places[s]]] for n in unfinished if n not in refused}
@@ -104,7 +111,7 @@ def read_measurements(
         if facts not in about:
             about.append(facts)
     ordered = {name: [rows[row] for row in sorted(rows)] for name, rows in values.items() if name not in refused}
-    return Measurements(list(samples), counts, figures, refused, sorted(sizes), about, ordered)
+    return Measurements(list(samples), counts, figures, refused, sorted(sizes), about, ordered, stored)
 
 
 def _incomplete(folder: Path, lacking: Mapping[str, list[str]], images: int) -> str:

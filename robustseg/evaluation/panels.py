@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 Palette = Sequence[tuple[int, int, int]]
 
@@ -35,10 +35,10 @@ class Example(NamedTuple):
     """H×W class ids, for the adversarial image."""
 
 
-def colorize(ids: Tensor, palette: Palette, ignore_index: int = IGNORE_INDEX) -> np.ndarray:
+def colorize(ids: Tensor, palette: Palette, ignore_index: int | None = IGNORE_INDEX) -> np.ndarray:
     """Colour class ids H×W as H×W×3 uint8; ignored pixels are black."""
     colours = np.array([*palette, _VOID], dtype=np.uint8)
-    index = torch.where(ids == ignore_index, len(palette), ids).numpy()
+    index = torch.where(ignored_pixels(ids, ignore_index), len(palette), ids).numpy()
     coloured: np.ndarray = colours[index]
     return coloured
 
@@ -49,15 +49,21 @@ def amplify(perturbation: Tensor) -> np.ndarray:
     return _to_bytes(0.5 + perturbation / (2 * largest))
 
 
-def draw_panel(examples: Sequence[Example], palette: Palette, ignore_index: int = IGNORE_INDEX) -> Image.Image:
+def draw_panel(
+    examples: Sequence[Example],
+    palette: Palette,
+    ignore_index: int | None = IGNORE_INDEX,
+    truth: str = "ground truth",
+) -> Image.Image:
     """Draw one row per example with titled columns.
 
     Args:
         examples: At least one; their sizes may differ.
         palette: RGB colour of each class.
-        ignore_index: Label of pixels that are drawn in black.
+        ignore_index: Label of pixels that are drawn in black; None if there is none.
+        truth: Title of the targets.
     """
-    rows = [_row(example, palette, ignore_index) for example in examples]
+    rows = [_row(example, palette, ignore_index, truth) for example in examples]
     titles = [title for title, _ in rows[0]]
     width = max(cells[0][1].shape[1] for cells in rows)
     height = sum(cells[0][1].shape[0] + _GAP for cells in rows) - _GAP
@@ -81,14 +87,14 @@ def _font(title: str, width: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFon
     return font
 
 
-def _row(example: Example, palette: Palette, ignore_index: int) -> list[tuple[str, np.ndarray]]:
+def _row(example: Example, palette: Palette, ignore_index: int | None, truth: str) -> list[tuple[str, np.ndarray]]:
     perturbation = example.image_adv - example.image
     largest = float(perturbation.abs().max()) * 255
     return [
         ("image", _to_bytes(example.image)),
         (f"delta, max {largest:.1f}/255", amplify(perturbation)),
         ("adversarial", _to_bytes(example.image_adv)),
-        ("ground truth", colorize(example.target, palette, ignore_index)),
+        (truth, colorize(example.target, palette, ignore_index)),
         ("before", colorize(example.prediction, palette, ignore_index)),
         ("after", colorize(example.prediction_adv, palette, ignore_index)),
     ]

@@ -15,6 +15,8 @@ from robustseg.files import create_text
 PROTOCOL = "protocol.json"
 FORMAT = 1
 """Version of the folder's layout; raised when older folders can no longer be continued."""
+_UNSAID = {"targets": "labels"}
+"""Facts that protocols leave out where they have these values."""
 _OLD_RESULTS = "robustness.json"
 """File with the results of evaluations before there were result cards."""
 
@@ -59,7 +61,7 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> str:
             f"{facts['format']}): continue it with that version, or choose another --output. Nothing was changed."
         )
     if found != facts:
-        changes = "; ".join(differences(found, facts))
+        changes = "; ".join(differences({**_UNSAID, **found}, {**_UNSAID, **facts}))
         raise EvaluationError(
             f"{folder} holds an evaluation of something else ({changes}): choose another --output, or remove the "
             "folder to start over. Nothing was changed."

@@ -11,13 +11,21 @@ from torchmetrics.utilities import dim_zero_cat
 
 from robustseg.attacks import AttackResult
 from robustseg.metrics import target_success
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 FOOLED = 0.99
 """Share of the valid pixels that must be wrong for an image to count as fooled, as in the minimum-norm papers."""
 
 COLUMNS = ("linf", "l2", "linf_8bit", "l2_8bit", "wrong", "forwards", "backwards", "seconds", "target_success", "rms")
 """Names of the figures of an image under an attack, in the order of :func:`image_figures`."""
+
+
+def rounded(images: Tensor) -> Tensor:
+    """Return images in [0, 1] as a saved 8-bit file has them, float64: each value is the nearest k/255.
+
+    A rounded image may lie up to 0.5/255 outside of the threat model; it is not projected again.
+    """
+    return images.double().mul(255).round().div(255)
 
 
 def named(rows: Tensor) -> dict[str, Tensor]:
@@ -39,7 +47,7 @@ def image_figures(
     targets: Tensor,
     seconds: float,
     wanted: Tensor | None = None,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int | None = IGNORE_INDEX,
 ) -> Tensor:
     """Compute the figures of each image of a batch under one attack.
 
@@ -50,25 +58,25 @@ def image_figures(
         targets: B×H×W class ids.
         seconds: Duration of the attack on the whole batch.
         wanted: B×H×W class ids, the target map of a targeted attack.
-        ignore_index: Label of pixels that are not counted.
+        ignore_index: Label of pixels that are not counted; None counts all.
 
     Returns:
         B×K float64, the columns :data:`COLUMNS`. Sizes are those of the perturbation, in units of the [0, 1] pixel
         range; those that end in ``_8bit`` are taken after the adversarial image was rounded to 8 bit. ``wrong`` is NaN
         for an image without valid pixels, ``target_success`` without a target map.
     """
-    valid = targets != ignore_index
+    valid = ~ignored_pixels(targets, ignore_index)
     wrong = (valid & (predictions != targets)).flatten(1).sum(1) / valid.flatten(1).sum(1)
     nothing = torch.full((len(images),), float("nan"))
     clean = images.double()
     delta = (result.images_adv.double() - clean).flatten(1)
     # What remains of the perturbation in a PNG file.
-    rounded = (result.images_adv.double().mul(255).round().div(255) - clean).flatten(1)
+    stored = (rounded(result.images_adv) - clean).flatten(1)
     found = {
         "linf": delta.abs().amax(1),
         "l2": delta.norm(dim=1),
-        "linf_8bit": rounded.abs().amax(1),
-        "l2_8bit": rounded.norm(dim=1),
+        "linf_8bit": stored.abs().amax(1),
+        "l2_8bit": stored.norm(dim=1),
         "wrong": wrong,
         "forwards": result.forwards,
         "backwards": result.backwards,

@@ -8,6 +8,7 @@ from robustseg.evaluation.card import Card, DetectorRow, Figured
 from robustseg.evaluation.figures import Figure, shown_in
 from robustseg.evaluation.record import FOOLED
 from robustseg.evaluation.table import Cell, Column, Failure, Row, Section, Table, Text, Verdict, figure, words
+from robustseg.evaluation.targets import BY_CONSTRUCTION, OWN
 
 _SYMBOLS = {"ok": "✓", "caution": "!", "unreliable": "✗"}
 _SUFFIXES = {"share": " %", "linf": "/255"}
@@ -25,18 +26,23 @@ def scores_table(card: Card) -> Table:
     data, ran = card.data, [card.clean, *card.ran.values()]
     # Required figures always have a column, other figures only if an attack has them.
     columns = [f for f in shown_in("terminal") if f.required or any(row[f.key] is not None for row in ran)]
-    rows = [Row([Text("clean"), *_scores(card.clean, columns)], "clean")]
+    # A column too, since CSV has neither titles nor notes.
+    own = [Text(card.protocol.targets)] if card.protocol.targets != "labels" else []
+    rows = [Row([Text("clean"), *own, *_scores(card.clean, columns)], "clean")]
     for name, row in card.attacks.items():
         found = _scores(row, columns) if row.error is None else [Failure(row.error)]
-        rows.append(Row([Text(name), *found], "attack"))
+        rows.append(Row([Text(name), *own, *found], "attack"))
     worst = []
     if card.worst_case is not None and len(card.attacks) > 1:
         names = {"per_image": "worst per image", "greedy": "worst, greedy"}
-        worst = [Row([Text(names[kind]), *_scores(row, columns)], "worst") for kind, row in card.worst_case.kinds()]
+        for kind, figured in card.worst_case.kinds():
+            worst.append(Row([Text(names[kind]), *own, *_scores(figured, columns)], "worst"))
+    headings = [Column(f.key, "%" if f.unit == "share" else "") for f in columns]
     return Table(
-        [words("attack", wrap=False), *(Column(f.key, "%" if f.unit == "share" else "") for f in columns)],
+        [words("attack", wrap=False), *([words("targets")] if own else []), *headings],
         [Section(rows), Section(worst)],
-        f"{data.name} {data.split}, {data.images} images, in %",
+        f"{data.name} {data.split}, {data.images} images, in %{f', against {OWN}' if own else ''}",
+        notes=[BY_CONSTRUCTION] if own else [],
         shows_units=False,
     )
 

@@ -23,6 +23,8 @@ class Sink(ABC):
 
     device: torch.device
     """Device for the tensors of records."""
+    rounds = False
+    """True if it takes the scores of each attack's images after rounding to 8 bit as well; they cost a forward."""
 
     @abstractmethod
     def open(self, attacks: Mapping[str, Attack], views: Mapping[str, View], num_classes: int) -> None:

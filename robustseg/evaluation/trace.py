@@ -20,9 +20,11 @@ from robustseg.attacks import (
     attack_mode,
     correct_pixels,
 )
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED, cross_entropy
 from robustseg.attacks.victim import Victim
+from robustseg.types import ignored_pixels
 
 COLUMNS = ("valid", "wrong", "tloss", "floss")
 """Columns of a trace: valid pixels, wrong pixels, and the summed cross-entropy of correct and of wrong pixels."""
@@ -97,9 +99,10 @@ class Traced(Attack):
                 on_step(step)
 
         result = self.attack.run(model, images, targets, generator=generator, on_step=watch, mode=mode)
-        masked = targets.long().masked_fill(targets == self.ignore_index, IGNORED)
+        masked = targets.long().masked_fill(ignored_pixels(targets, self.ignore_index), IGNORED)
         with attack_mode(model, mode) as attacked, torch.no_grad():
-            trace[:, -1] = trace_columns(attacked(result.images_adv), masked)
+            logits = check_logits(attacked(result.images_adv), images, masked, differentiable=False)
+            trace[:, -1] = trace_columns(logits, masked)
         if self.attack.threat.eps == 0:
             # No step was taken, and every iterate is the image.
             trace[:] = trace[:, -1:]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from robustseg.attacks import AttackStep
 from robustseg.attacks.guard import Model
-from robustseg.evaluation.attacking import CLEAN, Outcome
+from robustseg.evaluation.attacking import Outcome
 from robustseg.types import Batch
 
 
@@ -75,8 +75,6 @@ class _LookAfterwards(Look):
         return self._view.look(self._model, self._batch, self._scored, outcome)
 
 
-T = TypeVar("T")
-_ARTICLE = {"attack": "an", "detector": "a"}
 _SEEN_BY, _VIEW = " seen by ", "view "
 
 
@@ -90,30 +88,6 @@ def view_settings(views: Mapping[str, View]) -> dict[str, dict[str, Any]]:
     return {f"{_VIEW}{name}": view.describe() for name, view in views.items()}
 
 
-def check_names(kind: str, named: Mapping[str, T]) -> dict[str, T]:
-    """Refuse names that scores cannot be reported under, and return a copy.
-
-    Args:
-        kind: ``attack`` or ``detector``, for messages.
-        named: Attacks or detectors by name.
-
-    Raises:
-        ValueError: A name is no text, empty, or reserved.
-    """
-    for name in named:
-        if not isinstance(name, str):
-            raise ValueError(
-                f"{_ARTICLE[kind]} {kind} is called {name!r}, which YAML reads as {type(name).__name__}: write it in "
-                f'quotes, such as "{name}", or give it another name.'
-            )
-        if not name.strip():
-            raise ValueError(f"the name of {_ARTICLE[kind]} {kind} is empty: give it one.")
-        if name == CLEAN:
-            raise ValueError(
-                f"{_ARTICLE[kind]} {kind} cannot be called {CLEAN!r}: that is the name of the scores without attack."
-            )
-        if name.startswith(_VIEW) or _SEEN_BY in name:
-            raise ValueError(
-                f"{_ARTICLE[kind]} {kind} cannot be called {name!r}: what detectors see is kept under such names."
-            )
-    return dict(named)
+def is_of_views(name: str) -> bool:
+    """Return whether a name is reserved for the records of views."""
+    return name.startswith(_VIEW) or _SEEN_BY in name

@@ -16,11 +16,11 @@ from robustseg.metrics.counts import (
     miou_from_counts,
     pixel_acc_from_counts,
 )
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 
 def confusion_matrix(
-    predictions: Tensor, targets: Tensor, num_classes: int, ignore_index: int = IGNORE_INDEX
+    predictions: Tensor, targets: Tensor, num_classes: int, ignore_index: int | None = IGNORE_INDEX
 ) -> Tensor:
     """Count (true class, predicted class) pairs of each image over its valid pixels.
 
@@ -28,7 +28,7 @@ def confusion_matrix(
         predictions: B×H×W class ids in [0, C).
         targets: B×H×W class ids in [0, C), or the ignore index.
         num_classes: C.
-        ignore_index: Label of pixels that are not counted.
+        ignore_index: Label of pixels that are not counted; None counts all.
 
     Returns:
         B×C×C int64.
@@ -40,7 +40,7 @@ def confusion_matrix(
         raise ValueError(
             f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must both be B×H×W."
         )
-    batch, valid = len(targets), targets != ignore_index
+    batch, valid = len(targets), ~ignored_pixels(targets, ignore_index)
     image = torch.arange(batch, device=targets.device).view(-1, 1, 1).expand_as(targets)[valid]
     true, predicted = targets[valid].long(), predictions[valid].long()
     for name, ids in (("targets", true), ("predictions", predicted)):
@@ -113,7 +113,9 @@ def misratio(confusion: Tensor) -> Tensor:
     return 1 - pixel_acc(confusion)
 
 
-def target_success(predictions: Tensor, wanted: Tensor, targets: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def target_success(
+    predictions: Tensor, wanted: Tensor, targets: Tensor, ignore_index: int | None = IGNORE_INDEX
+) -> Tensor:
     """Compute the share of an image's pixels that show a targeted attack's target, among those with another true label.
 
     Pixels with a true label equal to the attack's target say nothing about the attack and are left out (Xiao et al.,
@@ -123,7 +125,7 @@ def target_success(predictions: Tensor, wanted: Tensor, targets: Tensor, ignore_
         predictions: B×H×W class ids under the attack.
         wanted: B×H×W, the attack's targets, or the ignore index.
         targets: B×H×W, the true labels, or the ignore index.
-        ignore_index: Label of pixels that are not counted.
+        ignore_index: Label of pixels that are not counted; None counts all.
 
     Returns:
         B float64 in [0, 1], NaN for an image without such a pixel.
@@ -136,6 +138,7 @@ def target_success(predictions: Tensor, wanted: Tensor, targets: Tensor, ignore_
             f"predictions {tuple(predictions.shape)}, wanted {tuple(wanted.shape)} and targets {tuple(targets.shape)} "
             "must all be B×H×W."
         )
-    counted = (wanted != targets) & (wanted != ignore_index) & (targets != ignore_index)
+    ignored = ignored_pixels(wanted, ignore_index) | ignored_pixels(targets, ignore_index)
+    counted = (wanted != targets) & (wanted >= 0) & ~ignored
     shown = (predictions == wanted) & counted
     return shown.flatten(1).sum(1).double() / counted.flatten(1).sum(1)

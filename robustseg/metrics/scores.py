@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from robustseg.metrics.counts import DATASET_SCORES, IMAGE_SCORES, class_counts
 from robustseg.metrics.functional import class_iou, confusion_matrix
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, checked_ignore_index
 
 _FIXED_POINT = 2**40
 """Scale of per-image figures, which are summed as integers: exact in any order, and safe from changes of precision."""
@@ -69,12 +69,12 @@ class SegmentationScores(ConfusionScores):
 
     Args:
         num_classes: Number of classes C.
-        ignore_index: Label of pixels that are not counted.
+        ignore_index: Label of pixels that are not counted; None counts all.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = IGNORE_INDEX, **kwargs: Any):
+    def __init__(self, num_classes: int, ignore_index: int | None = IGNORE_INDEX, **kwargs: Any):
         super().__init__(num_classes, **kwargs)
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index)
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:  # type: ignore[override]
         """Count a batch of predictions and targets.

@@ -27,6 +27,7 @@ from robustseg.resume.continuation import (
     run_record,
 )
 from robustseg.resume.preemption import Preempted, PreemptionSignals
+from robustseg.terminal.text import write
 from robustseg.training.split import TrainingError
 from robustseg.types import Batch
 
@@ -322,4 +323,4 @@ def _follow(state: Any, folder: Path) -> None:
 
 def _say(trainer: pl.Trainer, line: str) -> None:
     if trainer.is_global_zero:
-        print(f"robustseg: {line}", flush=True)
+        write(f"robustseg: {line}")

@@ -8,10 +8,14 @@ import traceback
 from robustseg.resume.preemption import Preempted
 
 
+class Terminated(KeyboardInterrupt):
+    """Exception that SIGTERM raises where it may end a process at once, as Ctrl-C does."""
+
+
 def exit_status(error: BaseException) -> int:
     """Return the exit status of a process that ends with an exception."""
     if is_interrupt(error):
-        return 130
+        return 143 if isinstance(error, Terminated) or isinstance(error.__context__, Terminated) else 130
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     return 1

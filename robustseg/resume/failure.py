@@ -8,7 +8,6 @@ torchrun reads, and ends the ranks that Lightning started once rank 0 has ended.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 
@@ -17,6 +16,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from robustseg.data.loading import end_workers
 from robustseg.resume.ending import exit_status, is_consequence, is_no_failure, traceback_of
+from robustseg.terminal.text import complain
 
 TEARDOWN_S = 10
 """Seconds for the teardown of a failed rank; a wait for other ranks would never end."""
@@ -77,6 +77,6 @@ def _end_with(launcher: int) -> None:
 
 
 def _end(text: str, status: int) -> None:
-    print(text, file=sys.stderr, flush=True)
+    complain(text)
     end_workers()
     os._exit(status)

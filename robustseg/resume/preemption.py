@@ -65,6 +65,10 @@ class PreemptionSignals:
         if self.received is not None:
             raise Preempted(f"{self.received.name} received")
 
+    def leave_between_steps(self) -> None:
+        """Only record signals from now on."""
+        self._at_once = False
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         if self._at_once:

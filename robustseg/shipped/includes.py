@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def read(path: Path, load: Callable[[str], Any] = yaml.safe_load) -> dict[str, A
     Raises:
         ConfigFileError: The file cannot be read, is no YAML, has a key twice, or holds something else.
     """
+    text = ""
     try:
         text = path.read_text(encoding="utf-8")
         refuse_twice(text)
@@ -73,7 +75,9 @@ def read(path: Path, load: Callable[[str], Any] = yaml.safe_load) -> dict[str, A
     except TwiceError as error:
         raise ConfigFileError(f"{path}: {error}.") from error
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigFileError(f"{path} cannot be read as YAML: {' '.join(str(error).split())[:200]}.") from error
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        tabs = " Indent with spaces: YAML takes no tabs." if re.search(r"^ *\t", text, re.MULTILINE) else ""
+        raise ConfigFileError(f"{path} cannot be read as YAML: {reason}.{tabs}") from error
     if not isinstance(content, dict):
         raise ConfigFileError(f"{path} holds {type(content).__name__}; expected keys with values, such as model: …")
     return content

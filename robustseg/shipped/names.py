@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+
+from robustseg.terminal.text import complain
 
 _PACKAGE = Path(__file__).parents[1]
 _WIDTH = 100
@@ -36,7 +37,7 @@ def _files(package: Path) -> Mapping[str, Path]:
     raise ConfigFileError("the configurations were not installed with robustseg: install it again.")
 
 
-def find(name: str, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr)) -> Path:
+def find(name: str, say: Callable[[str], None] = complain) -> Path:
     """Resolve a name to a file at that path, or else to a shipped file.
 
     Args:

@@ -107,7 +107,7 @@ def _weighting(schedule: str | float) -> str | float:
 class DynamicScaleAblation(Sweep):
     """Scores of dynamic scale over the range of sizes λ and the number of steps (Gu et al., 2021, Figs. 7 and 8).
 
-    λ = 0 is the fixed scale. The paper reports the mIoU of other models: give them with ``--targets``.
+    λ = 0 is the fixed scale. The paper reports the mIoU of other models: give them with ``--models``.
 
     Args:
         scale_ranges: The values of λ in [0, 1), each once.

@@ -20,6 +20,8 @@ from robustseg.models import SegmentationModel
 from robustseg.studies.errors import StudyError
 from robustseg.studies.output import write_study
 from robustseg.studies.study import Answering, Measured, Study, StudyAcrossModels, StudyResult
+from robustseg.terminal import track
+from robustseg.terminal.text import write
 
 _KEY = 12
 
@@ -67,7 +69,7 @@ def run_study(
         AttackError: An attack cannot continue.
     """
     if targets and not study.takes_targets:
-        raise StudyError(f"{type(study).__name__} has models of its own to score: leave --targets out.")
+        raise StudyError(f"{type(study).__name__} has models of its own to score: leave --models out.")
     study.check_sources({attacked: benchmark})
     models = study.answering(attacked, benchmark.model, targets)
     found = _measured(trainer, benchmark, study, folder, models, attacked)
@@ -95,7 +97,7 @@ def run_transfer(
     study.check_sources(benchmarks)
     targets = {name: target(name, of.model, of.settings, of.checkpoint or {}) for name, of in benchmarks.items()}
     sources, facts = [], {}
-    for name, benchmark in benchmarks.items():
+    for name, benchmark in track(benchmarks.items(), "model"):
         # Empty key: the attacked model's scores on its own images are those of its evaluation, and share its records.
         models = [each._replace(key="") if each.name == name else each for each in targets.values()]
         found = _measured(trainer, benchmark, study, folder / name, models, name)
@@ -120,6 +122,11 @@ def _measured(
     source: str,
 ) -> tuple[Measurements, dict[str, Any]] | None:
     """Measure one attacked model; return measurements and conditions, or None in a process that writes no results."""
+    if benchmark.targets != "labels":
+        raise StudyError(
+            "robustness.targets = predictions: a study scores against labels, and other models than the attacked one: "
+            "give it --robustness.targets labels; robustseg evaluate takes predictions."
+        )
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise StudyError(f"two models are called {next(n for n in names if names.count(n) > 1)!r}: rename one of them.")
@@ -153,7 +160,7 @@ def _measured(
     except IncompleteError as error:
         if of.shard.count == 1:
             raise
-        print(f"shard {of.shard} is done. {error}")
+        write(f"shard {of.shard} is done. {error}")
         return None
     return measured, about(of, measured)
 
@@ -161,5 +168,5 @@ def _measured(
 def _publish(study: Study, result: StudyResult, facts: Mapping[str, Any], folder: Path) -> None:
     page = write_study(study, result, facts, folder)
     for line in result.findings:
-        print(line)
-    print(f"written to {page}, with {page.stem}.md, .svg and .json")
+        write(line)
+    write(f"written to {page}, with {page.stem}.md, .svg and .json")

@@ -26,7 +26,7 @@ from robustseg.training.record import checkpoint_record, validation_record
 from robustseg.training.schedule import LearningRateFactor, ScheduleName
 from robustseg.training.seeding import seed_step
 from robustseg.training.split import AdversarialSplit, MixedBatch, TrainingError
-from robustseg.types import IGNORE_INDEX, Batch
+from robustseg.types import IGNORE_INDEX, Batch, checked_ignore_index
 
 
 def papers_sgd(params: Any) -> Optimizer:
@@ -64,7 +64,7 @@ class RobustSegmentation(pl.LightningModule):
             another project's checkpoint, see :func:`~robustseg.models.load_segmentation_weights`.
         init_without: Modules of the network that do not start from ``init_weights``, such as a classifier for another
             number of classes.
-        ignore_index: Label of pixels that do not count.
+        ignore_index: Label of pixels that do not count; null counts all.
         on_non_finite_loss: ``"stop"`` training at a batch with a loss that is not finite on some rank, or ``"skip"``
             it, see :class:`~robustseg.training.non_finite.NonFiniteLoss`; ``train/skipped`` counts the skipped batches.
 
@@ -89,7 +89,7 @@ class RobustSegmentation(pl.LightningModule):
         window: SlidingWindow | None = None,
         init_weights: str | None = None,
         init_without: list[str] | None = None,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int | None = IGNORE_INDEX,
         on_non_finite_loss: NonFinitePolicy = "stop",
     ):
         super().__init__()
@@ -109,7 +109,7 @@ class RobustSegmentation(pl.LightningModule):
         self.schedule: ScheduleName = schedule
         self.warmup_steps = warmup_steps
         self.head_lr_factor = head_lr_factor
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index)
         self.non_finite = NonFiniteLoss(on_non_finite_loss)
         self.scores = SegmentationScores(self.model.num_classes, ignore_index)
         self._validation: dict[str, Any] | None = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Literal
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
+from robustseg.terminal.text import complain
 from robustseg.training.split import TrainingError
 
 NonFinitePolicy = Literal["stop", "skip"]
@@ -86,7 +86,7 @@ class NonFiniteLoss:
                 "--ckpt_path last."
             )
         if bool(here):
-            print(f"robustseg: {what}: no update from this batch.", file=sys.stderr, flush=True)
+            complain(f"robustseg: {what}: no update from this batch.")
         return True
 
     def no_loss(self, model: nn.Module) -> Tensor:

@@ -9,6 +9,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustseg.attacks.losses.base import IGNORED
+from robustseg.types import ignored_pixels
+
 LossCombination = Literal["sum_of_means", "mean"]
 
 
@@ -28,7 +31,7 @@ class UpdateLoss(NamedTuple):
     adversarial: Tensor
 
 
-def count_valid(targets: Tensor, clean: int, ignore_index: int) -> ValidPixels:
+def count_valid(targets: Tensor, clean: int, ignore_index: int | None) -> ValidPixels:
     """Count the valid pixels of both parts, summed over ranks.
 
     Ranks hold different numbers of valid pixels, so averaging their means, as DistributedDataParallel does with the
@@ -37,9 +40,9 @@ def count_valid(targets: Tensor, clean: int, ignore_index: int) -> ValidPixels:
     Args:
         targets: This rank's targets, B×H×W.
         clean: Number of clean images, which come first.
-        ignore_index: Label of pixels that do not count.
+        ignore_index: Label of pixels that do not count; None counts all.
     """
-    valid = targets != ignore_index
+    valid = ~ignored_pixels(targets, ignore_index)
     counts = torch.stack([valid[:clean].sum(), valid[clean:].sum()])
     ranks = 1
     if dist.is_available() and dist.is_initialized():
@@ -49,7 +52,12 @@ def count_valid(targets: Tensor, clean: int, ignore_index: int) -> ValidPixels:
 
 
 def update_loss(
-    logits: Tensor, targets: Tensor, clean: int, valid: ValidPixels, combination: LossCombination, ignore_index: int
+    logits: Tensor,
+    targets: Tensor,
+    clean: int,
+    valid: ValidPixels,
+    combination: LossCombination,
+    ignore_index: int | None,
 ) -> UpdateLoss:
     """Compute the cross-entropy over the valid pixels of both parts, in float32 or higher precision.
 
@@ -63,10 +71,12 @@ def update_loss(
         clean: Number of clean images, which come first.
         valid: Result of :func:`count_valid` for the same targets.
         combination: ``"sum_of_means"`` or ``"mean"``.
-        ignore_index: Label of pixels that do not count.
+        ignore_index: Label of pixels that do not count; None counts all.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    pixels = F.cross_entropy(logits, targets, reduction="none", ignore_index=ignore_index)
+    # IGNORED is no label of the data, so that without an ignore index all pixels count.
+    label = IGNORED if ignore_index is None else ignore_index
+    pixels = F.cross_entropy(logits, targets, reduction="none", ignore_index=label)
     sum_clean, sum_adversarial = pixels[:clean].sum(), pixels[clean:].sum()
     mean_clean = valid.ranks * sum_clean / valid.clean.clamp_min(1).to(pixels.dtype)
     mean_adversarial = valid.ranks * sum_adversarial / valid.adversarial.clamp_min(1).to(pixels.dtype)

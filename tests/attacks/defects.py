@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from robustseg.attacks import AttackError
+
 Defect = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -45,14 +47,14 @@ def together(*defects: Defect) -> Defect:
 def found_by(
     check: Callable[..., object],
     defects: Mapping[str, tuple[Any, ...]],
-    errors: type[Exception] | tuple[type[Exception], ...] = AssertionError,
+    errors: type[Exception] | tuple[type[Exception], ...] = (AssertionError, AttackError),
 ) -> Callable[..., None]:
     """The test that ``check`` fails under each defect.
 
     Args:
         check: It passes without a defect, as the default tests show.
         defects: Of each name the defect, and the cases: the arguments of one call, or the only argument of it.
-        errors: What ``check`` may raise.
+        errors: What ``check`` may raise; an attack that leaves its budget is found by the attack itself.
     """
     cases = [
         pytest.param(defect, case if isinstance(case, tuple) else (case,), id=f"{name}-{case}")

@@ -114,7 +114,8 @@ def test_logits_at_ignored_pixels_change_nothing(name: str, norm: str, seed: int
     shift = 20 * torch.randn(CLASSES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
     def disturbed(x: Tensor) -> Tensor:
-        mask = (watched.ignored if x is watched.seen else ignored).unsqueeze(1)
+        seen = watched.seen is not None and torch.equal(x, watched.seen)
+        mask = (watched.ignored if seen else ignored).unsqueeze(1)
         logits: Tensor = model(x)
         return torch.where(mask, logits * shift.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1), logits)
 

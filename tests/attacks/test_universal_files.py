@@ -156,7 +156,7 @@ def test_images_of_other_channels(tmp_path: Path):
     some_delta().save(tmp_path / "u.safetensors")
     images, targets = tiny_batch()
     for tile in (False, True):
-        with pytest.raises(AttackError, match=r"3x7x6 but the images are 1x7x6"):
+        with pytest.raises(AttackError, match=r"images must be B×3×H×W .*expand"):
             Universal(tmp_path / "u.safetensors", tile=tile)(tiny_net(), images[:, :1], targets)
 
 

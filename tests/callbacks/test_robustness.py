@@ -6,11 +6,13 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from robustseg.attacks import PGD
-from robustseg.callbacks import AttackProgressBar, RobustnessEvaluation
+from robustseg.callbacks import RobustnessEvaluation, ShowTraining
 from robustseg.data import SyntheticScenes
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.detectors import ScaleConsistency
 from robustseg.evaluation import Evaluator, MemorySink
+from robustseg.evaluation.attack_stage import AttackStage
+from robustseg.terminal import Display, showing, shown
 from robustseg.training import RobustSegmentation
 from tests.helpers.nets import ToyNetwork
 
@@ -123,20 +125,28 @@ def test_a_test_is_not_attacked_by_the_callback(tmp_path, scenes):
     assert "val/pgd1/miou" in trainer.callback_metrics
 
 
-def test_progress_bar_shows_the_attack(tmp_path, scenes, monkeypatch):
-    shown = []
-    attack_step = AttackProgressBar.attack_step
+def test_the_display_shows_epoch_attack_step_and_images(tmp_path, scenes, monkeypatch):
+    seen = []
 
-    def record(self, name, step):
-        attack_step(self, name, step)
-        (task,) = [task for task in self.progress.tasks if task.description == name]
-        shown.append((name, task.completed, task.total, task.visible))
+    def record(self, step):
+        note_step(self, step)
+        seen.append(shown().state().parts)
 
-    monkeypatch.setattr(AttackProgressBar, "attack_step", record)
-    bar = AttackProgressBar()
-    fit(tmp_path, scenes, RobustnessEvaluation(ATTACKS), epochs=1, callbacks=[bar], enable_progress_bar=True)
-    assert shown[:3] == [("pgd2", 1, 2, True), ("pgd2", 2, 2, True), ("pgd1", 1, 1, True)]
-    assert len(shown) == 3 * 3  # three batches
+    note_step = AttackStage.step
+    monkeypatch.setattr(AttackStage, "step", record)
+    with showing(Display(bar=False)):
+        fit(tmp_path, scenes, RobustnessEvaluation(ATTACKS), epochs=1, callbacks=[ShowTraining()])
+        assert shown().state() is None
+    assert [parts[2:4] for parts in seen[:3]] == [
+        ["attack 1/2 pgd2", "step 1/2"],
+        ["attack 1/2 pgd2", "step 2/2"],
+        ["attack 2/2 pgd1", "step 1/1"],
+    ]
+    assert {tuple(parts[:2]) for parts in seen} == {("epoch 1/1", "validation")}
+    assert len(seen) == 3 * 3  # three batches
+    images = [int(parts[4].removeprefix("images ").partition("/")[0]) for parts in seen]
+    assert images == sorted(images)
+    assert images[-1] < int(seen[-1][4].partition("/")[2]) <= 12
 
 
 def test_unknown_names_and_numbers_out_of_range_are_refused():

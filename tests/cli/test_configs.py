@@ -103,10 +103,10 @@ def test_an_include_is_what_several_options_are(tmp_path, monkeypatch):
 def test_a_model_of_a_study_is_named_by_its_configuration(tmp_path):
     checkpoint = tmp_path / "last.ckpt"
     checkpoint.touch()
-    (place,) = parse_models([f"a=quickstart:{checkpoint}"], "--targets")
+    (place,) = parse_models([f"a=quickstart:{checkpoint}"], "--models")
     assert place.config == files()["quickstart"]
-    with pytest.raises(StudyError, match=r"--targets a=quikstart:.*did you mean quickstart"):
-        parse_models([f"a=quikstart:{checkpoint}"], "--targets")
+    with pytest.raises(StudyError, match=r"--models a=quikstart:.*did you mean quickstart"):
+        parse_models([f"a=quikstart:{checkpoint}"], "--models")
 
 
 @pytest.mark.parametrize(

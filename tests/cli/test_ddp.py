@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from robustseg.evaluation.store import read_records, streams
+from tests.helpers.logged import csv_file, mlflow, tensorboard
 from tests.helpers.paths import CONF, ROOT
 
 TWO_RANKS = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
@@ -50,10 +52,15 @@ def test_two_ranks_train_and_report_once_and_evaluate_as_one_does(tmp_path):
         "train.py",
         *("--config", str(CONF / "tiny.yaml"), *TWO_RANKS),
         *("--trainer.default_root_dir", str(tmp_path / "runs")),
+        *("--trainer.logger", "[CSVLogger, MLFlowLogger]" if find_spec("mlflow") else "[CSVLogger, TensorBoardLogger]"),
         log=tmp_path / "log",
     )
     assert printed.count("│ pgd2") == 1
     assert [path.name for path in (tmp_path / "runs" / "tiny").iterdir()] == ["version_0"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny"]
+    for read in [csv_file, mlflow] if find_spec("mlflow") else [csv_file, tensorboard]:  # the first rank's alone
+        assert read(run).steps["train/loss"] == [0, 1]
+        assert read(run).steps["test/pgd2/miou"] == [2]
     trained = card_of(run)
     assert trained["data"]["images"] == 3
 

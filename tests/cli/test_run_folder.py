@@ -73,13 +73,12 @@ def test_loggers_that_count_beside_the_run_write_into_its_folder(tmp_path):
     both = [{"class_path": kind, "init_args": arguments} for kind in ("CSVLogger", "TensorBoardLogger")]
     options = ["--trainer.logger", json.dumps(both), "--robustness.attacks", "{}"]
     run = train(tmp_path, *options)
-    figures = (run / "metrics.csv").read_bytes()
     again = [*options, "--ckpt_path", "last", "--resume", "changed", "--trainer.max_epochs", "2"]
     assert train(tmp_path, *again) == run
     assert list((tmp_path / "tiny").iterdir()) == [run]
-    assert (run / "metrics.csv").read_bytes() == figures
-    rows = list(csv.DictReader((run / "metrics_0" / "metrics.csv").open()))
-    assert {row["epoch"] for row in rows if row["train/loss"]} == {"1"}
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [row["epoch"] for row in rows if row["train/loss"]] == ["0", "0", "1", "1"]
+    assert [row["step"] for row in rows if row["test/clean/miou"]] == ["2", "4"]
     assert len(list(run.glob("events.*"))) > 1
 
 
@@ -88,9 +87,17 @@ def test_a_network_in_a_file_stays_in_the_configuration_of_the_run(tmp_path):
     tiny = yaml.safe_load((CONF / "tiny.yaml").read_text())
     network = tmp_path / "net.yaml"
     network.write_text(yaml.safe_dump(tiny["model"]["network"]))
-    options = ["--model.network", str(network), "--robustness.attacks", "{}"]
+    attack, data = tmp_path / "attack.yaml", tmp_path / "data.yaml"
+    attack.write_text(yaml.safe_dump(tiny["model"]["attack"]))
+    data.write_text(yaml.safe_dump({"data": tiny["data"]}))
+    including = tmp_path / "including.yaml"
+    including.write_text("include: [data.yaml]")
+    options = ["--model.network", str(network), "--model.attack", str(attack), "--config", str(including)]
+    options += ["--robustness.attacks", "{}"]
     run = train(tmp_path / "runs", *options)
     first = (run / "config.yaml").read_text()
+    assert yaml.safe_load(first)["model"]["attack"]["init_args"]["steps"] == 2
+    assert yaml.safe_load(first)["data"]["init_args"]["train_length"] == 8
     assert yaml.safe_load(first)["model"]["network"]["init_args"]["channels"] == 8
     for _ in range(2):
         assert train(tmp_path / "runs", *options, "--ckpt_path", "last") == run
@@ -100,6 +107,7 @@ def test_a_network_in_a_file_stays_in_the_configuration_of_the_run(tmp_path):
     assert (run / "config.yaml").read_text() == first
     records = sorted(path.name for path in run.glob("*.yaml") if path.name != "hparams.yaml")
     assert records == ["config.yaml", "config_resumed_0.yaml"]
+    assert [path.name for path in run.iterdir() if path.name in ("net.yaml", "attack.yaml", "data.yaml")] == []
     resumed = yaml.safe_load((run / "config_resumed_0.yaml").read_text())
     assert resumed["model"]["network"]["init_args"]["dropout"] == 0.3
 

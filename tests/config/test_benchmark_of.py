@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from robustseg.attacks import PGD
 from robustseg.callbacks import RobustnessEvaluation
 from robustseg.config.benchmark_of import benchmark_of
 from robustseg.data import SyntheticScenes
@@ -43,9 +44,14 @@ def reads(monkeypatch):
 
 def benchmark_from(path, own):
     """The benchmark of a model with the weights of a checkpoint, which has a record of its own."""
-    module = RobustSegmentation(ToyNetwork(7))
+    return benchmark_of_file(path, lambda state: {"state_dict": state, RECORD_KEY: own})
+
+
+def benchmark_of_file(path, content, attack=None):
+    """The benchmark of a model with the weights of a file, by the configuration of another training."""
+    module = RobustSegmentation(ToyNetwork(7), attack)
     state = {f"model.{name}": value for name, value in module.model.state_dict().items()}
-    torch.save({"state_dict": state, RECORD_KEY: own}, path)
+    torch.save(content(state), path)
     data = SyntheticScenes(image_size=(32, 32), test_length=3, batch_size=1, num_workers=0)
     weights = load_segmentation_weights(module.model, path)
     return benchmark_of(module, data, RobustnessEvaluation(), {}, weights, Shard(), 0, None)
@@ -64,3 +70,33 @@ def test_what_a_record_does_not_say_of_these_weights_is_left_out(tmp_path):
     assert averaged.facts["model"]["weights"] == "averaged"
     strange = benchmark_from(tmp_path / "last.ckpt", record(format=99))
     assert (strange.trained_with, strange.reference_miou) == ("unknown", None)
+
+
+STRANGERS = {
+    "a plain state dict": lambda state: state,
+    "a network alone": lambda state: {key.removeprefix("model.network."): state[key] for key in state if "net" in key},
+    "Lightning's of somebody": lambda state: {"state_dict": state, "epoch": 3, "hyper_parameters": {"attack": "PGD"}},
+    "an average": lambda state: {"state_dict_ema": state, "epoch": 3},
+    "an average within": lambda state: {key.replace("model.", "ema.module.", 1): state[key] for key in state},
+    "mmengine's": lambda state: {"state_dict": state, "meta": {"cfg": "model = dict()", "attacker": "PGD"}},
+    "a record of a later version": lambda state: {"state_dict": state, RECORD_KEY: record(format=2)},
+    "a record without the attacker": lambda state: {
+        "state_dict": state, RECORD_KEY: {k: v for k, v in record().items() if k != "trained_with"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", STRANGERS)
+@pytest.mark.parametrize("attack", [None, PGD()], ids=["clean configuration", "configuration with an attacker"])
+def test_the_training_of_a_stranger_s_weights_is_unknown(file, attack, tmp_path):
+    benchmark = benchmark_of_file(tmp_path / "file.pth", STRANGERS[file], attack)
+    assert (benchmark.trained_with, benchmark.reference_miou) == ("unknown", None)
+    assert benchmark.facts["model"]["weights"] == ("averaged" if "average" in file else "raw")
+
+
+@pytest.mark.parametrize("attack", [None, PGD()], ids=["clean configuration", "configuration with an attacker"])
+@pytest.mark.parametrize("known", [None, TRAINED_WITH], ids=["clean", "attacked"])
+def test_a_file_that_says_so_is_believed_and_not_the_configuration(known, attack, tmp_path):
+    content = {RECORD_KEY: record(trained_with=known)}
+    found = benchmark_of_file(tmp_path / "file.ckpt", lambda state: {"state_dict": state, **content}, attack)
+    assert found.trained_with == known

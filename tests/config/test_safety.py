@@ -139,7 +139,7 @@ class TestCommands:
         path.write_text("study: {class_path: StepCurve, init_args: {attacks: {p: {class_path: PGD}}, steps: [1]}}")
         (stranger / "config.yaml").write_text((run / "config.yaml").read_text().replace("SegPGD", "stranger.Thing"))
         target = f"other={stranger / 'config.yaml'}:{run / 'checkpoints' / 'last.ckpt'}"
-        message = refused(["study", *of, "--config", str(path), "--targets", target], capsys)
+        message = refused(["study", *of, "--config", str(path), "--models", target], capsys)
         assert "model.attack names stranger.Thing" in message
         assert not (stranger / "marker").exists()
 
@@ -154,7 +154,7 @@ class TestCommands:
         (tmp_path / "config.yaml").write_text(text)
         of = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
         target = f"other={tmp_path / 'config.yaml'}:{run / 'checkpoints' / 'last.ckpt'}"
-        command = ["study", *of, "--config", str(path), "--output", str(tmp_path / "out"), "--targets", target]
+        command = ["study", *of, "--config", str(path), "--output", str(tmp_path / "out"), "--models", target]
         assert main([*command, "--allow_import", "friend_of_studies"]) == 0
 
     def test_transfer(self, run, stranger, capsys):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from robustseg.data import DataError, FolderPairs
+from robustseg.data.lightning import SegmentationDataModule
 from tests.helpers.paths import ROOT
 
 from . import trees
@@ -162,3 +163,40 @@ def test_table_that_is_no_text(tmp_path):
     (tmp_path / "classes.yaml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(DataError, match="is no YAML"):
         pairs(tmp_path)
+
+
+def test_images_without_masks(tmp_path):
+    """`mask_folder: null` gives the same images, and void."""
+    trees.pairs_tree(tmp_path)
+    with_masks = pairs(tmp_path, image_size=(24, 32))
+    data = pairs(tmp_path, mask_folder=None, image_size=(24, 32), check="all")
+    assert (with_masks.labelled, data.labelled) == (True, False)
+    for split in ("train", "val"):
+        assert data.sample_ids(split) == with_masks.sample_ids(split)
+    sample = data.dataset("val")[0]
+    assert sample.image.equal(with_masks.dataset("val")[0].image)
+    assert (sample.target == 255).all()
+    assert sample.target.shape == sample.image.shape[1:]
+    assert data.digest("val") == pairs(tmp_path, mask_folder=None, image_size=(24, 32)).digest("val")
+    assert data.digest("val") != with_masks.digest("val")
+    assert data.dataset("val").can_be_kept()
+    with pytest.raises(DataError, match="have no masks to count"):
+        data.class_pixels()
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_there_is_no_training_without_masks(tmp_path, stage):
+    trees.pairs_tree(tmp_path)
+    with pytest.raises(DataError, match="training and validation need them"):
+        SegmentationDataModule(pairs(tmp_path, mask_folder=None)).setup(stage)
+    SegmentationDataModule(pairs(tmp_path, mask_folder=None)).setup("test")
+
+
+@pytest.mark.parametrize("check", ["headers", "all", "none"])
+def test_bad_images_without_masks_are_named(tmp_path, check):
+    trees.pairs_tree(tmp_path)
+    path = tmp_path / "val" / "images" / "field" / "0003.jpg"
+    path.write_bytes(b"no picture")
+    data = pairs(tmp_path, mask_folder=None, check=check)
+    with pytest.raises(DataError, match=r"0003\.jpg"):
+        _ = data.dataset("val")[0]

@@ -208,7 +208,7 @@ def test_bad_settings(create, message):
             lambda x: F.interpolate(x, (7, 6)),
             r"returned \(4, 3, 7, 6\) for images \(4, 3, 4, 4\)",
         ),
-        (OnPatches(PGD(), 4, 2), lambda x: [x], r"returned list for images"),
+        (OnPatches(PGD(), 4, 2), lambda x: [x], r"returned a list, not a tensor of logits"),
         (OnPatches(PGD(), 4, 2), lambda x: x.detach(), r"does not depend on its input"),
         (OnPatches(PGD(), 4, 2), lambda x: x[:, :2], r"targets hold class 3 but the model has 2"),
         (OnPatches(PGD(), 4, 2), lambda x: x / 0, r"not finite"),

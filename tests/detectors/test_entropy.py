@@ -201,7 +201,7 @@ def test_the_model_is_asked_without_autograd():
 
 def test_a_model_that_fails_is_put_back():
     answer = Context().train()
-    with pytest.raises(DetectorError, match="B×C×H×W logits"):
+    with pytest.raises(DetectorError, match="logits must be B×C×H×W"):
         self_entropy(nn.Sequential(answer, nn.Flatten()), images_of(), ids_of(), **SMALL)
     assert answer.training
 
@@ -239,10 +239,10 @@ def test_a_double_model_and_images():
         ({"patch_size": 21}, ["patch_size = 21", "20×25", "about 10"]),
         ({"patches_per_forward": 0}, ["patches_per_forward = 0"]),
         ({"ids": ["only one"]}, ["1 ids for 3 images"]),
-        ({"images": torch.zeros(3, 24, 30)}, ["[3, 24, 30]", "B×3×H×W"]),
+        ({"images": torch.zeros(3, 24, 30)}, ["(3, 24, 30)", "B×3×H×W"]),
         ({"images": torch.zeros(3, 3, 24, 30, dtype=torch.uint8)}, ["uint8"]),
-        ({"images": torch.zeros(0, 3, 24, 30), "ids": []}, ["[0, 3, 24, 30]"]),
-        ({"model": lambda shown: shown[:, :, ::2]}, ["B×C×H×W logits"]),
+        ({"images": torch.zeros(0, 3, 24, 30), "ids": []}, ["(0, 3, 24, 30)"]),
+        ({"model": lambda shown: shown[:, :, ::2]}, ["logits must be B×C×H×W"]),
         ({"model": lambda shown: {"out": shown}}, ["returned a dict"]),
     ],
 )

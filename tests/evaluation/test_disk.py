@@ -11,7 +11,7 @@ from torch import nn
 
 from robustseg.attacks import FGSM, PGD, AttackError, CosPGD, PureClass, Targeted
 from robustseg.evaluation import DiskSink, EvaluationError, Evaluator, MemorySink
-from robustseg.evaluation.records import record_name, refusal
+from robustseg.evaluation.records import measured_with, record_name, refusal
 from robustseg.evaluation.store import RECORDS, read_records, streams
 from tests.helpers.cases import partly
 
@@ -67,13 +67,16 @@ def measure(folder: Path, model, data, chosen=None, size: int = 3, **changes) ->
 
 
 def table(folder: Path) -> dict[tuple[str, str], tuple]:
-    """All records but for the seconds that they took; fails if one is there twice."""
+    """All records but for the seconds that they took; fails if one is there twice, or a rounded one is missing."""
     found = {}
     for stream in streams(folder):
         for record in read_records(stream):
             assert (record.sample, record.attack) not in found
             figures = torch.cat([record.figures[:7], record.figures[8:]]).nan_to_num(-1).tolist()
             found[record.sample, record.attack] = (record.confusion.tolist(), figures, record.batch_size)
+    rounded = {key: found.pop(key) for key in list(found) if measured_with(key[1]) != key[1]}
+    attacks = {key for key in found if key[1] != "clean" and " on " not in key[1] and " seen by " not in key[1]}
+    assert {(sample, measured_with(name)) for sample, name in rounded} == attacks
     return found
 
 
@@ -154,7 +157,7 @@ def test_a_later_attack_is_all_that_is_measured(tmp_path, model, data):
     assert {name: after[name] for name in before} == before
     (new,) = set(after) - set(before)
     *_, stream = [stream for stream in streams(tmp_path) if stream.path.name == new]
-    assert {record.attack for record in read_records(stream)} == {"fgsm"}
+    assert {record.attack for record in read_records(stream)} == {"fgsm", "fgsm in 8 bit"}
     assert len(table(tmp_path)) == 4 * 7
 
 

@@ -15,6 +15,7 @@ from robustseg.evaluation import (
     draw_panel,
     full_precision,
 )
+from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.metrics import confusion_matrix, miou
 
 
@@ -111,10 +112,31 @@ def test_full_precision_is_undone_after_an_exception():
         torch.set_float32_matmul_precision("highest")
 
 
-def test_on_step_reports_every_attack_by_name(model, data):
-    steps = []
-    Evaluator(ATTACKS, 4, MemorySink()).update(model, *data, on_step=lambda name, step: steps.append((name, step.step)))
-    assert steps == [(name, step) for name in ATTACKS for step in (1, 2, 3)]
+def test_a_stage_shows_every_attack_and_its_steps(model, data, monkeypatch):
+    seen = []
+    stage = AttackStage(ATTACKS)
+    stage.plan([["clean", *ATTACKS]] * len(data[0]))
+    note = stage.step
+    monkeypatch.setattr(stage, "step", lambda step: [note(step), seen.append(stage.parts())])
+    Evaluator(ATTACKS, 4, MemorySink()).update(model, *data, stage)
+    images = f"images 0/{len(data[0])}"
+    assert seen == [
+        [f"attack {place}/{len(ATTACKS)} {name}", f"step {step}/3", images]
+        for place, name in enumerate(ATTACKS, 1)
+        for step in (1, 2, 3)
+    ]
+    assert stage.parts()[-1] == f"images {len(data[0])}/{len(data[0])}"
+
+
+def test_nothing_watches_the_steps_without_a_stage(model, data, monkeypatch):
+    """An observer keeps the logits of a step in memory."""
+    observers = []
+    run = PGD.run
+    monkeypatch.setattr(
+        PGD, "run", lambda self, *args, on_step, **given: [observers.append(on_step), run(self, *args, **given)][1]
+    )
+    Evaluator({"pgd": PGD(steps=1)}, 4, MemorySink()).update(model, *data)
+    assert observers == [None]
 
 
 def test_clean_is_not_a_name_for_an_attack():

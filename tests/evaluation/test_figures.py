@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from robustseg.evaluation import Card
+from robustseg.evaluation.build_card import scores_in_8bit
 from robustseg.evaluation.figures import BY_KEY, FIGURES, LOGGED, SCORES, keys_in, shown_in
 from robustseg.evaluation.record import COLUMNS, summarise
 from robustseg.evaluation.report import view
@@ -29,7 +30,7 @@ def complete_card(**settings) -> Card:
 def test_what_is_measured_has_a_row_and_nothing_else_has():
     counts = torch.tensor([[[3, 1], [4, 2], [4, 2]]])
     measured = summarise(torch.rand(2, len(COLUMNS), dtype=torch.float64))
-    assert set(BY_KEY) == {*scores_from_counts(counts), *measured}
+    assert set(BY_KEY) == {*scores_from_counts(counts), *measured, *scores_in_8bit(counts)}
     metric = SegmentationScores(2)
     metric.update(torch.zeros(1, 2, 2).long(), torch.zeros(1, 2, 2).long())
     assert set(SCORES) == set(scores_from_counts(counts)) == set(metric.compute()) - {"class_iou", "images"}
@@ -52,11 +53,11 @@ def test_every_row_is_shown_where_it_says():
     assert list(SCORE_COLUMNS) == list(keys_in("study"))
 
 
-def test_orders_and_names_are_those_of_the_first_version():
+def test_orders_and_names_are_those_of_the_first_version_and_one_more():
     assert keys_in("terminal") == (
-        "pixel_acc", "miou", "image_miou", "mean_acc", "target_success", "forwards", "backwards"
+        "pixel_acc", "miou", "image_miou", "mean_acc", "miou_8bit", "target_success", "forwards", "backwards"
     )  # fmt: skip
-    assert keys_in("report") == ("pixel_acc", "mean_acc", "miou", "image_miou", "forwards", "backwards")
+    assert keys_in("report") == ("pixel_acc", "mean_acc", "miou", "image_miou", "miou_8bit", "forwards", "backwards")
     assert keys_in("study") == ("miou", "pixel_acc", "mean_acc", "image_miou", "forwards", "backwards")
     assert LOGGED == {"pixel_acc": "pixel_acc", "miou": "miou", "image_miou": "image_miou"}
     assert {figure.key for figure in FIGURES if figure.better == "higher"} >= set(SCORES)

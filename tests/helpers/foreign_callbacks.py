@@ -1,7 +1,8 @@
-"""Callbacks and a logger of somebody else."""
+"""Callbacks and loggers of somebody else."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -34,9 +35,10 @@ class Notes(Logger):
 
     kept: ClassVar[list[Notes]] = []
 
-    def __init__(self, save_dir: str):
+    def __init__(self, save_dir: str | None = None):
         super().__init__()
-        self.folder = save_dir
+        self.folder = save_dir or "."
+        self.times = 0
         self.names: set[str] = set()
         self.pictures: set[str] = set()
         self.settings: dict[str, Any] = {}
@@ -59,6 +61,7 @@ class Notes(Logger):
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self.settings = params
+        self.times += 1
 
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         self.pictures.add(key)
@@ -95,3 +98,72 @@ class OwnTimer(pl.callbacks.Timer):
 
 class Deeper(pl.callbacks.BatchSizeFinder):
     """A subclass of a callback that is refused."""
+
+
+class Plain(Logger):
+    """A logger with a folder under another name, without pictures or an experiment."""
+
+    def __init__(self, log_dir: str | None = None):
+        super().__init__()
+        self.folder = Path(log_dir or ".")
+
+    @property
+    def name(self) -> str:
+        return "plain"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        with (self.folder / "plain.txt").open("a") as file:
+            file.writelines(f"{step} {key}\n" for key in metrics)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class Broken(Plain):
+    """A logger that raises in one of its methods."""
+
+    def __init__(self, raising: str):
+        super().__init__()
+        self.raising = raising
+        self._fail("__init__")
+
+    @property
+    def version(self) -> int:
+        self._fail("version")
+        return 0
+
+    def _fail(self, method: str) -> None:
+        if method == self.raising:
+            raise OSError("no space left")
+
+    @property
+    def experiment(self) -> object:
+        self._fail("experiment")
+        return None
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._fail("log_metrics")
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self._fail("log_hyperparams")
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        raise OSError("no space left")
+
+    def save(self) -> None:
+        self._fail("save")
+
+    def finalize(self, status: str) -> None:
+        self._fail("finalize")
+
+
+class Needing(Plain):
+    """A logger whose package is not there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import no_such_package  # noqa: F401

@@ -133,7 +133,8 @@ def test_only_a_failure_of_several_ranks_starts_the_clock(monkeypatch):
         (
             KeyboardInterrupt(),
             130,
-            "robustseg: interrupted: run the same command again with --ckpt_path last to go on.",
+            "robustseg: interrupted: the run's checkpoints are kept; run the same command again with --ckpt_path last "
+            "to go on.",
         ),
         (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),

@@ -65,7 +65,7 @@ def test_a_study_stands_in_the_evaluation_s_folder(runs, tmp_path, capsys):
     assert main(evaluate) == 0
     (folder,) = (runs / "one").glob("evaluation_*")
     path = study_file(tmp_path, "StepCurve", attacks={"pgd": PGD}, steps=[2, 1])
-    command = ["study", *arguments(runs / "one"), "--config", path, "--targets", f"two={runs / 'two'}"]
+    command = ["study", *arguments(runs / "one"), "--config", path, "--models", f"two={runs / 'two'}"]
     assert main(command) == 0
     assert "study_step_curve.html" in capsys.readouterr().out.replace("\n", "")
     assert [path.name for path in (runs / "one").glob("evaluation_*")] == [folder.name]
@@ -83,6 +83,13 @@ def test_a_study_stands_in_the_evaluation_s_folder(runs, tmp_path, capsys):
     # studies of the evaluation leave its card as it is
     assert main(evaluate) == 0
     assert json.loads((folder / "card.json").read_text()) == card
+
+
+@pytest.mark.parametrize("given", [["--targets", "a=b"], ["--targets=a=b"], ["--targets"]])
+def test_the_old_name_of_models_is_answered_with_the_new_one(runs, tmp_path, capsys, given):
+    path = study_file(tmp_path, "StepCurve", attacks={"pgd": PGD}, steps=[1])
+    said = one_line(["study", *arguments(runs / "one"), "--config", path, *given], capsys)
+    assert "--targets is now --models" in said
 
 
 def test_transfer_between_three_models(runs, tmp_path):

@@ -122,6 +122,6 @@ def test_momentum_and_smoothing_can_be_traced():
 
 def test_other_models_have_no_trace(tmp_path):
     other = [Answering("other", "key", toy_model(1))]
-    with pytest.raises(StudyError, match="leave --targets out"):
+    with pytest.raises(StudyError, match="leave --models out"):
         run_study(quiet_trainer(tmp_path), tiny_benchmark(data=DATA), Convergence({"pgd": PGD()}, 1), tmp_path,
                   targets=other)  # fmt: skip

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustseg.attacks.settings import Checked
+
 IGNORED = -100
 """Label of ignored pixels inside the attacks; the ignore index of the data is mapped to it on entry."""
 
@@ -35,7 +37,7 @@ ClassPixels = Callable[[], Sequence[float]]
 """Function that counts the pixels of each class in a training set, C numbers; called only if they are needed."""
 
 
-class AttackLoss(ABC):
+class AttackLoss(Checked, ABC):
     """Base of all attack losses: one value per image from the logits, with the conventions of this module."""
 
     def __call__(self, logits: Tensor, targets: Tensor, progress: float, targeted: bool = False) -> Tensor:

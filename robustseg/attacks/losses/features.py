@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from robustseg.attacks.guard import AttackError, Model
+from robustseg.attacks.errors import AttackError
+from robustseg.attacks.guard import Guarded, Model
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.victim import Victim
 
@@ -34,6 +35,8 @@ class Taps:
     """
 
     def __init__(self, model: Model, layers: Sequence[int | str]):
+        if isinstance(model, Guarded):
+            model = model.model  # names are those of its own named_modules()
         if not isinstance(model, nn.Module):
             raise AttackError(
                 f"the model is a {type(model).__name__}, not a module, so that it has no layers whose features could "

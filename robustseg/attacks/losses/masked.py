@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustseg.attacks.guard import AttackError
+from robustseg.attacks.errors import AttackError
 from robustseg.attacks.losses.base import AttackLoss, ClassPixels, correct_pixels, cross_entropy
 
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
+from robustseg.attacks.base import Attack, AttackStep, OnStep
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, refuse_non_finite
 from robustseg.attacks.losses.base import IGNORED, correct_pixels
 from robustseg.attacks.noise import NoiseSource

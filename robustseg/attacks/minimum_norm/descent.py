@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import AttackStep, OnStep, check_logits
+from robustseg.attacks.base import AttackStep, OnStep
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.gradients import input_gradient, logits_only, refuse_non_finite
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.minimum_norm.base import MinimumNormAttack, Nearest

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, OnStep, check_logits, shift_rows
+from robustseg.attacks.base import Attack, OnStep, shift_rows
 from robustseg.attacks.best import Best
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.losses.base import ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.victim import Victim
@@ -41,7 +42,7 @@ class WorstOf(Attack):
                 raise ValueError(f"attacks = [… {member!r} …]: every member is an attack object, PGD() for example.")
         self.attacks = tuple(attacks)
         first = self.attacks[0]
-        threats = {(member.threat.eps, member.threat.norm) if member.threat else None for member in self.attacks}
+        threats = {repr(member.threat) if member.threat else None for member in self.attacks}
         if len(threats) != 1 or None in threats:
             given = ", ".join(f"{type(m).__name__} {m.threat}" for m in self.attacks)
             raise ValueError(

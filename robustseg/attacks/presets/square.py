@@ -9,9 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, AttackStep, OnStep, check_logits
+from robustseg.attacks.base import Attack, AttackStep, OnStep
+from robustseg.attacks.checks import check_logits
+from robustseg.attacks.errors import NonFiniteError
 from robustseg.attacks.gradients import LEAVE_EVERY
-from robustseg.attacks.guard import NonFiniteError
 from robustseg.attacks.losses.base import IGNORED, correct_pixels, cross_entropy
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, ThreatModel, per_image

@@ -62,8 +62,9 @@ class TransferAttack(BallAttack):
         transforms: list[InputTransform] = []
         if scale_range != 0:
             transforms.append(DynamicScale(scale_range))
+        diversity = InputDiversity(diversity_prob, resize_rate)
         if diversity_prob != 0:
-            transforms.append(InputDiversity(diversity_prob, resize_rate))
+            transforms.append(diversity)
         super().__init__(
             loss=loss or CrossEntropy(),
             step_rule=smoothed if kernel_size > 1 else rule,

@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from robustseg.attacks.settings import Checked
 from robustseg.attacks.threat import AllowedSet
 
 StepState = dict[str, Any]
 """State of a rule between steps; the first dimension of every tensor is the images of the working batch."""
 
 
-class StepRule(ABC):
+class StepRule(Checked, ABC):
     """Rule that moves an iterate along the gradient of the quantity that the attack increases."""
 
     def init(self, images_adv: Tensor, allowed: AllowedSet, steps: int) -> StepState:

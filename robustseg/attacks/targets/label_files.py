@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.losses.base import IGNORED
+from robustseg.types import ignored_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,7 +35,7 @@ def label_files(source: str | Path) -> list[Path]:
     return found
 
 
-def read_labels(path: str | Path, num_classes: int | None, ignore_index: int) -> Tensor:
+def read_labels(path: str | Path, num_classes: int | None, ignore_index: int | None) -> Tensor:
     """Read the labels of a picture file: H×W long, the ignore index as :data:`~robustseg.attacks.losses.base.IGNORED`.
 
     Raises:
@@ -55,7 +56,7 @@ def read_labels(path: str | Path, num_classes: int | None, ignore_index: int) ->
         raise ValueError(f"path = {path}: it cannot be read as a picture ({reason}): export it again.") from error
     if labels is None:
         raise ValueError(f"path = {path}: its colour mode is {mode}; export it with one class id per pixel (PNG).")
-    labels = labels.masked_fill(labels == ignore_index, IGNORED)
+    labels = labels.masked_fill(ignored_pixels(labels, ignore_index), IGNORED)
     highest = num_classes if num_classes is not None else torch.iinfo(torch.int32).max
     unknown = [label for label in torch.unique(labels).tolist() if label != IGNORED and not 0 <= label < highest]
     if unknown:

@@ -9,13 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.guard import AttackError
+from robustseg.attacks.errors import AttackError
 from robustseg.attacks.losses.base import IGNORED
+from robustseg.attacks.settings import Checked
 from robustseg.attacks.targets.label_files import text_mask
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 
-class TargetMap(ABC):
+class TargetMap(Checked, ABC):
     """Base of the maps from true targets to the targets that the attacker wants the model to predict.
 
     An image's map is a function of its own targets and id only, never of the rest of the batch.
@@ -28,13 +29,16 @@ class TargetMap(ABC):
     def __init__(self, keep_ignored: bool = True):
         self.keep_ignored = keep_ignored
 
-    def __call__(self, targets: Tensor, ids: Sequence[str] | None = None, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    def __call__(
+        self, targets: Tensor, ids: Sequence[str] | None = None, ignore_index: int | None = IGNORE_INDEX
+    ) -> Tensor:
         """Compute the wanted targets.
 
         Args:
             targets: B×H×W true class ids, or the ignore index.
             ids: B sample ids, if they are known.
-            ignore_index: Label of ignored pixels, here and in the result.
+            ignore_index: Label of ignored pixels, here and in the result; with None no target is ignored, and wanted
+                pixels without a class are IGNORED.
 
         Returns:
             B×H×W long.
@@ -42,12 +46,12 @@ class TargetMap(ABC):
         Raises:
             AttackError: The map does not fit images of this size.
         """
-        ignored = targets == ignore_index
+        ignored = ignored_pixels(targets, ignore_index)
         true = targets.long().masked_fill(ignored, IGNORED)
         wanted = self.draw(true, ids).expand_as(true)
         if self.keep_ignored:
             wanted = wanted.masked_fill(ignored, IGNORED)
-        return wanted.masked_fill(wanted == IGNORED, ignore_index)
+        return wanted if ignore_index is None else wanted.masked_fill(wanted == IGNORED, ignore_index)
 
     @abstractmethod
     def draw(self, targets: Tensor, ids: Sequence[str] | None) -> Tensor:

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from robustseg.attacks.guard import AttackError
+from robustseg.attacks.errors import AttackError
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.targets.label_files import label_files, read_labels
 from robustseg.attacks.targets.maps import TargetMap
-from robustseg.types import IGNORE_INDEX
+from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 
 class LabelImage(TargetMap):
@@ -33,7 +33,7 @@ class LabelImage(TargetMap):
         self,
         path: str | Path,
         num_classes: int | None = None,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int | None = IGNORE_INDEX,
         keep_ignored: bool = True,
     ):
         super().__init__(keep_ignored)
@@ -70,7 +70,7 @@ class Scene(TargetMap):
         self,
         source: str | Path | Sequence[object],
         num_classes: int | None = None,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int | None = IGNORE_INDEX,
         seed: int = 0,
         keep_ignored: bool = True,
     ):
@@ -107,7 +107,7 @@ class Scene(TargetMap):
             found: object = scene if isinstance(scene, Tensor) else getattr(scene, "target", None)
             if not isinstance(found, Tensor) or found.ndim != 2 or found.is_floating_point():
                 raise AttackError(f"scene {index} is no H×W tensor of labels and no sample that has one as its target.")
-            labels = found.long().masked_fill(found == self.ignore_index, IGNORED)
+            labels = found.long().masked_fill(ignored_pixels(found, self.ignore_index), IGNORED)
         _check_size(str(scene) if isinstance(scene, Path) else f"scene {index}", labels, true)
         return labels
 

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, OnStep, check_logits
+from robustseg.attacks.base import Attack, OnStep
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.describe import describe_part
-from robustseg.attacks.guard import AttackError
+from robustseg.attacks.errors import AttackError
 from robustseg.attacks.losses.base import IGNORED, ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.targets.maps import TargetMap

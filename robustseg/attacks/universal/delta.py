@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from robustseg import __version__
-from robustseg.attacks.guard import AttackError
+from robustseg.attacks.errors import AttackError
 from robustseg.attacks.threat import AllowedSet, ThreatModel
 from robustseg.files import write_whole
 

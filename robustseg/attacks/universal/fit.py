@@ -9,19 +9,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, OnStep, check_batch, check_logits
+from robustseg.attacks.base import Attack, OnStep
+from robustseg.attacks.checks import check_logits, checked_batch
 from robustseg.attacks.describe import plain_setting
+from robustseg.attacks.errors import AttackError
 from robustseg.attacks.gradients import input_gradient, refuse_non_finite
-from robustseg.attacks.guard import AttackError, Model, attack_mode
+from robustseg.attacks.guard import Model, attack_mode
 from robustseg.attacks.losses.base import IGNORED, AttackLoss
 from robustseg.attacks.losses.pixelwise import CrossEntropy
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.settings import Checked
 from robustseg.attacks.steps.sign import SignStep
 from robustseg.attacks.targets.maps import TargetMap
 from robustseg.attacks.threat import ThreatModel
 from robustseg.attacks.universal.delta import UniversalDelta, ball, check_fit, folded, tiled, unit_free_threat
 from robustseg.attacks.victim import Victim
-from robustseg.types import IGNORE_INDEX
+from robustseg.terminal import track
+from robustseg.types import IGNORE_INDEX, checked_ignore_index
 
 
 class UniversalStep(NamedTuple):
@@ -43,7 +47,7 @@ class UniversalStep(NamedTuple):
 OnUniversalStep = Callable[[UniversalStep], None]
 
 
-class UniversalPerturbation:
+class UniversalPerturbation(Checked):
     """Fit of one L∞ perturbation to all images of a data set (Metzen et al., ICCV 2017, "Universal Adversarial
     Perturbations Against Semantic Image Segmentation").
 
@@ -64,7 +68,7 @@ class UniversalPerturbation:
         targeted: ``targets``, or the result of ``target_map``, are the attacker's labels.
         target_map: Map from the true targets to the wanted ones.
         random_start: Start from U(−ε, ε) instead of from zero.
-        ignore_index: Label of ignored pixels.
+        ignore_index: Label of ignored pixels; None if no pixel is ignored.
         seed: Seed of the random start.
 
     Raises:
@@ -82,7 +86,7 @@ class UniversalPerturbation:
         targeted: bool = False,
         target_map: TargetMap | None = None,
         random_start: bool = False,
-        ignore_index: int = IGNORE_INDEX,
+        ignore_index: int | None = IGNORE_INDEX,
         seed: int = 0,
     ):
         self.threat: ThreatModel = unit_free_threat(eps)
@@ -99,7 +103,7 @@ class UniversalPerturbation:
         self.targeted = targeted
         self.target_map = target_map
         self.random_start = random_start
-        self.ignore_index = ignore_index
+        self.ignore_index = checked_ignore_index(ignore_index)
         self.seed = seed
 
     def fit(
@@ -131,7 +135,7 @@ class UniversalPerturbation:
             if start is not None:
                 self._check_start(start)
                 delta = start.delta.detach().clone()
-            for epoch in range(self.epochs):
+            for epoch in track(range(self.epochs), "fitting: epoch"):
                 delta, slope = self._epoch(attacked, batches, delta, epoch, on_step, device)
                 refuse_non_finite(slope.abs().sum())
                 moved = delta + (-1 if self.targeted else 1) * float(self.step_size) * slope.sign()
@@ -160,8 +164,10 @@ class UniversalPerturbation:
         """Return the perturbation, initialised at the first batch if needed, and its mean gradient."""
         slope: Tensor | None = None
         count = 0
-        for number, (images, targets, *_) in enumerate(batches, start=1):
-            images, targets = self._prepare(images.to(device), targets.to(device))
+        for number, (images, targets, *_) in enumerate(track(batches, "batch"), start=1):
+            # What is no tensor is refused below.
+            moved = (each.to(device) if isinstance(each, Tensor) else each for each in (images, targets))
+            images, targets = self._prepare(*moved)
             delta = self._start(images) if delta is None else _at_least_as_wide(delta, images)
             slope = torch.zeros_like(delta) if slope is None else slope
             check_fit(delta, images, self.tile_size is not None)
@@ -181,11 +187,7 @@ class UniversalPerturbation:
         return delta, slope / count
 
     def _prepare(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        images, targets = images.detach().clone(), targets.detach().clone()
-        if not targets.is_floating_point():
-            targets = targets.long()
-        check_batch(images, targets, self.ignore_index)
-        targets = targets.masked_fill(targets == self.ignore_index, IGNORED)
+        images, targets = checked_batch(images, targets, self.ignore_index)
         return images, targets if self.target_map is None else self.target_map(targets, ignore_index=IGNORED)
 
     def _start(self, images: Tensor) -> Tensor:
@@ -203,7 +205,7 @@ class UniversalPerturbation:
     ) -> tuple[Tensor, Tensor]:
         """Compute each image's mean loss over its valid pixels, B values, and their sum's gradient at ``delta``."""
         seen = _perturbed(images, delta).requires_grad_()
-        logits = model(seen)
+        logits = Victim(model, len(seen))(seen)
         if epoch == 0:
             check_logits(logits, seen, targets)
         loss = self.loss(logits, targets, epoch / self.epochs, self.targeted)

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from robustseg.data import collate
 from robustseg.evaluation import DiskSink, Evaluator
-from robustseg.evaluation.attacking import OnAttackStep
+from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.benchmark.facts import commit, versions
 from robustseg.evaluation.benchmark.plan import Benchmark
+from robustseg.terminal import shown
 from robustseg.types import Batch, Sample
 
 
@@ -24,15 +25,17 @@ class EvaluationModule(pl.LightningModule):
     Args:
         benchmark: The benchmark.
         folder: Folder of the evaluation.
+        stage: Display of the attacks.
     """
 
-    def __init__(self, benchmark: Benchmark, folder: Path):
+    def __init__(self, benchmark: Benchmark, folder: Path, stage: AttackStage):
         super().__init__()
         self.model = benchmark.model
         # Registered so that Lightning moves them to the device; by number, since names may hold dots.
         self.scored = nn.ModuleList(benchmark.scored.values())
         self.benchmark = benchmark
         self.folder = folder
+        self.stage = stage
         self._evaluator: Evaluator | None = None
         # A rank with a complete part has nothing to load while others continue.
         self.allow_zero_length_dataloader_with_multiple_devices = True
@@ -62,6 +65,7 @@ class EvaluationModule(pl.LightningModule):
             scored_on=of.scored_on,
             views=of.every_view,
             for_itself=of.for_itself,
+            targets=of.targets,
         )
 
     def test_dataloader(self) -> _Batches:
@@ -70,10 +74,11 @@ class EvaluationModule(pl.LightningModule):
         dataset = self.benchmark.data.dataset(self.benchmark.split)
         # Chosen by their place in the shard, since the missing batches change while other ranks start.
         mine = self.benchmark.batches()[self.trainer.global_rank :: self.trainer.world_size]
-        missing = self._evaluator.missing
+        lacking = {index: self._evaluator.lacking(dataset.sample_id(index)) for batch in mine for index in batch}
+        self.stage.plan(list(lacking.values()))
         loader = DataLoader(
             dataset,
-            batch_sampler=[batch for batch in mine if any(missing(dataset.sample_id(index)) for index in batch)],
+            batch_sampler=[batch for batch in mine if any(lacking[index] for index in batch)],
             num_workers=self.benchmark.data.num_workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
@@ -84,7 +89,7 @@ class EvaluationModule(pl.LightningModule):
         """Attack this batch."""
         assert self._evaluator is not None
         scored = dict(zip(self.benchmark.scored, self.scored, strict=True)) or None
-        self._evaluator.update(self.model, batch.ids, batch.images, batch.targets, self._observer(), scored)
+        self._evaluator.update(self.model, batch.ids, batch.images, batch.targets, self._stage(), scored)
 
     def on_test_end(self) -> None:
         """Close the file of records."""
@@ -95,10 +100,9 @@ class EvaluationModule(pl.LightningModule):
         if self._evaluator is not None:
             self._evaluator.close()
 
-    def _observer(self) -> OnAttackStep | None:
-        """Return the ``attack_step`` of the progress bar, which shows an attack's progress; None if it has none."""
-        observer: OnAttackStep | None = getattr(self.trainer.progress_bar_callback, "attack_step", None)
-        return observer
+    def _stage(self) -> AttackStage | None:
+        """Return the display of the attacks; None if nothing is drawn."""
+        return self.stage if shown().visible else None
 
 
 class _Batches:

@@ -18,6 +18,12 @@ from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark.detection import Consistency
 from robustseg.evaluation.benchmark.facts import data_facts, model_facts
 from robustseg.evaluation.protocol import digest
+from robustseg.evaluation.targets import (
+    TargetKind,
+    check_targets,
+    refuse_ignored_classes,
+    refuse_other_ignore_index,
+)
 from robustseg.evaluation.views import View, view_settings
 from robustseg.models import SegmentationModel
 
@@ -66,6 +72,8 @@ class Benchmark:
         trained_with: ``describe()`` of the attacker in the training loop, None for standard training, or "unknown".
         reference_miou: Clean miou in the checkpoint's own record for this split, or None.
         suite: Name of the suite, for the record.
+        targets: Targets of attacks and scores: the ``labels`` of the data, or the model's own ``predictions`` on the
+            clean images.
         seed: Seed of the attacks' noise.
         only: Ids of the samples to score; None for the whole split.
         shard: The part that this process measures.
@@ -82,8 +90,8 @@ class Benchmark:
 
     Raises:
         DataError: A sample is missing or cannot be used.
-        EvaluationError: ``only`` names a sample that is not in the split, or none; or there are detectors and no
-            training split to fit their thresholds on.
+        EvaluationError: ``only`` names a sample that is not in the split, or none; there are detectors and no
+            training split to fit their thresholds on; or the data have no labels and these are the targets.
     """
 
     model: SegmentationModel
@@ -105,8 +113,10 @@ class Benchmark:
     detectors: Mapping[str, Detector] = field(default_factory=dict)
     false_positive_rate: float = 0.05
     threshold_images: int | None = 100
+    targets: TargetKind = "labels"
 
     def __post_init__(self) -> None:
+        self._check_targets()
         if self.check_images < 0:
             raise EvaluationError(f"check_images = {self.check_images}: use 0 for none.")
         self.attacks = {name: attack.for_data(self.data.class_pixels) for name, attack in self.attacks.items()}
@@ -133,9 +143,27 @@ class Benchmark:
             "model": model_facts(self.model, self.settings, self.checkpoint),
             "data": {**data_facts(self.data, self.split), "ids": None if whole else self.samples},
             "seed": self.seed,
+            # Left out for labels, so that folders from before there was a choice are continued.
+            **({"targets": self.targets} if self.targets != "labels" else {}),
             # A model that was trained in bf16-true is evaluated in that precision.
             "precision": str(next(self.model.parameters(), self.model.mean).dtype).removeprefix("torch."),
         }
+
+    def _check_targets(self) -> None:
+        """Refuse targets that the data does not have, and attacks that ignore other pixels than the scores do.
+
+        Raises:
+            EvaluationError: They do not fit.
+        """
+        try:
+            check_targets(self.targets, self.data.labelled)
+            for name, attack in self.attacks.items() if self.targets == "labels" else ():
+                refuse_other_ignore_index(name, attack.ignore_index, self.data.ignore_index)
+            if self.targets == "predictions":
+                ignored = [self.data.ignore_index, *(attack.ignore_index for attack in self.attacks.values())]
+                refuse_ignored_classes(ignored, self.model.num_classes)
+        except ValueError as error:
+            raise EvaluationError(str(error)) from None
 
     def _check_detectors(self) -> None:
         """Refuse detectors that would end the evaluation after all attacks are measured.

@@ -10,16 +10,23 @@ from typing import Any
 import torch
 
 from robustseg.data import collate
+from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.checks import probe_model
 from robustseg.evaluation.errors import not_written
 from robustseg.evaluation.measurements import Measurements
+from robustseg.evaluation.targets import own_predictions
 from robustseg.files import write_json
 from robustseg.types import Sample
 
+PROBE = "checking the model"
+"""Name of the probe in the progress of an evaluation."""
+PROBE_STEPS, PROBE_FORWARDS = 300.0, 450.0
+"""The cost of the probe of one image, about: in gradient steps, and forwards with and without a gradient."""
+
 
 def checks_of(
-    benchmark: Benchmark, measured: Measurements, folder: Path, device: torch.device
+    benchmark: Benchmark, measured: Measurements, folder: Path, device: torch.device, stage: AttackStage
 ) -> dict[str, Any] | None:
     """Probe the model, or read the evidence of an earlier probe from the folder.
 
@@ -28,6 +35,7 @@ def checks_of(
         measured: Its measurements; the probe's attacks are compared with the suite's on the same images.
         folder: Folder of the evaluation.
         device: Device of the probe.
+        stage: Display of the evaluation.
 
     Returns:
         The evidence; None if ``check_images`` is 0 or no image has valid pixels.
@@ -43,16 +51,22 @@ def checks_of(
     if found is not None:
         return found
     dataset = of.data.dataset(of.split)
-    samples = _alike([dataset[index] for index in of.probe_indices], of.data.ignore_index)
+    model = of.model.to(device)
+    samples = [dataset[index] for index in of.probe_indices]
+    if of.targets == "predictions":
+        answers = [own_predictions(model, sample.image[None].to(device))[0].cpu() for sample in samples]
+        samples = [sample._replace(target=answer) for sample, answer in zip(samples, answers, strict=True)]
+    samples = _alike(samples, of.data.ignore_index)
     if not samples:
         return None
     batch = collate(samples)
     rows = [measured.samples.index(sample) for sample in batch.ids]
+    stage.follow(PROBE, len(samples))
     # ε = 0 serves to check an evaluation, and is no threat to probe the model under.
     threats = [attack.threat for attack in of.attacks.values()]
     bounded = [threat for threat in threats if threat is not None and threat.eps > 0]
     probed = probe_model(
-        of.model.to(device),
+        model,
         batch.ids,
         batch.images.to(device),
         batch.targets.to(device),
@@ -65,6 +79,7 @@ def checks_of(
         reference_miou=of.reference_miou,
         suite={name: measured.counts[name][rows] for name in of.attacks if name in measured.counts},
         batch_size=of.data.val_batch_size,
+        on_forward=lambda images: stage.follow_step(images * PROBE_STEPS / PROBE_FORWARDS / len(samples)),
     )
     try:
         write_json(probed, path)

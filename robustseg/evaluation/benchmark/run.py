@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +19,10 @@ from robustseg.evaluation import (
     EvaluationError,
     draw_panel,
 )
+from robustseg.evaluation.attack_stage import FORWARD, AttackStage
 from robustseg.evaluation.benchmark.module import EvaluationModule
 from robustseg.evaluation.benchmark.plan import Benchmark
-from robustseg.evaluation.benchmark.probe import checks_of
+from robustseg.evaluation.benchmark.probe import PROBE, PROBE_STEPS, checks_of
 from robustseg.evaluation.benchmark.thresholds import BENIGN, detectors_of
 from robustseg.evaluation.build_card import build_card
 from robustseg.evaluation.card import CARD, Card, Scores
@@ -33,15 +33,16 @@ from robustseg.evaluation.measurements import Measurements, read_measurements
 from robustseg.evaluation.panels import Palette
 from robustseg.evaluation.pictures import PICTURES, PictureKeeper
 from robustseg.evaluation.protocol import claim, differences, digest, read
-from robustseg.evaluation.records import REFUSED, refuse_others
+from robustseg.evaluation.records import REFUSED, measured_with, refuse_others
 from robustseg.evaluation.report import PanelPicture, write_markdown, write_report
 from robustseg.evaluation.results import scores_table, tables_of
 from robustseg.evaluation.store import RECORDS, read_records, streams
 from robustseg.evaluation.table import to_csv, to_terminal
-from robustseg.evaluation.table.escape import one_line
 from robustseg.files import write_text
 from robustseg.metrics import pixel_acc_from_counts
 from robustseg.resume.patience import wait_for_all_ranks
+from robustseg.terminal import shown
+from robustseg.terminal.text import one_line, write
 from robustseg.training.loggers import log_picture
 
 REPORT = "report.html"
@@ -65,16 +66,23 @@ def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> Ca
         EvaluationError: The folder belongs to another evaluation or cannot be written.
         AttackError: An attack cannot continue.
     """
-    measure(trainer, benchmark, folder)
+    stage = AttackStage(benchmark.attacks, after=_after(benchmark, folder))
+    with shown().stage(stage):
+        return _run(trainer, benchmark, folder, stage)
+
+
+def _run(trainer: pl.Trainer, benchmark: Benchmark, folder: Path, stage: AttackStage) -> Card | None:
+    measure(trainer, benchmark, folder, stage)
     if not trainer.is_global_zero:
         return None
     try:
-        card, measured = make_card(benchmark, folder, trainer.strategy.root_device)
+        card, measured = make_card(benchmark, folder, trainer.strategy.root_device, stage)
     except IncompleteError as error:
         if benchmark.shard.count == 1:
             raise
-        print(f"shard {benchmark.shard} is done. {error}")
+        write(f"shard {benchmark.shard} is done. {error}")
         return None
+    stage.follow("writing the results")
     pictures = panels(card, measured, benchmark, folder)
     try:
         publish(card, pictures, folder, benchmark.data.palette)
@@ -87,25 +95,47 @@ def run_benchmark(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> Ca
     return card
 
 
-def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path) -> None:
-    """Measure the missing records of this process's shard; arguments and errors are those of :func:`run_benchmark`."""
+def _after(benchmark: Benchmark, folder: Path) -> dict[str, tuple[float, int]]:
+    """Return what follows the attacks: gradient steps for one image, and images."""
+    images = 0 if benchmark.checks_file(folder).exists() else len(benchmark.probe_indices)
+    detectors = {f"threshold of {name}": (FORWARD, len(benchmark.benign_indices)) for name in benchmark.detectors}
+    return {PROBE: (PROBE_STEPS, images), **detectors}
+
+
+def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path, stage: AttackStage | None = None) -> None:
+    """Measure the missing records of this process's shard.
+
+    Args:
+        trainer: The trainer, see :func:`run_benchmark`.
+        benchmark: The benchmark.
+        folder: Folder of the evaluation.
+        stage: Display of the attacks, which has begun; by default one of its own.
+
+    Raises:
+        EvaluationError: As for :func:`run_benchmark`.
+        AttackError: An attack cannot continue.
+    """
+    if stage is None:
+        stage = AttackStage(benchmark.attacks)
+        with shown().stage(stage):
+            measure(trainer, benchmark, folder, stage)
+        return
     # Claimed before the trainer starts, since its loggers write into folders that may be refused.
     refuse_others(streams(folder), claim(folder, benchmark.facts), benchmark.record_settings)
-    module = EvaluationModule(benchmark, folder)
+    module = EvaluationModule(benchmark, folder, stage)
     # The limits of a training run would leave images out.
     limit, trainer.limit_test_batches = trainer.limit_test_batches, 1.0
     try:
-        with warnings.catch_warnings():
-            # A complete evaluation has nothing to load.
-            warnings.filterwarnings("ignore", message=".*Total length of `.*` across ranks is zero.*")
-            trainer.test(module, verbose=False)
+        trainer.test(module, verbose=False)
     finally:
         module.close()
         trainer.limit_test_batches = limit
     wait_for_all_ranks()
 
 
-def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple[Card, Measurements]:
+def make_card(
+    benchmark: Benchmark, folder: Path, device: torch.device, stage: AttackStage
+) -> tuple[Card, Measurements]:
     """Make the card of a complete evaluation; return it with the measurements.
 
     The model is probed on ``device`` and thresholds of detectors are fitted, unless the folder has the results.
@@ -115,13 +145,14 @@ def make_card(benchmark: Benchmark, folder: Path, device: torch.device) -> tuple
         EvaluationError: A result cannot be written.
     """
     of = benchmark
+    stage.follow("reading the records")
     settings = of.attack_settings
     measured = read_measurements(
         folder, claim(folder, of.facts), of.samples, settings, of.model.num_classes, views=of.detector_views
     )
-    card = build_card(about(of, measured), measured, settings, checks_of(of, measured, folder, device))
+    card = build_card(about(of, measured), measured, settings, checks_of(of, measured, folder, device, stage))
     if of.detectors:
-        found = detectors_of(of, measured, folder, device)
+        found = detectors_of(of, measured, folder, device, stage)
         card = parse_card({**card.as_dict(), "detectors": found}, "the result card")
     return card, measured
 
@@ -132,7 +163,7 @@ def about(benchmark: Benchmark, measured: Measurements) -> dict[str, Any]:
     return {
         "model": {**of.facts["model"], "trained_with": of.trained_with},
         "data": {**of.facts["data"], "images": len(of.samples)},
-        "protocol": {"suite": of.suite, "precision": of.facts["precision"], "seed": of.seed},
+        "protocol": {"suite": of.suite, "targets": of.targets, "precision": of.facts["precision"], "seed": of.seed},
         "versions": _agreed([about["versions"] for about in measured.about]),
         "commit": _agreed([about["commit"] for about in measured.about]),
     }
@@ -157,7 +188,8 @@ def panels(card: Card, measured: Measurements, benchmark: Benchmark, folder: Pat
         for acc, sample, row in chosen:
             example = keeper.load(strongest, sample)
             if example is not None:
-                panel = draw_panel([example], benchmark.data.palette, benchmark.data.ignore_index)
+                truth = "ground truth" if benchmark.targets == "labels" else "own answer"
+                panel = draw_panel([example], benchmark.data.palette, benchmark.data.ignore_index, truth)
                 drawn.append(PanelPicture(kind, sample, strongest, float(clean[row]), acc, panel))
     return drawn
 
@@ -168,6 +200,7 @@ def publish(card: Card, pictures: Sequence[PanelPicture], folder: Path, palette:
     write_report(card, folder / REPORT, pictures, palette=palette)
     write_markdown(card, folder / MARKDOWN)
     write_text(to_csv(scores_table(card)), folder / SCORES)
+    shown().stop()
     # A log file has no width of its own.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     for table in tables_of(card):
@@ -179,22 +212,24 @@ def publish(card: Card, pictures: Sequence[PanelPicture], folder: Path, palette:
 def log_results(trainer: pl.Trainer, card: Card, pictures: Sequence[PanelPicture]) -> None:
     """Log figures and pictures with the trainer's loggers, as ``test/<attack>/miou`` and so on.
 
-    Detectors are logged as ``test/<attack>/<detector>/rejected`` and ``/auc``.
+    Detectors are logged as ``test/<attack>/<detector>/rejected`` and ``/auc``. Scores against the model's own
+    predictions are ``test/predictions/<attack>/miou`` and so on, since they are no accuracies.
     """
+    test = "test" if card.protocol.targets == "labels" else f"test/{card.protocol.targets}"
     for logger in trainer.loggers:
         rows: dict[str, Scores] = {CLEAN: card.clean, **card.ran}
         for name, row in rows.items():
             figures = {
-                f"test/{name}/{figure}": value for key, figure in LOGGED.items() if (value := row[key]) is not None
+                f"{test}/{name}/{figure}": value for key, figure in LOGGED.items() if (value := row[key]) is not None
             }
             logger.log_metrics(figures, trainer.global_step)
         for detector, found in card.detectors.items():
             for name, seen in found.rows().items():
                 shares = {"rejected": seen.rejected, "auc": seen.auc}
-                known = {f"test/{name}/{detector}/{key}": share for key, share in shares.items() if share is not None}
+                known = {f"{test}/{name}/{detector}/{key}": share for key, share in shares.items() if share is not None}
                 logger.log_metrics(known, trainer.global_step)
     for rank, picture in enumerate(pictures):
-        tag = f"test/{picture.attack}/{picture.kind}"
+        tag = f"{test}/{picture.attack}/{picture.kind}"
         log_picture(trainer.loggers, tag, np.asarray(picture.picture), trainer.global_step + rank)
     for logger in trainer.loggers:
         logger.finalize("success")  # the trainer has done so before, and some write then only
@@ -226,7 +261,7 @@ def merge(output: Path, folders: Sequence[Path]) -> None:
         refuse_others(found, digest(facts), settings)
         for stream in found:
             settings |= stream.about["attacks"]
-        mine = {(record.sample, record.attack) for stream in found for record in read_records(stream)}
+        mine = {(record.sample, measured_with(record.attack)) for stream in found for record in read_records(stream)}
         if common := sorted(key for key in mine if key in owner):
             sample, attack = common[0]
             raise EvaluationError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from robustseg.data import DataError, collate
 from robustseg.detectors import Detector, DetectorError, Threshold, auc
 from robustseg.evaluation import CLEAN, EvaluationError, full_precision
+from robustseg.evaluation.attack_stage import FORWARD, AttackStage
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.errors import not_written
 from robustseg.evaluation.measurements import Measurements
@@ -30,7 +31,7 @@ BENIGN = "benign-*.json"
 
 
 def detectors_of(
-    benchmark: Benchmark, measured: Measurements, folder: Path, device: torch.device
+    benchmark: Benchmark, measured: Measurements, folder: Path, device: torch.device, stage: AttackStage
 ) -> dict[str, dict[str, Any]]:
     """Compute the part of a card about detectors, by their names; empty without any.
 
@@ -40,13 +41,15 @@ def detectors_of(
         folder: Folder of the evaluation, also for the scores of benign images and for ``threshold_<name>.json``, which
             :meth:`~robustseg.detectors.Threshold.load` reads.
         device: Device to score benign images on.
+        stage: Display of the evaluation.
 
     Raises:
         EvaluationError: A threshold cannot be fitted or written.
     """
     found = {}
     for name, detector in benchmark.detectors.items():
-        threshold = _threshold(benchmark, name, detector, folder, device)
+        stage.follow(f"threshold of {name}", len(benchmark.benign_indices))
+        threshold = _threshold(benchmark, name, detector, folder, device, stage)
         found[name] = {
             "settings": detector.describe(),
             "threshold": {
@@ -74,9 +77,11 @@ def _row(measured: Measurements, attack: str, detector: str, threshold: Threshol
     return {**row, "auc": auc(benign[scored], scores[scored]) if bool(scored.any()) else None}
 
 
-def _threshold(benchmark: Benchmark, name: str, detector: Detector, folder: Path, device: torch.device) -> Threshold:
+def _threshold(
+    benchmark: Benchmark, name: str, detector: Detector, folder: Path, device: torch.device, stage: AttackStage
+) -> Threshold:
     try:
-        scores = _benign_scores(benchmark, name, detector, folder, device)
+        scores = _benign_scores(benchmark, detector, folder, device, stage)
         threshold = Threshold.fit(detector, scores, benchmark.false_positive_rate)
     except (DataError, DetectorError) as error:
         raise EvaluationError(
@@ -92,7 +97,9 @@ def _threshold(benchmark: Benchmark, name: str, detector: Detector, folder: Path
     return threshold
 
 
-def _benign_scores(benchmark: Benchmark, name: str, detector: Detector, folder: Path, device: torch.device) -> Tensor:
+def _benign_scores(
+    benchmark: Benchmark, detector: Detector, folder: Path, device: torch.device, stage: AttackStage
+) -> Tensor:
     """Return the scores of the benign images, float64; those of earlier runs are read from the folder.
 
     They are written batch by batch. A threshold for any false positive rate follows from them without the model.
@@ -102,15 +109,11 @@ def _benign_scores(benchmark: Benchmark, name: str, detector: Detector, folder: 
     path = folder / BENIGN.replace("*", digest(about)[:8])
     known = _read(path, about)
     dataset, indices, scores = of.data.dataset("train").as_deployed(), of.benign_indices, []
-    told = False
     for start in range(0, len(indices), of.data.val_batch_size):
         # A continued evaluation uses the same batches, since rounding in a model may depend on them.
         samples = [dataset[index] for index in indices[start : start + of.data.val_batch_size]]
         prints = [_print(sample) for sample in samples]
         if any(key not in known for key in prints):
-            if not told:
-                print(f"{name}: scoring up to {len(indices)} benign training images for its threshold", flush=True)
-                told = True
             batch = collate(samples)
             with full_precision():
                 found = detector.scores(of.model.to(device), batch.images.to(device), batch.ids, seed=of.seed)
@@ -120,6 +123,7 @@ def _benign_scores(benchmark: Benchmark, name: str, detector: Detector, folder: 
             except OSError as error:
                 raise not_written(path, error) from error
         scores += [known[key] for key in prints]
+        stage.follow_step(FORWARD * len(samples) / len(indices), f"benign images {len(scores)}/{len(indices)}")
     return torch.tensor(scores, dtype=torch.float64)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustseg.attacks.base import check_logits
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.gradients import input_gradient
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.losses.pixelwise import CrossEntropy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from robustseg.evaluation.card import Card, Flag
@@ -122,6 +122,9 @@ def judge_clean(card: Card) -> Flag:
     reference = (card.checks or {}).get("reference_miou")
     clean = card.clean["miou"]
     full = data.images == data.split_images and data.ids is None
+    if card.protocol.targets != "labels":
+        said = [name for name, iou in card.clean.class_iou.items() if iou is not None]
+        return flag_of(2, "clean record and input", _own_answer(said), {"clean_miou": clean, "classes": said})
     findings = [] if found is None else list(_input_findings(found))
     if reference is not None and clean is not None and full and abs(clean - reference) >= RECORD_TOLERANCE:
         findings.append(
@@ -143,6 +146,18 @@ def judge_clean(card: Card) -> Flag:
     finding = worst_finding(findings, good)
     evidence = {"clean_miou": clean, "reference_miou": reference, "inputs": found}
     return flag_of(2, "clean record and input", finding, evidence)
+
+
+def _own_answer(classes: Sequence[str]) -> Finding:
+    """Judge clean predictions that are the targets themselves, by the classes in them."""
+    if len(classes) == 1:
+        return Finding(
+            "unreliable",
+            f"The model's clean answer is {classes[0]} everywhere: what is left of it under attack says nothing; check "
+            "the checkpoint and the images.",
+        )
+    line = "The targets are the model's own predictions: neither a record nor other inputs can be compared with them."
+    return Finding("not checked", line)
 
 
 _INPUTS = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from robustseg.attacks import Attack, ThreatModel, attack_mode
-from robustseg.attacks.base import check_batch
+from robustseg.attacks.checks import checked_batch
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.threat import Norm
@@ -31,12 +31,13 @@ def probe_model(
     eps: float | str,
     norm: Norm = "linf",
     num_classes: int,
-    ignore_index: int = IGNORE_INDEX,
+    ignore_index: int | None = IGNORE_INDEX,
     seed: int = 0,
     attacks: Mapping[str, Attack] | None = None,
     reference_miou: float | None = None,
     suite: Mapping[str, Tensor] | None = None,
     batch_size: int | None = None,
+    on_forward: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Gather the evidence for :func:`~robustseg.evaluation.checks.trust_flags`, which judges it.
 
@@ -53,13 +54,14 @@ def probe_model(
         eps: Radius of the evaluation's threat model, in units of [0, 1] images.
         norm: Norm of the evaluation's threat model.
         num_classes: Number of classes C.
-        ignore_index: Label of pixels that do not count.
+        ignore_index: Label of pixels that do not count; None counts all.
         seed: Seed of the evaluation.
         attacks: The suite by name; its strongest attack of this threat model is run with more steps.
         reference_miou: Clean mIoU in the checkpoint's own record on the evaluated split, if there is one.
         suite: N×3×C class counts under attacks of the suite, if known: then more steps and black-box attacks are
             compared with the worst case over the suite.
         batch_size: Number of images in one forward; all by default.
+        on_forward: Called after each forward, with its number of images.
 
     Returns:
         JSON-serialisable evidence, for ``card["checks"]``.
@@ -70,7 +72,7 @@ def probe_model(
             ``suite`` do not fit the images.
     """
     threat = ThreatModel(eps, norm)
-    targets = _checked(ids, images, targets, threat, num_classes, ignore_index, suite or {})
+    images, targets = _checked(ids, images, targets, threat, num_classes, ignore_index, suite or {})
     rows = (targets != IGNORED).flatten(1).any(1).nonzero()[:, 0].tolist()
     known = {name: counts[rows].cpu() for name, counts in (suite or {}).items()}
     with full_precision(), attack_mode(model) as attacked:
@@ -79,12 +81,13 @@ def probe_model(
         subject = Subject(
             attacked,
             [ids[row] for row in rows],
-            images[rows].detach().clone(),
+            images[rows],
             targets[rows],
             threat,
             num_classes,
             seed,
             batch_size or len(rows),
+            on_forward,
         )
         evidence: Evidence = {
             "ids": subject.ids,
@@ -130,10 +133,10 @@ def _checked(
     targets: Tensor,
     threat: ThreatModel,
     num_classes: int,
-    ignore_index: int,
+    ignore_index: int | None,
     suite: Mapping[str, Tensor],
-) -> Tensor:
-    """Check the caller's arguments, and return ``targets`` with ignored pixels as IGNORED.
+) -> tuple[Tensor, Tensor]:
+    """Check the caller's arguments, and return copies of the tensors, with ignored pixels as IGNORED.
 
     Raises:
         AttackError: ``images`` or ``targets`` do not have the shape, type or range that attacks need.
@@ -141,11 +144,9 @@ def _checked(
     """
     if not threat.eps:
         raise ValueError("eps = 0: the checks look at what an attack can do, give the eps of the evaluation.")
-    check_batch(images, targets, ignore_index)
+    images, targets = checked_batch(images, targets, ignore_index)
     if len(ids) != len(images):
         raise ValueError(f"ids = {len(ids)} for {len(images)} images: give one per image.")
-    targets = targets.detach().long()
-    targets = targets.masked_fill(targets == ignore_index, IGNORED)
     if int(targets.max()) >= num_classes:
         raise ValueError(f"num_classes = {num_classes}, but targets hold class {int(targets.max())}.")
     if not bool((targets != IGNORED).any()):
@@ -157,7 +158,7 @@ def _checked(
                 f"suite[{name!r}] has the shape {tuple(counts.shape)}, not {expected}: give the class counts of the "
                 "probe images in their order."
             )
-    return targets
+    return images, targets
 
 
 def _seed_everything(seed: int, device: torch.device) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import Attack, AttackError, NoiseSource, ThreatModel
-from robustseg.attacks.base import check_logits
+from robustseg.attacks.checks import check_logits
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED, cross_entropy
 from robustseg.metrics import class_counts, confusion_matrix, pixel_acc_from_counts
@@ -34,6 +34,7 @@ class Subject:
         num_classes: Number of classes C.
         seed: Seed of the evaluation.
         batch_size: Number of images in one forward.
+        on_forward: Called after each forward, with its number of images.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Subject:
         num_classes: int,
         seed: int,
         batch_size: int,
+        on_forward: Callable[[int], None] | None = None,
     ):
+        self._on_forward = on_forward
         self._model = model
         self.ids = list(ids)
         self.images = images
@@ -75,13 +78,10 @@ class Subject:
         Raises:
             AttackError: The model raised an exception.
         """
-        try:
-            logits = self._model(images)
-        except (AttackError, torch.cuda.OutOfMemoryError):
-            raise
-        except Exception as error:
-            raise AttackError(f"the model raised {type(error).__name__}: {error}") from error
+        logits = self._model(images)
         self.forwards += len(images)
+        if self._on_forward is not None:
+            self._on_forward(len(images))
         if isinstance(logits, Tensor) and logits.requires_grad:
             logits.register_hook(lambda _: self._count_backward(len(images)))  # type: ignore[no-untyped-call]
         return logits
@@ -151,7 +151,8 @@ class Subject:
             rescaled: Attack the logits of :meth:`rescaled_answer`.
         """
         model = self.rescaled_answer if rescaled else self.answer
-        targets = self.targets.masked_fill(~self.valid, attack.ignore_index)
+        label = IGNORED if attack.ignore_index is None else attack.ignore_index
+        targets = self.targets.masked_fill(~self.valid, label)
         parts = []
         for rows in self.rows():
             ids = [self.ids[row] for row in rows.tolist()]

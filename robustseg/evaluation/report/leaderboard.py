@@ -127,6 +127,7 @@ def protocol_of(card: Card) -> dict[str, Any]:
     """Return everything in which two cards must agree to be compared, by key, with each setting on its own."""
     parts = {"data": card.data.as_dict(), "protocol": card.protocol.as_dict()}
     found = {f"{part}.{key}": parts[part].get(key, _MISSING) for part, keys in _PROTOCOL.items() for key in keys}
+    found["protocol.targets"] = card.protocol.targets  # labels in cards from before there was a choice
     for name, row in card.attacks.items():
         found |= {f"attacks.{name}.{key}": value for key, value in settings_of(row.settings).items()}
     return found
@@ -242,6 +243,7 @@ def _table(cards: Mapping[str, Card]) -> LeaderboardTable:
     data = first.data
     suites = sorted({plain(card.protocol.suite or "no suite") for card in cards.values()})
     heading = f"{plain(data.name)} {plain(data.split)}, {threat(first.protocol)}"
+    heading += "" if first.protocol.targets == "labels" else ", against each model's own clean predictions"
     resolution = "×".join(str(side) for side in data.image_size) if data.image_size else "size of the files"
     below = (
         f"{data.images} of {data.split_images} images, {resolution}; suite {', '.join(suites)}: "
@@ -264,10 +266,11 @@ def _entry(name: str, card: Card) -> Entry:
     else:
         reason = ""
     total = len(card.attacks)
+    against = "" if card.protocol.targets == "labels" else ", against own predictions"
     cells: dict[str, Cell] = {
         **worst,
         **{f"clean_{key}": _score(card.clean, key) for key in keys_in("leaderboard")},
-        "attacks": Text(f"{total - len(failed)} of {total}" if failed else str(total)),
+        "attacks": Text((f"{total - len(failed)} of {total}" if failed else str(total)) + against),
     }
     model = card.model
     file = "no checkpoint" if model.checkpoint is None else f"{plain(model.checkpoint)} {sha(model.sha256)}…"

@@ -32,6 +32,7 @@ def report_markdown(card: Card) -> str:
         to_markdown(tables.scores(card, summaries=False)),
         f"In percent{intervals}; gaps in points below clean; forwards and backwards per image. Bold: the lowest under "
         "a single attack.",
+        *map(escape, view.notes(card)),
         *_detectors(card),
         "## Can the figures be trusted?",
         to_markdown(tables.flags(card)) if card.flags else "No check was run.",

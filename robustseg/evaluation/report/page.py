@@ -60,9 +60,10 @@ def report_html(
         facts=view.facts(card),
         intervals=card.clean.no_confidence is None,
         scores=to_html(tables.scores(card, summaries=True), "scores cards"),
+        notes=view.notes(card),
         flags=view.flags(card),
         plots=plots,
-        pictures=[_shown(picture) for picture in sorted(pictures, key=lambda picture: picture.kind != "worst")],
+        pictures=[_shown(picture, card) for picture in sorted(pictures, key=lambda picture: picture.kind != "worst")],
         legend=_legend(card, palette),
         settings=[*view.settings(card), *detected.settings(card)],
         detectors=detected.lines(card),
@@ -83,9 +84,10 @@ def _legend(card: Card, palette: Palette) -> list[tuple[str, str]]:
     return [(plain(name), colour) for name, colour in zip(names, colours, strict=False)]
 
 
-def _shown(picture: PanelPicture) -> dict[str, str]:
+def _shown(picture: PanelPicture, card: Card) -> dict[str, str]:
     sample, attack = plain(picture.id), plain(picture.attack)
     before, after = percent(picture.clean_pixel_acc, 1), percent(picture.robust_pixel_acc, 1)
+    truth = "ground truth" if card.protocol.targets == "labels" else "own answer"
     return {
         "uri": data_uri(picture),
         "kind": picture.kind,
@@ -93,6 +95,6 @@ def _shown(picture: PanelPicture) -> dict[str, str]:
         "attack": attack,
         "before": before,
         "after": after,
-        "alt": f"{sample} under {attack}: image, perturbation, adversarial image, ground truth, and the predictions "
+        "alt": f"{sample} under {attack}: image, perturbation, adversarial image, {truth}, and the predictions "
         f"before and after; pixel accuracy {before} % before and {after} % after.",
     }

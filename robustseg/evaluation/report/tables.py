@@ -14,13 +14,11 @@ def scores(card: Card, *, summaries: bool) -> Table:
         card: The result card.
         summaries: True for a short description of each attack below its name.
     """
-    rows = []
+    rows, columns = [], view.columns(card)
     for row in view.rows(card):
-        found: list[Cell] = (
-            [Failure(row.error)] if row.error else [row.cells.get(key, Text("")) for key in view.COLUMNS]
-        )
+        found: list[Cell] = [Failure(row.error)] if row.error else [row.cells.get(key, Text("")) for key in columns]
         rows.append(Row([Text(row.name, row.below if summaries else ""), *found], row.kind))
-    return Table([words("attack"), *map(Column, view.COLUMNS.values())], [Section(rows)])
+    return Table([words("attack"), *map(Column, columns.values())], [Section(rows)])
 
 
 def detectors(card: Card) -> Table:

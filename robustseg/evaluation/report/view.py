@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from robustseg.evaluation.card import UNKNOWN, AttackRow, Card, DataFacts, Figured, Flag, ModelFacts, Protocol, Scores
-from robustseg.evaluation.figures import SCORES, Figure, keys_in, shown_in
+from robustseg.evaluation.figures import IN_8BIT, SCORES, Figure, keys_in, shown_in
 from robustseg.evaluation.report.wording import (
     NOTHING,
     attack_summary,
@@ -27,6 +27,7 @@ from robustseg.evaluation.report.wording import (
     training,
 )
 from robustseg.evaluation.table import Text
+from robustseg.evaluation.targets import BY_CONSTRUCTION, OWN
 
 _REPORTED = shown_in("report")
 COLUMNS = {
@@ -36,6 +37,7 @@ COLUMNS = {
     "budget": "largest δ",
 }
 """Columns of the main table, with their headings."""
+_STORED = [figure for figure in _REPORTED if figure.key in IN_8BIT.values()]
 
 VERDICT_LINES = {
     "ok": "No check found a reason to doubt these figures.",
@@ -73,7 +75,8 @@ class Tile(NamedTuple):
 
 def title(card: Card) -> str:
     """Name the model and the data: ``PSPNet (resnet10t) on CamVid val``."""
-    return f"{model_name(card)} on {plain(card.data.name)} {plain(card.data.split)}"
+    against = "" if card.protocol.targets == "labels" else f" against {OWN}"
+    return f"{model_name(card)} on {plain(card.data.name)} {plain(card.data.split)}{against}"
 
 
 def facts(card: Card) -> dict[str, str]:
@@ -92,7 +95,8 @@ def facts(card: Card) -> dict[str, str]:
         "Images": _images(data),
         **({} if missing is None else {"Intervals": f"none, {plain(missing)}"}),
         "Image size": "as in the files" if not data.image_size else "×".join(str(side) for side in data.image_size),
-        "Ignored label": str(data.ignore_index),
+        "Targets": "labels of the data" if protocol.targets == "labels" else f"{OWN}, no labels",
+        "Ignored label": str(data.ignore_index) if protocol.targets == "labels" else "none, every pixel counts",
         "Threat": threat(protocol),
         "Suite": plain(protocol.suite or "none, attacks chosen one by one"),
         "Precision, seed": f"{plain(protocol.precision)}, {protocol.seed}",
@@ -146,10 +150,30 @@ def _weakest(card: Card, key: str) -> tuple[Figured | None, str]:
     return card.attacks[name], plain(name)
 
 
+STORED = (
+    "miou, 8 bit: of the adversarial images rounded to 8 bit, as a saved PNG has them; other figures are of the images "
+    "as they are. Rounding may take an image out of its budget by up to half a grey level; it is not projected again."
+)
+"""Explanation of the figures of rounded images."""
+
+
+def notes(card: Card) -> list[str]:
+    """Return what a reader of the main table has to know about this card's figures."""
+    own = [BY_CONSTRUCTION] if card.protocol.targets != "labels" else []
+    return own + [STORED] * any(figure.key in columns(card) for figure in _STORED)
+
+
+def columns(card: Card) -> dict[str, str]:
+    """Return the columns of the main table; cards of version 0.1 have no figures of rounded images."""
+    blank = {f.key for f in _STORED if all(row[f.key] is None for row in card.ran.values())}
+    return {key: heading for key, heading in COLUMNS.items() if key not in blank}
+
+
 def rows(card: Card) -> list[Row]:
     """Return the rows of the main table: clean, each attack, the worst cases."""
     lowest = {key: min((f for row in card.ran.values() if (f := row[key]) is not None), default=None) for key in SCORES}
-    found = [Row("clean", "clean", "no attack", _scores(card.clean))]
+    no_attack = "no attack" if card.protocol.targets == "labels" else "no attack: 100 by construction"
+    found = [Row("clean", "clean", no_attack, _scores(card.clean))]
     for name, row in card.attacks.items():
         below = attack_summary(row.settings)
         if row.error is not None:
@@ -172,7 +196,7 @@ def _worst_rows(card: Card) -> Iterator[Row]:
         "greedy": (_GREEDY, "one attack per image, chosen to lower the miou of all images together"),
     }
     for kind, row in card.worst_case.kinds() if card.worst_case is not None else ():
-        cells = _scores(row)
+        cells = _scores(row) | {f.key: Text(percent(row[f.key])) for f in _STORED}
         for key in keys_in("report gap"):
             clean, robust = card.clean[key], row[key]
             cells[f"gap_{key}"] = Text(points(None if clean is None or robust is None else clean - robust))

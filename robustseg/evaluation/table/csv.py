@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Callable
 
-from robustseg.evaluation.table.escape import one_line
 from robustseg.evaluation.table.table import MISSING, Cell, Failure, Number, Table, Text, Verdict
+from robustseg.terminal.text import one_line
 
 _FORMULA = ("=", "+", "-", "@")
 """First characters of text that a spreadsheet would take for a formula."""

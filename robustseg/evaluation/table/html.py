@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from robustseg.evaluation.table.escape import one_line
 from robustseg.evaluation.table.table import Cell, Column, Failure, Row, Table, Text, Verdict
+from robustseg.terminal.text import one_line
 
 
 def to_html(table: Table, kind: str = "plain") -> Markup:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from robustseg.evaluation.table.escape import one_line
 from robustseg.evaluation.table.table import Cell, Number, Table, Verdict
+from robustseg.terminal.text import one_line
 
 _SPECIAL = str.maketrans(
     {char: f"\\{char}" for char in "{}$&#_%"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from robustseg.evaluation.table.escape import one_line
 from robustseg.evaluation.table.table import Cell, Failure, Table, Verdict
+from robustseg.terminal.text import one_line
 
 _SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]|~#"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 

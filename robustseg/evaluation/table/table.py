@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from robustseg.evaluation.table.escape import one_line
+from robustseg.terminal.text import one_line
 
 
 @dataclass(frozen=True)

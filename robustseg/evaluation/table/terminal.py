@@ -5,8 +5,8 @@ from __future__ import annotations
 import rich.table
 from rich.text import Text
 
-from robustseg.evaluation.table.escape import one_line
 from robustseg.evaluation.table.table import Cell, Failure, Table, Verdict
+from robustseg.terminal.text import one_line
 
 _STYLES = {"ok": "green", "caution": "yellow", "unreliable": "bold red"}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustseg.models.adapters.torchvision import TorchvisionNetwork
 from robustseg.models.backbone import Backbone
 from robustseg.models.checkpoints.classifiers import classifier_weights
-from robustseg.models.checkpoints.compare import Mismatch
+from robustseg.models.checkpoints.compare import Mismatch, shorten
 from robustseg.models.checkpoints.layouts.layout import Layout, State, resnet_depth
 from robustseg.models.checkpoints.read import PREFIXES
 from robustseg.models.checkpoints.reading import Reading
@@ -24,6 +24,8 @@ _AUX = r"network\.(?:module\.)?(aux_head|aux_classifier|auxiliary_head)\."
 _STAGE = r"(.*?(?:layer\d+|stages[._]\d+\.blocks|stages[._]\d+|blocks?|layers))\.(\d+)\."
 _SCORES = r"(?:fc|head|head\.fc|classifier|classifier\.6|last_linear)\.weight\Z"
 """Last layer of image classifiers."""
+_PARAMETRISED = r"(?:^|\.)parametrizations\.\w+\.|\w_orig\Z"
+"""Names of weights that torch computes from other tensors."""
 _DEEPEST = 3
 """Largest number of names in an unknown prefix."""
 
@@ -48,6 +50,7 @@ def explain(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout
         _of_torchvision(model, state, layouts)
         or _of_other_depth(model, state, found, layouts)
         or _without_aux(mismatch)
+        or _parametrised(reading)
         or _prefixed(model, reading, layouts)
         or _of_a_classifier(model, state)
     )
@@ -103,6 +106,17 @@ def _without_aux(mismatch: Mismatch) -> str | None:
             name = f"args: {{use_auxiliary_head: {setting}}}" if ours else f"aux_head: {setting}"
             return f"{mismatch}: it has {has}: set {name} in model.network.init_args"
     return None
+
+
+def _parametrised(reading: Reading) -> str | None:
+    """Name a parametrisation that cannot be undone without the code of the network."""
+    names = [name for name in reading.tensors if re.search(_PARAMETRISED, name)]
+    if not names:
+        return None
+    return (
+        f"it holds parametrised weights ({shorten(names)}), as spectral_norm and pruning leave them: save the "
+        "state dict after torch.nn.utils.parametrize.remove_parametrizations, or remove_spectral_norm or prune.remove"
+    )
 
 
 def _prefixed(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout]) -> str | None:

@@ -15,6 +15,7 @@ from robustseg.models.checkpoints.read import read_plain, read_weights
 from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.checkpoints.recognise import ForeignError, check_config, explain, fit_names
 from robustseg.models.checkpoints.record import record_in
+from robustseg.models.checkpoints.rename import NORMALISATION
 from robustseg.models.errors import ModelError
 from robustseg.models.model import SegmentationModel
 
@@ -86,6 +87,7 @@ def load_segmentation_weights(model: SegmentationModel, path: str | Path, withou
         )
     if reading.layout is None:
         _refuse_other_settings(model, reading.record, path)
+        _refuse_other_normalisation(model, reading.named, path)
     model.load_state_dict(reading.named, strict=True)
     return _info(reading, path)
 
@@ -121,6 +123,18 @@ def _refuse_other_settings(model: SegmentationModel, record: dict[str, Any] | No
         )
     if differing:
         logger.warning("%s was trained with %s, and the network here has %s", path, trained_with, here)
+
+
+def _refuse_other_normalisation(model: SegmentationModel, named: dict[str, Tensor], path: str | Path) -> None:
+    """Refuse a mean and a deviation that were given and are not the file's, which would replace them."""
+    for key in NORMALISATION if model.normalisation_given else ():
+        own, theirs = (state[key].flatten().tolist() for state in (model.state_dict(), named))
+        if any(abs(one - other) > 1e-6 for one, other in zip(own, theirs, strict=True)):
+            here, there = ([round(value, 6) for value in values] for values in (own, theirs))
+            raise ModelError(
+                f"model.{key} = {here}, but {path} was trained with {there}, which its weights need: leave model.mean "
+                "and model.std out, or give those of the file."
+            )
 
 
 def _kept_keys(model: SegmentationModel, without: Sequence[str]) -> set[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustseg.models.checkpoints.compare import shorten
 from robustseg.models.checkpoints.reading import Reading
+from robustseg.models.checkpoints.wrappers import AVERAGING_COUNTER, variants
 from robustseg.models.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -30,12 +31,12 @@ WRAPPINGS = (
 """Entries under which training scripts keep the state dict, in the order of the search."""
 MOST_WRAPPINGS = 4
 """Largest depth of nested wrappings: in a manipulated file an entry may contain itself."""
-PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.")
+AVERAGING = ("ema.", "ema_model.", "model_ema.", "averaged_model.")
+"""Prefixes of tensor names from a training module's running average of its network."""
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", *AVERAGING)
 """Prefixes of tensor names from DataParallel, Lightning, torch.compile and training scripts."""
 ATTRIBUTES = ("model.", "net.", "network.")
 """The :data:`PREFIXES` that are a training module's attribute for its network; it may have other attributes."""
-AVERAGING_COUNTER = "n_averaged"
-"""Entry of torch.optim.swa_utils.AveragedModel beside ``module.``."""
 FILE_NAMES = ("model.safetensors", "pytorch_model.bin", "last.ckpt")
 """Names of weights files in the folders of libraries and training runs, the more likely ones first."""
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
@@ -110,7 +111,8 @@ def read_weights(path: str | Path, key: str | None = None) -> Reading:
                 f"{path} holds a tensor named {name!a}: no module has such a name; do not trust this file."
             )
     counted = any(name.rpartition(".")[2] == AVERAGING_COUNTER for name in content)
-    averaged = counted or any(wrapping in AVERAGES for wrapping in wrappings)
+    named = any(all(name.startswith(prefix) for name in content) for prefix in AVERAGING)
+    averaged = counted or named or any(wrapping in AVERAGES for wrapping in wrappings)
     return Reading(path, dict(content), whole, tuple(wrappings), tuple(beside), averaged)
 
 
@@ -223,14 +225,19 @@ class Inner(NamedTuple):
     """Names that are left out, since they lack some of the prefixes."""
 
 
-def unwrapped(state: Mapping[str, Tensor]) -> Iterator[Inner]:
+def unwrapped(state: Mapping[str, Tensor], *, barest_first: bool = False) -> Iterator[Inner]:
     """Yield the state dict itself, then with one or more common :data:`PREFIXES` of its names removed.
+
+    The same follows without the wrappers around parts of the network, see
+    :func:`~robustseg.models.checkpoints.wrappers.variants`.
 
     Names beside the :data:`ATTRIBUTES` are left out: a Lightning module's criterion, or the normalisation that a
     wrapper keeps beside its network. If ``network.`` stands beside ``mean`` and ``std``, the file is a model of this
     package, and all names are kept.
     """
-    yield from _unwrapped(Inner(dict(state), (), ()))
+    found = list(variants(state))
+    for variant in reversed(found) if barest_first else found:
+        yield from _unwrapped(Inner(variant, (), ()))
 
 
 def _unwrapped(outer: Inner) -> Iterator[Inner]:

@@ -12,6 +12,7 @@ from robustseg.models.checkpoints.compare import compare, shorten
 from robustseg.models.checkpoints.layouts.layout import Layout, State
 from robustseg.models.checkpoints.read import Inner, unwrapped
 from robustseg.models.checkpoints.reading import Reading
+from robustseg.models.checkpoints.wrappers import as_expected
 from robustseg.models.model import SegmentationModel
 from robustseg.models.network import Network
 
@@ -34,7 +35,8 @@ class _Named(NamedTuple):
 
 def recognise(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> tuple[Layout, Inner] | None:
     """Return the layout of a file's tensors, and the tensors without prefixes; None for an unknown layout."""
-    for inner in unwrapped(tensors):
+    # No project has such names itself, and the marks of a layout may be found among them.
+    for inner in unwrapped(tensors, barest_first=True):
         for layout in layouts:
             if layout.recognises(inner.state):
                 return layout, inner
@@ -88,6 +90,8 @@ def _closest(model: SegmentationModel, expected: State, state: Mapping[str, Tens
             named = {f"{prefix}{key}": value for key, value in saved.items()}
             if prefix:
                 named |= {key: expected[key] for key in NORMALISATION}
+            if compare(expected, named | _counters(expected, named)):
+                named = as_expected(named, expected)
             named |= _counters(expected, named)
             common = len(expected.keys() & named.keys()) - len(named.keys() - expected.keys())
             if closest is None or common > closest.common or not compare(expected, named):

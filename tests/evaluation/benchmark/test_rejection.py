@@ -15,6 +15,7 @@ from robustseg.attacks import FGSM, PGD, PureClass, Targeted
 from robustseg.data import DataError, collate
 from robustseg.detectors import OnPatches, ScaleConsistency, SpatialConsistency, Threshold
 from robustseg.evaluation import EvaluationError
+from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.benchmark import Shard, merge, module, run
 from robustseg.evaluation.benchmark import thresholds as rejection
 from robustseg.evaluation.rejection import rejection_scores
@@ -406,5 +407,5 @@ def test_a_full_disk_is_one_message(whole, tmp_path, monkeypatch, file):
                                   of.attack_settings, 7, views=of.detector_views)  # fmt: skip
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(EvaluationError, match=rf"{re.escape(file)}.*No space left.*make room"):
-        rejection.detectors_of(of, taken, tmp_path / "out", torch.device("cpu"))
+        rejection.detectors_of(of, taken, tmp_path / "out", torch.device("cpu"), AttackStage({}))
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]

@@ -13,6 +13,7 @@ from torch import nn
 
 from robustseg.attacks import FGSM, PGD
 from robustseg.evaluation import EvaluationError
+from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.benchmark import Shard, merge, run, run_benchmark
 from robustseg.evaluation.pictures import PICTURES
 from robustseg.evaluation.store import RECORDS
@@ -146,7 +147,7 @@ def test_a_sample_that_is_missing_after_a_merge_is_named_or_measured(whole, tmp_
         evaluate(tmp_path / f"s{number}", shard=Shard(number, 3))
     merge(tmp_path / "merged", [tmp_path / "s1", tmp_path / "s2"])
     with pytest.raises(EvaluationError, match=r"not complete, of 11 images clean lacks 3 .first test-000006."):
-        run.make_card(tiny_benchmark(), tmp_path / "merged", torch.device("cpu"))
+        run.make_card(tiny_benchmark(), tmp_path / "merged", torch.device("cpu"), AttackStage({}))
     assert not (tmp_path / "merged" / "card.json").exists()
     evaluate(tmp_path / "merged", check_images=1)
     assert card_bytes(tmp_path / "merged") == card_bytes(whole)

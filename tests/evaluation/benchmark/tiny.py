@@ -16,6 +16,7 @@ import torch
 from robustseg.attacks import FGSM, PGD, Attack, CosPGD
 from robustseg.data import SyntheticScenes
 from robustseg.evaluation.benchmark import Benchmark, module, run
+from robustseg.evaluation.records import measured_with
 from robustseg.evaluation.store import read_records, streams
 from robustseg.models import SegmentationModel
 from tests.helpers.nets import ToyNetwork
@@ -64,8 +65,9 @@ def quiet_trainer(folder: Path) -> pl.Trainer:
 
 
 def measured(folder: Path) -> Counter[tuple[str, str]]:
-    """How often each (sample, attack) stands in the records of a folder."""
-    return Counter((record.sample, record.attack) for stream in streams(folder) for record in read_records(stream))
+    """How often each (sample, attack) stands in the records of a folder; records of rounded images lie beside them."""
+    found = (record for stream in streams(folder) for record in read_records(stream))
+    return Counter((record.sample, record.attack) for record in found if measured_with(record.attack) == record.attack)
 
 
 @contextmanager

@@ -130,6 +130,21 @@ def test_a_normalisation_that_was_asked_for_stays(tmp_path):
     assert model.std.flatten().tolist() == pytest.approx(list(model.network.image_std))
 
 
+@pytest.mark.parametrize(
+    "given", [{"mean": (0.7, 0.8, 0.9)}, {"std": (0.3, 0.2, 0.1)}], ids=lambda given: next(iter(given))
+)
+def test_a_normalisation_that_contradicts_our_own_file_is_refused(given, tmp_path):
+    source = build()
+    torch.save(source.state_dict(), tmp_path / "file.ckpt")
+    model = SegmentationModel(Tiny(), **given)
+    key = next(iter(given))
+    with pytest.raises(ModelError, match=rf"model\.{key} = .*, but .*file.ckpt was trained with .*leave model.mean"):
+        load_segmentation_weights(model, tmp_path / "file.ckpt")
+    own = {key: getattr(source, key).flatten().tolist() for key in ("mean", "std")}
+    load_segmentation_weights(SegmentationModel(Tiny(), **own), tmp_path / "file.ckpt")
+    load_segmentation_weights(SegmentationModel(Tiny()), tmp_path / "file.ckpt")
+
+
 def test_an_external_module_takes_its_own_file(tmp_path):
     def external(seed):
         torch.manual_seed(seed)

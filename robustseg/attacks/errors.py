@@ -1,0 +1,99 @@
+"""Errors of the attacks, and the translation of what a model raises into one of them."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class AttackError(RuntimeError):
+    """Error of an attack that cannot run on this model or these tensors; the message names the remedy."""
+
+
+class NoGradientError(AttackError):
+    """Error of a gradient attack on a model without an input gradient, or with one that is not finite."""
+
+
+class NonFiniteError(AttackError):
+    """Error of an attack whose model overflows or divides by zero on these images; other images may be fine."""
+
+
+class NonFiniteGradientError(NonFiniteError, NoGradientError):
+    """Error of an attack whose model gives gradients that are not finite."""
+
+
+_REMEDIES = {
+    "Checkpointing is not compatible": (
+        "the model saves memory by torch.utils.checkpoint with use_reentrant=True, which has no gradient with respect "
+        "to the images alone: call checkpoint with use_reentrant=False (transformers: gradient_checkpointing_enable("
+        '{"use_reentrant": False})), or switch checkpointing off for the attack'
+    ),
+    "nference tensor": (
+        "weights or buffers were made under torch.inference_mode: attack copy.deepcopy(model), made outside of it, or "
+        "build and load the model outside of it"
+    ),
+    "in-place operation": "use the operation that is not in place (x = x - mean instead of x -= mean; inplace=False)",
+    "inplace operation": "use the operation that is not in place (x = x - mean instead of x -= mean; inplace=False)",
+    "modified inplace": "use the operation that is not in place (x = x - mean instead of x -= mean; inplace=False)",
+    "backward through the graph a second time": (
+        "the model keeps a tensor of an earlier forward: detach what it keeps, or compute it anew in each forward"
+    ),
+    "RNN backward": "run the attack with torch.backends.cudnn.flags(enabled=False)",
+    "uninitialized parameter": "call the model once on a batch, so that its lazy modules are initialised",
+}
+"""Remedies by a part of the message of torch's error."""
+
+
+@contextmanager
+def model_errors(what: str = "the model") -> Iterator[None]:
+    """Translate an exception of a model into one AttackError with cause, place and remedy.
+
+    Four kinds pass unchanged, since others handle them: errors of this package, which name their remedy, memory that is
+    exhausted, a collective that another rank has left, and what is no ``Exception`` (Ctrl-C).
+
+    Args:
+        what: Subject of the message.
+
+    Raises:
+        AttackError: The ``with`` block raised; the original is chained.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _passes(error):
+            raise
+        text = str(error).strip().partition("\n\n")[0] or "no message"
+        raise AttackError(
+            f"{what} raised {type(error).__name__}{_place(error)}: {text.rstrip('.')}. Remedy: {_remedy(text)}."
+        ) from error
+
+
+def _passes(error: Exception) -> bool:
+    own = isinstance(error, AttackError) or type(error).__module__.partition(".")[0] == __name__.partition(".")[0]
+    if own or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    if "out of memory" in text or "can't allocate memory" in text:
+        return True
+    lost = ("gloo", "nccl", "by peer")
+    return isinstance(error, torch.distributed.DistError) or any(word in text for word in lost)
+
+
+def _remedy(text: str) -> str:
+    found = (remedy for part, remedy in _REMEDIES.items() if part in text)
+    return next(
+        found, "call the model on these images by itself, in the attack's mode and dtype, and mend what it raises"
+    )
+
+
+def _place(error: Exception) -> str:
+    """Return file and line of the innermost frame that is neither torch's nor this package's attacks'."""
+    known = (os.path.dirname(torch.__file__), os.path.dirname(__file__), "<")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(known)]
+    return f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""

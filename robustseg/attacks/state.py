@@ -1,0 +1,170 @@
+"""State of the modules that an attack runs: put into the attack's mode, and left as it was."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from robustseg.attacks.buffers import Slots, changed, contents_of
+from robustseg.attacks.errors import AttackError
+
+AttackMode = Literal["eval", "train"]
+
+_LOCK = threading.RLock()
+_HOLDS: list[Hold] = []
+"""The attacks that run now, in all threads."""
+
+
+class Hold:
+    """The hold of one attack on the modules that it runs, and on torch's global random state.
+
+    A module is taken before its forward: its parameters are frozen and, with ``"eval"``, its training flag is cleared.
+    A DistributedDataParallel is passed by, so that it neither arms its reducer nor starts collectives. On release each
+    training flag, each ``requires_grad``, each buffer and the random state are as they were found.
+    Attacks of several threads share what they found: the first one finds it, the last one restores it.
+
+    Args:
+        mode: Mode of the modules during the attack.
+    """
+
+    def __init__(self, mode: AttackMode):
+        self._mode = mode
+        self._thread = threading.get_ident()
+        self._modules: dict[int, nn.Module] = {}
+        # By kind and the owner's id: the owner and its state.
+        self._saved: dict[str, dict[int, tuple[Any, Any]]] = {kind: {} for kind in _RESTORE}
+        with _LOCK:
+            _HOLDS.append(self)
+            self._keep("generator", ((generator, generator.get_state()) for generator in _generators()))
+
+    def take(self, modules: Iterable[nn.Module]) -> None:
+        """Remember the state of modules, and put them into the mode.
+
+        Raises:
+            AttackError: ``"train"`` with synchronised BatchNorm on several ranks.
+        """
+        with _LOCK, torch.no_grad():
+            new = [module for module in modules if id(module) not in self._modules]
+            if self._mode == "train":
+                _refuse_synchronised_batchnorm(new)
+            self._modules.update((id(module), module) for module in new)
+            slots = [Slots.of(module) for module in new]
+            buffers = [buffer for each in slots for _, buffer in each.buffers if buffer is not None]
+            tensors = [*buffers, *(p for module in new for _, p in module._parameters.items() if p is not None)]
+            modal = [module for module in new if hasattr(module, "training")]  # one of torch.jit.freeze has no mode
+            self._keep("slots", zip(new, slots, strict=True))
+            self._keep("contents", ((content.tensor, content) for content in contents_of(buffers)))
+            self._keep("requires_grad", ((tensor, tensor.requires_grad) for tensor in tensors))
+            self._keep("training", ((module, module.training) for module in modal))
+            wrappers = [module for module in new if isinstance(module, DistributedDataParallel)]
+            self._keep("forward", ((wrapper, vars(wrapper).get("forward")) for wrapper in wrappers))
+            for tensor in tensors:
+                if tensor.requires_grad and tensor.is_leaf:
+                    tensor.requires_grad = False
+            for wrapper in wrappers:
+                _set_forward(wrapper, wrapper.module.__call__)
+            if self._mode == "eval":
+                for module in modal:
+                    _set_training(module, False)
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Take the modules that this thread runs within the block, each before its forward."""
+        with _LOCK:
+            handle = register_module_forward_pre_hook(self._meet)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _meet(self, module: nn.Module, inputs: object) -> None:
+        # Compiled code keeps no hooks: a compiler sees nothing of this one but the first condition.
+        if torch.compiler.is_dynamo_compiling() or id(module) in self._modules:
+            return
+        if threading.get_ident() == self._thread:
+            self.take(module.modules())
+
+    def release(self) -> list[BaseException]:
+        """Restore everything that no other thread's attack holds; return the errors of what could not be restored."""
+        failures: list[BaseException] = []
+        with _LOCK, torch.no_grad():
+            _HOLDS.remove(self)
+            for kind, restore in _RESTORE.items():
+                held = set[int]().union(*(other._saved[kind] for other in self._others()))
+                pairs = [pair for key, pair in self._saved[kind].items() if key not in held]
+                if kind == "contents":
+                    with suppress(Exception):  # otherwise each is looked at by itself
+                        pairs = [(content.tensor, content) for content in changed([content for _, content in pairs])]
+                for owner, state in pairs:
+                    try:
+                        restore(owner, state)
+                    except BaseException as error:  # the others shall be restored all the same
+                        failures.append(error)
+        return failures
+
+    def _keep(self, kind: str, found: Iterable[tuple[Any, Any]]) -> None:
+        new = {id(pair[0]): pair for pair in found}
+        for other in self._others():
+            new.update((key, other._saved[kind][key]) for key in new.keys() & other._saved[kind].keys())
+        self._saved[kind] = new | self._saved[kind]
+
+    def _others(self) -> list[Hold]:
+        """Return the attacks of other threads; those of this one end in the reverse order of their beginning."""
+        return [hold for hold in _HOLDS if hold._thread != self._thread]
+
+
+def _set_training(module: nn.Module, flag: bool) -> None:
+    if module.training is not flag:
+        module.training = flag
+
+
+def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
+    if tensor.requires_grad is flag:
+        return
+    # As an attribute, since lazy parameters have no method for it; torch sets that of inference tensors nowhere else.
+    with torch.inference_mode() if tensor.is_inference() else nullcontext():
+        tensor.requires_grad = flag
+
+
+def _set_forward(wrapper: DistributedDataParallel, forward: Callable[..., Any] | None) -> None:
+    """Give an object a forward of its own, or with None that of its class again."""
+    vars(wrapper).pop("forward", None)
+    if forward is not None:
+        vars(wrapper)["forward"] = forward
+
+
+_RESTORE: dict[str, Callable[[Any, Any], None]] = {
+    "slots": lambda module, slots: slots.restore(module),
+    "contents": lambda tensor, content: content.restore(tensor),
+    "requires_grad": _set_requires_grad,
+    "training": _set_training,
+    "forward": _set_forward,
+    "generator": lambda generator, state: generator.set_state(state),
+}
+"""How each kind of state is restored, in this order."""
+
+
+def _generators() -> list[torch.Generator]:
+    """Return torch's global generators: the CPU's, and that of the current GPU if one is in use."""
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    return generators
+
+
+def _refuse_synchronised_batchnorm(modules: Iterable[nn.Module]) -> None:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and torch.distributed.get_world_size() > 1:
+        for module in modules:
+            if isinstance(module, nn.SyncBatchNorm) and module.training:
+                raise AttackError(
+                    f"attack_mode train would run the synchronised BatchNorm {module} inside the attack, which can "
+                    "deadlock: use attack_mode eval, or BatchNorm that is not synchronised."
+                )
