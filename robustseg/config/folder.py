@@ -36,7 +36,11 @@ class SaveConfig(SaveConfigCallback):
             return
         (folder,) = (each.run_folder for each in _callbacks(trainer) if isinstance(each, ResumeCheckpoint))
         assert folder is not None
-        _keep(self.parser.dump(self.config, skip_none=False), Path(folder), resumed=trainer.ckpt_path is not None)
+        _keep(
+            self.parser.dump(self.config, skip_none=False),
+            Path(folder),
+            resumed=any((Path(folder) / CHECKPOINTS).glob("*.ckpt")),
+        )
 
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -49,7 +53,7 @@ def _keep(text: str, folder: Path, resumed: bool) -> None:
     Args:
         text: The configuration.
         folder: Of the run.
-        resumed: Whether the run goes on from a checkpoint; one that had none yet begins anew, with this configuration.
+        resumed: Whether the run had a checkpoint; one without begins anew, with this configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
