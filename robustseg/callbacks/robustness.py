@@ -17,6 +17,7 @@ from robustseg.detectors import Detector
 from robustseg.evaluation import CLEAN, Attacked, Evaluator, Example, MemorySink
 from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.figures import LOGGED
+from robustseg.evaluation.records import check_names
 from robustseg.evaluation.targets import check_targets
 from robustseg.terminal import shown
 from robustseg.training import RobustSegmentation
@@ -49,8 +50,8 @@ class RobustnessEvaluation(pl.Callback):
             that is chosen by what is left of its own answer would be the one that always says the same.
 
     Raises:
-        ValueError: A number is out of range, ``validate_with`` names an unknown attack, a detector is called "clean",
-            or ``targets`` is neither of the two.
+        ValueError: A number is out of range, ``validate_with`` names an unknown attack, an attack or a detector has a
+            name that scores cannot be reported under, or ``targets`` is neither of the two.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class RobustnessEvaluation(pl.Callback):
         # A list as well, since the refusal of both says more than that of a type.
         targets: str | list[str] = "labels",
     ):
-        self.attacks = dict(attacks or {})
+        self.attacks = check_names("attack", attacks or {})
         unknown = [name for name in validate_with or [] if name not in self.attacks]
         if unknown:
             known = ", ".join(self.attacks) or "none"
             raise ValueError(f"validate_with names {', '.join(unknown)}, but robustness.attacks has: {known}.")
+        if num_examples < 0:
+            raise ValueError(f"num_examples = {num_examples} is negative: use 0 for no pictures.")
         if every_n_epochs < 0:
             raise ValueError(f"every_n_epochs = {every_n_epochs} is negative: use 0 to leave validation clean.")
         counts = {"num_images": num_images, "test_num_images": test_num_images, "threshold_images": threshold_images}
@@ -89,9 +92,7 @@ class RobustnessEvaluation(pl.Callback):
             raise ValueError(
                 f"false_positive_rate = {false_positive_rate}: use a share of benign images in [0, 1), such as 0.05."
             )
-        self.detectors = dict(detectors or {})
-        if CLEAN in self.detectors:
-            raise ValueError(f"a detector cannot be called {CLEAN!r}: that is the name of the scores without attack.")
+        self.detectors = check_names("detector", detectors or {})
         self.false_positive_rate = false_positive_rate
         self.threshold_images = threshold_images
         self.targets = check_targets(targets)
@@ -106,6 +107,18 @@ class RobustnessEvaluation(pl.Callback):
         """Names of the figures that validation logs."""
         names = [CLEAN, *self.validate_with] if self.validate_with and self.every_n_epochs else []
         return {f"val/{name}/{figure}" for name in names for figure in LOGGED.values()}
+
+    def why_absent(self, figure: str) -> str:
+        """Return the remedy for a figure of an attack that does not run at validation; empty for any other figure."""
+        stage, _, rest = figure.partition("/")
+        attack = rest.rpartition("/")[0]
+        if stage != "val" or attack not in self.attacks or figure in self.logged:
+            return ""
+        if not self.every_n_epochs:
+            return "validations are without attacks: set robustness.every_n_epochs to 1 or more."
+        if attack not in self.validate_with:
+            return f"{attack} does not run at validation: put {attack} into robustness.validate_with."
+        return ""
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start an evaluation if it is due in this epoch."""

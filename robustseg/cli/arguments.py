@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from robustseg.config.suggest import did_you_mean
 from robustseg.shipped import ConfigFileError, find
 from robustseg.shipped.names import is_text
+from robustseg.shipped.suggest import did_you_mean
 from robustseg.terminal.text import complain
 
 

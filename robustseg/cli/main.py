@@ -15,9 +15,9 @@ from robustseg import __version__
 from robustseg.cli.arguments import check_configurations
 from robustseg.cli.messages import message_of
 from robustseg.cli.signals import ended_by_sigterm, leave
-from robustseg.config.suggest import did_you_mean
 from robustseg.resume.ending import exit_status
 from robustseg.resume.preemption import REQUEUE
+from robustseg.shipped.suggest import did_you_mean
 from robustseg.terminal.display import Display, showing
 from robustseg.terminal.text import complain, write
 

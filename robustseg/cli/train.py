@@ -7,8 +7,10 @@ from pathlib import Path
 
 from robustseg.cli.computing import preemptible
 from robustseg.config.build import RobustSegCLI
+from robustseg.config.callbacks import check_callbacks
+from robustseg.config.limits import check_batches, check_folder
 from robustseg.config.loggers import close
-from robustseg.config.monitored import check_monitors, early_end, monitors
+from robustseg.config.monitored import early_end, keys_of_callbacks
 from robustseg.config.saying import say
 from robustseg.evaluation.benchmark import run_benchmark
 from robustseg.models import load_segmentation_weights
@@ -16,6 +18,7 @@ from robustseg.resume.checkpoint_state import OUTLINE, check_state
 from robustseg.resume.continuation import RUN_KEY, check_continuation, run_facts
 from robustseg.resume.preemption import PreemptionSignals
 from robustseg.resume.runs import LAST, RunError
+from robustseg.training.monitored import check_monitors
 from robustseg.training.strategy import check_strategy
 
 
@@ -54,14 +57,13 @@ def _check_before_training(cli: RobustSegCLI) -> None:
     cli.datamodule.share_batch(cli.trainer.world_size, cli.trainer.accumulate_grad_batches)
     for caution in check_strategy(cli.trainer, cli.model, cli.datamodule.batch_size):
         say(caution)
-    trainer = cli.config.trainer
-    if trainer.overfit_batches:
-        raise RunError("trainer.overfit_batches replaces the order of the data: use trainer.limit_train_batches.")
+    trainer, keys = cli.config.trainer, keys_of_callbacks(cli.config_init)
     if trainer.max_time is not None or isinstance(trainer.val_check_interval, (str, dict)):
         raise RunError(
             "trainer.max_time and a val_check_interval in time depend on the machine's speed, so that no run could be "
             "continued exactly: limit epochs or steps; a scheduler's time limit is no end, see docs/clusters.md."
         )
+    check_callbacks(cli.trainer, keys)
     cli.open_data("fit", "test")
     cli.model.check_batch_size(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
     if cli.checkpoint is not None and cli.resumed is not None:
@@ -71,6 +73,7 @@ def _check_before_training(cli: RobustSegCLI) -> None:
         check_state(cli.resumed, cli.checkpoint, cli.resumed[RUN_KEY].get(OUTLINE))
         cli.resumed = {"global_step": cli.resumed["global_step"]}  # the rest is as large as the model and its optimiser
     figures = cli.model.logged(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
-    found = monitors(cli.config_init.checkpoint, cli.config_init.trainer.callbacks)
-    for caution in check_monitors(found, cli.trainer, figures, cli.config_init.robustness):
+    for caution in check_monitors(cli.trainer, cli.model, figures, keys):
         say(caution)
+    check_batches(cli.trainer, cli.datamodule)
+    check_folder(trainer.default_root_dir)

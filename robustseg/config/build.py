@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from robustseg.callbacks import EpochLines, ShowTraining
 from robustseg.config.benchmark_of import benchmark_of, read_ids
+from robustseg.config.callbacks import has_bar, refusal_of, refuse_callbacks, shown_bars
 from robustseg.config.errors import ConfigError, cause_of, is_expected
 from robustseg.config.folder import (
     SaveConfig,
@@ -23,6 +26,7 @@ from robustseg.config.folder import (
     training_arguments,
 )
 from robustseg.config.help import describe
+from robustseg.config.limits import check_settings, write_enums_as_text
 from robustseg.config.logger_arguments import Home
 from robustseg.config.loggers import StartLoggers, build_loggers, check_loggers
 from robustseg.config.messages import Parser, keys_of
@@ -109,6 +113,10 @@ class RobustSegCLI(LightningCLI):
         # Without it, a mode that was given could not be told from a default.
         assert parser.given is not None, "jsonargparse does not finish parsing by _parse_common any more"
         self.given = parser.given
+        write_enums_as_text(self.config)
+        check_settings(self.config, trains=not self.evaluate)
+        if not self.evaluate:
+            refuse_callbacks(self.config)
         refusal = refused_object(self.config, self.allowed_imports) or refused_write(
             self.config, self.allowed_writes, self.given_arguments, self.evaluate
         )
@@ -145,7 +153,8 @@ class RobustSegCLI(LightningCLI):
         try:
             super().instantiate_classes()
             self.config.trainer.logger = loggers
-            self.datamodule = SegmentationDataModule(self.datamodule)
+            overfit = 0 if self.evaluate else self.config.trainer.overfit_batches
+            self.datamodule = SegmentationDataModule(self.datamodule, overfit)
             refuse_other_data(self.config, self.datamodule.data)
         except ValueError as error:
             if is_expected(error):
@@ -158,10 +167,14 @@ class RobustSegCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the callbacks that every run has; loggers are built later, since some write at once."""
         trainer = self.config_init.trainer
+        # the data module has it; Lightning would replace the order of the data
+        kwargs["overfit_batches"] = 0
         # a list of their own, as Lightning puts the others into it
         kwargs["callbacks"] = as_list(trainer.callbacks)
         callbacks = [EndInTime(), self.config_init.robustness]
         if self.evaluate:
+            # those of a run of version 0.1
+            kwargs["callbacks"] = [each for each in kwargs["callbacks"] if refusal_of(type(each)) is None]
             kwargs |= evaluation_arguments(kwargs["callbacks"], self.checkpoint)
         else:
             root, experiment = trainer.default_root_dir, self.config.experiment
@@ -171,13 +184,20 @@ class RobustSegCLI(LightningCLI):
             self.save.resume, self.save.settings = self.config.resume, self.settings
             kwargs |= training_arguments(trainer, self.save.run_folder)
             keep_checkpoints_in(self.save.run_folder, [self.config_init.checkpoint, *kwargs["callbacks"]])
-            callbacks += [self.config_init.checkpoint, LearningRateMonitor(), self.save]
-        if any(isinstance(each, ProgressBar) for each in kwargs["callbacks"]):
+            callbacks += [self.config_init.checkpoint, self.save]
+            if not any(isinstance(each, LearningRateMonitor) for each in kwargs["callbacks"]):
+                callbacks.append(LearningRateMonitor())
+        enabled, in_terminal = trainer.enable_progress_bar is not False, sys.stdout.isatty()
+        kwargs["callbacks"] = shown_bars(kwargs["callbacks"], enabled, in_terminal)
+        if has_bar(kwargs["callbacks"]):
             shown().visible = False  # the configuration has a bar of its own
         else:
             kwargs["enable_progress_bar"] = False
         callbacks += [ShowTraining(), EpochLines()]
-        built = self._instantiate_trainer({**trainer, **kwargs}, callbacks)
+        try:
+            built = self._instantiate_trainer({**trainer, **kwargs}, callbacks)
+        except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         end_with_launcher(built)
         return built
 

@@ -36,18 +36,28 @@ class SaveConfig(SaveConfigCallback):
             return
         (folder,) = (each.run_folder for each in _callbacks(trainer) if isinstance(each, ResumeCheckpoint))
         assert folder is not None
-        _keep(self.parser.dump(self.config, skip_none=False), Path(folder))
+        _keep(
+            self.parser.dump(self.config, skip_none=False),
+            Path(folder),
+            resumed=any((Path(folder) / CHECKPOINTS).glob("*.ckpt")),
+        )
 
 
 def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     return list(trainer.callbacks)  # type: ignore[attr-defined]
 
 
-def _keep(text: str, folder: Path) -> None:
-    """Write a configuration into a run's folder, unless the same is there: a run may be requeued every day."""
+def _keep(text: str, folder: Path, resumed: bool) -> None:
+    """Write a configuration into a run's folder, unless the same is there: a run may be requeued every day.
+
+    Args:
+        text: The configuration.
+        folder: Of the run.
+        resumed: Whether the run had a checkpoint; one without begins anew, with this configuration.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.yaml"
-    if path.exists():
+    if path.exists() and resumed:
         settings = _deciding(yaml.safe_load(text))
         if any(_settings(kept) == settings for kept in folder.glob("config*.yaml")):
             return

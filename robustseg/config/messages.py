@@ -17,18 +17,20 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 from torch.optim import Optimizer
+from yaml import YAMLError
 
 from robustseg.attacks import Attack, AttackLoss, TargetMap
 from robustseg.config.help import HelpFormatter, arrange
 from robustseg.config.logger_arguments import FOLDERS
 from robustseg.config.named import completed
 from robustseg.config.safety import refused_import
-from robustseg.config.suggest import did_you_mean
 from robustseg.data import SegmentationData
 from robustseg.detectors import Detector
 from robustseg.models import Network
 from robustseg.shipped import ConfigFileError
 from robustseg.shipped.includes import KEY
+from robustseg.shipped.once import TwiceError, refuse_twice
+from robustseg.shipped.suggest import did_you_mean
 from robustseg.studies import Study
 from robustseg.terminal.text import complain
 from robustseg.types import parse_fraction
@@ -94,7 +96,25 @@ class Parser(LightningArgumentParser):
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
         """Parse the text of a file, with its includes if :meth:`parse_path` has found any."""
         text, self._completed = self._completed, None
+        self._refuse_twice(content if text is None else text)
         return super().parse_string(content if text is None else text, *args, **kwargs)
+
+    def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
+        """Parse the command line; values in the form of YAML are looked at as files are."""
+        for argument in args or ():
+            option, equals, value = str(argument).partition("=")
+            text = value if equals and option.startswith("-") else str(argument)
+            if text.lstrip().startswith(("{", "[")):
+                self._refuse_twice(text)
+        return super().parse_args(args, *more, **kwargs)
+
+    def _refuse_twice(self, text: str) -> None:
+        try:
+            refuse_twice(text)
+        except TwiceError as error:
+            self.error(f"{error}.")
+        except YAMLError:
+            pass  # the parser's own message says where
 
     def _parse_common(self, cfg: Namespace, *args: Any, **kwargs: Any) -> Namespace:
         """Finish what was parsed, as the parser does for each of its ways to parse."""

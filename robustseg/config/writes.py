@@ -19,7 +19,7 @@ from robustseg.resume.runs import run_folder
 
 WRITE_OPTION = "--allow_write"
 
-_SECTIONS = ("trainer", "checkpoint", "save", "output", "experiment", "data.init_args.disk_cache")
+_SECTIONS = ("trainer", "checkpoint", "save", "output", "data.init_args.disk_cache")
 """Keys with places that are written to."""
 _NOT_EVALUATED = ("checkpoint", "save")
 """Keys that an evaluation does not use."""

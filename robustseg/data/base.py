@@ -6,7 +6,7 @@ import warnings
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from robustseg.data.bad_samples import BadSamplePolicy, check_policy
 from robustseg.data.contents import count_class_pixels, digest_of, unique_ids
@@ -86,6 +86,13 @@ class SegmentationData(ABC):
         crop = crop_size or image_size
         if augment and crop is None:
             raise ValueError("crop_size and image_size are both missing: set crop_size to [height, width] in pixels.")
+        if augment and crop_size and image_size:
+            sides = [side * max(scale) for side in image_size]
+            if any(side > largest for side, largest in zip(crop_size, sides, strict=True)):
+                raise ValueError(
+                    f"crop_size = {list(crop_size)} is larger than image_size = {list(image_size)} times the largest "
+                    f"scale {max(scale)}: every crop would have a void border; lower it."
+                )
         self.augmentation = TrainTransform(crop, scale, flip, color) if augment and crop else None
         self.datasets: dict[Split, SegmentationDataset] = {}
         self._class_pixels: dict[Split, list[int]] = {}
@@ -218,7 +225,12 @@ class SegmentationData(ABC):
         return share
 
     def train_loader(
-        self, processes: int = 1, rank: int = 0, accumulate: int = 1, start: tuple[int, int] = (0, 0)
+        self,
+        processes: int = 1,
+        rank: int = 0,
+        accumulate: int = 1,
+        start: tuple[int, int] = (0, 0),
+        overfit_batches: float = 0,
     ) -> DataLoader[Sample]:
         """Make shuffled batches without the samples after the last whole update; see :class:`SampleOrder`.
 
@@ -227,27 +239,35 @@ class SegmentationData(ABC):
             rank: Rank of this process among them.
             accumulate: Batches of a process whose gradients are accumulated.
             start: Epoch, and the number of its samples seen by all processes together.
+            overfit_batches: Batches, or share of all, of each process that every epoch repeats; 0 for all, shuffled.
 
         Raises:
-            DataError: There are too few images for a single batch on every process.
+            DataError: There are too few images for a single batch on every process, or for ``overfit_batches``.
         """
         dataset, size = self.dataset("train"), self.process_batch_size(processes, accumulate)
-        order = SampleOrder(dataset, size, accumulate, num_replicas=processes, rank=rank)
+        order = SampleOrder(
+            dataset, size, accumulate, num_replicas=processes, rank=rank, overfit_batches=overfit_batches
+        )
         order.start_at(*start)
         return make_loader(dataset, size, self.num_workers, order, rank)
 
-    def eval_loader(self, split: Split, processes: int = 1, rank: int = 0) -> DataLoader[Sample]:
+    def eval_loader(
+        self, split: Split, processes: int = 1, rank: int = 0, first: int | None = None
+    ) -> DataLoader[Sample]:
         """Make batches of a split in order, each image exactly once over all processes.
 
         Args:
             split: Usually ``val`` or :meth:`test_split`.
             processes: Number of evaluating processes.
             rank: Rank of this process among them.
+            first: Number of images to use, the first of the split; by default all.
 
         Raises:
             DataError: There are fewer images than processes.
         """
-        dataset = self.dataset(split)
+        dataset: Dataset[Sample] = self.dataset(split).as_deployed()
+        if first is not None:
+            dataset = Subset(dataset, range(first))
         sampler = UnpaddedDistributedSampler(dataset, processes, rank) if processes > 1 else None
         return make_loader(dataset, self.val_batch_size, self.num_workers, sampler, rank)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -81,6 +82,14 @@ class SegmentationDataset(Dataset[Sample], ABC):
             with contextlib.suppress(OSError):
                 return self.fingerprint(index) is not None
         return True
+
+    def as_deployed(self) -> SegmentationDataset:
+        """Return the images in the form of validation images: resized, not augmented and not cropped."""
+        if self.augment is None:
+            return self
+        plain = copy.copy(self)
+        plain.augment = None
+        return plain
 
     def arrays(self, index: int) -> tuple[Pixels, Pixels]:
         """Return the resized image and mask, without augmentation; read-only when they are cached.

@@ -19,11 +19,16 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     Args:
         data: The data set.
+        overfit_batches: Training batches of each process, or share of all, that every epoch repeats, with the same
+            augmentation; validation then scores these samples as well, without augmentation. 0 for all samples,
+            shuffled. It is for debugging, in the place of Lightning's argument of the Trainer, which would replace the
+            order of the data.
     """
 
-    def __init__(self, data: SegmentationData) -> None:
+    def __init__(self, data: SegmentationData, overfit_batches: float = 0) -> None:
         super().__init__()
         self.data = data
+        self.overfit_batches = overfit_batches
         self.batch_size = data.batch_size
         """Training images per step and process; see :meth:`share_batch`."""
         self._start = (0, 0)
@@ -55,6 +60,11 @@ class SegmentationDataModule(pl.LightningDataModule):
         Raises:
             DataError: Files are missing or cannot be used, or there are no masks to train on.
         """
+        if getattr(self.trainer, "overfit_batches", 0):
+            raise DataError(
+                "Trainer(overfit_batches=…) would replace the order of the data: give overfit_batches to "
+                "SegmentationDataModule instead."
+            )
         if stage in ("fit", "validate") and not self.data.labelled:
             raise DataError("the data have no masks (data.mask_folder is null): training and validation need them.")
         if stage == "fit" and self.trainer is not None:
@@ -69,16 +79,37 @@ class SegmentationDataModule(pl.LightningDataModule):
         Raises:
             DataError: There are too few images for a single batch on every process.
         """
-        accumulate = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        return self.data.train_loader(*_place(), accumulate, self._start)
+        return self.data.train_loader(*_place(), self._accumulate, self._start, self.overfit_batches)
+
+    def batches(self, processes: int, accumulate: int) -> int:
+        """Return the number of training batches of each process in an epoch.
+
+        Args:
+            processes: Number of training processes.
+            accumulate: Batches of a process whose gradients are accumulated.
+
+        Raises:
+            DataError: There are too few images for a single batch on every process.
+        """
+        return len(self.data.train_loader(processes, 0, accumulate, overfit_batches=self.overfit_batches))
+
+    @property
+    def _accumulate(self) -> int:
+        return 1 if self.trainer is None else self.trainer.accumulate_grad_batches
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Make batches of the validation split in order, each image exactly once over all processes.
 
+        With ``overfit_batches`` they are the images that are trained on.
+
         Raises:
             DataError: There are fewer images than processes.
         """
-        return self.data.eval_loader("val", *_place())
+        processes, rank = _place()
+        if not self.overfit_batches:
+            return self.data.eval_loader("val", processes, rank)
+        images = self.batches(processes, self._accumulate) * self.batch_size * processes
+        return self.data.eval_loader("train", processes, rank, images)
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """Make batches of the test split in order, each image exactly once over all processes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import NamedTuple
 
 import torch
@@ -52,9 +52,11 @@ class SampleOrder(DistributedSampler[Fetch]):
         seed: Seed of the run; by default :func:`run_seed`.
         num_replicas: Number of ranks; 1 without a process group.
         rank: Number of this process, counted from 0.
+        overfit_batches: Number of batches, or share of all, on each rank: every epoch then takes the same first
+            samples in the same order and with the same augmentation; 0 for all samples, shuffled.
 
     Raises:
-        DataError: There are too few samples for one batch on every rank.
+        DataError: There are too few samples for one batch on every rank, or for ``overfit_batches``.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class SampleOrder(DistributedSampler[Fetch]):
         seed: int | None = None,
         num_replicas: int = 1,
         rank: int = 0,
+        overfit_batches: float = 0,
     ) -> None:
         super().__init__(dataset, num_replicas, rank, seed=run_seed() if seed is None else seed)
         assert isinstance(dataset, Sized)
@@ -77,6 +80,9 @@ class SampleOrder(DistributedSampler[Fetch]):
             )
         whole = together * accumulate if self.length >= together * accumulate else together
         self.total_size = self.length // whole * whole
+        self.is_fixed = overfit_batches > 0
+        if self.is_fixed:
+            self.total_size = together * _fixed_batches(overfit_batches, self.length // together, accumulate)
         self.num_samples = self.total_size // num_replicas
         self.start = 0
 
@@ -97,10 +103,28 @@ class SampleOrder(DistributedSampler[Fetch]):
     def __iter__(self) -> Iterator[Fetch]:
         seed, epoch = self.seed, self.epoch
         generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
+        order: Sequence[int] = torch.randperm(self.length, generator=generator).tolist()
+        if self.is_fixed:
+            epoch, order = 0, range(self.length)
         for position in range(self.start + self.rank, self.total_size, self.num_replicas):
             yield Fetch(order[position], derived_seed(seed, "augmentation", epoch, order[position]))
 
     def __len__(self) -> int:
         """Return the samples of a whole epoch on this rank, wherever it starts: Lightning counts batches from 0."""
         return self.num_samples
+
+
+def _fixed_batches(wanted: float, there: int, accumulate: int) -> int:
+    """Return the number of batches of each rank in an epoch of fixed samples."""
+    batches = int(wanted * there) if isinstance(wanted, float) else wanted
+    if not 1 <= batches <= there:
+        raise DataError(
+            f"trainer.overfit_batches = {wanted} asks for {batches} of the train split's {there} batches per process: "
+            f"use 1 to {there}, or a share of them."
+        )
+    if batches > accumulate and batches % accumulate:
+        raise DataError(
+            f"trainer.overfit_batches = {wanted}: {batches} batches are no whole number of updates with "
+            f"trainer.accumulate_grad_batches = {accumulate}: use a multiple of that."
+        )
+    return batches

@@ -22,6 +22,7 @@ from robustseg.metrics import (
     confidence_intervals,
     greedy_worst_case,
     miou_from_counts,
+    no_spread,
     pixel_acc_from_counts,
     scores_from_counts,
     too_few,
@@ -118,9 +119,9 @@ def _intervals(counts: Tensor) -> dict[str, Any]:
     scored = int((counts[:, 1].sum(-1) > 0).sum())
     if scored < FEWEST_IMAGES:
         return {"confidence": {}, "no_confidence": too_few(scored)}
-    return {
-        "confidence": {key: [number(low), number(high)] for key, (low, high) in confidence_intervals(counts).items()}
-    }
+    known = {key: [low, high] for key, (low, high) in confidence_intervals(counts).items() if low < high}
+    # A figure that is the same for all images, such as 0 under a strong attack, has no spread to resample.
+    return {"confidence": known} if known else {"confidence": {}, "no_confidence": no_spread(scored)}
 
 
 def worst_cases(measured: Measurements, names: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:

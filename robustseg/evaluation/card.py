@@ -141,7 +141,8 @@ class Scores(Figured):
     def interval(self, key: str) -> tuple[float, float] | None:  # noqa: D102
         ends = self.confidence.get(key, [])
         low, high = ends if len(ends) == 2 else (None, None)
-        return None if low is None or high is None else (low, high)
+        # Cards of earlier versions have intervals of no width, of images with the same figures.
+        return None if low is None or high is None or low >= high else (low, high)
 
 
 class AttackRow(Scores):

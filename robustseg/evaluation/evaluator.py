@@ -23,7 +23,7 @@ from robustseg.evaluation.attacking import (
     untouched,
 )
 from robustseg.evaluation.record import COLUMNS, image_figures, rounded
-from robustseg.evaluation.records import answers_to, measured_with, refuse_reserved_names, rounded_name
+from robustseg.evaluation.records import answers_to, check_names, measured_with, rounded_name
 from robustseg.evaluation.sinks import Sink
 from robustseg.evaluation.store import ImageRecord
 from robustseg.evaluation.targets import TargetKind, check_targets, own_predictions, refuse_ignored_classes
@@ -54,8 +54,8 @@ class Evaluator:
             ``predictions`` on the clean images, with which every pixel counts.
 
     Raises:
-        ValueError: An attack is called "clean", or has a name that is reserved for other records; or with predictions
-            an ignore index is a class.
+        ValueError: An attack has a name that scores cannot be reported under, see
+            :func:`~robustseg.evaluation.records.check_names`; or with predictions an ignore index is a class.
         EvaluationError: The sink cannot take records of these attacks.
     """
 
@@ -72,14 +72,11 @@ class Evaluator:
         for_itself: Collection[str] = (),
         targets: TargetKind = "labels",
     ):
-        if CLEAN in attacks:
-            raise ValueError(f"an attack cannot be called {CLEAN!r}: that is the name of the scores without attack.")
-        refuse_reserved_names(attacks)
+        self.attacks = check_names("attack", attacks)
         self.targets = check_targets(targets)
         if targets == "predictions":
             ignored = [ignore_index, *(each.ignore_index for each in attacks.values())]
             refuse_ignored_classes(ignored, num_classes)
-        self.attacks = dict(attacks)
         self.num_classes = num_classes
         self.sink = sink
         self.ignore_index = checked_ignore_index(ignore_index)

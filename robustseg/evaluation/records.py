@@ -6,16 +6,19 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.card_upgrade import upgrade_settings
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.protocol import differences
 from robustseg.evaluation.store import ImageRecord, Stream, read_records
-from robustseg.evaluation.views import refuse_names_of_views
+from robustseg.evaluation.views import is_of_views
 from robustseg.opening.plain import read_json
 
 REFUSED = "refused"
+T = TypeVar("T")
+_ARTICLE = {"attack": "an", "detector": "a"}
 
 
 def record_name(attack: str, target: str = "") -> str:
@@ -39,16 +42,37 @@ def measured_with(name: str) -> str:
     return name.removesuffix(_IN_8BIT)
 
 
-def refuse_reserved_names(attacks: Iterable[str]) -> None:
-    """Refuse names of attacks that are reserved for other records.
+def check_names(kind: str, named: Mapping[str, T]) -> dict[str, T]:
+    """Refuse names that scores cannot be reported under, and return a copy.
+
+    Args:
+        kind: ``attack`` or ``detector``, for messages.
+        named: Attacks or detectors by name.
 
     Raises:
-        ValueError: A name is reserved.
+        ValueError: A name is no text, empty, or reserved.
     """
-    refuse_names_of_views(attacks)
-    for name in attacks:
+    for name in named:
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{_ARTICLE[kind]} {kind} is called {name!r}, which YAML reads as {type(name).__name__}: write it in "
+                f'quotes, such as "{name}", or give it another name.'
+            )
+        if not name.strip():
+            raise ValueError(f"the name of {_ARTICLE[kind]} {kind} is empty: give it one.")
+        if name == CLEAN:
+            raise ValueError(
+                f"{_ARTICLE[kind]} {kind} cannot be called {CLEAN!r}: that is the name of the scores without attack."
+            )
+        if is_of_views(name):
+            raise ValueError(
+                f"{_ARTICLE[kind]} {kind} cannot be called {name!r}: what detectors see is kept under such names."
+            )
         if name.endswith(_IN_8BIT):
-            raise ValueError(f"an attack cannot be called {name!r}: the scores of rounded images are kept under it.")
+            raise ValueError(
+                f"{_ARTICLE[kind]} {kind} cannot be called {name!r}: the scores of rounded images are kept under it."
+            )
+    return dict(named)
 
 
 def answers_to(attack: str, scored_on: Sequence[str], for_itself: Collection[str]) -> dict[str, str]:

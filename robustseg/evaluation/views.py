@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -88,12 +88,6 @@ def view_settings(views: Mapping[str, View]) -> dict[str, dict[str, Any]]:
     return {f"{_VIEW}{name}": view.describe() for name, view in views.items()}
 
 
-def refuse_names_of_views(attacks: Iterable[str]) -> None:
-    """Refuse names of attacks that are reserved for the records of views.
-
-    Raises:
-        ValueError: A name is reserved.
-    """
-    for name in attacks:
-        if name.startswith(_VIEW) or _SEEN_BY in name:
-            raise ValueError(f"an attack cannot be called {name!r}: what detectors see is kept under such names.")
+def is_of_views(name: str) -> bool:
+    """Return whether a name is reserved for the records of views."""
+    return name.startswith(_VIEW) or _SEEN_BY in name

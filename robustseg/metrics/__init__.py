@@ -1,6 +1,6 @@
 """Segmentation scores: a functional core over confusion matrices or class counts and a torchmetrics class."""
 
-from robustseg.metrics.bootstrap import FEWEST_IMAGES, confidence_intervals, too_few
+from robustseg.metrics.bootstrap import FEWEST_IMAGES, confidence_intervals, no_spread, too_few
 from robustseg.metrics.counts import (
     class_counts,
     class_iou_from_counts,
@@ -37,6 +37,7 @@ __all__ = [
     "miou",
     "miou_from_counts",
     "misratio",
+    "no_spread",
     "pixel_acc",
     "pixel_acc_from_counts",
     "scores_from_counts",

@@ -60,6 +60,15 @@ def too_few(images: int) -> str:
     return f"{images} image{'' if images == 1 else 's'} with valid pixels: resampling takes {FEWEST_IMAGES} at least"
 
 
+def no_spread(images: int) -> str:
+    """Say why images that all have the same figures have no interval.
+
+    Args:
+        images: Number of images with valid pixels.
+    """
+    return f"{images} images with the same figures: resampling shows no spread"
+
+
 def _in_fixed_order(counts: Tensor) -> Tensor:
     """Return the images with valid pixels, sorted by their counts, as CPU float64 (whole numbers)."""
     counts = counts.cpu()

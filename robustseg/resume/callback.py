@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from robustseg.data.lightning import SegmentationDataModule
 from robustseg.resume.checkpoint_files import checkpoint_name
 from robustseg.resume.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from robustseg.resume.checkpoint_state import OUTLINE, check_state, outlines
+from robustseg.resume.circumstances import CIRCUMSTANCES_KEY, circumstances, other_circumstances
 from robustseg.resume.continuation import (
     RUN_KEY,
     Resume,
@@ -81,7 +83,7 @@ class ResumeCheckpoint(Checkpoint):
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"every_n_steps = {every_n_steps} must be at least 1, or null.")
-        if every_n_minutes is not None and every_n_minutes <= 0:
+        if every_n_minutes is not None and not 0 < every_n_minutes < math.inf:
             raise ValueError(f"every_n_minutes = {every_n_minutes} must be positive, or null.")
         if every_n_epochs < 0:
             raise ValueError(f"every_n_epochs = {every_n_epochs} is negative: use 0 for only the last one.")
@@ -134,7 +136,11 @@ class ResumeCheckpoint(Checkpoint):
         """Refuse a checkpoint that this run cannot continue; convert its batch counts to this run's batches."""
         if trainer.state.fn != "fit" or not self._facts:
             return
-        for note in check_continuation(checkpoint, self._facts, self.settings, self.resume):
+        for line in check_continuation(checkpoint, self._facts, self.settings, self.resume):
+            _say(trainer, line)
+        record = checkpoint[RUN_KEY]
+        known = record.get(CIRCUMSTANCES_KEY) or {"robustseg": record.get("version")}
+        if note := other_circumstances(known, circumstances(trainer)):
             _say(trainer, note)
         # not compared with its outlines, since Lightning adds to the loops of its older versions
         check_state(checkpoint, "to go on from")
@@ -157,8 +163,12 @@ class ResumeCheckpoint(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the record for the check of a continuation."""
-        record = run_record(self._facts, self.settings)
-        checkpoint[RUN_KEY] = {**record, "finished": self._finished, OUTLINE: outlines(checkpoint)}
+        checkpoint[RUN_KEY] = {
+            **run_record(self._facts, self.settings),
+            "finished": self._finished,
+            CIRCUMSTANCES_KEY: circumstances(trainer),
+            OUTLINE: outlines(checkpoint),
+        }
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Install the signal handlers again: Lightning replaces that of SIGTERM shortly before."""
@@ -179,6 +189,24 @@ class ResumeCheckpoint(Checkpoint):
                 f"the processes go on from different steps ({-lowest} to {highest}): the file system shows them "
                 "different checkpoints; give --ckpt_path the path of one."
             )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Refuse a batch of another size than at the start, before it changes the weights.
+
+        Raises:
+            TrainingError: A callback has changed the number of images in a batch, or of batches in an update.
+        """
+        found = {"batch_size": len(batch.images), "accumulate_grad_batches": trainer.accumulate_grad_batches}
+        for name, value in found.items():
+            if self._facts and value != self._facts[name]:
+                section = "data" if name == "batch_size" else "trainer"
+                raise TrainingError(
+                    f"{section}.{name} was {self._facts[name]} at the start of the run and is {value} at step "
+                    f"{trainer.global_step}: a callback has changed it, and the run could not be continued; set "
+                    f"{section}.{name} itself, and leave the callback out."
+                )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int

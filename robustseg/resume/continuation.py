@@ -42,7 +42,7 @@ _NOT_COMPARED = {
     "data.init_args.batch_size",
     "data.init_args.global_batch_size",
 }
-_COUNTED_IN_BATCHES = ("limit_train_batches", "val_check_interval")
+_COUNTED_IN_BATCHES = ("limit_train_batches", "val_check_interval", "overfit_batches")
 _TRAINER = (
     "max_epochs",
     "max_steps",

@@ -13,6 +13,7 @@ import yaml
 from robustseg.opening.plain import TreeError, load_yaml
 from robustseg.opening.regular import read_text
 from robustseg.shipped.names import ConfigFileError, files, plain, unknown
+from robustseg.shipped.once import TwiceError, refuse_twice
 
 KEY = "include"
 _CLASS, _ARGUMENTS = "class_path", ("init_args", "dict_kwargs")
@@ -79,12 +80,15 @@ def read(path: Path, load: Callable[[str], Any] = yaml.safe_load) -> dict[str, A
     """Read the keys and values of one file, without those that it includes.
 
     Raises:
-        ConfigFileError: The file cannot be read, is no YAML, or holds something else.
+        ConfigFileError: The file cannot be read, is no YAML, has a key twice, or holds something else.
     """
     text = ""
     try:
         text = read_text(path)
         content = load_yaml(text, load)
+        refuse_twice(text)
+    except TwiceError as error:
+        raise ConfigFileError(f"{path}: {error}.") from error
     except (OSError, yaml.YAMLError, UnicodeDecodeError, TreeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         tabs = " Indent with spaces: YAML takes no tabs." if re.search(r"^ *\t", text, re.MULTILINE) else ""

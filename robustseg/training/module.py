@@ -19,6 +19,7 @@ from robustseg.data.lightning import data_of
 from robustseg.evaluation.figures import LOGGED
 from robustseg.metrics import SegmentationScores
 from robustseg.models import RECORD_KEY, Network, SegmentationModel, SlidingWindow, load_segmentation_weights
+from robustseg.training.monitored import check_monitors
 from robustseg.training.non_finite import NonFiniteLoss, NonFinitePolicy
 from robustseg.training.objective import LossCombination, count_valid, update_loss
 from robustseg.training.record import checkpoint_record, validation_record
@@ -92,9 +93,9 @@ class RobustSegmentation(pl.LightningModule):
         on_non_finite_loss: NonFinitePolicy = "stop",
     ):
         super().__init__()
-        if aux_weight < 0:
-            raise ValueError(f"aux_weight = {aux_weight} is negative: use 0 to leave the auxiliary head out.")
-        if head_lr_factor <= 0:
+        if not 0 <= aux_weight < math.inf:
+            raise ValueError(f"aux_weight = {aux_weight}: use 0 to leave the auxiliary head out, or more.")
+        if not 0 < head_lr_factor < math.inf:
             raise ValueError(f"head_lr_factor = {head_lr_factor} must be positive.")
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps = {warmup_steps} is negative.")
@@ -126,13 +127,26 @@ class RobustSegmentation(pl.LightningModule):
         return run_seed()
 
     def on_fit_start(self) -> None:
-        """Refuse a batch that cannot be split before the first step, not at it.
+        """Refuse a batch that cannot be split before the first step, not at it, and figures that cannot be monitored.
 
         Raises:
-            TrainingError: A batch of one image cannot be split.
+            TrainingError: A batch of one image cannot be split, or a callback monitors a figure that is not there or
+                has another direction.
         """
+        self.check_batch_size(*self._batch_sizes())
+        check_monitors(self.trainer, self, self.logged(*self._batch_sizes()))
+
+    def on_train_start(self) -> None:
+        """Look at schedulers that monitor a figure, which are built by now.
+
+        Raises:
+            TrainingError: A figure is not there or has another direction.
+        """
+        check_monitors(self.trainer, self, self.logged(*self._batch_sizes()))
+
+    def _batch_sizes(self) -> tuple[int | None, int | None]:
         data = getattr(self.trainer, "datamodule", None)
-        self.check_batch_size(getattr(data, "batch_size", None), getattr(data, "global_batch_size", None))
+        return getattr(data, "batch_size", None), getattr(data, "global_batch_size", None)
 
     def check_batch_size(self, batch_size: int | None, global_batch_size: int | None = None) -> None:
         """Refuse a number of images per rank that cannot be split into clean and adversarial ones.
@@ -147,16 +161,17 @@ class RobustSegmentation(pl.LightningModule):
         if self.attack is not None and batch_size is not None:
             self.split.sizes(batch_size, global_batch_size)
 
-    def logged(self, batch_size: int, global_batch_size: int | None = None) -> set[str]:
+    def logged(self, batch_size: int | None, global_batch_size: int | None = None) -> set[str]:
         """Name the figures that training and validation log; callbacks can monitor these.
 
         A subclass that logs others adds their names.
 
         Args:
-            batch_size: Number of images in a rank's batch.
+            batch_size: Number of images in a rank's batch; None if unknown.
             global_batch_size: As of :meth:`check_batch_size`.
         """
-        sizes = (batch_size, 0) if self.attack is None else self.split.sizes(batch_size, global_batch_size)
+        size = 2 if batch_size is None else batch_size
+        sizes = (size, 0) if self.attack is None else self.split.sizes(size, global_batch_size)
         parts = zip(("train/loss_clean", "train/loss_adv"), sizes, strict=True)
         skipped = ["train/skipped"] if self.non_finite.policy == "skip" else []
         return {
@@ -287,7 +302,9 @@ class RobustSegmentation(pl.LightningModule):
         """Log the data set's clean scores, and keep them for the checkpoint's record."""
         self._share_buffers()  # again: after a validation of averaged weights the trained ones are back
         scores = self._log_scores("val")
-        if not self.trainer.sanity_checking:
+        fixed = getattr(getattr(self.trainer, "datamodule", None), "overfit_batches", 0)
+        # fixed samples are of the training split, and no figures of the validation split
+        if not self.trainer.sanity_checking and not fixed:
             precision = str(self.trainer.precision)
             self._validation = validation_record(scores, self.model, data_of(self.trainer), precision)
 
@@ -315,7 +332,8 @@ class RobustSegmentation(pl.LightningModule):
         """Build the optimiser with the heads' own learning rate, and the schedule over the run's optimiser steps.
 
         Raises:
-            TrainingError: The optimiser refuses its settings, or the run has no end for the schedule.
+            TrainingError: The optimiser refuses its settings, the run has no end for the schedule, or ends within its
+                warm-up.
         """
         backbone = getattr(self.model.network, "backbone", None)
         in_backbone = {id(p) for p in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
@@ -329,6 +347,14 @@ class RobustSegmentation(pl.LightningModule):
             optimizer.param_groups[-1]["lr"] *= self.head_lr_factor
         if math.isinf(steps := self.trainer.estimated_stepping_batches):
             raise TrainingError("a learning rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+        for group in optimizer.param_groups:
+            if isinstance(group["lr"], float) and not 0 <= group["lr"] < math.inf:
+                raise TrainingError(f"model.optimizer: lr = {group['lr']}: use a finite number.")
+        if self.warmup_steps >= steps and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise TrainingError(
+                f"model.warmup_steps = {self.warmup_steps}, but the run has {int(steps)} steps: the learning rate "
+                "would never be the optimiser's; lower it, or train longer."
+            )
         factor = LearningRateFactor(self.schedule, int(steps), self.warmup_steps)
         # A function, not the callable object: LambdaLR saves an object's attributes, and on resuming it would restore
         # the old run's length and schedule.

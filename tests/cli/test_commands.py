@@ -14,7 +14,6 @@ from robustseg.attacks import AttackError
 from robustseg.cli.arguments import MissingFile
 from robustseg.cli.main import BROKEN_PIPE, COMMANDS, _imported, main, usage
 from robustseg.config.errors import ConfigError, is_expected
-from robustseg.config.suggest import did_you_mean
 from robustseg.data import DataError
 from robustseg.detectors import DetectorError
 from robustseg.evaluation import EvaluationError
@@ -23,6 +22,7 @@ from robustseg.models import ModelError
 from robustseg.resume.checkpoint_files import CheckpointError
 from robustseg.resume.runs import RunError
 from robustseg.shipped import ConfigFileError
+from robustseg.shipped.suggest import did_you_mean
 from robustseg.studies import StudyError
 from robustseg.training import TrainingError
 

@@ -264,8 +264,11 @@ def test_resuming_from_a_bad_checkpoint_is_refused_before_anything_is_written(ru
 
 def test_values_that_only_training_can_refuse_end_in_one_line(tmp_path, capsys):
     command = ["train", *TINY, "--trainer.default_root_dir", str(tmp_path)]
-    assert main([*command, "--model.optimizer", "SGD", "--model.optimizer.lr", "-1"]) == 1
-    assert "robustseg: error: model.optimizer: Invalid learning rate" in capsys.readouterr().err
+    assert (
+        main([*command, "--model.optimizer", "SGD", "--model.optimizer.lr", "0.1", "--model.optimizer.momentum", "-1"])
+        == 1
+    )
+    assert "robustseg: error: model.optimizer: Invalid momentum" in capsys.readouterr().err
     assert main([*command, "--trainer.max_epochs", "-1"]) == 1
     assert "trainer.max_epochs" in capsys.readouterr().err
 

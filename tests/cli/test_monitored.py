@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from robustseg.cli.main import main
-from robustseg.config.modes import direction_of
 from robustseg.evaluation.figures import FIGURES
+from robustseg.training.monitored import direction_of
 from tests.helpers.paths import CONF
 
 TINY = ["--config", str(CONF / "tiny.yaml"), "--allow_import", "tests"]
@@ -100,7 +100,7 @@ def test_a_run_to_its_end_says_nothing_of_an_early_one(tmp_path, capsys):
         (["--checkpoint.monitor", "val/mIoU"], ["checkpoint.monitor = val/mIoU", "Did you mean val/miou?", "pgd2"]),
         (["--checkpoint.monitor", "val/loss"], ["checkpoint.monitor = val/loss", "train/loss"]),
         (["--checkpoint.monitor", "train/skipped"], ["train/skipped", "no such figure"]),
-        (["--checkpoint.monitor", "mine/f1", *callbacks(("DeviceStatsMonitor", {}))], ["mine/f1", "no such figure"]),
+        (["--checkpoint.monitor", "mine/f1", *callbacks(("ModelSummary", {}))], ["mine/f1", "no such figure"]),
         (["--checkpoint.monitor", "test/miou", *callbacks((f"{FOREIGN}.Silent", {}))], ["test/miou", "no such figure"]),
         (["--checkpoint.monitor", "val/f1", *callbacks((f"{FOREIGN}.Declared", {}))], ["val/f1", "val/mine/*"]),
         (["--checkpoint.monitor", "train/loss_adv", "--model.attack", "null"], ["train/loss_adv", "train/loss_clean"]),

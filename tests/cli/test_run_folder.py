@@ -121,7 +121,7 @@ def test_a_foreign_file_beside_the_configuration_ends_nothing(tmp_path):
     (tmp_path / "config_note.yaml").write_bytes(b"caf\xe9")
     (tmp_path / "config_list.yaml").write_text("- 1")
     for text in ("a: 1\nckpt_path: null\n", "a: 1\nckpt_path: last\n", "a: 2\n"):
-        _keep(text, tmp_path)
+        _keep(text, tmp_path, resumed=True)
     kept = {path.name: path.read_text() for path in tmp_path.glob("config*.yaml") if path.stat().st_size > 5}
     assert kept == {"config.yaml": "a: 1\nckpt_path: null\n"}
     assert (tmp_path / "config_resumed_0.yaml").read_text() == "a: 2\n"
@@ -133,3 +133,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
     message = capsys.readouterr().err
     assert str(tmp_path / "taken") in message
     assert "choose another folder" in message
+
+
+def test_a_run_without_a_checkpoint_begins_anew_and_is_not_called_resumed(tmp_path, capsys):
+    """It was stopped before its first checkpoint, and is started again with other settings."""
+    folder = tmp_path / "tiny" / "version_0"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("{seed_everything: 5}")
+    root = ["--trainer.default_root_dir", str(tmp_path), "--robustness.attacks", "{}", "--trainer.max_epochs", "1"]
+    assert main(["train", "--config", str(CONF / "tiny.yaml"), *root, "--ckpt_path", "last"]) == 0
+    out = capsys.readouterr().out
+    assert "starting from the beginning" in out
+    assert "resuming" not in out
+    assert [path.name for path in folder.glob("config*.yaml")] == ["config.yaml"]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] == 0

@@ -171,7 +171,7 @@ HONEST = {
     "EMA": "trainer: {callbacks: [{class_path: EMAWeightAveraging, init_args: {decay: 0.99}}]}",
     "EMA by its path": "trainer: {callbacks: [{class_path: pytorch_lightning.callbacks.EMAWeightAveraging}]}",
     "several callbacks": "trainer: {callbacks: [{class_path: EarlyStopping, init_args: {monitor: val/miou}}, "
-    "{class_path: DeviceStatsMonitor}, {class_path: StochasticWeightAveraging, init_args: {swa_lrs: 0.1}}]}",
+    "{class_path: DeviceStatsMonitor}, {class_path: WeightAveraging}]}",
     "callback without functions": "trainer: {callbacks: [{class_path: LambdaCallback}]}",
     "CSV logger": "trainer: {logger: {class_path: CSVLogger, init_args: {save_dir: logs}}}",
     "loggers": "trainer: {logger: [{class_path: pytorch_lightning.loggers.TensorBoardLogger, init_args: "

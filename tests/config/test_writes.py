@@ -36,13 +36,8 @@ CASES = {
         "trainer.callbacks[0].init_args.dirpath",
         "trainer: {callbacks: [{class_path: ModelCheckpoint, init_args: {dirpath: @}}]}",
     ),
-    "checkpoint at an exception": (
-        "trainer.callbacks[0].init_args.dirpath",
-        "trainer: {callbacks: [{class_path: OnExceptionCheckpoint, init_args: {dirpath: @}}]}",
-    ),
     "best checkpoint": ("checkpoint.dirpath", "checkpoint: {dirpath: @}"),
     "a checkpoint's name": ("checkpoint.filename", "checkpoint: {filename: @}"),
-    "experiment": ("experiment", "experiment: @"),
     "cache": ("data.init_args.disk_cache", "data: {init_args: {disk_cache: @}}"),
 }
 PLACES = ("/elsewhere/x", "../x", "a/../../x", "~/x")

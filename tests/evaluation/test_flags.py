@@ -422,7 +422,7 @@ def test_scores_without_a_valid_pixel_decide_nothing():
 def test_a_handful_of_images_is_never_enough_however_narrow_the_interval():
     def verdict(images, **figures):
         data = {"images": images, "split_images": 64, "ids": ["a"] * images}
-        return judge_sample(card(data=data, clean={**scores(0.9, 0.5, 0), **figures}, attacks={}))
+        return judge_sample(card(data=data, clean={**scores(0.9, 0.5, 0.001), **figures}, attacks={}))
 
     assert verdict(FEW - 1).verdict == "caution"
     assert verdict(FEW).verdict == "ok"

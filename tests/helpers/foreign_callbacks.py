@@ -67,6 +67,39 @@ class Notes(Logger):
         self.pictures.add(key)
 
 
+def images_of(batch: Any) -> int:
+    """Number of images in a batch, for ThroughputMonitor."""
+    return len(batch.images)
+
+
+class LargerBatches(pl.Callback):
+    """Changes the batch size of the data once training has begun, as a search for the largest one does."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.datamodule.data.batch_size = 8  # type: ignore[attr-defined]
+        trainer.fit_loop._combined_loader = None
+        trainer.fit_loop.setup_data()
+
+
+class Accumulating(pl.Callback):
+    """Changes the batches of an update in the second epoch."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            trainer.accumulate_grad_batches = 2
+
+
+class OwnTimer(pl.callbacks.Timer):
+    """A timer with a duration of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(duration="00:00:10:00")
+
+
+class Deeper(pl.callbacks.BatchSizeFinder):
+    """A subclass of a callback that is refused."""
+
+
 class Plain(Logger):
     """A logger with a folder under another name, without pictures or an experiment."""
 

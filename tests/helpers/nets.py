@@ -139,6 +139,24 @@ class ToyNetwork(Network):
         return self.head(features), None if self.aux is None else self.aux(features)
 
 
+class SharpNetwork(Network):
+    """Three convolutions at the images' own resolution, which can learn a few images to the pixel."""
+
+    def __init__(self, num_classes: int, width: int = 24):
+        super().__init__(num_classes)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=2, dilation=2),
+            nn.ReLU(),
+            nn.Conv2d(width, num_classes, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits
+
+
 def toy_batch(size: int, seed: int = 0, num_classes: int = 4, side: int = 12) -> Batch:
     """Random images and targets with an ignored share that differs from image to image."""
     generator = torch.Generator().manual_seed(seed)

@@ -224,6 +224,7 @@ THROUGH = {
 """Readers by data.pictures.open_picture."""
 OWN = {
     "models/catalogue.py:catalogue": "files of the package",
+    "config/named.py:_read_text": "tried by the whole parser, in tests/config/test_files_of_parser.py",
 }
 SILENT = {
     "data/disk_cache.py:DiskCache.load": "a sample that cannot be read is decoded again",

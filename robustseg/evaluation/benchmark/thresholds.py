@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor
 
 from robustseg.data import DataError, collate
-from robustseg.data.dataset import SegmentationDataset
 from robustseg.detectors import Detector, DetectorError, Threshold, auc
 from robustseg.evaluation import CLEAN, EvaluationError, full_precision
 from robustseg.evaluation.attack_stage import FORWARD, AttackStage
@@ -114,7 +112,7 @@ def _benign_scores(
     about = {"detector": detector.describe(), "seed": of.seed}
     path = folder / BENIGN.replace("*", digest(about)[:8])
     known = _read(path, about)
-    dataset, indices, scores = _as_deployed(of.data.dataset("train")), of.benign_indices, []
+    dataset, indices, scores = of.data.dataset("train").as_deployed(), of.benign_indices, []
     for start in range(0, len(indices), of.data.val_batch_size):
         # A continued evaluation uses the same batches, since rounding in a model may depend on them.
         samples = [dataset[index] for index in indices[start : start + of.data.val_batch_size]]
@@ -131,13 +129,6 @@ def _benign_scores(
         scores += [known[key] for key in prints]
         stage.follow_step(FORWARD * len(samples) / len(indices), f"benign images {len(scores)}/{len(indices)}")
     return torch.tensor(scores, dtype=torch.float64)
-
-
-def _as_deployed(dataset: SegmentationDataset) -> SegmentationDataset:
-    """Return the training images in the form of validation images: resized, not augmented and not cropped."""
-    plain = copy.copy(dataset)
-    plain.augment = None
-    return plain
 
 
 def _print(sample: Sample) -> str:

@@ -49,7 +49,8 @@ NOT_PROBED = Finding(
 
 def points(share: float) -> str:
     """Format a difference of two shares in percentage points."""
-    return f"{100 * share:.1f} points"
+    value = 100 * share
+    return "less than 0.1 points" if 0 < value < 0.05 else f"{value:.1f} points"
 
 
 def percent(share: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from robustseg.attacks.describe import CLASS, setting_text
 from robustseg.evaluation.card import UNKNOWN, AttackSettings, Card, Protocol
-from robustseg.evaluation.table import finite
+from robustseg.evaluation.table import ends_text, finite
 from robustseg.types import parse_fraction
 
 NOTHING = "–"
@@ -35,7 +35,7 @@ def points(value: Any) -> str:
 
 def span(ends: tuple[float, float] | None) -> str:
     """Write a confidence interval in percent; an empty string for None."""
-    return "" if ends is None else f"{percent(ends[0], 1)}–{percent(ends[1], 1)}"
+    return "" if ends is None else ends_text(100 * ends[0], 100 * ends[1])
 
 
 def count(value: Any) -> str:

@@ -46,7 +46,7 @@ class Number:
     @property
     def below(self) -> str:
         """The interval as text."""
-        return "" if self.interval is None else f"{self.interval[0]:.1f}–{self.interval[1]:.1f}"
+        return "" if self.interval is None else ends_text(*self.interval)
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,12 @@ class Table:
 def words(heading: str, *, wrap: bool = True) -> Column:
     """Make a column that names the rows."""
     return Column(heading, align="left", head=True, wrap=wrap)
+
+
+def ends_text(low: float, high: float) -> str:
+    """Write the ends of an interval with as many decimals as it takes to tell them apart, at least one."""
+    written = ((f"{low:.{digits}f}", f"{high:.{digits}f}") for digits in range(1, 7))
+    return "–".join(next((pair for pair in written if pair[0] != pair[1]), (f"{low:.1f}", f"{high:.1f}")))
 
 
 def figure(value: Any, digits: int = 2, factor: float = 1.0, interval: Any = None, suffix: str = "") -> Cell:

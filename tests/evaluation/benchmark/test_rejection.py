@@ -133,7 +133,7 @@ def test_a_threshold_can_be_taken_from_the_folder(whole):
 
 def test_training_images_are_neither_augmented_nor_cropped_for_it_nor_is_training_changed():
     dataset = tiny_data().dataset("train")
-    plain = rejection._as_deployed(dataset)
+    plain = dataset.as_deployed()
     expected = benign_samples(count=4)
     places = [(2 * k + 1) * 512 // 8 for k in range(4)]
     assert [plain[place].id for place in places] == [sample.id for sample in expected]
