@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from robustseg import files
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.protocol import claim, read
 from robustseg.files import TemporaryFile, create_text, not_writable, write_text, write_whole
+from robustseg.writing import rough
 
 
 def refusing(monkeypatch, name: str, code: int) -> None:
@@ -67,7 +67,7 @@ class TestWithoutHardLinks:
 
     def test_what_a_killed_writer_left_empty_is_replaced(self, tmp_path, monkeypatch):
         refusing(monkeypatch, "link", errno.EPERM)
-        monkeypatch.setattr(files, "_PATIENCE", 0.1)
+        monkeypatch.setattr(rough, "_PATIENCE", 0.1)
         (tmp_path / "protocol.json").touch()
         claim(tmp_path, {"seed": 0})
         assert read(tmp_path)["seed"] == 0
@@ -99,7 +99,7 @@ class TestWithoutRename:
         if before:
             path.write_text(before)
         refusing(monkeypatch, "replace", errno.EXDEV)
-        overwrite, calls = files._overwrite, []
+        overwrite, calls = rough._overwrite, []
 
         def full(source, target):
             calls.append(target)
@@ -108,7 +108,7 @@ class TestWithoutRename:
                 raise OSError(errno.ENOSPC, "No space left on device")
             overwrite(source, target)
 
-        monkeypatch.setattr(files, "_overwrite", full)
+        monkeypatch.setattr(rough, "_overwrite", full)
         with pytest.raises(OSError, match="No space left"):
             write_text("new", path)
         assert (path.read_text() if path.exists() else None) == before
@@ -151,7 +151,7 @@ class TestDirect:
         write_whole(b"text", "/dev/null")
 
     def test_a_pipe_without_a_reader_is_an_error(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(files, "_PATIENCE", 0.1)
+        monkeypatch.setattr(rough, "_PATIENCE", 0.1)
         os.mkfifo(tmp_path / "pipe")
         start = time.monotonic()
         with pytest.raises(OSError, match="No such device") as caught:

@@ -14,7 +14,7 @@ from tests.helpers.paths import ROOT
 
 PACKAGE = ROOT / "robustseg"
 LAYERS = [
-    {"terminal"},
+    {"terminal", "writing"},
     {"types", "files", "opening"},
     {"shipped"},
     {"attacks", "models", "data", "metrics"},

@@ -57,7 +57,7 @@ def writes(call: ast.Call) -> bool:
 def test_nothing_else_writes_a_file():
     found = set()
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path == PACKAGE / "files.py":
+        if path in (PACKAGE / "files.py", PACKAGE / "writing" / "rough.py"):
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         ours = {
