@@ -114,14 +114,15 @@ class Cityscapes(FileData):
 
     def mask_format(self) -> MaskFormat:
         """Return the format of masks with train ids."""
-        return MaskFormat.of_classes(self.classes, self.void_ids, self.void_colours, hint=_hint, painted=False)
+        settings = {"kind": self.mask_kind, "hint": _hint, "painted": False}
+        return MaskFormat.of_classes(self.classes, self.void_ids, self.void_colours, **settings)
 
     def label_format(self) -> MaskFormat:
         """Return the format of masks with label ids, without 255: files with it hold train ids."""
         plain = self.mask_format()
         class_of = dict.fromkeys(range(max(LABEL_IDS) + 1), IGNORE_INDEX)
         class_of.update((label, train) for train, label in enumerate(LABEL_IDS))
-        return MaskFormat(plain.class_names, class_of, plain.colours, hint=_label_hint, painted=False)
+        return MaskFormat(plain.class_names, class_of, plain.colours, plain.kind, _label_hint, painted=False)
 
     def pairs(self, split: Split) -> list[FilePair]:
         """Return the files of a split, in order.

@@ -24,7 +24,9 @@ class FileData(SegmentationData):
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
         check: Check before training: ``"all"`` decodes every file once, ``"headers"`` finds missing, unreadable and
             ill-sized files only, ``"none"`` checks nothing in advance.
-        masks: ``"ids"`` of one number per pixel, as published, or RGB ``"colours"`` of the classes.
+        masks: ``"ids"`` of one number per pixel, as published, or RGB ``"colours"`` of the classes. A mask whose
+            numbers and whose greys, as viewers show them, are both ids of other classes is an error:
+            ``"stored"`` takes the numbers, or palette indices, and ``"shown"`` the greys.
         **common: See ``SegmentationData``.
 
     Raises:

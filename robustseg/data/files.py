@@ -15,6 +15,7 @@ from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.disk_cache import file_fingerprint
 from robustseg.data.errors import DataError
 from robustseg.data.folders import examples, existing_folder, files_below, listed
+from robustseg.data.mask_palettes import Palettes
 from robustseg.data.masks import MaskFormat
 from robustseg.data.pictures import UPRIGHT, check_image, decode_image, open_picture, orientation
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
@@ -173,10 +174,11 @@ def check_headers(pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = 
     Raises:
         DataError: A file fails the check; the message names the first one.
     """
+    palettes = Palettes()
     for pair in pairs:
         with open_picture(pair.image) as image:
             check_image(image, pair.image, upright)
-            size = masks.check_header(pair.mask)
+            size = masks.check_header(pair.mask, palettes)
             if size is not None:
                 _check_same_size(pair, image.size, size)
 
