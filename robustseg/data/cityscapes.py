@@ -12,9 +12,10 @@ from robustseg.data.base import Split
 from robustseg.data.errors import DataError
 from robustseg.data.facts.cityscapes import CITYSCAPES
 from robustseg.data.file_data import FileData
-from robustseg.data.files import FilePair, PairedFiles, files_by_name, pair_up
+from robustseg.data.files import PairedFiles
 from robustseg.data.folders import existing_folder, files_below
 from robustseg.data.masks import RGB, MaskFormat
+from robustseg.data.pairing import FilePair, files_by_name, pair_up
 from robustseg.types import IGNORE_INDEX
 
 LabelKind = Literal["auto", "labelIds", "labelTrainIds"]
@@ -135,14 +136,14 @@ class Cityscapes(FileData):
     def _pairs(self, split: Split) -> tuple[list[FilePair], Literal["labelIds", "labelTrainIds"]]:
         layout = self.layout_here
         images, masks = self.root / "leftImg8bit" / split, self.root / "gtFine" / split
-        image_of = _by_id(files_by_name(images, (".png",), layout, nested=True, end="_leftImg8bit"))
+        image_of = _by_id(files_by_name(images, (".png",), layout, nested=True, pattern="{name}_leftImg8bit"))
         existing_folder(masks, layout)
         kind = self.label_ids
         if kind == "auto":
             kind = "labelIds"
             if image_of.keys() <= _names(masks, "labelTrainIds"):
                 kind = "labelTrainIds"
-        mask_of = _by_id(files_by_name(masks, (".png",), layout, nested=True, end=f"_gtFine_{kind}"))
+        mask_of = _by_id(files_by_name(masks, (".png",), layout, nested=True, pattern=f"{{name}}_gtFine_{kind}"))
         return pair_up(image_of, mask_of, f"{images} (*_leftImg8bit.png)", f"{masks} (*_gtFine_{kind}.png)"), kind
 
     def make_dataset(self, split: Split) -> PairedFiles:

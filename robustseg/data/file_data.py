@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from robustseg.data.base import SegmentationData, Split
 from robustseg.data.dataset import SegmentationDataset
-from robustseg.data.files import Check, FilePair, PairedFiles, check_check
+from robustseg.data.files import Check, PairedFiles, check_check
 from robustseg.data.masks import RGB, MaskFormat, MaskKind, check_mask_kind
+from robustseg.data.pairing import FilePair
 from robustseg.types import IGNORE_INDEX
 
 

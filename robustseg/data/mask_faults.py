@@ -149,10 +149,11 @@ def palette_fault(path: Path, form: MaskForm, readings: Sequence[Reading], masks
     """
     stored, labels = masks.labels_of_ids(form.stored), readings[-1].labels
     place = int(np.flatnonzero(stored != labels)[0])
-    colour = _triple(int(form.colour[place]))
+    colour, label = _triple(int(form.colour[place])), int(labels[place])
+    name = "void" if label == IGNORE_INDEX else f"class {label}, {masks.class_names[label]},"
     return (
         f"mask {path} is a palette PNG whose indices are not ids: its index {form.stored[place]} has the colour "
-        f"{colour}, which is that of {_name(int(labels[place]), masks)} in this data set; {_by_colours(masks)}."
+        f"{colour}, which is that of {name} in this data set; {_by_colours(masks)}."
     )
 
 
@@ -192,7 +193,7 @@ def _told(reading: Reading, form: MaskForm, place: int) -> str:
 
 
 def _name(label: int, masks: MaskMeaning) -> str:
-    return "void" if label == IGNORE_INDEX else f"class {label}, {masks.class_names[label]},"
+    return "void" if label == IGNORE_INDEX else f"class {label} ({masks.class_names[label]})"
 
 
 def colour_fault(path: Path, foreign: NDArray[np.int32], pixels: int, masks: MaskMeaning) -> str:

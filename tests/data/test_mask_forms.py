@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from robustseg.data import CamVid, DataError, FolderPairs, MaskFormat, PascalVOC
-from robustseg.data.files import FilePair, check_headers
+from robustseg.data.files import check_headers
+from robustseg.data.pairing import FilePair
 
 from . import trees
 from .encoders import GREY, GREY_ALPHA, RGBA, same_picture, save_grey, save_palette, save_png
@@ -107,7 +108,7 @@ def test_few_bits_mean_what_the_table_has(tmp_path, bits, masks):
         assert np.array_equal(masks.read(path), IDS % 2)
     elif masks is BINARY_VOID:
         message = fault(path, masks)
-        assert "stored as 1 and so class 1, object, or shown as the grey 255 and so void" in message
+        assert "stored as 1 and so class 1 (object) or shown as the grey 255 and so void" in message
         assert "set data.masks to stored or to shown" in message
     elif bits == 1:
         assert np.array_equal(masks.read(path), IDS % 2)
@@ -158,7 +159,7 @@ def test_transparent_pixels_of_no_colour_are_void(tmp_path):
 def test_transparent_pixels_of_a_colour_are_named(tmp_path):
     shown = hidden(COLOURS, IDS)
     for name, read in readings(PAINTED, shown, tmp_path).items():
-        assert "of the colour (200, 200, 0) and so class 3, car, or transparent and so void" in read, name
+        assert "of the colour (200, 200, 0) and so class 3 (car) or transparent and so void" in read, name
         assert "without transparency" in read
     without = MaskFormat.of_classes(CLASSES, (), (), kind="colours")
     for name, read in readings(without, shown, tmp_path / "b").items():
@@ -170,7 +171,7 @@ def test_transparent_pixels_of_a_colour_are_named(tmp_path):
 def test_transparent_greys(tmp_path):
     grey = np.dstack([IDS, np.where(IDS == 3, 0, 255)]).astype(np.uint8)
     message = fault(save_png(tmp_path / "x.png", grey, GREY_ALPHA))
-    assert "shown as the grey 3 and so class 3, car, or transparent and so void" in message
+    assert "shown as the grey 3 and so class 3 (car) or transparent and so void" in message
     grey[..., 0][IDS == 3] = 77
     expected = np.where(IDS == 3, 255, IDS)
     assert np.array_equal(MASKS.read(save_png(tmp_path / "y.png", grey, GREY_ALPHA)), expected)
