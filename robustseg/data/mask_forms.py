@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustseg.data.pictures import PILLOW_ERRORS, stored_mode, undecodable
-from robustseg.data.transforms import Pixels
+
+if TYPE_CHECKING:
+    from robustseg.data.transforms import Pixels  # imports torch
 
 NONE = -(2**40)
 """Number of a pixel that has none in a reading."""

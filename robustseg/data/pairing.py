@@ -19,7 +19,9 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pbm"
 """Suffixes of lossless formats; a file's content is what decides in the end."""
 _INEXACT_SUFFIXES = (".jpg", ".jpeg", ".webp", ".avif", ".jp2")
 """Suffixes of formats with usually lossy compression."""
-_PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, *MASK_SUFFIXES, *_INEXACT_SUFFIXES, ".npy", ".npz", ".mat", ".jxl", ".heic")
+PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, *MASK_SUFFIXES, *_INEXACT_SUFFIXES, ".npy", ".npz", ".mat", ".jxl", ".heic")
+"""Suffixes of all files that may be pictures."""
+_SEPARATORS = "_-. "
 NAME = "{name}"
 """Place of the name that image and mask share, in a pattern such as ``{name}_leftImg8bit``."""
 
@@ -80,7 +82,7 @@ def files_by_name(
         fits = stem.startswith(start) and stem.endswith(end) and len(stem) > len(start + end)
         if path.name.startswith(".") or path.suffix.lower() not in suffixes or not fits:
             others.append(path)
-            if fits and path.suffix.lower() in _PICTURE_SUFFIXES and not path.name.startswith("."):
+            if fits and path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("."):
                 lost.append(path)
             continue
         inner = stem[len(start) : len(stem) - len(end)]
@@ -173,19 +175,24 @@ def common_patterns(images: Sequence[str], masks: Sequence[str]) -> tuple[str, s
         return None
     first, second = (Path(min(names)).name for names in (images, masks))
     match = difflib.SequenceMatcher(None, first, second, autojunk=False).find_longest_match()
-    if not match.size:
+    begins, size = [match.a, match.b], match.size
+    if all(begins) and size and first[begins[0]] in _SEPARATORS:
+        begins, size = [begin + 1 for begin in begins], size - 1
+    more = all(len(text) > begin + size for text, begin in zip((first, second), begins, strict=True))
+    if more and size and first[begins[0] + size - 1] in _SEPARATORS:
+        size -= 1
+    if size < 1:
         return None
-    patterns = [
-        text[:start] + NAME + text[start + match.size :] for text, start in ((first, match.a), (second, match.b))
-    ]
+    pairs = zip((first, second), begins, strict=True)
+    patterns = [text[:begin] + NAME + text[begin + size :] for text, begin in pairs]
     inner = [
-        {_inner(name, pattern) for name in names} for names, pattern in zip((images, masks), patterns, strict=True)
+        {inner_name(name, pattern) for name in names} for names, pattern in zip((images, masks), patterns, strict=True)
     ]
     fits = inner[0] == inner[1] and "" not in inner[0] and len(inner[0]) == len(images)
     return (patterns[0], patterns[1]) if fits else None
 
 
-def _inner(name: str, pattern: str) -> str:
+def inner_name(name: str, pattern: str) -> str:
     """Return the part of a name that a pattern leaves over, with its folder; empty if it does not fit."""
     start, end = pattern.split(NAME)
     path = Path(name)
@@ -308,7 +315,7 @@ def _listed_names(path: Path) -> list[str]:
     names: dict[str, str] = {}
     for line in read_list(path, nested=True):
         sample = Path(unicodedata.normalize("NFC", line))
-        name = (sample.with_suffix("") if sample.suffix.lower() in _PICTURE_SUFFIXES else sample).as_posix()
+        name = (sample.with_suffix("") if sample.suffix.lower() in PICTURE_SUFFIXES else sample).as_posix()
         if name in names:
             raise DataError(f"{path} names {name} twice, as {names[name]} and as {line}: remove one of them.")
         names[name] = line

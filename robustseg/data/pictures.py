@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from robustseg.data.errors import DataError, not_permitted
-from robustseg.data.transforms import Pixels
+
+if TYPE_CHECKING:
+    from robustseg.data.transforms import Pixels  # imports torch
 
 DEEP_MODES = ("I", "I;16", "F")
 """Pillow's modes of more than 8 bits, which Pillow clips instead of scaling."""

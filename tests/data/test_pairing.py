@@ -140,7 +140,7 @@ def test_a_parallel_tree(tmp_path):
 
 def test_unpaired_names_come_with_their_pattern(tmp_path):
     made(tmp_path, ["img_01.jpg", "img_02.jpg"], ["gt_01_m.png", "gt_02_m.png"])
-    assert "(all names pair up with data.image_name to 'img{name}' and data.mask_name to 'gt{name}_m')" in error_of(
+    assert "(all names pair up with data.image_name to 'img_{name}' and data.mask_name to 'gt_{name}_m')" in error_of(
         "FolderPairs", tmp_path
     )
     assert common_patterns(["a1", "a2"], ["b1", "b3"]) is None
