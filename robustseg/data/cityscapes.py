@@ -157,14 +157,7 @@ class Cityscapes(FileData):
         if self.check != "none":  # one kind under the name of the other is common, and no header shows it
             for index in np.linspace(0, len(pairs) - 1, min(_PROBED, len(pairs))).round().astype(int):
                 masks.read(pairs[index].mask)
-        return PairedFiles(
-            pairs,
-            masks,
-            resize=self.resize(),
-            augment=self.augmentation if split == "train" else None,
-            cache=self.cache,
-            check=self.check,
-        )
+        return self.open_pairs(pairs, split, masks)
 
     def test_split(self) -> Split:
         """Return ``val``: the test masks are published empty."""

@@ -105,12 +105,31 @@ class FileData(SegmentationData):
         Raises:
             DataError: Folders or files are missing, or ``check`` found one that cannot be used.
         """
+        return self.open_pairs(self.pairs(split), split, self.mask_format())
+
+    def open_pairs(self, pairs: list[FilePair], split: Split, masks: MaskFormat) -> PairedFiles:
+        """Open the pairs of a split with masks of a format.
+
+        Raises:
+            DataError: ``check`` found a file that cannot be used.
+        """
         return PairedFiles(
-            self.pairs(split),
-            self.mask_format(),
+            pairs,
+            masks,
             resize=self.resize(),
             augment=self.augmentation if split == "train" else None,
             cache=self.cache,
             check=self.check,
             upright=self.upright,
         )
+
+
+def refuse_colours(data: FileData) -> None:
+    """Refuse ``masks: colours`` for a data set whose masks are published as numbers only.
+
+    Raises:
+        ValueError: It is set.
+    """
+    if data.mask_kind == "colours":
+        name = type(data).__name__
+        raise ValueError(f"masks = 'colours': the masks of {name} are published as numbers; set data.masks to ids.")

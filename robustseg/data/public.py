@@ -5,6 +5,8 @@ from robustseg.data.base import SegmentationData, Split
 from robustseg.data.bdd100k import BDD100K
 from robustseg.data.camvid import CamVid
 from robustseg.data.cityscapes import Cityscapes
+from robustseg.data.coco_stuff import COCOStuff
+from robustseg.data.context import PascalContext
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.errors import DataError
 from robustseg.data.file_data import FileData
@@ -22,6 +24,7 @@ from robustseg.data.voc import PascalVOC
 __all__ = [
     "ADE20K",
     "BDD100K",
+    "COCOStuff",
     "CamVid",
     "Cityscapes",
     "DataError",
@@ -32,6 +35,7 @@ __all__ = [
     "FolderPairs",
     "MaskFormat",
     "PairedFiles",
+    "PascalContext",
     "PascalVOC",
     "SampleOrder",
     "SceneDataset",
