@@ -8,6 +8,7 @@ from importlib import import_module
 from robustseg.cli.arguments import Arguments
 from robustseg.data.catalogue import describe, find_dataset
 from robustseg.data.facts import DATASETS
+from robustseg.terminal.text import write
 
 
 def list_datasets(args: Sequence[str]) -> int:
@@ -25,5 +26,5 @@ def list_datasets(args: Sequence[str]) -> int:
             "robustseg datasets NAME names the classes; data.class_path takes the names above.\n"
             "robustseg datasets check DIR says what a folder of your own holds, and writes its class table."
         )
-    print("\n\n".join(texts))
+    write("\n\n".join(texts))
     return 0

@@ -13,6 +13,7 @@ from robustseg.data.survey.layout import find_layout
 from robustseg.data.survey.picture import draw_pairs
 from robustseg.data.survey.proposal import propose, settings
 from robustseg.data.survey.report import problems_of, report
+from robustseg.terminal.text import write
 
 
 def check_folder(args: Sequence[str]) -> int:
@@ -29,19 +30,19 @@ def check_folder(args: Sequence[str]) -> int:
     layout = find_layout(options.folder.expanduser())
     found = contents_of(layout.pairs, options.most or len(layout.pairs))
     proposal = propose(found)
-    print(report(layout, found, proposal))
+    write(report(layout, found, proposal))
     if proposal is not None:
         name = options.write or "classes.yaml"
-        print(f"\nA class table to start from ({'written to ' * bool(options.write)}{name}):\n\n{proposal.table()}")
+        write(f"\nA class table to start from ({'written to ' * bool(options.write)}{name}):\n\n{proposal.table()}")
         lines = " \\\n    ".join(settings(layout, proposal, str(name)))
-        print(f"Read it with --config data/folder_pairs \\\n    {lines}")
+        write(f"Read it with --config data/folder_pairs \\\n    {lines}")
     if options.write and proposal is not None:
         _new(options.write, proposal.table().encode())
     if options.picture:
         content = io.BytesIO()
         draw_pairs(layout.pairs, proposal).save(content, format="PNG")
         _new(options.picture, content.getvalue())
-        print(f"\nEight pairs are drawn in {options.picture}.")
+        write(f"\nEight pairs are drawn in {options.picture}.")
     return 1 if problems_of(layout, found) else 0
 
 

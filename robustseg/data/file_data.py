@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 from robustseg.data.base import SegmentationData, Split
 from robustseg.data.dataset import SegmentationDataset
+from robustseg.data.errors import DataError
 from robustseg.data.files import Check, PairedFiles, check_check
 from robustseg.data.masks import RGB, MaskFormat, MaskKind, check_mask_kind
 from robustseg.data.pairing import FilePair
+from robustseg.data.pictures import EXACT, ImageForm, check_forms
 from robustseg.types import IGNORE_INDEX
 
 
@@ -28,6 +31,8 @@ class FileData(SegmentationData):
         masks: ``"ids"`` of one number per pixel, as published, or RGB ``"colours"`` of the classes. A mask whose
             numbers and whose greys, as viewers show them, are both ids of other classes is an error:
             ``"stored"`` takes the numbers, or palette indices, and ``"shown"`` the greys.
+        convert: Forms of images that are converted to RGB of 8 bits: ``grey``, ``alpha``, ``16bit``, ``cmyk`` and
+            ``bands``; images of other forms are refused. By default ``[grey, alpha]``, which change no colour.
         **common: See ``SegmentationData``.
 
     Raises:
@@ -49,12 +54,14 @@ class FileData(SegmentationData):
         image_size: tuple[int, int] | None = None,
         check: Check = "headers",
         masks: MaskKind = "ids",
+        convert: list[ImageForm] | None = None,
         **common: Any,
     ) -> None:
         super().__init__(image_size=image_size, **common)
         self.root = Path(root).expanduser()
         self.check = check_check(check)
         self.mask_kind = check_mask_kind(masks)
+        self.convert = EXACT if convert is None else check_forms(convert)
         self.mask_format()  # reports an impossible format at construction
 
     @classmethod
@@ -99,6 +106,17 @@ class FileData(SegmentationData):
             DataError: Folders or files are missing.
         """
 
+    def count(self, split: Split) -> int | None:
+        """Return the number of samples of a split, without opening it; None if it is not there."""
+        if split in self.datasets or not self.labelled:
+            return super().count(split)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return len(self.pairs(split))
+        except DataError:
+            return None
+
     def make_dataset(self, split: Split) -> SegmentationDataset:
         """Open a split.
 
@@ -121,6 +139,7 @@ class FileData(SegmentationData):
             cache=self.cache,
             check=self.check,
             upright=self.upright,
+            convert=self.convert,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -14,7 +14,16 @@ from robustseg.data.errors import DataError
 from robustseg.data.mask_palettes import Palettes
 from robustseg.data.masks import MaskFormat
 from robustseg.data.pairing import FilePair
-from robustseg.data.pictures import UPRIGHT, check_image, decode_image, open_picture, orientation
+from robustseg.data.pictures import (
+    EXACT,
+    UPRIGHT,
+    ImageForm,
+    check_forms,
+    check_image,
+    decode_image,
+    open_picture,
+    orientation,
+)
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
 
 Check = Literal["none", "headers", "all"]
@@ -32,7 +41,9 @@ def check_check(check: Check) -> Check:
     return check
 
 
-def check_headers(pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = False) -> None:
+def check_headers(
+    pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = False, convert: Collection[ImageForm] = EXACT
+) -> None:
     """Check, without decoding, that all files are pictures and that each mask is as large as its image.
 
     The size of a .mat file is not known before it is decoded.
@@ -41,6 +52,7 @@ def check_headers(pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = 
         pairs: The files.
         masks: Format of the masks.
         upright: Check as well that no EXIF orientation turns an image.
+        convert: Forms of images that may be converted to RGB.
 
     Raises:
         DataError: A file fails the check; the message names the first one.
@@ -48,7 +60,7 @@ def check_headers(pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = 
     palettes = Palettes()
     for pair in pairs:
         with open_picture(pair.image) as image:
-            check_image(image, pair.image, upright)
+            check_image(image, pair.image, upright, convert)
             size = masks.check_header(pair.mask, palettes)
             if size is not None:
                 _check_same_size(pair, image.size, size)
@@ -82,6 +94,7 @@ class PairedFiles(SegmentationDataset):
         check: Check at construction instead of at the fetch of a sample: ``"none"``, ``"headers"`` (see
             ``check_headers``) or ``"all"``, which also decodes every file once and checks the ids of the masks.
         upright: Refuse images that their EXIF orientation turns.
+        convert: Forms of images that are converted to RGB of 8 bits; other forms are refused.
 
     Raises:
         DataError: ``check`` found a file that cannot be used.
@@ -96,14 +109,16 @@ class PairedFiles(SegmentationDataset):
         cache: bool = False,
         check: Check = "all",
         upright: bool = False,
+        convert: Collection[ImageForm] = EXACT,
     ) -> None:
         super().__init__(resize, augment, cache)
         check_check(check)
         self.pairs = list(pairs)
         self.masks = masks
         self.upright = upright
+        self.convert = check_forms(convert)
         if check != "none":
-            check_headers(self.pairs, masks, upright)
+            check_headers(self.pairs, masks, upright, self.convert)
         if check == "all":
             with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow decodes outside of the interpreter lock
                 for _ in pool.map(self._try, range(len(self.pairs))):
@@ -123,14 +138,15 @@ class PairedFiles(SegmentationDataset):
             DataError: A file is truncated, the sizes differ, or an id is outside the classes.
         """
         pair = self.pairs[index]
-        image, mask = decode_image(pair.image, self.upright), self.masks.read(pair.mask)
+        image, mask = decode_image(pair.image, self.upright, self.convert), self.masks.read(pair.mask)
         _check_same_size(pair, (image.shape[1], image.shape[0]), (mask.shape[1], mask.shape[0]))
         return image.astype(np.uint8, copy=False), mask
 
     def fingerprint(self, index: int) -> str:
-        """Return a fingerprint of the two files and of the meaning of their ids."""
+        """Return a fingerprint of the two files, of the meaning of their ids and of the conversion of images."""
         pair = self.pairs[index]
-        return repr((file_fingerprint(pair.image, pair.mask), type(self).__qualname__, self.masks.meaning))
+        how = type(self).__qualname__, self.masks.meaning, self.convert
+        return repr((file_fingerprint(pair.image, pair.mask), *how))
 
     def _try(self, index: int) -> None:
         """Read a sample without keeping it, since a data set need not fit into memory."""

@@ -144,7 +144,7 @@ class FolderPairs(FileData):
         if split in self.split_files:
             files = dict(listed_files(self._list(split), {"image": files}))
         augment = self.augmentation if split == "train" else None
-        return ImageFiles(files, self.resize(), augment, self.cache, self.check)
+        return ImageFiles(files, self.resize(), augment, self.cache, self.check, self.convert)
 
     def _folder(self, template: str, split: Split) -> Path:
         return self.root / template.format(split=self.split_names.get(split, split))

@@ -92,11 +92,24 @@ def is_plain(picture: Image.Image) -> bool:
     return plain and not _scaled(picture) and picture.info.get("transparency") is None
 
 
-def whole_palette(picture: Image.Image) -> MaskForm | None:
-    """Return all 256 entries of an opened picture's palette; None for other pictures, and with transparency."""
-    if picture.mode != "P" or picture.info.get("transparency") is not None:
-        return None
-    return _palette_form(np.empty((0, 0), np.uint8), np.arange(256), picture.getpalette() or [], None)
+def whole_palette(palette: bytes) -> MaskForm:
+    """Return all 256 entries of an opaque palette as distinct pixels, without any place."""
+    return _palette_form(np.empty((0, 0), np.uint8), np.arange(256), palette, None)
+
+
+def palette_of(picture: Image.Image, path: Path) -> bytes:
+    """Return red, green and blue of each entry of an opened picture's palette, one after the other.
+
+    Raises:
+        DataError: The palette, or the picture that holds it, is damaged.
+    """
+    palette = picture.palette
+    if palette is not None and palette.rawmode == "RGB":
+        return bytes(palette.palette)
+    try:
+        return bytes(picture.getpalette() or [])
+    except PILLOW_ERRORS as error:
+        raise undecodable(path, error) from error
 
 
 def form_of(picture: Image.Image, path: Path) -> MaskForm:
@@ -110,7 +123,7 @@ def form_of(picture: Image.Image, path: Path) -> MaskForm:
     values = values_of(picture, path)
     transparency = picture.info.get("transparency", transparency)
     if picture.mode == "P":
-        return _palette_form(values, _present(values), picture.getpalette() or [], transparency)
+        return _palette_form(values, _present(values), palette_of(picture, path), transparency)
     if picture.mode in GREY_MODES:
         return _grey_form(values, picture.mode, stored, limit, transparency)
     if picture.mode == "PA":
@@ -172,8 +185,8 @@ def _as_places(values: NDArray[Any], distinct: Numbers) -> NDArray[Any]:
     return values if values.dtype.kind == "u" else np.searchsorted(distinct, values)
 
 
-def _palette_form(values: Pixels, distinct: Numbers, palette: list[int], transparency: Any) -> MaskForm:
-    filled = bytes(palette)[:768].ljust(768, b"\0")  # four times as fast as an array from the list
+def _palette_form(values: Pixels, distinct: Numbers, palette: bytes, transparency: Any) -> MaskForm:
+    filled = palette[:768].ljust(768, b"\0")
     colours = np.frombuffer(filled, np.uint8).reshape(256, 3).astype(np.int64)[distinct]
     grey = (colours == colours[:, :1]).all(1)
     shown = np.where(grey, colours[:, 0], NONE)

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from robustseg.data.errors import DataError
+from robustseg.data.mask_forms import palette_of
 
 
 class Palettes:
@@ -24,10 +25,9 @@ class Palettes:
         """Compare the palette of an opened mask with all before; greys say nothing, and other pictures have none.
 
         Raises:
-            DataError: A colour has another index than in an earlier mask.
+            DataError: A colour has another index than in an earlier mask, or the mask is damaged.
         """
-        palette = getattr(picture.palette, "palette", None) if picture.mode == "P" else None
-        content = bytes(palette or b"")
+        content = palette_of(picture, path) if picture.mode == "P" else b""
         if content in self._seen:
             return
         self._seen.add(content)

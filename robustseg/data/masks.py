@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ from robustseg.data.mask_forms import (
     codes_of,
     form_of,
     is_plain,
+    palette_of,
     values_of,
     whole_palette,
 )
 from robustseg.data.mask_meaning import RGB, MaskKind, MaskMeaning, check_mask_kind
 from robustseg.data.mask_palettes import Palettes
-from robustseg.data.pictures import decode_rgb, open_picture, stored_mode
+from robustseg.data.pictures import decode_rgb, frames_of, open_picture, stored_mode
 from robustseg.data.sbd import check_sbd_header, read_sbd_mask
 from robustseg.data.transforms import Pixels
 
@@ -41,6 +43,8 @@ __all__ = ["RGB", "MaskFormat", "MaskKind", "check_mask_kind"]
 
 EXACT_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 """Lossless formats, recognised by the content of a file, not by its name."""
+_PALETTES = 64
+"""Most palettes whose results are kept."""
 _LOSSY = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
 """Compressions within a TIFF that change pixels."""
 
@@ -94,16 +98,15 @@ class MaskFormat(MaskMeaning):
         compression = picture.info.get("compression", "") if picture.format == "TIFF" else ""
         if picture.format not in EXACT_FORMATS or compression in _LOSSY:
             raise DataError(format_fault(path, f"{picture.format} {compression.upper()}".strip(), self))
-        if getattr(picture, "n_frames", 1) > 1:
-            raise DataError(frames_fault(path, getattr(picture, "n_frames", 1)))
+        if (frames := frames_of(picture, path)) > 1:
+            raise DataError(frames_fault(path, frames))
         if ";16" in stored_mode(picture) and (self.kind == "colours" or picture.mode not in GREY_MODES):
             raise DataError(f"mask {path} has more than 8 bits per channel: convert it to 8 bits.")
         if picture.mode not in (*GREY_MODES, *COLOUR_MODES, "P"):
             raise DataError(mode_fault(path, picture.mode, None, self))
 
     def _read(self, picture: Image.Image, path: Path) -> Pixels:
-        palette = whole_palette(picture)
-        if self.agrees(palette) if palette else self.plain and is_plain(picture):
+        if self._is_certain(picture, path):
             labels = self._classes(values_of(picture, path))
             if labels is not None:
                 return labels
@@ -123,6 +126,24 @@ class MaskFormat(MaskMeaning):
                 raise DataError(palette_fault(path, form, readings, self))
             raise DataError(mode_fault(path, mode, form.colour, self))
         return form.of_distinct(readings[0].labels)
+
+    def _is_certain(self, picture: Image.Image, path: Path) -> bool:
+        """Return whether the numbers of a mask, if they all are ids, have no other reading."""
+        if picture.mode != "P":
+            return self.plain and is_plain(picture)
+        if picture.info.get("transparency") is not None:
+            return False
+        palette = palette_of(picture, path)
+        if palette not in self._agreed:
+            if len(self._agreed) > _PALETTES:
+                self._agreed.clear()
+            self._agreed[palette] = self.agrees(whole_palette(palette))
+        return self._agreed[palette]
+
+    @cached_property
+    def _agreed(self) -> dict[bytes, bool]:
+        """Results of :meth:`agrees` by palette, since most masks of a data set have the same."""
+        return {}
 
     def _unknown(self, form: MaskForm, mode: str, path: Path) -> str:
         """Return the message about a mask that has no reading."""

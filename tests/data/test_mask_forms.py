@@ -268,3 +268,36 @@ def test_a_data_set_in_twelve_forms(tmp_path):
         for index in range(3):
             assert np.array_equal(dataset.read(index)[1], truth[dataset.sample_id(index)]), form
     assert len(forms) >= 8
+
+
+def mutants(folder, count):
+    """Masks of every form with a few changed bytes."""
+    rng = np.random.default_rng(0)
+    originals = [write(folder / f"{number}.png") for number, (_, write) in enumerate(same_picture(rgba(IDS)))]
+    for suffix in ("tif", "bmp", "gif", "pgm"):
+        Image.fromarray(IDS).save(folder / f"x.{suffix}")
+        originals.append(folder / f"x.{suffix}")
+    for number in range(count):
+        original = originals[number % len(originals)]
+        content = bytearray(original.read_bytes())
+        for place in rng.integers(0, min(len(content), 200), 3):
+            content[place] = rng.integers(256)
+        path = folder / f"mutant{number}{original.suffix}"
+        path.write_bytes(content)
+        yield path
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.exhaustive)])
+@pytest.mark.filterwarnings("ignore")
+def test_changed_bytes_end_in_errors_or_classes(tmp_path, count):
+    for path in mutants(tmp_path, count):
+        for masks in (MASKS, PAINTED):
+            try:
+                masks.check_header(path)
+                read = masks.read(path)
+            except DataError as error:
+                said = str(error)
+            else:
+                said = "" if set(np.unique(read)) <= {0, 1, 2, 3, 255} else "no class"
+            assert "\n" not in said
+            assert said != "no class"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustseg.data import DataError, FolderPairs, pair_by_stem
+from robustseg.data import DataError, FolderPairs, SyntheticScenes, pair_by_stem
 from robustseg.data.pairing import common_patterns
 
 from . import trees
@@ -278,3 +278,20 @@ def test_the_table_of_a_binary_mask_is_written_out(tmp_path, one):
     )
     (tmp_path / "classes.yaml").write_text(table)
     assert pairs(tmp_path).mask_format().read(tmp_path / "x.png").tolist() == [[0, 1]]
+
+
+def test_counts_of_the_splits(tmp_path):
+    trees.camvid_tree(tmp_path)
+    data = module("CamVid", tmp_path)
+    assert data.counts() == {"train": 2, "val": 1, "test": 1}
+    assert data.datasets == {}
+    for split in ("train", "test"):
+        data.dataset(split)
+    assert data.summary() == "CamVid: images: train 2, test 1; scored on test"
+    (tmp_path / "trainannot").rename(tmp_path / "elsewhere")
+    assert module("CamVid", tmp_path).counts() == {"val": 1, "test": 1}
+    assert SyntheticScenes(train_length=3, val_length=2, test_length=1, image_size=(32, 32)).counts() == {
+        "train": 3,
+        "val": 2,
+        "test": 1,
+    }

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from robustseg.data.errors import DataError
 from robustseg.data.mask_forms import COLOUR_MODES, GREY_MODES, NONE, MaskForm, form_of
 from robustseg.data.pairing import FilePair
-from robustseg.data.pictures import check_image, open_picture, orientation, stored_mode
+from robustseg.data.pictures import EXACT, ImageForm, check_image, image_forms, open_picture, orientation, stored_mode
 
 _MOST = 256
 """Most ids or colours that a mask can have; more come from smoothing, from JPEG, or from a photo."""
@@ -42,6 +43,8 @@ class Contents:
     painted: int = 0
     """Masks of three channels that are not all grey."""
     transparent: int = 0
+    converted: Counter[str] = field(default_factory=Counter)
+    """Images of each form that data.convert must name."""
     problems: list[str] = field(default_factory=list)
 
     def add(self, pair: FilePair) -> None:
@@ -59,7 +62,9 @@ class Contents:
         with open_picture(path) as picture:
             self.sizes[picture.size] += 1
             self.image_forms[f"{picture.format} {stored_mode(picture)}"] += 1
-            check_image(picture, path)
+            check_image(picture, path, convert=get_args(ImageForm))
+            if forms := [form for form in image_forms(picture) if form not in EXACT]:
+                self.converted.update(forms)
             if (turned := orientation(picture)) != 1:
                 self.problems.append(f"image {path} has the EXIF orientation {turned}, by which viewers turn it.")
             size: tuple[int, int] = picture.size

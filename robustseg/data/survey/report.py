@@ -54,6 +54,8 @@ def problems_of(layout: Layout, found: Contents) -> list[str]:
         problems.append(f"pictures outside of these folders ({len(names)}): {examples(names)}")
     if found.transparent:
         problems.append(f"masks with transparent pixels, which may be void or a class: {found.transparent}")
+    for form, count in found.converted.items():
+        problems.append(f"images of the form {form}, to be converted or named in data.convert: {count}")
     alike = Counter(name.casefold() for pair in layout.pairs for name in [pair.id])
     if twice := [name for name, count in alike.items() if count > 1]:
         problems.append(f"names differ in upper and lower case only: {examples(twice)}")
