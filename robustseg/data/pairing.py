@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -21,7 +22,6 @@ _INEXACT_SUFFIXES = (".jpg", ".jpeg", ".webp", ".avif", ".jp2")
 """Suffixes of formats with usually lossy compression."""
 PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, *MASK_SUFFIXES, *_INEXACT_SUFFIXES, ".npy", ".npz", ".mat", ".jxl", ".heic")
 """Suffixes of all files that may be pictures."""
-_SEPARATORS = "_-. "
 NAME = "{name}"
 """Place of the name that image and mask share, in a pattern such as ``{name}_leftImg8bit``."""
 
@@ -175,21 +175,24 @@ def common_patterns(images: Sequence[str], masks: Sequence[str]) -> tuple[str, s
         return None
     first, second = (Path(min(names)).name for names in (images, masks))
     match = difflib.SequenceMatcher(None, first, second, autojunk=False).find_longest_match()
-    begins, size = [match.a, match.b], match.size
-    if all(begins) and size and first[begins[0]] in _SEPARATORS:
-        begins, size = [begin + 1 for begin in begins], size - 1
-    more = all(len(text) > begin + size for text, begin in zip((first, second), begins, strict=True))
-    if more and size and first[begins[0] + size - 1] in _SEPARATORS:
-        size -= 1
-    if size < 1:
-        return None
-    pairs = zip((first, second), begins, strict=True)
-    patterns = [text[:begin] + NAME + text[begin + size :] for text, begin in pairs]
-    inner = [
+    core = first[match.a : match.a + match.size]
+    around = [(text[:begin], text[begin + match.size :]) for text, begin in ((first, match.a), (second, match.b))]
+    # the end of one word may be shared by chance, as in img_1 and seg_1
+    word = re.match(r"[^\W\d_]*[_\-. ]*", core) if all(before for before, _ in around) else None
+    tail = re.search(r"[_\-. ]*[^\W\d_]*$", core) if all(after for _, after in around) else None
+    cuts = [(word.end() if word else 0, tail.start() if tail else len(core)), (0, len(core))]
+    for start, end in cuts:
+        patterns = [f"{before}{core[:start]}{NAME}{core[end:]}{after}" for before, after in around]
+        if start < end and _pair_up_by(patterns, images, masks):
+            return patterns[0], patterns[1]
+    return None
+
+
+def _pair_up_by(patterns: Sequence[str], images: Sequence[str], masks: Sequence[str]) -> bool:
+    found = [
         {inner_name(name, pattern) for name in names} for names, pattern in zip((images, masks), patterns, strict=True)
     ]
-    fits = inner[0] == inner[1] and "" not in inner[0] and len(inner[0]) == len(images)
-    return (patterns[0], patterns[1]) if fits else None
+    return found[0] == found[1] and "" not in found[0] and len(found[0]) == len(images)
 
 
 def inner_name(name: str, pattern: str) -> str:

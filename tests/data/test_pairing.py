@@ -144,6 +144,9 @@ def test_unpaired_names_come_with_their_pattern(tmp_path):
         "FolderPairs", tmp_path
     )
     assert common_patterns(["a1", "a2"], ["b1", "b3"]) is None
+    assert common_patterns(["img_1", "img_2"], ["seg_1", "seg_2"]) == ("img_{name}", "seg_{name}")
+    assert common_patterns(["img1", "img2"], ["seg1", "seg2"]) == ("img{name}", "seg{name}")
+    assert common_patterns(["a_rgb", "b_rgb"], ["a_b", "b_b"]) == ("{name}_rgb", "{name}_b")
     assert common_patterns(["a"], []) is None
 
 

@@ -150,13 +150,17 @@ def test_problems_are_named(tmp_path, capsys):
     Image.fromarray(noise).resize((90, 90)).save(tmp_path / "masks/003.png")
     (tmp_path / "masks/004.png").rename(tmp_path / "masks/x.png")
     trees.save(tmp_path / "more/y.png", IDS)
+    Image.new("CMYK", (8, 8)).save(tmp_path / "images/005.jpg")
+    (tmp_path / "masks/005.png").unlink()
+    Image.fromarray(IDS.astype(np.float32)).save(tmp_path / "masks/005.tif")
     status, text = checked(tmp_path, capsys, "--picture", tmp_path / "p.png")
     assert status == 1
     for said in ("images/000.jpg cannot be opened", "masks/001.png", "002.png is 8x4 pixels", "003.png is 90x90"):
         assert said in text
     assert "files without a partner (2): images/004.jpg, masks/x.png" in text
     assert "pictures outside of these folders (1): more/y.png" in text
-    assert "Traceback" not in text
+    assert "images of the form cmyk, to be converted or named in data.convert: 1" in text
+    assert "005.tif has the colour mode F" in text
     assert Image.open(tmp_path / "p.png").size == (992, 606)
 
 

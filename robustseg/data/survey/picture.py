@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from robustseg.data.errors import DataError
-from robustseg.data.mask_forms import form_of
+from robustseg.data.mask_forms import COLOUR_MODES, GREY_MODES, form_of
 from robustseg.data.pairing import FilePair
-from robustseg.data.pictures import decode_image, open_picture
+from robustseg.data.pictures import ImageForm, decode_image, open_picture
 from robustseg.data.survey.proposal import Proposal
 
 _CELL = (240, 180)
@@ -45,7 +46,11 @@ def _both(pair: FilePair, proposal: Proposal | None) -> list[Image.Image | None]
     found: list[Image.Image | None] = []
     for mask in (False, True):
         try:
-            picture = _mask(pair, proposal) if mask else Image.fromarray(decode_image(pair.image))
+            picture = (
+                _mask(pair, proposal)
+                if mask
+                else Image.fromarray(decode_image(pair.image, convert=get_args(ImageForm)))
+            )
         except DataError:  # a problem that is named in words
             found.append(None)
             continue
@@ -58,6 +63,8 @@ def _both(pair: FilePair, proposal: Proposal | None) -> list[Image.Image | None]
 
 def _mask(pair: FilePair, proposal: Proposal | None) -> Image.Image:
     with open_picture(pair.mask) as picture:
+        if picture.mode not in (*GREY_MODES, *COLOUR_MODES, "P"):
+            raise DataError(f"mask {pair.mask} has the colour mode {picture.mode}.")
         form = form_of(picture, pair.mask)
     codes = form.colour.copy()
     if proposal is not None and proposal.masks != "colours":

@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Proposal:
-    """How to read the masks.
+    """A reading of the masks, with a class table.
 
     Args:
         masks: Value of ``data.masks``.
@@ -87,7 +87,8 @@ def _rows(ids: dict[int, int], found: Contents) -> tuple[Row, ...]:
         void = number == _VOID and not binary and len(ids) > 1
         shown = found.colour_of.get(number, set())
         code = next(iter(shown)) if len(shown) == 1 else None
-        colour = voc_colour(number % 256) if code is None else (code >> 16, code >> 8 & 255, code & 255)
+        plain = (number and 255,) * 3 if binary else voc_colour(number % 256)
+        colour = (plain[0], plain[1], plain[2]) if code is None else (code >> 16, code >> 8 & 255, code & 255)
         rows.append(Row("void" if void else name, number, colour, void, ids[number] / total))
     return tuple(_distinct(rows))
 
