@@ -150,8 +150,9 @@ class MaskFormat(MaskMeaning):
         if self.kind == "colours":
             if not form.painted:
                 return mode_fault(path, mode, form.colour, self)
-            foreign = self.labels_of_colours(form.colour)[form.places] == NONE
-            return colour_fault(path, form.colour[form.places][foreign].astype(np.int32), foreign.size, self)
+            codes = form.colour[np.searchsorted(form.distinct, form.places)]
+            foreign = codes[self.labels_of_colours(codes.ravel()).reshape(codes.shape) == NONE]
+            return colour_fault(path, foreign.astype(np.int32), codes.size, self)
         tried = (form.stored,) if self.kind == "stored" else (form.stored, form.shown)
         numbers = next((each for each in tried if (each != NONE).all()), None)
         if numbers is None or (mode in COLOUR_MODES and form.painted):

@@ -99,6 +99,14 @@ def test_palettes_of_class_colours_are_read_or_told_from_ids(tmp_path):
         assert np.array_equal(read, ids), name
 
 
+@pytest.mark.parametrize("first", [0, 3])
+def test_foreign_colours_of_a_palette_are_counted(tmp_path, first):
+    """Indices need not begin at 0, nor be without gaps."""
+    palette = np.vstack([np.zeros((first, 3), int), COLOURS[:3], [(9, 9, 10)]])
+    message = fault(save_palette(tmp_path / "x.png", IDS + first, palette), PAINTED)
+    assert f"holds (9, 9, 10) in {100 * (IDS == 3).mean():.0f} % of its pixels" in message
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("masks", [COUNTED, BINARY_VOID, BINARY])
 def test_few_bits_mean_what_the_table_has(tmp_path, bits, masks):
