@@ -148,7 +148,7 @@ _RESTORE: dict[str, Callable[[Any, Any], None]] = {
     "forward": _set_forward,
     "generator": lambda generator, state: generator.set_state(state),
 }
-"""How each kind of state is restored, in this order."""
+"""Restorations by kind of state, in this order."""
 
 
 def _generators() -> list[torch.Generator]:

@@ -224,6 +224,7 @@ class RobustSegCLI(LightningCLI):
             self.datamodule.prepare_data()
         for stage in stages:
             self.datamodule.setup(stage)
+        say(self.datamodule.data.summary())
 
     def loaded_benchmark(self, check_images: int = 8) -> Benchmark:
         """Return the evaluation of the model with its checkpoint's weights, on what the options say.

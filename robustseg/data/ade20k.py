@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from robustseg.data.base import Split
 from robustseg.data.facts.ade20k import ADE
 from robustseg.data.file_data import FileData
-from robustseg.data.files import FilePair, pair_by_stem
 from robustseg.data.folders import first_folder
 from robustseg.data.masks import RGB, MaskFormat
+from robustseg.data.pairing import FilePair, pair_by_stem
 from robustseg.types import IGNORE_INDEX
 
 _FOLDERS: dict[str, str] = {"train": "training", "val": "validation"}

@@ -154,6 +154,23 @@ class SegmentationData(ABC):
             self.datasets[split] = dataset
         return self.datasets[split]
 
+    def count(self, split: Split) -> int | None:
+        """Return the number of samples of a split; None if it cannot be opened."""
+        try:
+            return len(self.dataset(split))
+        except DataError:
+            return None
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of samples of the splits for training, validation and test, as far as they are there."""
+        splits: tuple[Split, ...] = ("train", "val", self.test_split())
+        return {split: count for split in splits if (count := self.count(split)) is not None}
+
+    def summary(self) -> str:
+        """Return the open splits with their numbers of samples in one line."""
+        told = [f"{split} {len(dataset)}" for split, dataset in self.datasets.items()]
+        return f"{type(self).__name__}: images: {', '.join(told)}; scored on {self.test_split()}"
+
     def _keep_on_disk(self, dataset: SegmentationDataset) -> None:
         if self.disk_cache is None:
             return

@@ -9,9 +9,9 @@ from robustseg.data.base import Split
 from robustseg.data.cityscapes import VOID_COLOURS, are_label_ids
 from robustseg.data.facts.cityscapes import BDD
 from robustseg.data.file_data import FileData
-from robustseg.data.files import FilePair, pair_by_stem
 from robustseg.data.folders import first_folder
 from robustseg.data.masks import RGB, MaskFormat
+from robustseg.data.pairing import FilePair, pair_by_stem
 
 
 class BDD100K(FileData):
@@ -56,7 +56,7 @@ class BDD100K(FileData):
         images = first_folder([*newer, *older], self.root, layout)
         if images in newer:
             return pair_by_stem(images / split, images.parent.parent / "labels" / "sem_seg" / "masks" / split, layout)
-        return pair_by_stem(images / split, images.parent / "labels" / split, layout, mask_end="_train_id")
+        return pair_by_stem(images / split, images.parent / "labels" / split, layout, mask_name="{name}_train_id")
 
     def test_split(self) -> Split:
         """Return ``val``: there is no test ground truth."""

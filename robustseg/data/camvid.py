@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from robustseg.data.base import Split
 from robustseg.data.facts.camvid import CAMVID
 from robustseg.data.file_data import FileData
-from robustseg.data.files import Check, FilePair, pair_by_stem
+from robustseg.data.files import Check
 from robustseg.data.folders import is_folder
 from robustseg.data.masks import RGB
+from robustseg.data.pairing import FilePair, pair_by_stem
 from robustseg.types import IGNORE_INDEX
 
 

@@ -12,9 +12,10 @@ from robustseg.data.base import Split
 from robustseg.data.errors import DataError
 from robustseg.data.facts.cityscapes import CITYSCAPES
 from robustseg.data.file_data import FileData
-from robustseg.data.files import FilePair, PairedFiles, files_by_name, pair_up
+from robustseg.data.files import PairedFiles
 from robustseg.data.folders import existing_folder, files_below
 from robustseg.data.masks import RGB, MaskFormat
+from robustseg.data.pairing import FilePair, files_by_name, pair_up
 from robustseg.types import IGNORE_INDEX
 
 LabelKind = Literal["auto", "labelIds", "labelTrainIds"]
@@ -114,14 +115,15 @@ class Cityscapes(FileData):
 
     def mask_format(self) -> MaskFormat:
         """Return the format of masks with train ids."""
-        return MaskFormat.of_classes(self.classes, self.void_ids, self.void_colours, hint=_hint, painted=False)
+        settings = {"kind": self.mask_kind, "hint": _hint, "painted": False}
+        return MaskFormat.of_classes(self.classes, self.void_ids, self.void_colours, **settings)
 
     def label_format(self) -> MaskFormat:
         """Return the format of masks with label ids, without 255: files with it hold train ids."""
         plain = self.mask_format()
         class_of = dict.fromkeys(range(max(LABEL_IDS) + 1), IGNORE_INDEX)
         class_of.update((label, train) for train, label in enumerate(LABEL_IDS))
-        return MaskFormat(plain.class_names, class_of, plain.colours, hint=_label_hint, painted=False)
+        return MaskFormat(plain.class_names, class_of, plain.colours, plain.kind, _label_hint, painted=False)
 
     def pairs(self, split: Split) -> list[FilePair]:
         """Return the files of a split, in order.
@@ -134,14 +136,14 @@ class Cityscapes(FileData):
     def _pairs(self, split: Split) -> tuple[list[FilePair], Literal["labelIds", "labelTrainIds"]]:
         layout = self.layout_here
         images, masks = self.root / "leftImg8bit" / split, self.root / "gtFine" / split
-        image_of = _by_id(files_by_name(images, (".png",), layout, nested=True, end="_leftImg8bit"))
+        image_of = _by_id(files_by_name(images, (".png",), layout, nested=True, pattern="{name}_leftImg8bit"))
         existing_folder(masks, layout)
         kind = self.label_ids
         if kind == "auto":
             kind = "labelIds"
             if image_of.keys() <= _names(masks, "labelTrainIds"):
                 kind = "labelTrainIds"
-        mask_of = _by_id(files_by_name(masks, (".png",), layout, nested=True, end=f"_gtFine_{kind}"))
+        mask_of = _by_id(files_by_name(masks, (".png",), layout, nested=True, pattern=f"{{name}}_gtFine_{kind}"))
         return pair_up(image_of, mask_of, f"{images} (*_leftImg8bit.png)", f"{masks} (*_gtFine_{kind}.png)"), kind
 
     def make_dataset(self, split: Split) -> PairedFiles:
@@ -155,14 +157,7 @@ class Cityscapes(FileData):
         if self.check != "none":  # one kind under the name of the other is common, and no header shows it
             for index in np.linspace(0, len(pairs) - 1, min(_PROBED, len(pairs))).round().astype(int):
                 masks.read(pairs[index].mask)
-        return PairedFiles(
-            pairs,
-            masks,
-            resize=self.resize(),
-            augment=self.augmentation if split == "train" else None,
-            cache=self.cache,
-            check=self.check,
-        )
+        return self.open_pairs(pairs, split, masks)
 
     def test_split(self) -> Split:
         """Return ``val``: the test masks are published empty."""

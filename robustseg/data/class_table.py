@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +23,10 @@ class ClassRow(NamedTuple):
     """One row of a table."""
 
     name: str
-    id: int
-    """Id of the class in the mask files."""
-    colour: RGB
+    ids: tuple[int, ...]
+    """Ids of the class in the mask files, one or more."""
+    colours: tuple[RGB, ...]
+    """Colours of the class, the first of which is that of pictures."""
     ignore: bool
     """True for a class with ignored pixels."""
 
@@ -35,27 +35,38 @@ def read_class_table(path: Path) -> list[ClassRow]:
     """Read a table: a list of rows under ``classes``.
 
     Each row has a ``name``, the ``id`` in the mask files (0 to 65535), the ``colour`` as [red, green, blue] from 0 to
-    255 and optionally ``ignore: true`` for ignored pixels. Classes are numbered in the order of the
-    rows that count.
+    255 and optionally ``ignore: true`` for ignored pixels. Several ids or colours that are one class are a list, such
+    as ``id: [1, 2]``. Classes are numbered in the order of the rows that count.
 
     Raises:
         DataError: It is missing or no YAML, has no class or too many, or a row lacks a key, has an unknown or ill-typed
             one, or repeats another's name, id or colour. The message names the row.
     """
     rows = [_row(path, number, row) for number, row in enumerate(_entries(path), start=1)]
-    for key in ("name", "id", "colour"):
-        counts = Counter(getattr(row, key) for row in rows)
-        for value, count in counts.items():
-            if count > 1:
-                numbers = [str(number) for number, row in enumerate(rows, start=1) if getattr(row, key) == value]
-                shown = list(value) if isinstance(value, tuple) else value
-                raise DataError(
-                    f"{path}: rows {' and '.join(numbers)} have the same {key} {shown!r}: change one of them."
-                )
+    _check_unique(
+        path, "name", [(row.name,) for row in rows], "write one row with id: [1, 2] for a class of several ids"
+    )
+    _check_unique(path, "id", [row.ids for row in rows], "an id is one class; change one of them")
+    _check_unique(path, "colour", [row.colours for row in rows], "change one of them")
     kept = sum(not row.ignore for row in rows)
     if not 1 <= kept <= IGNORE_INDEX:
         raise DataError(f"{path}: {kept} classes are not ignored; expected 1 to {IGNORE_INDEX}.")
     return rows
+
+
+def _check_unique(path: Path, key: str, values: Sequence[Sequence[Any]], remedy: str) -> None:
+    """Check that no value stands in two rows, nor twice in one.
+
+    Raises:
+        DataError: One does.
+    """
+    first: dict[Any, int] = {}
+    for number, row in enumerate(values, start=1):
+        for value in row:
+            if (other := first.setdefault(value, number)) != number or list(row).count(value) > 1:
+                shown = list(value) if isinstance(value, tuple) else value
+                where = f"rows {other} and {number} have the same" if other != number else f"row {number} has twice the"
+                raise DataError(f"{path}: {where} {key} {shown!r}: {remedy}.")
 
 
 def _entries(path: Path) -> Sequence[Any]:
@@ -93,13 +104,16 @@ def _row(path: Path, number: int, row: Any) -> ClassRow:
     where = f"{path}: row {number} ({name})"
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"{path}: row {number} has the name {name!r}: write a text, in quotes where YAML needs them.")
-    if not _is_number(label, _LARGEST):
-        raise DataError(f"{where} has the id {label!r}: write a whole number from 0 to {_LARGEST}.")
-    if not isinstance(colour, list) or len(colour) != 3 or not all(_is_number(value, 255) for value in colour):
-        raise DataError(f"{where} has the colour {colour!r}: write [red, green, blue], each from 0 to 255.")
+    ids = label if isinstance(label, list) and label else [label]
+    if not all(_is_number(value, _LARGEST) for value in ids):
+        raise DataError(f"{where} has the id {label!r}: write a whole number from 0 to {_LARGEST}, or a list of them.")
+    colours = colour if isinstance(colour, list) and colour and isinstance(colour[0], list) else [colour]
+    for each in colours:
+        if not isinstance(each, list) or len(each) != 3 or not all(_is_number(value, 255) for value in each):
+            raise DataError(f"{where} has the colour {each!r}: write [red, green, blue], each from 0 to 255.")
     if not isinstance(ignore, bool):
         raise DataError(f"{where} has ignore: {ignore!r}: write true or false.")
-    return ClassRow(name.strip(), label, (colour[0], colour[1], colour[2]), ignore)
+    return ClassRow(name.strip(), tuple(ids), tuple((red, green, blue) for red, green, blue in colours), ignore)
 
 
 def _is_number(value: Any, largest: int) -> bool:

@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.disk_cache import file_fingerprint
 from robustseg.data.errors import DataError
-from robustseg.data.folders import examples, existing_folder, files_below, listed
+from robustseg.data.mask_palettes import Palettes
 from robustseg.data.masks import MaskFormat
-from robustseg.data.pictures import UPRIGHT, check_image, decode_image, open_picture, orientation
+from robustseg.data.pairing import FilePair
+from robustseg.data.pictures import (
+    EXACT,
+    UPRIGHT,
+    ImageForm,
+    check_forms,
+    check_image,
+    decode_image,
+    open_picture,
+    orientation,
+)
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
 from robustseg.opening.pictures import MAX_PIXELS
 
 Check = Literal["none", "headers", "all"]
 """Extent of the check when a data set is opened."""
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-MASK_SUFFIXES = (".png",)
-_INEXACT_SUFFIXES = (".jpg", ".jpeg", ".webp", ".avif", ".jp2")
-"""Suffixes of formats with usually lossy compression."""
-_PICTURE_SUFFIXES = (
-    *IMAGE_SUFFIXES,
-    *_INEXACT_SUFFIXES,
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".gif",
-    ".ppm",
-    ".pgm",
-    ".npy",
-    ".mat",
-)
-
-
-class FilePair(NamedTuple):
-    """An image with its mask."""
-
-    id: str
-    image: Path
-    mask: Path
 
 
 def check_check(check: Check) -> Check:
@@ -61,109 +43,12 @@ def check_check(check: Check) -> Check:
     return check
 
 
-def files_by_name(
-    folder: Path, suffixes: Sequence[str], layout: str, nested: bool = False, end: str = ""
-) -> dict[str, Path]:
-    """Return the files of a folder by name without suffix, in order; names are compared in one Unicode form.
-
-    Args:
-        folder: The folder; hidden files and other suffixes are skipped.
-        suffixes: Suffixes in lower case.
-        layout: The expected folders in words, for the messages.
-        nested: Look into subfolders, links among them; names are then relative paths with slashes.
-        end: Ending that is removed from the names; files without it are skipped.
-
-    Raises:
-        DataError: The folder is missing or holds no such file, or two files have the same name.
-    """
-    existing_folder(folder, layout)
-    found: dict[str, Path] = {}
-    others: list[Path] = []
-    for path in files_below(folder) if nested else listed(folder):
-        if path.name.startswith("."):
-            continue
-        if path.suffix.lower() not in suffixes or not path.stem.endswith(end):
-            others.append(path)
-            continue
-        name = unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix()).removesuffix(end)
-        if name in found:
-            raise DataError(f"{found[name]} and {path} are both called {name}: keep one of them.")
-        found[name] = path
-    if not found:
-        wanted = " or ".join(f"{end}{suffix}" for suffix in suffixes)
-        raise DataError(f"{folder} holds no {wanted} file{_instead(others, suffixes)}; expected {layout}.")
-    return found
-
-
-def _instead(others: Sequence[Path], suffixes: Sequence[str]) -> str:
-    """Return a remark on pictures of other suffixes in a folder, with the remedy."""
-    pictures = [
-        path for path in others if path.suffix.lower() in _PICTURE_SUFFIXES and path.suffix.lower() not in suffixes
-    ]
-    if not pictures:
-        return ""
-    suffix, count = Counter(path.suffix for path in pictures).most_common(1)[0]
-    name = next(path.name for path in pictures if path.suffix == suffix)
-    if any(image in suffixes for image in IMAGE_SUFFIXES[1:]):
-        remedy = "convert them to PNG or JPEG"
-    elif suffix.lower() in _INEXACT_SUFFIXES:
-        remedy = "export masks as PNG from their source, as this compression has changed ids and colours"
-    else:
-        remedy = "convert them to PNG"
-    return f" but {count} {suffix} files such as {name} ({remedy})"
-
-
-def pair_up(
-    image_of: dict[str, Path], mask_of: dict[str, Path], images: str | Path, masks: str | Path
-) -> list[FilePair]:
-    """Pair files of the same name.
-
-    Args:
-        image_of: Images by name.
-        mask_of: Masks by name.
-        images: Folder of the images, for the messages.
-        masks: Folder of the masks, for the messages.
-
-    Raises:
-        DataError: An image has no mask, or a mask has no image.
-    """
-    if alone := image_of.keys() - mask_of.keys():
-        raise DataError(f"no mask in {masks} for the image {examples(alone)}: add it, or remove the image.")
-    if alone := mask_of.keys() - image_of.keys():
-        raise DataError(f"no image in {images} for the mask {examples(alone)}: add it, or remove the mask.")
-    return [FilePair(name, path, mask_of[name]) for name, path in image_of.items()]
-
-
-def pair_by_stem(
-    images: str | Path,
-    masks: str | Path,
-    layout: str,
-    nested: bool = False,
-    image_end: str = "",
-    mask_end: str = "",
-) -> list[FilePair]:
-    """Pair the images (PNG or JPEG) of a folder with the PNG masks of another that have the same name.
-
-    Args:
-        images: Folder of the images; hidden and other files are skipped.
-        masks: Folder of the masks.
-        layout: The expected folders in words, for the messages.
-        nested: Include subfolders, which are then part of the name; otherwise they are skipped.
-        image_end: Ending of the images' names after the name that they share with the mask.
-        mask_end: Ending of the masks' names after that name.
-
-    Returns:
-        The pairs, sorted by name.
-
-    Raises:
-        DataError: A folder is missing or empty, an image has no mask, or a mask has no image.
-    """
-    image_of = files_by_name(Path(images), IMAGE_SUFFIXES, layout, nested, image_end)
-    return pair_up(image_of, files_by_name(Path(masks), MASK_SUFFIXES, layout, nested, mask_end), images, masks)
-
-
 def check_headers(
-    pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = False, max_pixels: int = MAX_PIXELS
+    pairs: Iterable[FilePair],
+    masks: MaskFormat,
+    upright: bool = False,
+    convert: Collection[ImageForm] = EXACT,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Check, without decoding, that all files are pictures and that each mask is as large as its image.
 
@@ -173,15 +58,17 @@ def check_headers(
         pairs: The files.
         masks: Format of the masks.
         upright: Check as well that no EXIF orientation turns an image.
+        convert: Forms of images that may be converted to RGB.
         max_pixels: Most pixels of a file.
 
     Raises:
         DataError: A file fails the check; the message names the first one.
     """
+    palettes = Palettes()
     for pair in pairs:
         with open_picture(pair.image, max_pixels, dense=True) as image:
-            check_image(image, pair.image, upright)
-            size = masks.check_header(pair.mask, max_pixels)
+            check_image(image, pair.image, upright, convert)
+            size = masks.check_header(pair.mask, palettes, max_pixels)
             if size is not None:
                 _check_same_size(pair, image.size, size)
 
@@ -214,6 +101,7 @@ class PairedFiles(SegmentationDataset):
         check: Check at construction instead of at the fetch of a sample: ``"none"``, ``"headers"`` (see
             ``check_headers``) or ``"all"``, which also decodes every file once and checks the ids of the masks.
         upright: Refuse images that their EXIF orientation turns.
+        convert: Forms of images that are converted to RGB of 8 bits; other forms are refused.
         max_pixels: Most pixels of an image or a mask.
 
     Raises:
@@ -229,6 +117,7 @@ class PairedFiles(SegmentationDataset):
         cache: bool = False,
         check: Check = "all",
         upright: bool = False,
+        convert: Collection[ImageForm] = EXACT,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(resize, augment, cache)
@@ -236,9 +125,10 @@ class PairedFiles(SegmentationDataset):
         self.pairs = list(pairs)
         self.masks = masks
         self.upright = upright
+        self.convert = check_forms(convert)
         self.max_pixels = max_pixels
         if check != "none":
-            check_headers(self.pairs, masks, upright, max_pixels)
+            check_headers(self.pairs, masks, upright, self.convert, max_pixels)
         if check == "all":
             with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow decodes outside of the interpreter lock
                 for _ in pool.map(self._try, range(len(self.pairs))):
@@ -258,16 +148,17 @@ class PairedFiles(SegmentationDataset):
             DataError: A file is truncated, the sizes differ, or an id is outside the classes.
         """
         pair = self.pairs[index]
-        image = decode_image(pair.image, self.upright, self.max_pixels)
+        image = decode_image(pair.image, self.upright, self.convert, self.max_pixels)
         check_size = partial(_check_same_size, pair, (image.shape[1], image.shape[0]))
         mask = self.masks.read(pair.mask, check_size, self.max_pixels)
         check_size((mask.shape[1], mask.shape[0]))
         return image.astype(np.uint8, copy=False), mask
 
     def fingerprint(self, index: int) -> str:
-        """Return a fingerprint of the two files and of the meaning of their ids."""
+        """Return a fingerprint of the two files, of the meaning of their ids and of the conversion of images."""
         pair = self.pairs[index]
-        return repr((file_fingerprint(pair.image, pair.mask), type(self).__qualname__, self.masks.meaning))
+        how = type(self).__qualname__, self.masks.meaning, self.convert
+        return repr((file_fingerprint(pair.image, pair.mask), *how))
 
     def _try(self, index: int) -> None:
         """Read a sample without keeping it, since a data set need not fit into memory."""

@@ -152,12 +152,13 @@ def first_folder(candidates: list[Path], root: Path, layout: str) -> Path:
     raise DataError(f"{root} holds no {names}; expected {layout}.")
 
 
-def read_list(path: Path, paths: bool = False) -> list[str]:
+def read_list(path: Path, paths: bool = False, nested: bool = False) -> list[str]:
     """Read names of samples, one per line; blank lines and Windows line ends are ignored.
 
     Args:
         path: A text file.
         paths: A line may also be the paths of an image and its mask, with the sample's name in common.
+        nested: Names may have folders and spaces, and lines that begin with # are comments.
 
     Raises:
         DataError: The file is missing, no UTF-8 text or empty, or a line is not a plain name or occurs twice.
@@ -173,11 +174,11 @@ def read_list(path: Path, paths: bool = False) -> list[str]:
     seen: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         name = line.strip()
-        if not name:
+        if not name or (nested and name.startswith("#")):
             continue
         if paths and len(name.split()) == 2:
             name = _common_name(name, path, number)
-        if "/" in name or "\\" in name or len(name.split()) > 1:
+        if "\\" in name or (not nested and ("/" in name or len(name.split()) > 1)):
             raise DataError(
                 f"{path} line {number} is {name!r}, which is not the name of one sample: write the file names alone, "
                 f"without folder and suffix, one per line."

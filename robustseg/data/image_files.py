@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.disk_cache import file_fingerprint
 from robustseg.data.files import Check
-from robustseg.data.pictures import check_image, decode_image, open_picture
+from robustseg.data.pictures import EXACT, ImageForm, check_forms, check_image, decode_image, open_picture
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
 from robustseg.types import IGNORE_INDEX
 
@@ -24,6 +24,7 @@ class ImageFiles(SegmentationDataset):
         augment: Applied anew to each fetched sample.
         cache: Keep decoded and resized samples in memory, per process.
         check: ``"headers"`` opens every file at construction, ``"all"`` decodes it, ``"none"`` does neither.
+        convert: Forms of images that are converted to RGB of 8 bits; other forms are refused.
 
     Raises:
         DataError: ``check`` found a file that cannot be used.
@@ -36,12 +37,14 @@ class ImageFiles(SegmentationDataset):
         augment: TrainTransform | None = None,
         cache: bool = False,
         check: Check = "headers",
+        convert: Collection[ImageForm] = EXACT,
     ) -> None:
         super().__init__(resize, augment, cache)
+        self.convert = check_forms(convert)
         self.files = list(files.items())
         for index, (_, path) in enumerate(self.files if check != "none" else []):
             with open_picture(path) as picture:
-                check_image(picture, path, upright=True)
+                check_image(picture, path, True, self.convert)
             if check == "all":
                 self.read(index)
 
@@ -58,9 +61,9 @@ class ImageFiles(SegmentationDataset):
         Raises:
             DataError: The file is truncated or cannot be used.
         """
-        image = decode_image(self.files[index][1], upright=True).astype(np.uint8, copy=False)
+        image = decode_image(self.files[index][1], True, self.convert).astype(np.uint8, copy=False)
         return image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
 
     def fingerprint(self, index: int) -> str:
         """Return a fingerprint of the file."""
-        return repr((file_fingerprint(self.files[index][1]), type(self).__qualname__))
+        return repr((file_fingerprint(self.files[index][1]), type(self).__qualname__, self.convert))

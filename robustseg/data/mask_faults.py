@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from robustseg.data.mask_meaning import MaskMeaning
-from robustseg.data.transforms import Pixels
+from robustseg.data.mask_forms import GREY_MODES, MaskForm, Numbers
+from robustseg.data.mask_meaning import MaskMeaning, Reading
 from robustseg.types import IGNORE_INDEX
 
 
@@ -88,16 +88,22 @@ def format_fault(path: Path, name: str, masks: MaskMeaning) -> str:
         masks: Expected content of the mask.
     """
     called = f" called {path.suffix}" if path.suffix else ""
-    return f"mask {path} is a {name}{called}, whose compression changes {masks.kind}: export it as PNG."
+    changed = "colours" if masks.kind == "colours" else "ids"
+    return f"mask {path} is a {name}{called}, whose compression changes {changed}: export it as PNG."
 
 
-def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskMeaning) -> str:
+def frames_fault(path: Path, frames: int) -> str:
+    """Return the message about a file with several pictures."""
+    return f"mask {path} holds {frames} pictures, and only one of them can be the mask: save that one as PNG."
+
+
+def mode_fault(path: Path, mode: str, codes: Numbers | None, masks: MaskMeaning) -> str:
     """Return the message about a mask with another number of channels.
 
     Args:
         path: The mask.
         mode: Pillow's name for its channels.
-        pixels: H×W×3 RGB, if the mask has colours instead of the expected ids.
+        codes: Its distinct colours as numbers of 24 bits, if it has colours instead of the expected ids.
         masks: Expected content of the mask.
     """
     if masks.kind == "colours":
@@ -108,15 +114,16 @@ def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskMeaning)
             return f"{expected}: convert it to RGB, or export it again."
         return f"{expected}: set data.masks to ids if it holds one id per pixel."
     expected = f"mask {path} has the colour mode {mode}; expected one class id per pixel"
-    if mode == "LA":
-        return f"{expected}: save its first channel as a single-channel PNG."
+    if masks.kind == "stored" and mode != "F":
+        return f"{expected}, stored as a number: export it as a single-channel PNG of ids, or set data.masks to ids."
     if mode == "F":
         return f"{expected}: save its ids as whole numbers in a single-channel PNG of 8 bits."
-    if pixels is None:
+    if codes is None or mode in GREY_MODES:
         return f"{expected}: export it as a single-channel PNG of ids."
-    if (pixels == pixels[..., :1]).all():
-        return f"{expected}: its channels are equal, so save one of them as a single-channel PNG."
-    colours = {(int(red), int(green), int(blue)) for red, green, blue in np.unique(pixels.reshape(-1, 3), axis=0)}
+    colours = {_triple(int(code)) for code in np.unique(codes)}
+    if all(red == green == blue for red, green, blue in colours):
+        greys = _some(sorted({red for red, _, _ in colours} - masks.class_of.keys()))
+        return f"{expected}: its channels are equal and hold {greys}, which are outside the {_known(masks)}."
     known = colours & masks.colours.keys()
     if known == colours:
         labels = sorted({masks.colours[colour] for colour in known} - {IGNORE_INDEX})
@@ -131,35 +138,62 @@ def mode_fault(path: Path, mode: str, pixels: Pixels | None, masks: MaskMeaning)
     return f"{expected}: convert it to a single-channel PNG."
 
 
-def palette_fault(path: Path, values: Pixels, palette: Sequence[int], masks: MaskMeaning) -> str | None:
-    """Return the message about a palette PNG with the classes' colours and indices other than their ids.
+def palette_fault(path: Path, form: MaskForm, readings: Sequence[Reading], masks: MaskMeaning) -> str:
+    """Return the message about a palette with the classes' colours and indices other than their ids.
 
     Args:
         path: The mask.
-        values: H×W indices.
-        palette: Red, green and blue of each index, one after the other.
+        form: Its contents.
+        readings: All ways to read it; the last is that by its colours.
         masks: Expected content of the mask.
-
-    Returns:
-        The message, or ``None`` if indices and colours agree or no colour belongs to a class.
     """
-    entries = [(red, green, blue) for red, green, blue in zip(*(palette[k::3] for k in range(3)), strict=False)]
-    # the usual case, decided without the pixels: the palette shows each index in the colour of its class
-    if all(masks.colours.get(colour) == masks.class_of.get(index) for index, colour in enumerate(entries)):
-        return None
-    present = [int(value) for value in np.flatnonzero(np.bincount(values.ravel()))]
-    if any(index >= len(entries) or entries[index] not in masks.colours for index in present):
-        return None
-    moved = [index for index in present if masks.colours[entries[index]] != masks.class_of.get(index)]
-    if not moved:
-        return None
-    index, colour = moved[0], entries[moved[0]]
-    label = masks.colours[colour]
+    stored, labels = masks.labels_of_ids(form.stored), readings[-1].labels
+    place = int(np.flatnonzero(stored != labels)[0])
+    colour, label = _triple(int(form.colour[place])), int(labels[place])
     name = "void" if label == IGNORE_INDEX else f"class {label}, {masks.class_names[label]},"
     return (
-        f"mask {path} is a palette PNG whose indices are not ids: its index {index} has the colour {colour}, which is "
-        f"that of {name} in this data set; {_by_colours(masks)}."
+        f"mask {path} is a palette PNG whose indices are not ids: its index {form.stored[place]} has the colour "
+        f"{colour}, which is that of {name} in this data set; {_by_colours(masks)}."
     )
+
+
+def readings_fault(path: Path, form: MaskForm, readings: Sequence[Reading], masks: MaskMeaning) -> str:
+    """Return the message about a mask that the table admits two readings of.
+
+    Args:
+        path: The mask.
+        form: Its contents.
+        readings: All ways to read it.
+        masks: Expected content of the mask.
+    """
+    first, second = readings[:2]
+    place = int(np.flatnonzero(first.labels != second.labels)[0])
+    told = " or ".join(
+        f"{_told(reading, form, place)} {_name(int(reading.labels[place]), masks)}" for reading in (first, second)
+    )
+    if second.void:
+        remedy = "give these pixels the colour of void or of their class and save it without transparency"
+    elif second.name == "colours":
+        remedy = f"set data.masks to shown if it holds greys that are ids, or {_by_colours(masks)}"
+    elif first.name == second.name:
+        remedy = "save the ids themselves in a PNG of 16 bits, or take one of the two ids out of the table"
+    else:
+        remedy = f"set data.masks to {first.name} or to {second.name}, or take one of the two ids out of the table"
+    return f"mask {path} can be read in two ways, as some of its pixels are {told}: {remedy}."
+
+
+def _told(reading: Reading, form: MaskForm, place: int) -> str:
+    if reading.void:
+        return "transparent and so"
+    if reading.name == "stored":
+        return f"stored as {form.stored[place]} and so"
+    if reading.name == "colours":
+        return f"of the colour {_triple(int(form.colour[place]))} and so"
+    return f"shown as the grey {form.shown[place] if form.shown[place] >= 0 else form.wide[place]} and so"
+
+
+def _name(label: int, masks: MaskMeaning) -> str:
+    return "void" if label == IGNORE_INDEX else f"class {label} ({masks.class_names[label]})"
 
 
 def colour_fault(path: Path, foreign: NDArray[np.int32], pixels: int, masks: MaskMeaning) -> str:

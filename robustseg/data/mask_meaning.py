@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustseg.data.mask_forms import NONE, MaskForm, Numbers
 from robustseg.data.transforms import Pixels
 from robustseg.types import IGNORE_INDEX
 
-MaskKind = Literal["ids", "colours"]
-"""Kind of the mask pixels: class ids, or RGB colours of the classes."""
+MaskKind = Literal["ids", "colours", "stored", "shown"]
+"""Kind of the mask pixels: class ids, or RGB colours of the classes. Ids may be the numbers as stored, palette indices
+among them, or the greys that viewers show; ``"stored"`` and ``"shown"`` admit one of these only."""
+MASK_KINDS = ("ids", "colours", "stored", "shown")
 
 RGB = tuple[int, int, int]
 """Red, green and blue from 0 to 255."""
@@ -28,9 +31,24 @@ def check_mask_kind(kind: MaskKind) -> MaskKind:
     Raises:
         ValueError: It is not one of :data:`MaskKind`.
     """
-    if kind not in ("ids", "colours"):
-        raise ValueError(f"masks = {kind!r}: set data.masks to ids or colours.")
+    if kind not in MASK_KINDS:
+        raise ValueError(f"masks = {kind!r}: set data.masks to ids or colours (or, of ids, to stored or shown).")
     return kind
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a mask.
+
+    Args:
+        name: ``"stored"``, ``"shown"`` or ``"colours"``.
+        labels: Class, or the ignore index, of each distinct pixel of a :class:`MaskForm`.
+        void: True if transparent pixels belong to no class, whatever their colour.
+    """
+
+    name: Literal["stored", "shown", "colours"]
+    labels: Numbers
+    void: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +60,7 @@ class MaskMeaning:
         class_of: Class, or the ignore index, of each id that a file may hold; any other id is an error.
         colours: RGB colour of each class and of void pixels, with the class or the ignore index: the content of masks
             of ``kind`` ``"colours"``, and the marks of wrong files.
-        kind: ``"ids"`` or ``"colours"``.
+        kind: ``"ids"``, ``"colours"``, ``"stored"`` or ``"shown"``, see :data:`MaskKind`.
         hint: Function of the ids of a mask with unknown ones that returns their possible origin, or ``None``.
         painted: True if the data set can also be read by colours, so that messages may advise it.
     """
@@ -107,8 +125,83 @@ class MaskMeaning:
         return table
 
     @cached_property
+    def plain(self) -> bool:
+        """True if greys of 8 and 16 bits whose numbers are all ids have no other reading."""
+        return self.kind == "ids" and max(self.class_of) <= 255
+
+    def agrees(self, palette: MaskForm) -> bool:
+        """Return whether the numbers of a palette are the only reading of any mask in which they all are ids."""
+        stored = self.labels_of_ids(palette.stored)
+        ids, colours = stored != NONE, self.labels_of_colours(palette.colour)
+        if self.kind != "ids" or (colours == stored)[ids].all():
+            return self.kind == "ids"
+        shown, wide = self.labels_of_ids(palette.shown), self.labels_of_ids(palette.wide)
+        return not any(((each != stored) & (each != NONE))[ids].any() for each in (colours, shown, wide))
+
+    def readings(self, form: MaskForm) -> list[Reading]:
+        """Return all ways to read a mask that the table admits and that differ in a pixel's class.
+
+        Numbers as stored are read first. Colours of the classes are a reading of ids as well, for palettes and RGB:
+        they tell indices that are not ids. Transparent pixels may be void where only what is shown can be read.
+        """
+        found = {} if self.kind in ("colours", "shown") else {"stored": self.labels_of_ids(form.stored)}
+        if self.kind in ("ids", "shown"):
+            found |= {"shown": self.labels_of_ids(form.shown), "wide": self.labels_of_ids(form.wide)}
+        if self.kind == "colours" or (self.kind == "ids" and form.painted):
+            found["colours"] = self.labels_of_colours(form.colour)
+        if "stored" in found and _known(found["stored"]):
+            admitted = [Reading("stored", found["stored"])]
+            if "colours" in found and (found["colours"] == found["stored"]).all():
+                return admitted  # what the palette shows is another name of the same classes
+            others = [name for name in found if name != "stored" and not _merges(form)]
+        else:
+            admitted, others = [], [name for name in found if name != "stored"]
+        voids = not admitted and self._has_void and bool(form.transparent.any())
+        for name in others:
+            label = cast('Literal["shown", "colours"]', "shown" if name == "wide" else name)
+            if _known(found[name]):
+                admitted.append(Reading(label, found[name]))
+            void = np.where(form.transparent, IGNORE_INDEX, found[name])
+            if voids and _known(void):
+                admitted.append(Reading(label, void, void=True))
+        different: dict[bytes, Reading] = {}
+        for reading in admitted:
+            different.setdefault(reading.labels.tobytes(), reading)
+        return list(different.values())
+
+    @cached_property
+    def _has_void(self) -> bool:
+        return IGNORE_INDEX in self.class_of.values() or IGNORE_INDEX in self.colours.values()
+
+    def labels_of_ids(self, numbers: Numbers) -> Numbers:
+        """Return the classes of ids, and ``NONE`` for those that the table does not have."""
+        inside = (numbers >= 0) & (numbers < len(self.known))
+        inside[inside] = self.known[numbers[inside]]
+        labels = np.full(len(numbers), NONE, np.int64)
+        labels[inside] = numbers[inside] if self.table is None else self.table[numbers[inside]]
+        return labels
+
+    def labels_of_colours(self, numbers: Numbers) -> Numbers:
+        """Return the classes of colours of 24 bits, and ``NONE`` for those that the table does not have."""
+        codes, classes = self.codes
+        if not len(codes):
+            return np.full(len(numbers), NONE, np.int64)
+        place = np.searchsorted(codes, numbers).clip(max=len(codes) - 1)
+        return np.where(codes[place] == numbers, classes[place].astype(np.int64), NONE)
+
+    @cached_property
     def codes(self) -> tuple[NDArray[np.int32], Pixels]:
         """Colours as sorted numbers, and their classes."""
         codes = np.array([red << 16 | green << 8 | blue for red, green, blue in self.colours], np.int32)
         order = np.argsort(codes)
         return codes[order], np.array(list(self.colours.values()), np.uint8)[order]
+
+
+def _known(labels: Numbers) -> bool:
+    return bool((labels != NONE).all())
+
+
+def _merges(form: MaskForm) -> bool:
+    """Return whether different numbers look alike, so that what is shown cannot be what is meant."""
+    seen = form.colour * 2 + form.transparent
+    return len(np.unique(seen)) < len(seen) and bool((form.colour != NONE).all())

@@ -3,42 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from robustseg.data.errors import DataError
-from robustseg.data.mask_faults import colour_fault, format_fault, id_fault, mode_fault, palette_fault
+from robustseg.data.mask_faults import (
+    colour_fault,
+    format_fault,
+    frames_fault,
+    id_fault,
+    mode_fault,
+    palette_fault,
+    readings_fault,
+)
+from robustseg.data.mask_forms import (
+    COLOUR_MODES,
+    GREY_MODES,
+    NONE,
+    MaskForm,
+    by_table,
+    codes_of,
+    form_of,
+    is_plain,
+    palette_of,
+    values_of,
+    whole_palette,
+)
 from robustseg.data.mask_meaning import RGB, MaskKind, MaskMeaning, check_mask_kind
-from robustseg.data.pictures import PILLOW_ERRORS, decode_rgb, open_picture, stored_mode, undecodable
+from robustseg.data.mask_palettes import Palettes
+from robustseg.data.pictures import decode_rgb, frames_of, open_picture, stored_mode
 from robustseg.data.sbd import check_sbd_header, read_sbd_mask
 from robustseg.data.transforms import Pixels
 from robustseg.opening.pictures import MAX_PIXELS
 
 __all__ = ["RGB", "MaskFormat", "MaskKind", "check_mask_kind"]
 
-ID_MODES = ("1", "L", "P", "I", "I;16")
-"""Pillow's modes with one number per pixel."""
-COLOUR_MODES = ("RGB", "RGBA", "P")
-"""Pillow's modes with colours."""
 EXACT_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "PPM")
 """Lossless formats, recognised by the content of a file, not by its name."""
-SPREAD = {"L;2": 85, "L;4": 17}
-"""Factor by which Pillow multiplies grey values of 2 and 4 bits."""
+_PALETTES = 64
+"""Most palettes whose results are kept."""
+_LOSSY = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
+"""Compressions within a TIFF that change pixels."""
 
 
 class MaskFormat(MaskMeaning):
     """Format of the masks of a data set, with their reader; the arguments are those of ``MaskMeaning``."""
 
-    def check_header(self, path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    def check_header(
+        self, path: Path, palettes: Palettes | None = None, max_pixels: int = MAX_PIXELS
+    ) -> tuple[int, int] | None:
         """Return (width, height) in pixels of a mask without decoding it; ``None`` if the header does not tell.
 
+        Colours in place of ids are decoded, since they may be greys, and greys in place of colours.
+
+        Args:
+            path: The mask.
+            palettes: Palettes of the data set's other masks.
+            max_pixels: Most pixels.
+
         Raises:
-            DataError: The mask is missing, of another format, or has another number of channels.
+            DataError: The mask is missing, of another format, has another number of channels, or a palette that
+                contradicts those of other masks.
         """
         if path.suffix.lower() == ".mat":
             check_sbd_header(path)
@@ -46,6 +76,10 @@ class MaskFormat(MaskMeaning):
         with open_picture(path, max_pixels) as picture:
             self._check_mode(picture, path)
             size: tuple[int, int] = picture.size
+            if picture.mode in (GREY_MODES if self.kind == "colours" else COLOUR_MODES):
+                self._read(picture, path)
+            if palettes is not None and self.kind == "ids":
+                palettes.add(picture, path)
             return size
 
     def read(
@@ -59,65 +93,102 @@ class MaskFormat(MaskMeaning):
             max_pixels: Most pixels.
 
         Raises:
-            DataError: The mask is missing, truncated, or holds other ids or colours than those of the classes.
+            DataError: The mask is missing, truncated, holds other ids or colours than those of the classes, or the
+                table admits two readings of it.
         """
         if path.suffix.lower() == ".mat":
-            return self._classes(read_sbd_mask(path), path)
+            values = read_sbd_mask(path)
+            labels = self._classes(values)
+            if labels is None:
+                raise DataError(id_fault(path, np.unique(values).tolist(), self))
+            return labels
         with open_picture(path, max_pixels, exact=True) as picture:
             if check_size is not None:
                 check_size(picture.size)
             self._check_mode(picture, path)
-            if self.kind == "colours":
-                return self._classes_of_colours(decode_rgb(picture, path), path)
-            spread = SPREAD.get(stored_mode(picture))
-            try:
-                values = np.array(picture)
-            except PILLOW_ERRORS as error:
-                raise undecodable(path, error) from error
-            palette = picture.getpalette() if picture.mode == "P" else None
-        if palette and (fault := palette_fault(path, values, palette, self)):
-            raise DataError(fault)
-        if values.dtype == np.bool_:
-            values = values.astype(np.uint8)
-        return self._classes(values if spread is None else values // np.uint8(spread), path)
+            return self._read(picture, path)
 
     def _check_mode(self, picture: Image.Image, path: Path) -> None:
-        if picture.format not in EXACT_FORMATS:
-            raise DataError(format_fault(path, picture.format or "picture", self))
-        if self.kind == "colours" and ";16" in stored_mode(picture):
+        compression = picture.info.get("compression", "") if picture.format == "TIFF" else ""
+        if picture.format not in EXACT_FORMATS or compression in _LOSSY:
+            raise DataError(format_fault(path, f"{picture.format} {compression.upper()}".strip(), self))
+        if (frames := frames_of(picture, path)) > 1:
+            raise DataError(frames_fault(path, frames))
+        if ";16" in stored_mode(picture) and (self.kind == "colours" or picture.mode not in GREY_MODES):
             raise DataError(f"mask {path} has more than 8 bits per channel: convert it to 8 bits.")
-        if picture.mode not in (ID_MODES if self.kind == "ids" else COLOUR_MODES):
-            pixels = decode_rgb(picture, path) if picture.mode in COLOUR_MODES else None
-            raise DataError(mode_fault(path, picture.mode, pixels, self))
+        if picture.mode not in (*GREY_MODES, *COLOUR_MODES, "P"):
+            raise DataError(mode_fault(path, picture.mode, None, self))
 
-    def _classes(self, values: NDArray[Any], path: Path) -> Pixels:
+    def _read(self, picture: Image.Image, path: Path) -> Pixels:
+        if self._is_certain(picture, path):
+            labels = self._classes(values_of(picture, path))
+            if labels is not None:
+                return labels
+        if self.kind == "colours" and picture.mode == "RGB" and "transparency" not in picture.info:
+            return self._classes_of_colours(decode_rgb(picture, path), path)
+        mode = picture.mode
+        form = form_of(picture, path)
+        readings = self.readings(form)
+        if not readings:
+            raise DataError(self._unknown(form, mode, path))
+        if len(readings) > 1:
+            moved = mode == "P" and readings[0].name == "stored" and readings[-1].name == "colours"
+            told = palette_fault if moved else readings_fault
+            raise DataError(told(path, form, readings, self))
+        if self.kind == "ids" and readings[0].name == "colours":
+            if mode == "P":
+                raise DataError(palette_fault(path, form, readings, self))
+            raise DataError(mode_fault(path, mode, form.colour, self))
+        return form.of_distinct(readings[0].labels)
+
+    def _is_certain(self, picture: Image.Image, path: Path) -> bool:
+        """Return whether the numbers of a mask, if they all are ids, have no other reading."""
+        if picture.mode != "P":
+            return self.plain and is_plain(picture)
+        if picture.info.get("transparency") is not None:
+            return False
+        palette = palette_of(picture, path)
+        if palette not in self._agreed:
+            if len(self._agreed) > _PALETTES:
+                self._agreed.clear()
+            self._agreed[palette] = self.agrees(whole_palette(palette))
+        return self._agreed[palette]
+
+    @cached_property
+    def _agreed(self) -> dict[bytes, bool]:
+        """Results of :meth:`agrees` by palette, since most masks of a data set have the same."""
+        return {}
+
+    def _unknown(self, form: MaskForm, mode: str, path: Path) -> str:
+        """Return the message about a mask that has no reading."""
+        if self.kind == "colours":
+            if not form.painted:
+                return mode_fault(path, mode, form.colour, self)
+            codes = form.colour[np.searchsorted(form.distinct, form.places)]
+            foreign = codes[self.labels_of_colours(codes.ravel()).reshape(codes.shape) == NONE]
+            return colour_fault(path, foreign.astype(np.int32), codes.size, self)
+        tried = (form.stored,) if self.kind == "stored" else (form.stored, form.shown)
+        numbers = next((each for each in tried if (each != NONE).all()), None)
+        if numbers is None or (mode in COLOUR_MODES and form.painted):
+            return mode_fault(path, mode, form.colour, self)
+        return id_fault(path, sorted({int(number) for number in numbers}), self)
+
+    def _classes(self, values: NDArray[Any]) -> Pixels | None:
+        """Return the classes of numbers, or None if some are no ids."""
         known = self.known
         if values.dtype == np.uint8:
-            good = bool(_by_table(known[:256].view(np.uint8), values).all())
+            good = bool(by_table(known.view(np.uint8), values).all())
         else:
-            good = values.size == 0 or bool(
-                values.min() >= 0 and values.max() < len(known) and known[values.astype(np.int64)].all()
-            )
+            good = values.size == 0 or bool(values.max() < len(known) and known[values.astype(np.int64)].all())
         if not good:
-            raise DataError(id_fault(path, [int(value) for value in np.unique(values)], self))
-        if self.table is None:
-            return values.astype(np.uint8, copy=False)
-        labels: Pixels = self.table[values] if values.dtype != np.uint8 else _by_table(self.table[:256], values)
-        return labels
+            return None
+        return values.astype(np.uint8, copy=False) if self.table is None else by_table(self.table, values)
 
     def _classes_of_colours(self, pixels: Pixels, path: Path) -> Pixels:
-        wide = pixels.astype(np.int32)
-        values = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+        values = codes_of(pixels)
         codes, classes = self.codes
         place = np.searchsorted(codes, values).clip(max=len(codes) - 1)
         if (foreign := codes[place] != values).any():
             raise DataError(colour_fault(path, values[foreign], values.size, self))
         labels: Pixels = classes[place]
         return labels
-
-
-def _by_table(table: Pixels, values: Pixels) -> Pixels:
-    """Compute ``table[values]``, four times as fast as numpy."""
-    cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork
-    found: Pixels = cv2.LUT(values, table).astype(np.uint8, copy=False)
-    return found

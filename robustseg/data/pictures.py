@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from robustseg.data.errors import DataError, not_permitted
-from robustseg.data.transforms import Pixels
 from robustseg.opening import pictures as opening
 from robustseg.opening.pictures import MAX_PIXELS, PixelLimit
 from robustseg.opening.regular import UnfitFile
 
-DEEP_MODES = ("I", "I;16", "F")
-"""Pillow's modes of more than 8 bits, which Pillow clips instead of scaling."""
+if TYPE_CHECKING:
+    from robustseg.data.transforms import Pixels  # imports torch
 
-PILLOW_ERRORS = opening.ERRORS
+ImageForm = Literal["grey", "alpha", "16bit", "cmyk", "bands"]
+"""Form of an image other than RGB of 8 bits: greys, transparency, 16 bits per channel, inks, more than three bands."""
+EXACT: tuple[ImageForm, ...] = ("grey", "alpha")
+"""Forms that become RGB without a change of a colour: greys are repeated, transparency is left out."""
+_HOW = {
+    "grey": "repeats the grey in all channels",
+    "alpha": "leaves the transparency out",
+    "16bit": "takes the upper 8 bits",
+    "cmyk": "converts inks to colours without a profile",
+    "bands": "takes the first three bands",
+}
+
+# Pillow's exceptions for files that are truncated, empty or not pictures
+PILLOW_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 _ORIENTATION = 0x0112
 """EXIF's tag of a picture's orientation; 1 means not turned."""
@@ -92,20 +116,73 @@ def orientation(picture: Image.Image) -> int:
     return tag if tag in range(2, 9) else 1
 
 
-def check_image(picture: Image.Image, path: Path, upright: bool = False) -> None:
-    """Check that an image has 8 bits per channel.
+def frames_of(picture: Image.Image, path: Path) -> int:
+    """Return the number of pictures in a file.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        return int(getattr(picture, "n_frames", 1))
+    except PILLOW_ERRORS as error:
+        raise undecodable(path, error) from error
+
+
+def check_forms(forms: Collection[str]) -> tuple[ImageForm, ...]:
+    """Return ``forms``.
+
+    Raises:
+        ValueError: One is not an :data:`ImageForm`.
+    """
+    for form in forms:
+        if form not in _HOW:
+            raise ValueError(f"convert = {list(forms)!r}: set data.convert to some of {', '.join(_HOW)}.")
+    return tuple(form for form in get_args(ImageForm) if form in forms)
+
+
+def image_forms(picture: Image.Image) -> list[ImageForm]:
+    """Return all forms of an opened image in which it differs from RGB of 8 bits."""
+    mode, stored = picture.mode, stored_mode(picture)
+    found: list[ImageForm] = []
+    if ";16" in stored or mode.startswith("I;16") or (mode == "I" and picture.format in ("PPM", "PNG")):
+        found.append("16bit")
+    if mode in ("1", "L", "LA", "I") or mode.startswith("I;16"):
+        found.append("grey")
+    if mode in ("LA", "PA", "RGBA") or picture.info.get("transparency") is not None:
+        found.append("alpha")
+    if mode == "CMYK":
+        found.append("cmyk")
+    if picture.format == "TIFF" and "X" in stored:
+        found.append("bands")
+    return found
+
+
+def check_image(
+    picture: Image.Image, path: Path, upright: bool = False, convert: Collection[ImageForm] = EXACT
+) -> None:
+    """Check that an image is RGB of 8 bits, or in a form that may be converted to it.
 
     Args:
         picture: The picture, not decoded yet.
         path: Its file, for the message.
         upright: Check as well that its EXIF orientation does not turn it.
+        convert: Forms that may be converted.
 
     Raises:
-        DataError: It has more bits, or its EXIF orientation turns it.
+        DataError: It has another form, several pictures, or its EXIF orientation turns it.
     """
-    stored = stored_mode(picture)
-    if picture.mode in DEEP_MODES or ";16" in stored:
-        raise DataError(f"image {path} has more than 8 bits per channel (mode {stored}): convert it to 8 bits.")
+    stored, forms = stored_mode(picture), image_forms(picture)
+    for form in forms:
+        if form not in convert:
+            more = "has more than 8 bits per channel" if form == "16bit" else f"has another form than RGB: {form}"
+            raise DataError(
+                f"image {path} {more} (mode {stored}): convert it to 8 bits of RGB, or add {form} to data.convert, "
+                f"which {_HOW[form]}."
+            )
+    if picture.mode in ("F", "I", "LAB", "HSV") and "16bit" not in forms:
+        raise DataError(f"image {path} holds no colours of 8 bits per channel (mode {stored}): convert it to 8 bits.")
+    if picture.format != "MPO" and (frames := frames_of(picture, path)) > 1:
+        raise DataError(f"image {path} holds {frames} pictures, of which one can be read: save each as a file.")
     if upright and (turned := orientation(picture)) != 1:
         raise DataError(
             f"image {path} has the EXIF orientation {turned}, by which viewers turn it, and its mask may be made for "
@@ -117,20 +194,33 @@ UPRIGHT = "rotate its pixels and remove the tag (PIL.ImageOps.exif_transpose), s
 """Remedy for an image with an EXIF orientation, for messages."""
 
 
-def decode_image(path: Path, upright: bool = False, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode_image(
+    path: Path, upright: bool = False, convert: Collection[ImageForm] = EXACT, max_pixels: int = MAX_PIXELS
+) -> Pixels:
     """Decode an image to H×W×3 RGB as it is stored, ignoring its EXIF orientation.
 
     Args:
         path: A picture file.
         upright: Refuse an image that its EXIF orientation turns.
+        convert: Forms that may be converted to RGB of 8 bits.
         max_pixels: Most pixels.
 
     Raises:
-        DataError: It is missing, truncated, turned (see ``upright``), too large, or has more than 8 bits per channel.
+        DataError: It is missing, truncated, turned (see ``upright``), or has a form that may not be converted.
     """
     with open_picture(path, max_pixels, dense=True) as picture:
-        check_image(picture, path, upright)
-        return decode_rgb(picture, path)
+        check_image(picture, path, upright, convert)
+        deep = picture.mode == "I" or picture.mode.startswith("I;16")
+        return _upper_bits(picture, path) if deep else decode_rgb(picture, path)
+
+
+def _upper_bits(picture: Image.Image, path: Path) -> Pixels:
+    """Decode greys of 16 bits to H×W×3 of 8 bits; Pillow cuts colours of 16 bits itself, in the same way."""
+    try:
+        upper = (np.array(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+    except PILLOW_ERRORS as error:
+        raise undecodable(path, error) from error
+    return np.repeat(upper[..., None], 3, 2)
 
 
 def decode_rgb(picture: Image.Image, path: Path) -> Pixels:

@@ -5,14 +5,17 @@ from robustseg.data.base import SegmentationData, Split
 from robustseg.data.bdd100k import BDD100K
 from robustseg.data.camvid import CamVid
 from robustseg.data.cityscapes import Cityscapes
+from robustseg.data.coco_stuff import COCOStuff
+from robustseg.data.context import PascalContext
 from robustseg.data.dataset import SegmentationDataset
 from robustseg.data.errors import DataError
 from robustseg.data.file_data import FileData
-from robustseg.data.files import FilePair, PairedFiles, check_headers, pair_by_stem
+from robustseg.data.files import PairedFiles, check_headers
 from robustseg.data.folder_pairs import FolderPairs
 from robustseg.data.loading import UnpaddedDistributedSampler, collate
 from robustseg.data.masks import MaskFormat
 from robustseg.data.order import Fetch, SampleOrder, derived_seed, run_seed
+from robustseg.data.pairing import FilePair, pair_by_stem
 from robustseg.data.scenes import render_scene
 from robustseg.data.synthetic import SceneDataset, SyntheticScenes
 from robustseg.data.transforms import EvalTransform, TrainTransform
@@ -21,6 +24,7 @@ from robustseg.data.voc import PascalVOC
 __all__ = [
     "ADE20K",
     "BDD100K",
+    "COCOStuff",
     "CamVid",
     "Cityscapes",
     "DataError",
@@ -31,6 +35,7 @@ __all__ = [
     "FolderPairs",
     "MaskFormat",
     "PairedFiles",
+    "PascalContext",
     "PascalVOC",
     "SampleOrder",
     "SceneDataset",

@@ -9,7 +9,6 @@ from robustseg.data.base import Split
 from robustseg.data.errors import DataError
 from robustseg.data.facts.voc import PASCAL_VOC, voc_colour
 from robustseg.data.file_data import FileData
-from robustseg.data.files import FilePair
 from robustseg.data.folders import (
     check_listed,
     examples,
@@ -22,6 +21,7 @@ from robustseg.data.folders import (
     read_list,
 )
 from robustseg.data.masks import RGB, MaskFormat
+from robustseg.data.pairing import FilePair
 from robustseg.data.voc_download import download_sbd, download_voc
 from robustseg.types import IGNORE_INDEX
 

@@ -234,6 +234,8 @@ class DataFacts(Part):
     image_size: list[int] | None = None
     ids: list[str] | None = None
     """Ids of the scored samples; None for the whole split."""
+    splits: dict[str, int] | None = None
+    """Number of images in each split of the data set that was there; None in cards of earlier versions."""
 
 
 class Protocol(Part):

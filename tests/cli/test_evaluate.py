@@ -59,6 +59,8 @@ def test_an_honest_model_passes_strict(honest):
     assert card["verdict"] != "unreliable"
     assert [flag["number"] for flag in card["flags"]] == list(range(1, 11))
     assert card["protocol"]["suite"] == "short"
+    assert card["data"]["splits"]["train"] == 64
+    assert card["data"]["splits"]["test"] == card["data"]["split_images"]
     assert {"card.md", "report.html", "protocol.json", "records"} <= {path.name for path in honest.iterdir()}
 
 
@@ -76,7 +78,9 @@ def test_a_model_that_only_looks_robust_is_unreliable(run, tmp_path, network, fl
     card = card_of(tmp_path / "out")
     assert card["verdict"] == "unreliable"
     assert flags <= {flag["number"] for flag in card["flags"] if flag["verdict"] == "unreliable"}
-    assert "unreliable" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "unreliable" in said
+    assert "robustseg: SyntheticScenes: images: test " in said
     if network == "OneHotFCN":
         assert "autograd" in card["attacks"]["pgd4"]["error"]
     # without --strict it is said, but the command did what it was asked for

@@ -5,9 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robustseg.data import ADE20K, BDD100K, CamVid, Cityscapes, DataError, FolderPairs, PascalVOC
+from robustseg.data import (
+    ADE20K,
+    BDD100K,
+    CamVid,
+    Cityscapes,
+    COCOStuff,
+    DataError,
+    FolderPairs,
+    PascalContext,
+    PascalVOC,
+)
 
-MODULES = {module.__name__: module for module in (ADE20K, BDD100K, CamVid, Cityscapes, FolderPairs, PascalVOC)}
+MODULES = {
+    module.__name__: module
+    for module in (ADE20K, BDD100K, CamVid, Cityscapes, COCOStuff, FolderPairs, PascalContext, PascalVOC)
+}
 PUBLISHED = [name for name in MODULES if name != "FolderPairs"]
 COMMON = {"crop_size": (32, 32), "num_workers": 0, "batch_size": 1, "image_size": None, "augment": False}
 

@@ -75,7 +75,8 @@ def test_grey_and_transparent_images_become_rgb(tmp_path):
 def test_hidden_and_foreign_files_are_passed_over(root):
     (root / "train" / "._a.jpg").write_bytes(b"resource fork")
     (root / "train" / "Thumbs.db").write_bytes(b"x")
-    assert len(camvid(root).dataset("train")) == 5
+    with pytest.warns(UserWarning, match=r"train: passed over 2 that are no image or mask: \._a\.jpg, Thumbs\.db"):
+        assert len(camvid(root).dataset("train")) == 5
 
 
 def test_missing_files_are_named(root):
@@ -97,7 +98,7 @@ def test_missing_files_are_named(root):
     assert "trainannot is not a folder" in error_of(root)
     for path in (root / "train").iterdir():
         path.unlink()
-    assert "train holds no .png or .jpg or .jpeg file" in error_of(root)
+    assert "train holds no .png or .jpg or .jpeg or .bmp or" in error_of(root)
 
 
 def test_two_images_of_one_name(root):

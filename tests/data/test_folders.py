@@ -138,23 +138,24 @@ def test_accents_may_be_encoded_either_way(tmp_path):
     assert np.array_equal(dataset.read(0)[1], next(iter(truth["train"].values())))
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".tif"])
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".npy"])
 def test_masks_of_other_formats_are_named(tmp_path, suffix):
     trees.pairs_tree(tmp_path)
     for path in (tmp_path / "train/masks").rglob("*.png"):
         path.rename(path.with_suffix(suffix))
     message = error_of("FolderPairs", tmp_path)
-    assert f"masks holds no .png file but 3 {suffix} files such as 0001{suffix} (" in message
+    assert "masks holds no .png or .tif or .tiff or .bmp or .gif or .pgm or .ppm or .pbm file but" in message
+    assert f"file but 3 {suffix} files such as 0001{suffix} (" in message
     lossy = "export masks as PNG from their source, as this compression has changed ids"
-    assert (lossy in message) == (suffix != ".tif")
-    assert ("convert them to PNG)" in message) == (suffix == ".tif")
+    assert (lossy in message) == (suffix != ".npy")
+    assert ("convert them to PNG)" in message) == (suffix == ".npy")
 
 
 @pytest.mark.parametrize(("name", "folder"), [("CamVid", "train"), ("ADE20K", "ADEChallengeData2016/images/training")])
 def test_images_of_other_formats_are_named(tmp_path, name, folder):
     trees.TREES[name](tmp_path)
     for path in (tmp_path / folder).iterdir():
-        path.rename(path.with_suffix(".tif"))
+        path.rename(path.with_suffix(".jp2"))
     message = error_of(name, tmp_path)
-    assert "holds no .png or .jpg or .jpeg file but 2 .tif files such as " in message
+    assert "holds no .png or .jpg or .jpeg or .bmp or .tif or .tiff or .webp file but 2 .jp2 files such as " in message
     assert "(convert them to PNG or JPEG)" in message

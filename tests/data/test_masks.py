@@ -51,7 +51,11 @@ def test_colours_decode_void(tmp_path):
 
 def test_grey_saved_as_rgb(tmp_path):
     path = written(tmp_path / "x.png", np.dstack([IDS] * 3))
-    assert "its channels are equal" in fault(path)
+    assert np.array_equal(MASKS.read(path), IDS)
+    assert MASKS.check_header(path) == (64, 48)
+    assert "its channels are equal and hold 4, 5, 6, 7, which are outside the 4 classes 0-3" in fault(
+        written(tmp_path / "y.png", np.dstack([IDS + 4] * 3))
+    )
     assert "greys are rather ids: set data.masks to ids" in fault(path, PAINTED)
 
 
@@ -154,12 +158,6 @@ def test_other_foreign_ids_are_not_called_scaled(tmp_path, values):
     message = fault(written(tmp_path / "x.png", np.array(values, np.uint8)[IDS]))
     assert "evenly" not in message
     assert "convert it to these ids" in message
-
-
-def test_black_and_white_masks(tmp_path):
-    path = tmp_path / "x.png"
-    Image.fromarray(IDS > 1).save(path)
-    assert np.array_equal(MASKS.read(path), (IDS > 1).astype(np.uint8))
 
 
 def test_ids_of_a_table(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from robustseg.data import ADE20K, BDD100K, Cityscapes, PascalVOC
+from robustseg.data import ADE20K, BDD100K, Cityscapes, COCOStuff, DataError, PascalContext, PascalVOC
 from robustseg.data.catalogue import find_dataset
 
 from . import trees
@@ -137,6 +137,47 @@ def test_official_classes():
         ("person", (150, 5, 61)),
         ("flag", (92, 0, 255)),
     )
+
+
+def test_coco_stuff(tmp_path):
+    """Names and ids as in its labels.txt: label k is k-1 in the masks."""
+    names = [name for name, _ in COCOStuff.classes]
+    assert (len(names), len(set(names))) == (171, 171)
+    assert [names[k] for k in (0, 10, 11, 79, 80, 81, 170)] == [
+        "person", "fire hydrant", "stop sign", "toothbrush", "banner", "blanket", "wood"
+    ]  # fmt: skip
+    class_of = module("COCOStuff", tmp_path).mask_format().class_of
+    assert {number: names[class_of[number]] for number in (0, 12, 89, 91, 148, 181)} == {
+        0: "person", 12: "stop sign", 89: "toothbrush", 91: "banner", 148: "road", 181: "wood"
+    }  # fmt: skip
+    assert set(range(182)) - class_of.keys() == set(trees.COCO_ABSENT)
+    for number, (kind, folders) in enumerate(
+        [
+            ("labelTrainIds", ()),
+            ("published", ("", "stuffthingmaps")),
+            ("published", ("coco_stuff164k/images", "coco_stuff164k/annotations")),
+        ]
+    ):
+        truth = trees.coco_stuff_tree(tmp_path / str(number), kind, folders=folders)
+        assert_holds(module("COCOStuff", tmp_path / str(number), check="all").dataset("train"), truth["train"])
+    trees.coco_stuff_tree(tmp_path / "both")
+    truth = trees.coco_stuff_tree(tmp_path / "both", "labelTrainIds")
+    assert_holds(module("COCOStuff", tmp_path / "both", check="all").dataset("val"), truth["val"])
+    trees.save(next((tmp_path / "0/annotations/val2017").iterdir()), np.full(trees.SIZE, 181, np.uint8))
+    with pytest.raises(DataError, match="holds the ids 181, which are outside the 171 classes 0-170"):
+        module("COCOStuff", tmp_path / "0", check="all").dataset("val")
+
+
+def test_pascal_context_with_its_background(tmp_path):
+    truth = trees.context_tree(tmp_path)
+    data = module("PascalContext", tmp_path, background=True)
+    assert (data.num_classes, data.class_names[:2], data.class_names[-1]) == (60, ["background", "aeroplane"], "wood")
+    counted = {name: np.where(mask == 255, 0, mask + 1) for name, mask in truth["val"].items()}
+    assert_holds(data.dataset("val"), counted)
+    assert [name for name, _ in PascalContext.classes][:20:19] == ["aeroplane", "tvmonitor"]
+    for name in ("PascalContext", "COCOStuff"):
+        with pytest.raises(ValueError, match=f"the masks of {name} are published as numbers"):
+            module(name, tmp_path, masks="colours")
 
 
 # the real ones, where they are

@@ -237,6 +237,43 @@ def camvid_tree(root: Path, splits: Splits | None = None, size: tuple[int, int] 
     return _write(splits or usual, size, seed, range(12), paths, lambda mask: np.where(mask == 11, VOID, mask))
 
 
+COCO_ABSENT = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Ids in COCO-Stuff's masks that never occur: labels without annotations."""
+
+
+def coco_stuff_tree(
+    root: Path, kind: str = "published", size: tuple[int, int] = SIZE, seed: int = 0, folders: Sequence[str] = ()
+) -> Truth:
+    """``root/images`` and ``root/annotations``: ids 0 to 181 without those above, or ``kind="labelTrainIds"``."""
+    splits = {"train": ["000000000009", "000000000025"], "val": ["000000000139"]}
+    images, masks = folders or ("images", "annotations")
+    published = [number for number in range(182) if number not in COCO_ABSENT]
+    reduced = np.full(256, VOID, np.uint8)
+    reduced[published] = range(171)
+
+    def paths(split: str, name: str) -> tuple[Path, Path]:
+        end = "_labelTrainIds" if kind == "labelTrainIds" else ""
+        return root / images / f"{split}2017" / f"{name}.jpg", root / masks / f"{split}2017" / f"{name}{end}.png"
+
+    def save_mask(path: Path, mask: np.ndarray) -> None:
+        save(path, mask if kind == "published" else reduced[mask])
+
+    return _write(splits, size, seed, [*published, VOID], paths, lambda mask: reduced[mask], save_mask)
+
+
+def context_tree(root: Path, size: tuple[int, int] = SIZE, seed: int = 0) -> Truth:
+    """``root/VOCdevkit/VOC2010`` with mmsegmentation's masks: 0 is the background and k is class k−1."""
+    splits = {"train": ["2008_000002", "2008_000003"], "val": ["2008_000008"]}
+    base = root / "VOCdevkit" / "VOC2010"
+    for split, names in splits.items():
+        _write_list(base / "ImageSets" / "SegmentationContext" / f"{split}.txt", names)
+
+    def paths(split: str, name: str) -> tuple[Path, Path]:
+        return base / "JPEGImages" / f"{name}.jpg", base / "SegmentationClassContext" / f"{name}.png"
+
+    return _write(splits, size, seed, range(60), paths, lambda mask: np.where(mask == 0, VOID, mask - 1))
+
+
 PAIR_CLASSES = """\
 classes:
   - {name: ground, id: 1, colour: [128, 64, 0]}
@@ -283,5 +320,7 @@ TREES: dict[str, Callable[[Path], Truth]] = {
     "ADE20K": ade20k_tree,
     "CamVid": camvid_tree,
     "FolderPairs": pairs_tree,
+    "COCOStuff": coco_stuff_tree,
+    "PascalContext": context_tree,
 }
 """Writer of each data set's layout."""

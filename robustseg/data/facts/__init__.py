@@ -3,10 +3,12 @@
 from robustseg.data.facts.ade20k import ADE
 from robustseg.data.facts.camvid import CAMVID
 from robustseg.data.facts.cityscapes import BDD, CITYSCAPES
+from robustseg.data.facts.coco import COCO_STUFF
+from robustseg.data.facts.context import PASCAL_CONTEXT
 from robustseg.data.facts.own import FOLDER_PAIRS, SYNTHETIC_SCENES
 from robustseg.data.facts.row import DatasetFacts
 from robustseg.data.facts.voc import PASCAL_VOC
 
-DATASETS = (ADE, BDD, CAMVID, CITYSCAPES, FOLDER_PAIRS, PASCAL_VOC, SYNTHETIC_SCENES)
+DATASETS = (ADE, BDD, COCO_STUFF, CAMVID, CITYSCAPES, FOLDER_PAIRS, PASCAL_CONTEXT, PASCAL_VOC, SYNTHETIC_SCENES)
 
 __all__ = ["DATASETS", "DatasetFacts"]

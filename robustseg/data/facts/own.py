@@ -18,8 +18,9 @@ FOLDER_PAIRS = DatasetFacts(
     name="FolderPairs",
     about="Folders of images and of masks of the same names, with a class table in a YAML file.",
     layout=(
-        "{train,val,test}/images/**/*.jpg (or PNG): the images, in subfolders or not",
-        "{train,val,test}/masks/**/*.png: masks of the same relative paths, ids or colours of the class table",
+        "{train,val,test}/images/**/*.jpg (PNG, BMP, TIFF, WebP): the images, in subfolders or not",
+        "{train,val,test}/masks/**/*.png (TIFF, BMP, GIF, PGM): masks of the same relative paths, ids or colours of "
+        "the class table",
     ),
     source="your own files, with a class table such as robustseg configs classes/example prints (data.classes)",
     licence="yours",

@@ -162,7 +162,7 @@ def about(benchmark: Benchmark, measured: Measurements) -> dict[str, Any]:
     of = benchmark
     return {
         "model": {**of.facts["model"], "trained_with": of.trained_with},
-        "data": {**of.facts["data"], "images": len(of.samples)},
+        "data": {**of.facts["data"], "images": len(of.samples), "splits": of.data.counts()},
         "protocol": {"suite": of.suite, "targets": of.targets, "precision": of.facts["precision"], "seed": of.seed},
         "versions": _agreed([about["versions"] for about in measured.about]),
         "commit": _agreed([about["commit"] for about in measured.about]),

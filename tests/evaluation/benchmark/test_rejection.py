@@ -194,7 +194,7 @@ def test_patches_depend_on_the_seed_of_the_evaluation(tmp_path):
     for seed in (0, 1):
         of = benchmark(seed=seed, threshold_images=3)
         spatial = of.detectors["spatial"]
-        found.append(rejection._benign_scores(of, "spatial", spatial, tmp_path, torch.device("cpu")))
+        found.append(rejection._benign_scores(of, spatial, tmp_path, torch.device("cpu"), AttackStage({})))
         assert torch.equal(found[-1], spatial.scores(of.model, batch.images, batch.ids, seed=seed))
     assert not torch.equal(*found)
     assert len(list(tmp_path.glob("benign-*.json"))) == 2
