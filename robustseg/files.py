@@ -1,8 +1,11 @@
 """Atomic files: complete or absent, even if the writing process is killed.
 
-All writers share one policy. ``durable`` files are on disk when the call returns and survive a power failure:
-checkpoints, results, everything that takes time to reproduce. Others, such as caches and pictures, survive the end of
-the process but may be missing or damaged after a power failure, which their readers detect.
+All writers begin here and share one policy. ``durable`` files are on disk when the call returns and survive a power
+failure: checkpoints, results, everything that takes time to reproduce. Others, such as caches and pictures, survive the
+end of the process but may be missing or damaged after a power failure, which their readers detect.
+
+File systems without hard links, or that refuse to rename, get the closest that they can do: see :func:`create_text` and
+:func:`replace`.
 """
 
 from __future__ import annotations
@@ -20,12 +23,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from robustseg.writing.rough import is_direct, open_direct, stays_empty
+from robustseg.writing.rough import not_writable as not_writable
+from robustseg.writing.rough import remedy as remedy
+from robustseg.writing.rough import replace as replace
+from robustseg.writing.rough import sync_file as sync_file
+
 if sys.platform != "win32":
     import fcntl
 
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}\.tmp")
 _ABANDONED_AFTER = 3600
 """Seconds without a change after which a temporary file counts as left over, on file systems without locks."""
+_LONGEST_NAME = 100
+"""Most bytes of a file's name in that of its temporary file."""
+_NO_LINK = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV, errno.EACCES)
+"""Errors of file systems without hard links."""
 
 
 class TemporaryFile:
@@ -44,7 +57,8 @@ class TemporaryFile:
 
     def __init__(self, path: Path, folder: Path | None = None):
         while True:
-            self.path = (folder or path.parent) / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+            name = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+            self.path = (folder or path.parent) / f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
             self._file = self.path.open("xb")
             with contextlib.suppress(OSError):
                 _lock(self._file)
@@ -77,8 +91,7 @@ class TemporaryFile:
         Raises:
             OSError: The sync failed.
         """
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync_file(self._file)
 
     def become(self, path: Path, durable: bool) -> None:
         """Rename the file to ``path``, replacing an existing file.
@@ -88,10 +101,10 @@ class TemporaryFile:
         """
         self._file.flush()
         if durable:
-            os.fsync(self._file.fileno())
+            sync_file(self._file)
         if sys.platform == "win32":  # an open file cannot be renamed there
             self._file.close()
-        os.replace(self.path, path)
+        replace(self.path, path)
         if durable:
             with contextlib.suppress(OSError):  # not supported by every file system
                 sync_folder(path.parent)
@@ -111,7 +124,8 @@ class TemporaryFile:
 def write_whole(content: bytes, path: str | os.PathLike[str], *, durable: bool = True) -> None:
     """Write a file so that ``path`` holds either its old content or all of the new one.
 
-    Folders are created. A link is kept, and its target is written; a device or pipe is written to directly.
+    Folders are created. A link is kept, and its target is written; a device, a pipe or a file of the process, such as
+    ``/dev/stdout``, is written to directly. A pipe that nobody reads for seconds is an error.
 
     Args:
         content: Whole content of the file.
@@ -121,9 +135,8 @@ def write_whole(content: bytes, path: str | os.PathLike[str], *, durable: bool =
     Raises:
         OSError: The file cannot be written; ``path`` is unchanged.
     """
-    path = Path(path)
-    if path.is_relative_to("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
-        with path.open("wb") as device:
+    if is_direct(path):
+        with open_direct(path) as device:
             device.write(content)
         return
     target = Path(os.path.realpath(path))
@@ -133,6 +146,19 @@ def write_whole(content: bytes, path: str | os.PathLike[str], *, durable: bool =
     with TemporaryFile(target) as file:
         file.write(content)
         file.become(target, durable)
+
+
+def copy_whole(source: BinaryIO, path: Path) -> None:
+    """Copy the rest of an open file so that ``path`` holds all of it or does not change; folders are created.
+
+    Raises:
+        OSError: It cannot be read or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(path) as file:
+        while block := source.read(1 << 20):
+            file.write(block)
+        file.become(path, durable=True)
 
 
 def write_text(text: str, path: str | os.PathLike[str], *, durable: bool = True) -> None:
@@ -157,15 +183,28 @@ def write_json(record: Mapping[str, Any], path: str | os.PathLike[str], *, durab
 def create_text(text: str, path: Path) -> None:
     """Create a file durably; if several processes try at once, only one succeeds.
 
+    On file systems without hard links the file is empty for a moment. There, an empty file is waited for, and replaced
+    if it stays empty: its writer was killed.
+
     Raises:
-        FileExistsError: The file exists.
+        FileExistsError: The file exists and holds something.
         OSError: It cannot be written.
     """
     with TemporaryFile(path) as file:
         file.write(text.encode())
         file.sync()
-        # Unlike a rename, a link fails if the file exists.
-        os.link(file.path, path)
+        try:
+            # Unlike a rename, a link fails if the file exists.
+            os.link(file.path, path)
+        except OSError as error:
+            if isinstance(error, FileExistsError) or error.errno not in _NO_LINK:
+                raise
+            try:
+                path.open("xb").close()
+            except FileExistsError:
+                if not stays_empty(path):
+                    raise
+            file.become(path, durable=True)
     with contextlib.suppress(OSError):
         sync_folder(path.parent)
 

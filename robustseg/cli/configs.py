@@ -10,6 +10,7 @@ import yaml
 
 from robustseg.cli.arguments import Arguments
 from robustseg.files import write_text
+from robustseg.opening.regular import read_text
 from robustseg.shipped import ConfigFileError, about, complete, files, leading_comment
 from robustseg.shipped.includes import KEY
 from robustseg.shipped.names import plain, unknown
@@ -62,7 +63,7 @@ def _rows(chosen: Mapping[str, Path]) -> list[str]:
 
 def _text(path: Path, filled: bool) -> str:
     """Return a file's text, or with ``filled`` its leading comment and its content with all includes resolved."""
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     if not filled or path.suffix != ".yaml" or not re.search(rf"^{KEY}:", text, re.MULTILINE):
         return text
     head = [f"# {line}".rstrip() for line in leading_comment(path)]
@@ -85,7 +86,7 @@ def _copy(chosen: Mapping[str, Path], folder: Path) -> int:
     targets = {folder / (f"{name}.yaml" if path.suffix == ".yaml" else name): path for name, path in chosen.items()}
     try:
         for target, path in targets.items():
-            if target.exists() and target.read_text(encoding="utf-8") != _text(path, filled=True):
+            if target.exists() and read_text(target) != _text(path, filled=True):
                 raise ConfigFileError(f"{target} is there already, and different: move it, or name another folder.")
         for target, path in targets.items():
             write_text(_text(path, filled=True), target)

@@ -49,7 +49,7 @@ def leaderboard(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     check_there(options.folders, "name the folder of a finished evaluation")
     from robustseg.evaluation import report
-    from robustseg.files import write_text
+    from robustseg.files import not_writable, write_text
 
     built = report.build_leaderboard(report.read_cards(options.folders), group=options.group)
     writers = {
@@ -63,7 +63,7 @@ def leaderboard(args: Sequence[str]) -> int:
         try:
             write_text(written(built), path)
         except OSError as error:
-            raise report.ReportError(f"{path}: cannot be written ({error.strerror or error}).") from error
+            raise report.ReportError(f"{not_writable(path, error)}.") from error
     if not writers:
         write(report.leaderboard_markdown(built))
     return 0

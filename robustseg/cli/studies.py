@@ -13,6 +13,7 @@ from robustseg.cli.arguments import Arguments
 from robustseg.cli.computing import measuring
 from robustseg.config.build import RobustSegCLI
 from robustseg.config.safety import OPTION, split_allowed
+from robustseg.config.writes import allowing, split_writable
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.benchmark import Benchmark
@@ -41,7 +42,9 @@ class ModelFiles(NamedTuple):
 
 def study(args: Sequence[str]) -> int:
     """Run a study of a checkpoint, with ``--models`` also on further models."""
-    allowed, _ = split_allowed(args)
+    packages, rest = split_allowed(args)
+    folders, _ = split_writable(rest)
+    allowed = [*(f"{OPTION}={package}" for package in packages), *allowing(folders)]
     # The target's configuration takes no other arguments from this command line.
     return measuring(lambda: _study(args, partial(_evaluation, allowed=allowed)))
 
@@ -52,7 +55,7 @@ def transfer(args: Sequence[str]) -> int:
 
 
 def _evaluation(args: Sequence[str], study: bool, allowed: Sequence[str] = ()) -> RobustSegCLI:
-    return RobustSegCLI([*args, *(f"{OPTION}={package}" for package in allowed)], evaluate=True, study=study)
+    return RobustSegCLI([*args, *allowed], evaluate=True, study=study)
 
 
 def _study(args: Sequence[str], build: Build) -> int:

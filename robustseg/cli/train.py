@@ -14,7 +14,8 @@ from robustseg.config.monitored import early_end, keys_of_callbacks
 from robustseg.config.saying import say
 from robustseg.evaluation.benchmark import run_benchmark
 from robustseg.models import load_segmentation_weights
-from robustseg.resume.continuation import check_continuation, run_facts
+from robustseg.resume.checkpoint_state import OUTLINE, check_state
+from robustseg.resume.continuation import RUN_KEY, check_continuation, run_facts
 from robustseg.resume.preemption import PreemptionSignals
 from robustseg.resume.runs import LAST, RunError
 from robustseg.training.monitored import check_monitors
@@ -69,6 +70,7 @@ def _check_before_training(cli: RobustSegCLI) -> None:
         facts = run_facts(cli.trainer, cli.datamodule)
         check_continuation(cli.resumed, facts, cli.settings, cli.config.resume, cli.checkpoint)
         load_segmentation_weights(cli.model.model, cli.checkpoint)
+        check_state(cli.resumed, cli.checkpoint, cli.resumed[RUN_KEY].get(OUTLINE))
         cli.resumed = {"global_step": cli.resumed["global_step"]}  # the rest is as large as the model and its optimiser
     figures = cli.model.logged(cli.datamodule.batch_size, cli.datamodule.global_batch_size)
     for caution in check_monitors(cli.trainer, cli.model, figures, keys):

@@ -14,6 +14,7 @@ from robustseg.evaluation.card import UNKNOWN
 from robustseg.evaluation.card_upgrade import upgrade_settings
 from robustseg.models import SlidingWindow
 from robustseg.models.checkpoints.load import WeightsInfo
+from robustseg.opening.regular import LIST, read_text
 from robustseg.resume.runs import RunError
 from robustseg.training import RobustSegmentation
 
@@ -116,6 +117,6 @@ def read_ids(path: Path) -> list[str]:
         RunError: The file cannot be read.
     """
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(path, LIST).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"--ids {path}: cannot be read ({error}); give a text file with one id per line.") from error

@@ -31,11 +31,12 @@ from robustseg.config.logger_arguments import Home
 from robustseg.config.loggers import StartLoggers, build_loggers, check_loggers
 from robustseg.config.messages import Parser, keys_of
 from robustseg.config.modes import as_list, settle_modes
-from robustseg.config.named import ConfigFile
+from robustseg.config.named import ConfigFile, limit_files
 from robustseg.config.options import TRAINER_DEFAULTS, add_options
 from robustseg.config.safety import limit_imports, refused_object, split_allowed
 from robustseg.config.saying import is_first_process, say
 from robustseg.config.start import find_start, refuse_other_data, start_from_nothing_else
+from robustseg.config.writes import refused_write, split_writable
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.benchmark import Benchmark, Shard
@@ -62,7 +63,10 @@ class RobustSegCLI(LightningCLI):
         self.evaluate = evaluate
         self.study = study
         self.allowed_imports, args = split_allowed(args)
+        self.allowed_writes, args = split_writable(args)
+        self.given_arguments = list(args)
         limit_imports(self.allowed_imports)
+        limit_files()
         self.command = "study" if study else "evaluate" if evaluate else "train"
         super().__init__(
             RobustSegmentation,
@@ -113,7 +117,9 @@ class RobustSegCLI(LightningCLI):
         check_settings(self.config, trains=not self.evaluate)
         if not self.evaluate:
             refuse_callbacks(self.config)
-        refusal = refused_object(self.config, self.allowed_imports)
+        refusal = refused_object(self.config, self.allowed_imports) or refused_write(
+            self.config, self.allowed_writes, self.given_arguments, self.evaluate
+        )
         if refusal is not None:
             parser.error(refusal)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from robustseg.config.messages import Parser
 from robustseg.config.modes import as_list
 from robustseg.config.saying import is_first_process, say
 from robustseg.files import write_json
+from robustseg.opening.plain import read_json
 from robustseg.training.csv_file import CsvFile
 from robustseg.training.loggers import LoggerError, PanelFiles, guard, missing, refusal, start, warn_of
 
@@ -145,7 +145,7 @@ def _say_where(logger: Logger, home: Home) -> None:
 def _versions(home: Home) -> dict[str, Any]:
     """Read the versions that the loggers of an earlier start had; none if there was none."""
     try:
-        kept = {} if home.purge_step is None else json.loads((home.folder / LOGGERS).read_text(encoding="utf-8"))
+        kept = {} if home.purge_step is None else read_json(home.folder / LOGGERS)
     except (OSError, ValueError):
         return {}
     known = kept.items() if isinstance(kept, dict) else ()

@@ -10,6 +10,7 @@ from robustseg.callbacks import RobustnessEvaluation
 from robustseg.config.benchmark_of import EVALUATE_OPTIONS
 from robustseg.config.modes import AUTO
 from robustseg.config.safety import OPTION
+from robustseg.config.writes import WRITE_OPTION
 from robustseg.resume.callback import ResumeCheckpoint
 from robustseg.resume.continuation import Resume
 from robustseg.studies import Study
@@ -59,6 +60,13 @@ def _add_run_options(parser: LightningArgumentParser, evaluate: bool) -> None:
     )
     # Likewise: cli.main has taken it, and what a run is does not depend on it.
     parser.add_argument("--quiet", action=ActionFail(), help="Leave warnings and results, without progress.")
+    parser.add_argument(
+        WRITE_OPTION,
+        action=ActionFail(),
+        metavar="FOLDER",
+        help="Folder that a configuration file may write to, beside this one and trainer.default_root_dir. Can be "
+        "repeated. On the command line only.",
+    )
     parser.add_argument(
         "--experiment", type=str, default="default", help="Name of the run's folder under trainer.default_root_dir."
     )

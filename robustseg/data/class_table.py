@@ -11,6 +11,8 @@ import yaml
 
 from robustseg.data.errors import DataError, not_permitted
 from robustseg.data.masks import RGB
+from robustseg.opening.plain import TreeError, load_yaml
+from robustseg.opening.regular import read_text
 from robustseg.types import IGNORE_INDEX
 
 _KEYS = ("name", "id", "colour", "ignore")
@@ -69,8 +71,8 @@ def _check_unique(path: Path, key: str, values: Sequence[Sequence[Any]], remedy:
 
 def _entries(path: Path) -> Sequence[Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = load_yaml(read_text(path))
+    except (yaml.YAMLError, UnicodeDecodeError, TreeError) as error:
         raise DataError(f"{path} is no YAML ({' '.join(str(error).split())}): correct it.") from error
     except PermissionError as error:
         raise not_permitted(path) from error

@@ -23,6 +23,7 @@ import robustseg
 from robustseg.data.errors import DataError
 from robustseg.data.transforms import Pixels
 from robustseg.files import TemporaryFile, remove_left_over
+from robustseg.opening.regular import PICTURE, open_regular
 
 FORMAT = 1
 """Version of the entries; each version has its own folder, so that none reads or replaces another's entries."""
@@ -101,21 +102,22 @@ class DiskCache:
     def load(self, key: str) -> tuple[Pixels, Pixels] | None:
         """Read the image (H×W×3) and the mask (H×W) of a key; return None without an undamaged entry."""
         try:
-            # unbuffered: the pixels are read directly into their arrays
-            with open(self.path(key), "rb", buffering=0) as file:
-                content = np.empty(os.fstat(file.fileno()).st_size, np.uint8)
-                if file.readinto(content.data) != len(content):
+            with open_regular(self.path(key), PICTURE) as file:
+                start = file.read(_SIZE)
+                if len(start) < _SIZE:
+                    return None
+                header = start[: _HEADER.size]
+                magic, found_key, height, width = _HEADER.unpack(header)
+                size = 4 * height * width
+                there = os.fstat(file.fileno()).st_size - _SIZE
+                if magic != _MAGIC or found_key != bytes.fromhex(key) or there != size:
+                    return None
+                pixels = np.empty(size, np.uint8)
+                if file.readinto(pixels.data) != size:
                     return None
         except (OSError, MemoryError):  # from a file that is no entry
             return None
-        if len(content) < _SIZE:
-            return None
-        header = content[: _HEADER.size].tobytes()
-        magic, found_key, height, width = _HEADER.unpack(header)
-        (checksum,) = _CHECKSUM.unpack(content[len(header) : len(header) + _CHECKSUM.size].tobytes())
-        pixels = content[_SIZE:]
-        if magic != _MAGIC or found_key != bytes.fromhex(key) or len(pixels) != 4 * height * width:
-            return None
+        (checksum,) = _CHECKSUM.unpack_from(start, _HEADER.size)
         if zlib.crc32(pixels.data, zlib.crc32(header)) != checksum:
             return None
         split = 3 * height * width

@@ -14,6 +14,7 @@ from robustseg.data.files import Check, PairedFiles, check_check
 from robustseg.data.masks import RGB, MaskFormat, MaskKind, check_mask_kind
 from robustseg.data.pairing import FilePair
 from robustseg.data.pictures import EXACT, ImageForm, check_forms
+from robustseg.opening.pictures import MAX_PIXELS
 from robustseg.types import IGNORE_INDEX
 
 
@@ -33,6 +34,7 @@ class FileData(SegmentationData):
             ``"stored"`` takes the numbers, or palette indices, and ``"shown"`` the greys.
         convert: Forms of images that are converted to RGB of 8 bits: ``grey``, ``alpha``, ``16bit``, ``cmyk`` and
             ``bands``; images of other forms are refused. By default ``[grey, alpha]``, which change no colour.
+        max_pixels: Most pixels of a file, as its header may be wrong; an image takes about 10 bytes of memory for each.
         **common: See ``SegmentationData``.
 
     Raises:
@@ -55,6 +57,7 @@ class FileData(SegmentationData):
         check: Check = "headers",
         masks: MaskKind = "ids",
         convert: list[ImageForm] | None = None,
+        max_pixels: int = MAX_PIXELS,
         **common: Any,
     ) -> None:
         super().__init__(image_size=image_size, **common)
@@ -62,6 +65,9 @@ class FileData(SegmentationData):
         self.check = check_check(check)
         self.mask_kind = check_mask_kind(masks)
         self.convert = EXACT if convert is None else check_forms(convert)
+        if max_pixels < 1:
+            raise ValueError(f"max_pixels = {max_pixels}: set data.max_pixels to 1 or more.")
+        self.max_pixels = max_pixels
         self.mask_format()  # reports an impossible format at construction
 
     @classmethod
@@ -140,6 +146,7 @@ class FileData(SegmentationData):
             check=self.check,
             upright=self.upright,
             convert=self.convert,
+            max_pixels=self.max_pixels,
         )
 
 

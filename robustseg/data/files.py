@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from robustseg.data.pictures import (
     orientation,
 )
 from robustseg.data.transforms import EvalTransform, Pixels, TrainTransform
+from robustseg.opening.pictures import MAX_PIXELS
 
 Check = Literal["none", "headers", "all"]
 """Extent of the check when a data set is opened."""
@@ -42,7 +44,11 @@ def check_check(check: Check) -> Check:
 
 
 def check_headers(
-    pairs: Iterable[FilePair], masks: MaskFormat, upright: bool = False, convert: Collection[ImageForm] = EXACT
+    pairs: Iterable[FilePair],
+    masks: MaskFormat,
+    upright: bool = False,
+    convert: Collection[ImageForm] = EXACT,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Check, without decoding, that all files are pictures and that each mask is as large as its image.
 
@@ -53,15 +59,16 @@ def check_headers(
         masks: Format of the masks.
         upright: Check as well that no EXIF orientation turns an image.
         convert: Forms of images that may be converted to RGB.
+        max_pixels: Most pixels of a file.
 
     Raises:
         DataError: A file fails the check; the message names the first one.
     """
     palettes = Palettes()
     for pair in pairs:
-        with open_picture(pair.image) as image:
+        with open_picture(pair.image, max_pixels, dense=True) as image:
             check_image(image, pair.image, upright, convert)
-            size = masks.check_header(pair.mask, palettes)
+            size = masks.check_header(pair.mask, palettes, max_pixels)
             if size is not None:
                 _check_same_size(pair, image.size, size)
 
@@ -69,7 +76,7 @@ def check_headers(
 def _check_same_size(pair: FilePair, image: tuple[int, int], mask: tuple[int, int]) -> None:
     if image == mask:
         return
-    with open_picture(pair.image) as picture:
+    with open_picture(pair.image, max_pixels=image[0] * image[1]) as picture:
         turned = orientation(picture)
     remedy = "export one of them again"
     if turned > 4 and image == mask[::-1]:  # these exchange height and width
@@ -95,6 +102,7 @@ class PairedFiles(SegmentationDataset):
             ``check_headers``) or ``"all"``, which also decodes every file once and checks the ids of the masks.
         upright: Refuse images that their EXIF orientation turns.
         convert: Forms of images that are converted to RGB of 8 bits; other forms are refused.
+        max_pixels: Most pixels of an image or a mask.
 
     Raises:
         DataError: ``check`` found a file that cannot be used.
@@ -110,6 +118,7 @@ class PairedFiles(SegmentationDataset):
         check: Check = "all",
         upright: bool = False,
         convert: Collection[ImageForm] = EXACT,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__(resize, augment, cache)
         check_check(check)
@@ -117,8 +126,9 @@ class PairedFiles(SegmentationDataset):
         self.masks = masks
         self.upright = upright
         self.convert = check_forms(convert)
+        self.max_pixels = max_pixels
         if check != "none":
-            check_headers(self.pairs, masks, upright, self.convert)
+            check_headers(self.pairs, masks, upright, self.convert, max_pixels)
         if check == "all":
             with ThreadPoolExecutor(max_workers=4) as pool:  # Pillow decodes outside of the interpreter lock
                 for _ in pool.map(self._try, range(len(self.pairs))):
@@ -138,8 +148,10 @@ class PairedFiles(SegmentationDataset):
             DataError: A file is truncated, the sizes differ, or an id is outside the classes.
         """
         pair = self.pairs[index]
-        image, mask = decode_image(pair.image, self.upright, self.convert), self.masks.read(pair.mask)
-        _check_same_size(pair, (image.shape[1], image.shape[0]), (mask.shape[1], mask.shape[0]))
+        image = decode_image(pair.image, self.upright, self.convert, self.max_pixels)
+        check_size = partial(_check_same_size, pair, (image.shape[1], image.shape[0]))
+        mask = self.masks.read(pair.mask, check_size, self.max_pixels)
+        check_size((mask.shape[1], mask.shape[0]))
         return image.astype(np.uint8, copy=False), mask
 
     def fingerprint(self, index: int) -> str:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from robustseg.data.errors import DataError, not_permitted
+from robustseg.opening.regular import LIST, read_text
+
+_MOST_WAYS = 100
+"""Most ways through links to one folder."""
+_DEEPEST = 100
+"""Most folders within one another."""
 
 
 def is_folder(path: Path) -> bool:
@@ -55,12 +62,12 @@ def files_below(folder: Path) -> list[Path]:
     A link to one of the folders above it is skipped, since its contents are found anyway.
 
     Raises:
-        DataError: Permissions forbid listing one of the folders.
+        DataError: Permissions forbid listing one of the folders, or links lead to too many.
     """
-    return sorted(_below(folder, (os.path.realpath(folder),)))
+    return sorted(_below(folder, (os.path.realpath(folder),), Counter()))
 
 
-def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+def _below(folder: Path, above: tuple[str, ...], seen: Counter[str]) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
             found = [
@@ -75,7 +82,13 @@ def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
         if not is_a_folder:
             yield path
         elif (real := os.path.realpath(path)) not in above:
-            yield from _below(path, (*above, real))
+            seen[real] += 1
+            if seen[real] > _MOST_WAYS or len(above) > _DEEPEST:
+                raise DataError(
+                    f"{path}: links lead to this folder in more than {_MOST_WAYS} ways, or it lies more than "
+                    f"{_DEEPEST} folders deep: remove links, or name a folder without them."
+                )
+            yield from _below(path, (*above, real), seen)
 
 
 def in_either_case(path: Path) -> Path:
@@ -151,7 +164,7 @@ def read_list(path: Path, paths: bool = False, nested: bool = False) -> list[str
         DataError: The file is missing, no UTF-8 text or empty, or a line is not a plain name or occurs twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, LIST, "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no text in UTF-8: replace it.") from error
     except PermissionError as error:

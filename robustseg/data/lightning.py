@@ -138,8 +138,13 @@ class SegmentationDataModule(pl.LightningDataModule):
 
     def state_of(self, checkpoint: Mapping[str, Any]) -> dict[str, int] | None:
         """Read ``epoch`` and ``position`` of a checkpoint, also of version 0.1; None if it is from other data."""
-        found = checkpoint.get(type(self).__qualname__, checkpoint).get(self._name)
-        return None if found is None else dict(found)
+        states = checkpoint.get(type(self).__qualname__, checkpoint)
+        found = states.get(self._name) if isinstance(states, Mapping) else None
+        if found is None:
+            return None
+        if not isinstance(found, Mapping) or any(type(found.get(key)) is not int for key in ("epoch", "position")):
+            raise DataError(f"the checkpoint's {self._name} is no place in the data: give another checkpoint.")
+        return {key: found[key] for key in ("epoch", "position")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next ``train_dataloader`` start at the saved place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from robustseg.data.mask_palettes import Palettes
 from robustseg.data.pictures import decode_rgb, frames_of, open_picture, stored_mode
 from robustseg.data.sbd import check_sbd_header, read_sbd_mask
 from robustseg.data.transforms import Pixels
+from robustseg.opening.pictures import MAX_PIXELS
 
 __all__ = ["RGB", "MaskFormat", "MaskKind", "check_mask_kind"]
 
@@ -52,7 +54,9 @@ _LOSSY = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
 class MaskFormat(MaskMeaning):
     """Format of the masks of a data set, with their reader; the arguments are those of ``MaskMeaning``."""
 
-    def check_header(self, path: Path, palettes: Palettes | None = None) -> tuple[int, int] | None:
+    def check_header(
+        self, path: Path, palettes: Palettes | None = None, max_pixels: int = MAX_PIXELS
+    ) -> tuple[int, int] | None:
         """Return (width, height) in pixels of a mask without decoding it; ``None`` if the header does not tell.
 
         Colours in place of ids are decoded, since they may be greys, and greys in place of colours.
@@ -60,6 +64,7 @@ class MaskFormat(MaskMeaning):
         Args:
             path: The mask.
             palettes: Palettes of the data set's other masks.
+            max_pixels: Most pixels.
 
         Raises:
             DataError: The mask is missing, of another format, has another number of channels, or a palette that
@@ -68,7 +73,7 @@ class MaskFormat(MaskMeaning):
         if path.suffix.lower() == ".mat":
             check_sbd_header(path)
             return None
-        with open_picture(path) as picture:
+        with open_picture(path, max_pixels) as picture:
             self._check_mode(picture, path)
             size: tuple[int, int] = picture.size
             if picture.mode in (GREY_MODES if self.kind == "colours" else COLOUR_MODES):
@@ -77,8 +82,15 @@ class MaskFormat(MaskMeaning):
                 palettes.add(picture, path)
             return size
 
-    def read(self, path: Path) -> Pixels:
+    def read(
+        self, path: Path, check_size: Callable[[tuple[int, int]], None] | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Pixels:
         """Decode an H×W mask to class ids, with void as the ignore index.
+
+        Args:
+            path: The file.
+            check_size: Function of (width, height) that refuses a mask of another size, before it is decoded.
+            max_pixels: Most pixels.
 
         Raises:
             DataError: The mask is missing, truncated, holds other ids or colours than those of the classes, or the
@@ -90,7 +102,9 @@ class MaskFormat(MaskMeaning):
             if labels is None:
                 raise DataError(id_fault(path, np.unique(values).tolist(), self))
             return labels
-        with open_picture(path) as picture:
+        with open_picture(path, max_pixels, exact=True) as picture:
+            if check_size is not None:
+                check_size(picture.size)
             self._check_mode(picture, path)
             return self._read(picture, path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -11,6 +12,9 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from robustseg.data.errors import DataError, not_permitted
+from robustseg.opening import pictures as opening
+from robustseg.opening.pictures import MAX_PIXELS, PixelLimit
+from robustseg.opening.regular import UnfitFile
 
 if TYPE_CHECKING:
     from robustseg.data.transforms import Pixels  # imports torch
@@ -46,14 +50,28 @@ _HOLDS_EXIF = ("exif", "xmp", "Raw profile type exif")
 """Pillow's keys of EXIF data; reading the tag of a PNG without them would decode the picture."""
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Read the header of a picture; the caller closes it.
+def open_picture(
+    path: Path, max_pixels: int = MAX_PIXELS, dense: bool = False, exact: bool = False
+) -> AbstractContextManager[ImageFile.ImageFile]:
+    """Open a picture and read its header, for a ``with`` statement.
+
+    Args:
+        path: The file.
+        max_pixels: Most pixels.
+        dense: Refuse a large picture of hardly any content as well.
+        exact: Compare a PNG file with its checksums.
 
     Raises:
-        DataError: The file is missing, unreadable or no picture.
+        DataError: The file is missing, unreadable, no picture or too large.
     """
     try:
-        return Image.open(path)
+        return opening.open_picture(path, max_pixels, dense, exact)
+    except PixelLimit as error:
+        memory = error.pixels * opening.BYTES_PER_PIXEL / 1e9
+        raise DataError(
+            f"{path} is not decoded: {error.strerror}. In every data worker it takes about {memory:.1f} GB: set "
+            f"data.max_pixels: {error.pixels} if that is right, or cut it into tiles; if not, the file is damaged."
+        ) from error
     except PermissionError as error:
         raise not_permitted(path) from error
     except PILLOW_ERRORS as error:
@@ -68,7 +86,9 @@ def undecodable(path: Path, error: Exception) -> DataError:
 def reason(error: Exception) -> str:
     """Return a library's error message in one line."""
     if isinstance(error, UnidentifiedImageError):
-        return "unknown format"
+        return f"unknown format, {error}"
+    if isinstance(error, UnfitFile):
+        return str(error.strerror)
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -174,18 +194,21 @@ UPRIGHT = "rotate its pixels and remove the tag (PIL.ImageOps.exif_transpose), s
 """Remedy for an image with an EXIF orientation, for messages."""
 
 
-def decode_image(path: Path, upright: bool = False, convert: Collection[ImageForm] = EXACT) -> Pixels:
+def decode_image(
+    path: Path, upright: bool = False, convert: Collection[ImageForm] = EXACT, max_pixels: int = MAX_PIXELS
+) -> Pixels:
     """Decode an image to H×W×3 RGB as it is stored, ignoring its EXIF orientation.
 
     Args:
         path: A picture file.
         upright: Refuse an image that its EXIF orientation turns.
         convert: Forms that may be converted to RGB of 8 bits.
+        max_pixels: Most pixels.
 
     Raises:
         DataError: It is missing, truncated, turned (see ``upright``), or has a form that may not be converted.
     """
-    with open_picture(path) as picture:
+    with open_picture(path, max_pixels, dense=True) as picture:
         check_image(picture, path, upright, convert)
         deep = picture.mode == "I" or picture.mode.startswith("I;16")
         return _upper_bits(picture, path) if deep else decode_rgb(picture, path)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from robustseg.data.errors import DataError, not_permitted
+from robustseg.data.matlab import MAGIC, MatlabError, fields, numbers, variables
 from robustseg.data.transforms import Pixels
+from robustseg.opening.regular import open_regular, read_bytes
 
-_MAGIC = b"MATLAB 5.0 MAT-file"
+_MOST = 2**26
+"""Most bytes of a file, and of a variable in it, unpacked; the masks have 0.2 megapixels."""
 
 
 def check_sbd_header(path: Path) -> None:
@@ -20,13 +22,11 @@ def check_sbd_header(path: Path) -> None:
         DataError: The file is missing, unreadable or begins otherwise.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_MAGIC))
-    except PermissionError as error:
-        raise not_permitted(path) from error
+        with open_regular(path, _MOST) as file:
+            start = file.read(len(MAGIC))
     except OSError as error:
-        raise DataError(f"{path} cannot be opened ({error.strerror}): unpack SBD again.") from error
-    if start != _MAGIC:
+        raise _unreadable(path, error) from error
+    if start != MAGIC:
         raise DataError(f"{path} is no MATLAB 5 file, as SBD's masks are: unpack SBD again.")
 
 
@@ -41,17 +41,24 @@ def read_sbd_mask(path: Path) -> Pixels:
     """
     check_sbd_header(path)
     try:
-        variables = loadmat(path)
-    except Exception as error:  # for truncated or altered files: a dozen types, from TypeError to zlib's
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} cannot be decoded ({reason}): unpack SBD again.") from error
-    if "GTcls" not in variables:
-        found = "GTinst, the objects: take SBD's folder cls" if "GTinst" in variables else "no GTcls: unpack SBD again"
-        raise DataError(f"{path} holds {found}.")
-    record = variables["GTcls"]
-    if record.size != 1 or "Segmentation" not in (record.dtype.names or ()):
+        found = {matrix.name: matrix for matrix in variables(read_bytes(path, _MOST), _MOST)}
+        record = fields(found["GTcls"]).get("Segmentation") if "GTcls" in found else None
+        mask = None if record is None else numbers(record)
+    except MatlabError as error:
+        raise DataError(f"{path} cannot be decoded ({error}): unpack SBD again.") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if "GTcls" not in found:
+        instead = "GTinst, the objects: take SBD's folder cls" if "GTinst" in found else "no GTcls: unpack SBD again"
+        raise DataError(f"{path} holds {instead}.")
+    if record is None:
         raise DataError(f"{path} holds a GTcls without Segmentation: unpack SBD again.")
-    mask = np.asarray(record["Segmentation"].item())
-    if mask.ndim != 2 or mask.dtype != np.uint8:
+    if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
         raise DataError(f"{path} holds a GTcls.Segmentation that is no array of 8-bit ids: unpack SBD again.")
     return np.ascontiguousarray(mask)
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    if isinstance(error, PermissionError):
+        return not_permitted(path)
+    return DataError(f"{path} cannot be opened ({error.strerror}): unpack SBD again.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from torch import Tensor
 from robustseg.detectors.detector import Detector
 from robustseg.detectors.errors import DetectorError
 from robustseg.files import write_json
+from robustseg.opening.plain import read_json
+from robustseg.opening.seal import sealed, unsealed
 
 FORMAT = 1
 """Version of the threshold file."""
@@ -72,7 +73,7 @@ class Threshold:
 
     def save(self, path: str | Path) -> None:
         """Write the threshold as JSON."""
-        write_json({"format": FORMAT, **asdict(self)}, path)
+        write_json(sealed({"format": FORMAT, **asdict(self)}), path)
 
     @classmethod
     def load(cls, path: str | Path, detector: Detector) -> Threshold:
@@ -87,7 +88,7 @@ class Threshold:
                 settings.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = unsealed(read_json(path))
             if content.pop("format") != FORMAT:
                 raise DetectorError(f"{path} is of another format: fit the threshold again.")
             found = cls(**content)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,12 @@ from robustseg.evaluation.card import CARD, FORMAT, Card
 from robustseg.evaluation.card_upgrade import upgrade_card
 from robustseg.evaluation.errors import ReportError
 from robustseg.files import write_json
+from robustseg.opening.plain import TreeError, read_json
+from robustseg.opening.regular import UnfitFile
+from robustseg.opening.seal import SEAL, sealed, unsealed
 from robustseg.terminal import track
 
 _AGAIN = "evaluate the checkpoint again to get a complete card."
-_LARGEST = 2**26
-"""Largest size of a file in bytes."""
 _DEEPEST = 40
 """Largest depth of nested objects; cards have about ten levels."""
 _LONGEST_NUMBER = 30
@@ -43,29 +42,33 @@ def read_card(path: str | os.PathLike[str]) -> Card:
         path: A ``card.json``, or the folder of an evaluation that holds one.
 
     Raises:
-        ReportError: There is no card, or it is of a newer version or damaged; the message names the file and the key.
+        ReportError: There is no card, or it is of a newer version, damaged or altered; the message names the file and
+            the key.
     """
     file = Path(path)
     if file.is_dir():
         file = file / CARD
     try:
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
-            raise ReportError(f"{file} is no file of a card's size: name the {CARD} of an evaluation.")
-        content = json.loads(
-            file.read_text(encoding="utf-8"), parse_constant=_constant, parse_int=_integer, parse_float=_float
-        )
+        content = read_json(file, parse_constant=_constant, parse_int=_integer, parse_float=_float)
     except FileNotFoundError:
         raise ReportError(f"{file}: no such file: name the folder of a finished evaluation.") from None
-    except RecursionError:
-        raise ReportError(f"{file}: objects lie too deeply within one another: {_AGAIN}") from None
+    except UnfitFile as error:
+        raise ReportError(f"{error}: name the {CARD} of an evaluation.") from None
+    except TreeError as error:
+        raise ReportError(f"{file}: {error}: {_AGAIN}") from None
     except OSError as error:
         raise ReportError(f"{file}: cannot be read ({error.strerror or error}).") from error
     except ReportError:
         raise
     except ValueError as error:
         raise ReportError(f"{file} is not valid JSON ({error}): {_AGAIN}") from None
-    return parse_card(content, str(file))
+    is_object = isinstance(content, dict)
+    card = parse_card({key: content[key] for key in content if key != SEAL} if is_object else content, str(file))
+    try:
+        unsealed(content)
+    except ValueError as error:
+        raise ReportError(f"{file}: {error}: {_AGAIN}") from None
+    return card
 
 
 def read_cards(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Card]:
@@ -96,7 +99,7 @@ def read_cards(paths: Sequence[str | os.PathLike[str]]) -> dict[str, Card]:
 
 def write_card(card: Card, path: str | os.PathLike[str]) -> None:
     """Write a card as JSON in one step: ``path`` holds either its old content or all of the new one."""
-    write_json(card.as_dict(), path)
+    write_json(sealed(card.as_dict()), path)
 
 
 def parse_card(content: Any, source: str = "card") -> Card:

@@ -20,7 +20,7 @@ from robustseg.evaluation.records import refusal_path, refuse_others, unique_rec
 from robustseg.evaluation.sinks import Sink
 from robustseg.evaluation.store import ImageRecord, RecordWriter, streams
 from robustseg.evaluation.views import View, view_settings
-from robustseg.files import write_json
+from robustseg.files import remedy, write_json
 from robustseg.metrics import pixel_acc
 from robustseg.types import IGNORE_INDEX, Batch
 
@@ -138,6 +138,6 @@ class DiskSink(Sink):
 
 def _no_room(folder: Path, what: str, error: OSError) -> str:
     return (
-        f"{folder}: cannot write {what} ({error.strerror or error}): all records are kept; make room and run the same "
-        "command again to go on."
+        f"{folder}: cannot write {what} ({error.strerror or error}): all records are kept; {remedy(error)} and run the "
+        "same command again to go on."
     )

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from robustseg.files import not_writable
+
 
 class EvaluationError(RuntimeError):
     """An evaluation cannot go on, or its folder cannot be used; the message names the file or key and the remedy."""
@@ -13,10 +15,7 @@ class IncompleteError(EvaluationError):
 
 def not_written(path: Path, error: OSError) -> EvaluationError:
     """Return the error for a file beside the records that cannot be written."""
-    return EvaluationError(
-        f"{path}: cannot be written ({error.strerror or error}): all records are kept; make room and run the same "
-        "command again."
-    )
+    return EvaluationError(f"{not_writable(path, error)}; all records are kept: run the same command again then.")
 
 
 class ReportError(ValueError):

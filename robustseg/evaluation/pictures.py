@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from robustseg.evaluation.panels import Example
 from robustseg.files import remove_left_over, write_whole
+from robustseg.opening.archives import read_arrays
 
 PICTURES = "pictures"
 
@@ -77,12 +76,12 @@ class PictureKeeper:
     def load(self, attack: str, sample: str) -> Example | None:
         """Load a picture; return None if it was not kept or cannot be read."""
         try:
-            with np.load(self._path(attack, sample), allow_pickle=False) as arrays:
-                image = torch.from_numpy(arrays["image"]).float() / 255
-                images = (image, image + torch.from_numpy(arrays["delta"]).float())
-                maps = (torch.from_numpy(arrays[name].astype(np.int64)) for name in ("target", "clean", "adv"))
-                return Example(sample, *images, *maps)
-        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+            arrays = read_arrays(self._path(attack, sample))
+            image = torch.from_numpy(arrays["image"]).float() / 255
+            images = (image, image + torch.from_numpy(arrays["delta"]).float())
+            maps = (torch.from_numpy(arrays[name].astype(np.int64)) for name in ("target", "clean", "adv"))
+            return Example(sample, *images, *maps)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError):
             return None
 
     def _extremes(self, ranks: list[_Rank]) -> list[_Rank]:

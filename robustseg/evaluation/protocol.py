@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from robustseg.evaluation.errors import EvaluationError
-from robustseg.files import create_text
+from robustseg.files import create_text, not_writable
+from robustseg.opening.plain import read_json
 
 PROTOCOL = "protocol.json"
 FORMAT = 1
@@ -42,7 +43,7 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> str:
     """
     facts = json.loads(json.dumps({"format": FORMAT, **facts}, allow_nan=False))
     # A folder that is claimed already is not written to, so that it can be read on a full disk.
-    if not (folder / PROTOCOL).exists():
+    if not _is_claimed(folder / PROTOCOL):
         if (folder / _OLD_RESULTS).exists():
             raise EvaluationError(
                 f"{folder} holds the results of an older version ({_OLD_RESULTS}), which cannot be continued: choose "
@@ -51,9 +52,7 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> str:
         try:
             _create(folder, facts)
         except OSError as error:
-            raise EvaluationError(
-                f"{folder}: cannot be written ({error.strerror or error}): make room, or choose another --output."
-            ) from error
+            raise EvaluationError(f"{not_writable(folder, error)}, or choose another --output.") from error
     found = read(folder)
     if found.get("format") != facts["format"]:
         raise EvaluationError(
@@ -67,6 +66,14 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> str:
             "folder to start over. Nothing was changed."
         )
     return digest(facts)
+
+
+def _is_claimed(path: Path) -> bool:
+    """Return whether there is a protocol; an empty file is one that is being written, or whose writer was killed."""
+    try:
+        return not path.is_file() or path.stat().st_size > 0 if path.exists() else False
+    except OSError:
+        return True
 
 
 def _create(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -84,7 +91,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / PROTOCOL
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except FileNotFoundError:
         raise EvaluationError(f"{folder} is not the folder of an evaluation: there is no {PROTOCOL}.") from None
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.protocol import differences
 from robustseg.evaluation.store import ImageRecord, Stream, read_records
 from robustseg.evaluation.views import is_of_views
+from robustseg.opening.plain import read_json
 
 REFUSED = "refused"
 T = TypeVar("T")
@@ -94,8 +95,8 @@ def refusal_path(folder: Path, attack: str) -> Path:
 def refusal(folder: Path, attack: str) -> str | None:
     """Read the reason why an attack could not be run; None if there is no readable note."""
     try:
-        return str(json.loads(refusal_path(folder, attack).read_text(encoding="utf-8"))["reason"])
-    except (OSError, ValueError, KeyError):
+        return str(read_json(refusal_path(folder, attack))["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

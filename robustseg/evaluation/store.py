@@ -27,7 +27,8 @@ from torch import Tensor
 
 from robustseg.evaluation.errors import EvaluationError
 from robustseg.evaluation.record import COLUMNS
-from robustseg.files import sync_folder
+from robustseg.files import remedy, sync_file, sync_folder
+from robustseg.opening.regular import WEIGHTS, UnfitFile, check_regular, open_regular
 
 RECORDS = "records"
 
@@ -133,8 +134,8 @@ class RecordWriter:
             self._write(records)
         except OSError as error:
             raise EvaluationError(
-                f"{where}: cannot write ({error.strerror or error}): everything up to the batch before is kept; make "
-                "room and run the same command again to go on."
+                f"{where}: cannot write ({error.strerror or error}): everything up to the batch before is kept; "
+                f"{remedy(error)} and run the same command again to go on."
             ) from error
 
     def _write(self, records: Sequence[ImageRecord]) -> None:
@@ -150,8 +151,7 @@ class RecordWriter:
         end = self._file.tell()
         try:
             self._file.write(block)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            sync_file(self._file)
         except OSError:
             _cut(self._file, end)
             self._file = self._stream = None
@@ -183,13 +183,13 @@ def streams(folder: Path) -> list[Stream]:
     found = []
     for path in sorted((folder / RECORDS).glob("*.arrows")):
         try:
-            if not path.stat().st_size:
+            if not check_regular(path, WEIGHTS).st_size:
                 continue
-            with pa.OSFile(str(path)) as file:
+            with open_regular(path, WEIGHTS) as file:
                 schema = pa.ipc.open_stream(file).schema
             metadata, ours = schema.metadata or {}, schema.names == _schema(len(COLUMNS)).names
         except _DAMAGE as error:
-            if isinstance(error, PermissionError | IsADirectoryError):
+            if isinstance(error, PermissionError | IsADirectoryError | UnfitFile):
                 raise EvaluationError(f"{path}: cannot be read ({error}): make it readable, or move it out.") from error
             warnings.warn(f"{path}: no record can be read and none is used ({error}).", stacklevel=2)
             continue
@@ -216,10 +216,11 @@ def read_records(stream: Stream) -> Iterator[ImageRecord]:
     The dropped records will be measured again. Figures are found by their names; missing ones are NaN.
     """
     classes, columns = int(stream.about["num_classes"]), stream.columns
-    with pa.OSFile(str(stream.path)) as file:
-        batches = pa.ipc.open_stream(file)
+    with open_regular(stream.path, WEIGHTS) as file:
+        batches = None
         while True:
             try:
+                batches = batches or pa.ipc.open_stream(file)
                 batch = batches.read_next_batch()
                 batch.validate(full=True)
                 records = _from_arrow(batch, classes, columns)

@@ -18,6 +18,7 @@ from torch import nn
 from robustseg.models.checkpoints.recognise import LAYOUTS, Layout
 from robustseg.models.errors import ModelError
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from robustseg.opening.regular import read_text
 from robustseg.shipped import files
 
 _FOLDER = "network/"
@@ -71,7 +72,7 @@ def catalogue() -> Mapping[str, Variant]:
         ConfigFileError: The files were not installed with the package.
     """
     found = {name.removeprefix(_FOLDER): path for name, path in files().items() if name.startswith(_FOLDER)}
-    return MappingProxyType({name: Variant(name, path.read_text(encoding="utf-8")) for name, path in found.items()})
+    return MappingProxyType({name: Variant(name, read_text(path)) for name, path in found.items()})
 
 
 def classes() -> dict[str, type[Network]]:

@@ -16,6 +16,7 @@ from torch import distributed
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.resume.checkpoint_files import checkpoint_name
 from robustseg.resume.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
+from robustseg.resume.checkpoint_state import OUTLINE, check_state, outlines
 from robustseg.resume.circumstances import CIRCUMSTANCES_KEY, circumstances, other_circumstances
 from robustseg.resume.continuation import (
     RUN_KEY,
@@ -141,9 +142,14 @@ class ResumeCheckpoint(Checkpoint):
         known = record.get(CIRCUMSTANCES_KEY) or {"robustseg": record.get("version")}
         if note := other_circumstances(known, circumstances(trainer)):
             _say(trainer, note)
+        # not compared with its outlines, since Lightning adds to the loops of its older versions
+        check_state(checkpoint, "to go on from")
         position = rescale_batches(checkpoint, self._facts)
         module: Any = getattr(trainer, "datamodule", None)
-        if start := module.state_of(checkpoint):  # Lightning does not find the state of version 0.1
+        start = module.state_of(checkpoint)  # Lightning does not find the state of version 0.1
+        if start is None and self.resume != "changed":
+            raise TrainingError("the checkpoint holds no place in the data to go on from: give another one.")
+        if start is not None:
             rescaled = position is not None and start["position"] > 0
             module.start_at(start["epoch"], position if rescaled else start["position"])
         self._finished = bool(checkpoint[RUN_KEY].get("finished")) and self.resume != "changed"
@@ -161,6 +167,7 @@ class ResumeCheckpoint(Checkpoint):
             **run_record(self._facts, self.settings),
             "finished": self._finished,
             CIRCUMSTANCES_KEY: circumstances(trainer),
+            OUTLINE: outlines(checkpoint),
         }
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -8,7 +8,6 @@ is complete. Files ``*.ckpt.sha256`` are from version 0.1: they are never read, 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import pickle
 import re
@@ -19,7 +18,7 @@ from typing import Any
 
 import torch
 
-from robustseg.files import TemporaryFile, remove_left_over, sync_folder
+from robustseg.files import TemporaryFile, remedy, remove_left_over, replace, sync_file, sync_folder
 from robustseg.resume.checkpoint_reading import CheckpointError, damage, unreadable
 
 __all__ = [
@@ -35,12 +34,6 @@ __all__ = [
 
 LAST = "last.ckpt"
 _NAME = re.compile(r"step_([0-9]+)\.ckpt")
-_REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free room there"),
-    errno.EFBIG: "raise the largest file size allowed (ulimit -f)",
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make the folder writable"),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "put the folder back"),
-}
 
 
 def checkpoint_name(step: int) -> str:
@@ -69,7 +62,7 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"{folder} cannot be made ({error.strerror or error}): {_remedy(error)}, or give another "
+            f"{folder} cannot be made ({error.strerror or error}): {remedy(error)}, or give another "
             "trainer.default_root_dir."
         ) from error
 
@@ -114,7 +107,7 @@ def write_file(fill: Callable[[TemporaryFile], object], path: Path) -> None:
                     f"{path.name} would not be readable again: it {reason}. Keep everything else out of "
                     "hyper-parameters and of what state_dict() and on_save_checkpoint() return. Nothing was written."
                 )
-            os.replace(file.path, path)
+            replace(file.path, path)
             sync_folder(path.parent)
             _remove_old_checksum(path)
     except OSError as error:
@@ -199,7 +192,7 @@ def keep_newest(folder: Path, count: int, verified: Path | None = None) -> None:
     except OSError as error:
         raise CheckpointError(
             f"{error.filename or folder} cannot be removed ({error.strerror or error}), to keep only the newest "
-            f"{count}: {_remedy(error)}, then run the same command with --ckpt_path last."
+            f"{count}: {remedy(error)}, then run the same command with --ckpt_path last."
         ) from error
 
 
@@ -249,16 +242,12 @@ def _link(path: Path, link: Path) -> None:
             os.link(path, link)
         except OSError:
             shutil.copyfile(path, link)
-            with link.open("rb") as file:
-                os.fsync(file.fileno())
+            with link.open("r+b") as file:
+                sync_file(file)
 
 
 def _cannot_write(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
         f"{path.parent}: cannot write {path.name} ({error.strerror or error}): the older checkpoints there are "
-        f"untouched; {_remedy(error)}, then run the same command with --ckpt_path last."
+        f"untouched; {remedy(error)}, then run the same command with --ckpt_path last."
     )
-
-
-def _remedy(error: OSError) -> str:
-    return _REMEDIES.get(error.errno or 0, "mend that")

@@ -134,6 +134,11 @@ def check_continuation(
             f"its weights with --model.init_weights {name}."
         )
     before = dict(found["facts"])
+    for key in _SHARED:
+        if type(before.get(key)) is not int or before[key] < 1:
+            raise TrainingError(f"{name}: {RUN_KEY}.facts.{key} is no number of 1 or more: give another checkpoint.")
+    if not _is_settings(found.get("settings")):
+        raise TrainingError(f"{name}: {RUN_KEY}.settings are no settings of a run: give another checkpoint.")
     shared = differences({key: before.get(key) for key in _SHARED}, {key: facts[key] for key in _SHARED})
     rest = differences(
         {key: value for key, value in before.items() if key not in _SHARED},
@@ -172,6 +177,11 @@ def check_continuation(
     if shared:
         notes.append(f"no longer equal to the bit ({'; '.join(shared)}): {_consequences(before, facts)}")
     return notes
+
+
+def _is_settings(found: object) -> bool:
+    """Return whether this may be :func:`deciding_settings` of a run."""
+    return found is None or (isinstance(found, Mapping) and isinstance(found.get("trainer"), Mapping))
 
 
 def _is_newer(version: str) -> bool:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from robustseg.opening.plain import TreeError, load_yaml
+from robustseg.opening.regular import read_text
 from robustseg.shipped.names import ConfigFileError, files, plain, unknown
 from robustseg.shipped.once import TwiceError, refuse_twice
 
 KEY = "include"
 _CLASS, _ARGUMENTS = "class_path", ("init_args", "dict_kwargs")
+_MOST = 1000
+"""Most files that a configuration reads, counted as often as they are included."""
 
 
-def complete(path: Path, load: Callable[[str], Any] = yaml.safe_load, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def complete(
+    path: Path,
+    load: Callable[[str], Any] = yaml.safe_load,
+    above: tuple[Path, ...] = (),
+    count: Iterator[int] | None = None,
+) -> dict[str, Any]:
     """Read a configuration with its includes: later ones override earlier ones key by key, its own keys override all.
 
     A file may include shipped files by name, and files in its own folder or below by their relative path. Other paths
@@ -26,18 +36,23 @@ def complete(path: Path, load: Callable[[str], Any] = yaml.safe_load, above: tup
         path: A YAML file.
         load: Parser of the text into keys and values.
         above: Files that are being read and include this one.
+        count: Counter of the files that were read.
 
     Raises:
-        ConfigFileError: The file or an include is missing, not YAML, outside of the folder, or includes itself.
+        ConfigFileError: The file or an include is missing, not YAML, outside of the folder, or includes itself; or
+            there are too many.
     """
+    count = count or itertools.count(1)
     path = path.resolve()
+    if next(count) > _MOST:
+        raise ConfigFileError(f"{(above or (path,))[0]}: {KEY} leads to more than {_MOST} files: include fewer.")
     if path in above:
         chain = " → ".join(str(each) for each in (*above[above.index(path) :], path))
         raise ConfigFileError(f"{KEY}: a file includes itself: {chain}.")
     own = read(path, load)
     merged: dict[str, Any] = {}
     for entry in _entries(path, own.pop(KEY, [])):
-        merged = merge(merged, complete(_locate(path, entry), load, (*above, path)))
+        merged = merge(merged, complete(_locate(path, entry), load, (*above, path), count))
     return merge(merged, own)
 
 
@@ -69,12 +84,12 @@ def read(path: Path, load: Callable[[str], Any] = yaml.safe_load) -> dict[str, A
     """
     text = ""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
+        content = load_yaml(text, load)
         refuse_twice(text)
-        content = load(text)
     except TwiceError as error:
         raise ConfigFileError(f"{path}: {error}.") from error
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TreeError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         tabs = " Indent with spaces: YAML takes no tabs." if re.search(r"^ *\t", text, re.MULTILINE) else ""
         raise ConfigFileError(f"{path} cannot be read as YAML: {reason}.{tabs}") from error

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
+from robustseg.opening.regular import TEXT, check_regular, is_stream, read_bytes, read_text
 from robustseg.terminal.text import complain
 
 _PACKAGE = Path(__file__).parents[1]
@@ -45,11 +46,18 @@ def find(name: str, say: Callable[[str], None] = complain) -> Path:
         say: Called with a line if both exist and differ.
 
     Raises:
-        ConfigFileError: Neither exists; the message has the nearest names.
+        ConfigFileError: Neither exists, and the message has the nearest names; or the file is no regular one.
     """
     path, shipped = Path(name), files().get(plain(name))
     if path.exists() and not path.is_dir():
-        if shipped is not None and path.read_bytes() != shipped.read_bytes():
+        if is_stream(path):
+            return path
+        try:
+            check_regular(path, TEXT)
+            other = shipped is not None and read_bytes(path, TEXT) != read_bytes(shipped, TEXT)
+        except OSError as error:
+            raise ConfigFileError(f"{name} cannot be read ({error.strerror}): name a file of YAML.") from error
+        if other:
             _say_once(f"robustseg: {name} is a file here and a shipped configuration: the file is taken.", say)
         return path
     if shipped is None:
@@ -88,7 +96,7 @@ def unknown(name: str) -> str:
 def leading_comment(path: Path) -> list[str]:
     """Return the comment lines at the beginning of a file, without their marks; in a script, after its first line."""
     found: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).splitlines():
         if line.startswith("#!"):
             continue
         if not line.startswith("#"):

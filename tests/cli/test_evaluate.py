@@ -103,6 +103,10 @@ def test_leaderboard(honest, tmp_path, capsys):
     card["model"]["sha256"] = "0" * 64
     (other / "card.json").write_text(json.dumps(card))
     assert main(["leaderboard", str(honest), str(other)]) == 1
+    assert "other/card.json: it was altered" in capsys.readouterr().err
+    del card["crc32"]
+    (other / "card.json").write_text(json.dumps(card))
+    assert main(["leaderboard", str(honest), str(other)]) == 1
     error = capsys.readouterr().err
     assert "protocol.seed" in error
     assert "--group" in error

@@ -59,7 +59,7 @@ def benchmark_of_file(path, content, attack=None):
 
 def test_a_checkpoint_is_read_once(reads, tmp_path):
     benchmark = benchmark_from(tmp_path / "last.ckpt", record())
-    assert reads == [str(tmp_path / "last.ckpt")]
+    assert len(reads) == 1
     assert (benchmark.trained_with, benchmark.reference_miou) == (TRAINED_WITH, 0.25)
     assert benchmark.facts["model"]["weights"] == "raw"
 

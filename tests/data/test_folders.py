@@ -71,7 +71,14 @@ def locked(monkeypatch):
 
         monkeypatch.setattr(owner, name, guarded)
 
-    for owner, name in ((os, "stat"), (os, "scandir"), (os, "listdir"), ("builtins", "open"), ("io", "open")):
+    for owner, name in (
+        (os, "stat"),
+        (os, "scandir"),
+        (os, "listdir"),
+        (os, "open"),
+        ("builtins", "open"),
+        ("io", "open"),
+    ):
         guard(__import__(owner) if isinstance(owner, str) else owner, name)
     return paths
 

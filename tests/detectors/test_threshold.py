@@ -85,7 +85,7 @@ def test_a_damaged_file(content, tmp_path):
 def test_the_file_is_plain(tmp_path):
     Threshold.fit(DETECTOR, torch.tensor([0.1, 0.3]), 0.0).save(tmp_path / "threshold.json")
     content = json.loads((tmp_path / "threshold.json").read_text())
-    assert set(content) == {"format", "value", "false_positive_rate", "images", "detector"}
+    assert set(content) == {"format", "value", "false_positive_rate", "images", "detector", "crc32"}
 
 
 @given(st.lists(shares, min_size=1, max_size=12), st.lists(shares, min_size=1, max_size=12))

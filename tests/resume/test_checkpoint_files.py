@@ -438,7 +438,7 @@ def test_a_full_disk(small_disk):
     path = write(small_disk, 1)
     for size in (70_000, 300_000):
         message = refused(small_disk, "No space left on device", 2, size)
-        assert "free room there, then run the same command with --ckpt_path last" in message
+        assert "make room, then run the same command with --ckpt_path last" in message
     # filled to the last byte: not even a link has room
     with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as file:
         while True:

@@ -41,18 +41,17 @@ def read_labels(path: str | Path, num_classes: int | None, ignore_index: int | N
     Raises:
         ValueError: Not a picture of one number per pixel, or ids that are no classes; the message names the file.
     """
-    from PIL import Image
+    from robustseg.opening.pictures import ERRORS, open_picture
 
     try:
-        with Image.open(path) as picture:
+        with open_picture(path, exact=True) as picture:
             mode = picture.mode
             # palette pictures hold ids as well; a conversion would give colours
             labels = _tensor(picture, mode) if mode in _MODES else None
     except FileNotFoundError:
         raise ValueError(f"path = {path}: there is no such file.") from None
-    # Pillow's errors on files that are cut short, empty or not pictures
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except ERRORS as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
         raise ValueError(f"path = {path}: it cannot be read as a picture ({reason}): export it again.") from error
     if labels is None:
         raise ValueError(f"path = {path}: its colour mode is {mode}; export it with one class id per pixel (PNG).")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from robustseg import __version__
 from robustseg.attacks.errors import AttackError
 from robustseg.attacks.threat import AllowedSet, ThreatModel
 from robustseg.files import write_whole
+from robustseg.opening.tensors import load_safetensors_about
 
 _FORMAT = "robustseg.universal"
 _VERSION = "1"
@@ -170,8 +170,6 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not Path(path).is_file():
         raise ValueError(f"path = {path}: there is no such file; UniversalPerturbation makes one.")
     try:
-        with safe_open(path, framework="pt") as file:
-            opened: Any = file
-            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        return load_safetensors_about(path)
     except (SafetensorError, OSError) as error:
         raise _refusal(path, f"it cannot be read as safetensors ({error})") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from robustseg.data import collate
 from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.checks import probe_model
-from robustseg.evaluation.errors import not_written
+from robustseg.evaluation.errors import EvaluationError, not_written
 from robustseg.evaluation.measurements import Measurements
 from robustseg.evaluation.targets import own_predictions
 from robustseg.files import write_json
+from robustseg.opening.plain import read_json
+from robustseg.opening.regular import UnfitFile
+from robustseg.opening.seal import SEAL, sealed, unsealed
 from robustseg.types import Sample
 
 PROBE = "checking the model"
@@ -41,7 +44,7 @@ def checks_of(
         The evidence; None if ``check_images`` is 0 or no image has valid pixels.
 
     Raises:
-        EvaluationError: The evidence cannot be written.
+        EvaluationError: The evidence cannot be written, or something else than a file is in its place.
     """
     of = benchmark
     if not of.check_images:
@@ -82,7 +85,7 @@ def checks_of(
         on_forward=lambda images: stage.follow_step(images * PROBE_STEPS / PROBE_FORWARDS / len(samples)),
     )
     try:
-        write_json(probed, path)
+        write_json(sealed(probed), path)
     except OSError as error:
         raise not_written(path, error) from error
     # Read back, so that a continued evaluation gives the same bytes.
@@ -98,7 +101,14 @@ def _alike(samples: Sequence[Sample], ignore_index: int) -> list[Sample]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path)
+        if SEAL not in found:
+            raise ValueError(f"it has no {SEAL}")
+        return unsealed(found)
+    except FileNotFoundError:
         return None
-    return found if isinstance(found, dict) else None
+    except UnfitFile as error:
+        raise EvaluationError(f"{error}: remove it, and run the same command again.") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        warnings.warn(f"{path} is not used, and the model is probed again ({error}).", stacklevel=2)
+        return None

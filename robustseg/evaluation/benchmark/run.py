@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,8 +37,9 @@ from robustseg.evaluation.report import PanelPicture, write_markdown, write_repo
 from robustseg.evaluation.results import scores_table, tables_of
 from robustseg.evaluation.store import RECORDS, read_records, streams
 from robustseg.evaluation.table import to_csv, to_terminal
-from robustseg.files import write_text
+from robustseg.files import copy_whole, not_writable, remedy, write_text
 from robustseg.metrics import pixel_acc_from_counts
+from robustseg.opening.regular import WEIGHTS, open_regular
 from robustseg.resume.patience import wait_for_all_ranks
 from robustseg.terminal import shown
 from robustseg.terminal.text import one_line, write
@@ -89,8 +89,8 @@ def _run(trainer: pl.Trainer, benchmark: Benchmark, folder: Path, stage: AttackS
         log_results(trainer, card, pictures)
     except OSError as error:
         raise EvaluationError(
-            f"{folder}: cannot write the results ({error.strerror or error}): all records are kept; make room and run "
-            "the same command again."
+            f"{folder}: cannot write the results ({error.strerror or error}): all records are kept; {remedy(error)} "
+            "and run the same command again."
         ) from error
     return card
 
@@ -282,14 +282,18 @@ def merge(output: Path, folders: Sequence[Path]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copyfile(source, target)
+        file = open_regular(source, WEIGHTS)
     except OSError as error:
-        raise EvaluationError(
-            f"{target}: cannot be written ({error.strerror or error}): make room, remove {target.parent.parent} and "
-            "merge again; the shards are as they were."
-        ) from error
+        raise EvaluationError(f"{source}: cannot be read ({error.strerror or error}): move it out.") from error
+    with file:
+        try:
+            copy_whole(file, target)
+        except OSError as error:
+            raise EvaluationError(
+                f"{not_writable(target, error)}, remove {target.parent.parent} and merge again; the shards are as they "
+                "were."
+            ) from error
 
 
 def _agreed(values: Sequence[Any]) -> Any:

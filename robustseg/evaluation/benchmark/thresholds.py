@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from robustseg.evaluation.protocol import digest
 from robustseg.evaluation.rejection import has_valid_pixels, rejection_scores
 from robustseg.evaluation.views import seen_name
 from robustseg.files import write_json
+from robustseg.opening.plain import read_json
+from robustseg.opening.regular import LIST, UnfitFile
+from robustseg.opening.seal import sealed, unsealed
 from robustseg.types import Sample
 
 BENIGN = "benign-*.json"
@@ -119,7 +123,7 @@ def _benign_scores(
                 found = detector.scores(of.model.to(device), batch.images.to(device), batch.ids, seed=of.seed)
             known |= dict(zip(prints, found.tolist(), strict=True))
             try:
-                write_json({**about, "scores": known}, path, durable=False)
+                write_json(sealed({**about, "scores": known}), path, durable=False)
             except OSError as error:
                 raise not_written(path, error) from error
         scores += [known[key] for key in prints]
@@ -136,10 +140,15 @@ def _print(sample: Sample) -> str:
 def _read(path: Path, about: Mapping[str, Any]) -> dict[str, float]:
     """Read the scores in a file; empty if it is missing, damaged, or of another detector or seed."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = unsealed(read_json(path, LIST))
         scores = found.pop("scores")
         known = {str(key): float(score) for key, score in scores.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except FileNotFoundError:
+        return {}
+    except UnfitFile as error:
+        raise EvaluationError(f"{error}: remove it, and run the same command again.") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        warnings.warn(f"{path} is not used, and the images are scored again ({error}).", stacklevel=2)
         return {}
     # JSON turns tuples into lists.
     same = found == json.loads(json.dumps(about))

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from PIL import Image
 
 from robustseg.evaluation.errors import ReportError
+from robustseg.opening.pictures import parse_picture
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -52,7 +53,7 @@ def _check_png(content: bytes, name: str) -> None:
     if not content.startswith(_PNG):
         raise ReportError(f"the picture of {name!r} is not a PNG file: {remedy}")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with parse_picture(content) as image:
             image.load()
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ReportError(f"the picture of {name!r} cannot be decoded ({error}): {remedy}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from robustseg.models.checkpoints.compare import by_module, compare, not_finite
 from robustseg.models.checkpoints.read import read_state_dict
 from robustseg.models.errors import ModelError
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, ChannelOrder, Network
+from robustseg.opening.plain import read_json
 
 
 class Preprocessing(NamedTuple):
@@ -164,11 +164,11 @@ def _model_type(value: object, place: str) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     """Read a JSON object; return an empty one if the file does not exist."""
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (ValueError, OSError) as error:
         raise ModelError(f"{path} is no JSON ({error}): download or copy it again.") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} holds a {type(content).__name__}, no object of settings.")

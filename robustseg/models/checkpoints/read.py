@@ -6,16 +6,16 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from robustseg.models.checkpoints.compare import shorten
 from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.checkpoints.wrappers import AVERAGING_COUNTER, variants
 from robustseg.models.errors import ModelError
+from robustseg.opening.regular import WEIGHTS, UnfitFile, open_regular
+from robustseg.opening.tensors import DamagedFile, load_safetensors, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tenso
 def read_weights(path: str | Path, key: str | None = None) -> Reading:
     """Read the tensors of a file and the other content; arguments and errors as for :func:`read_state_dict`."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise ModelError(f"weights file {path} {_no_file(path, key or '--ckpt_path or model.init_weights')}.")
     whole = content = read_plain(path)
     wrappings: list[str] = []
@@ -179,19 +179,23 @@ def read_plain(path: str | Path) -> object:
     path = Path(path)
     try:
         if path.suffix == ".safetensors":
-            return load_file(path, device="cpu")
-        stand_ins: list[Any] = [(_StandIn, name) for name in BOOKKEEPING]
-        with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_safetensors(path)
+        return load_tensors(path, known=[(_StandIn, name) for name in BOOKKEEPING])
     except MemoryError:
         raise
+    except UnfitFile as error:
+        raise ModelError(f"{path} cannot be loaded: {error.strerror}.") from error
     except Exception as error:  # on damaged files the readers raise a dozen types, from EOFError to KeyError
         raise ModelError(f"{path} cannot be loaded: {_reason(path, error)}.") from error
 
 
 def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "permission denied: make it readable"
     if other := _not_weights(path):
         return other
+    if isinstance(error, DamagedFile):
+        return f"it {error}: download or copy it again"
     refused = re.search(r"GLOBAL ([\w.]+)", str(error))
     if refused:
         return (
@@ -204,7 +208,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 def _not_weights(path: Path) -> str | None:
     """Describe a known kind of file that was saved instead of weights; None for any other."""
-    with path.open("rb") as file:
+    with open_regular(path, WEIGHTS) as file:
         start = file.read(64).lstrip().lower()
     if not start:
         return "it is empty: download or copy it again"

@@ -11,6 +11,7 @@ from typing import Any
 from robustseg.models.checkpoints.compare import Mismatch, compare
 from robustseg.models.checkpoints.layouts.layout import Layout, State
 from robustseg.models.checkpoints.record import record_in
+from robustseg.opening.regular import WEIGHTS, open_regular
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def sha256(path: str | Path) -> str:
     path = Path(path)
     digest = hashlib.sha256()
     if path.is_file():
-        with path.open("rb") as file:
+        with open_regular(path, WEIGHTS) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

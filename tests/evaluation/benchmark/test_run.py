@@ -80,7 +80,7 @@ def test_nothing_of_times_folders_and_machines_is_in_the_card(whole):
     assert "/tmp" not in text
     assert not re.search(r"20\d\d-\d\d|\d\d:\d\d:\d\d|seconds", text)
     keys = {"format", "model", "data", "protocol", "clean", "attacks", "worst_case", "checks", "flags", "verdict"}
-    assert set(json.loads(text)) == keys | {"versions", "commit"}
+    assert set(json.loads(text)) == keys | {"versions", "commit", "crc32"}
 
 
 def test_another_folder_and_working_directory_give_the_same_bytes(whole, tmp_path, monkeypatch):

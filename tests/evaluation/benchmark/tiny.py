@@ -19,6 +19,7 @@ from robustseg.evaluation.benchmark import Benchmark, module, run
 from robustseg.evaluation.records import measured_with
 from robustseg.evaluation.store import read_records, streams
 from robustseg.models import SegmentationModel
+from robustseg.opening.seal import unsealed
 from tests.helpers.nets import ToyNetwork
 
 IMAGES = 11
@@ -92,8 +93,7 @@ def measure(benchmark: Benchmark, folder: Path) -> dict[str, Any] | None:
 
 
 def card_of(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    return content
+    return unsealed(json.loads((folder / "card.json").read_text(encoding="utf-8")))
 
 
 def without_report(patch: pytest.MonkeyPatch) -> None:

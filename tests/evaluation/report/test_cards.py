@@ -129,7 +129,7 @@ def test_no_file_and_no_regular_file(tmp_path):
     with pytest.raises(ReportError, match=r"card\.json: no such file: name the folder of a finished evaluation"):
         read_card(tmp_path)
     os.mkfifo(tmp_path / "card.json")
-    with pytest.raises(ReportError, match=r"card\.json is no file of a card's size"):
+    with pytest.raises(ReportError, match=r"card\.json: it is a named pipe, not a regular file: name the"):
         read_card(tmp_path)
 
 
