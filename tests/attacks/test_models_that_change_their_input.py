@@ -67,7 +67,7 @@ def asks_for_a_gradient(x: Tensor) -> Tensor:
 
 
 def halved_behind_autograd(x: Tensor) -> Tensor:
-    return x + (x.detach() * 0.5 - x.detach())
+    return x.detach() * 0.5 + (x - x.detach())
 
 
 WAYS: dict[str, tuple[Change, Change]] = {
@@ -76,7 +76,7 @@ WAYS: dict[str, tuple[Change, Change]] = {
     "assigned": (assigned, lambda x: x * 0.5 + 0.1),
     "first layer": (lambda x: F.hardtanh(x, 0.2, 0.8, inplace=True), lambda x: F.hardtanh(x, 0.2, 0.8)),
     "data": (through_data, halved_behind_autograd),
-    "detached": (detached, lambda x: x + (x.detach().clamp(0.25, 0.75) - x.detach())),
+    "detached": (detached, lambda x: x.detach().clamp(0.25, 0.75) + (x - x.detach())),
     "view": (channel, lambda x: torch.cat([x[:, :1] * 0.5 + 0.1, x[:, 1:]], 1)),
     "out": (into_out, halved_behind_autograd),
     "gradient flag": (asks_for_a_gradient, lambda x: x - 0.45),
