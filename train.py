@@ -5,5 +5,4 @@ import sys
 from robustseg.cli.main import main
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "train")
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]], whole_process=True))

@@ -136,16 +136,18 @@ def usage() -> str:
     return "\n".join(lines)
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, *, whole_process: bool = False) -> int:
     """Run the command line and return the exit status.
 
     Args:
-        args: Arguments; by default those of the process, which then ends at once after a signal.
+        args: Arguments; by default those of the process.
+        whole_process: Nothing follows the command, so that the process may end at once after a signal; so it is if no
+            ``args`` are given.
     """
     try:
         with ended_by_sigterm():
             status = _run(list(sys.argv[1:] if args is None else args))
-        if status in INTERRUPTED and args is None:
+        if status in INTERRUPTED and (whole_process or args is None):
             leave(status)
         sys.stdout.flush()
         return status
