@@ -17,6 +17,7 @@ import yaml
 
 from robustseg.cli.main import main
 from robustseg.config.build import RobustSegCLI
+from robustseg.terminal.display import REFRESHES
 from tests.helpers.paths import CONF, ROOT
 from tests.helpers.terminal import in_terminal, seconds_of
 
@@ -67,7 +68,10 @@ def test_the_bar_of_a_minute_long_evaluation(tmp_path, checkpoint):
     states = [(moment, line) for moment, line in seen.states() if "images" in line or "checking" in line]
     assert states[-1][0] - states[0][0] > 30
     gaps = [(b[0] - a[0], a[1]) for a, b in itertools.pairwise(states)]
-    assert max(gaps)[0] < 1.3, max(gaps)  # each second, and the thread of the display may wait for its turn
+    # a state for each second of the clock that it shows, drawn at the next of four moments per second
+    seconds = {seconds_of(re.search(r"([\d:]+)(?: ·.*)?$", line)[1]) for _, line in states}
+    assert seconds == set(range(min(seconds), max(seconds) + 1))
+    assert max(gaps)[0] < 1 + 1 / REFRESHES + 0.05, max(gaps)
     end = states[-1][0]
     judged = 0
     for moment, line in states:
