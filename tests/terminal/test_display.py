@@ -69,6 +69,10 @@ def test_a_long_name_is_cut_before_a_number_is_left_out():
     assert full + empty >= 6
 
 
+def test_a_narrow_terminal_shows_the_attack_and_the_times_in_place_of_a_bar():
+    assert bar_line(State(EVALUATION, 65, 333, 0.3), 30) == ("attack 2/4…", 0, 0, "1:05 · 5:33 left")
+
+
 @pytest.mark.parametrize(
     "name", ["pgd[l2]", "a[/b]", "[bold]x", ":smile:", "a\x1b[2Jb", "\u202ea", "a\rb", "a\nb"], ids=ascii
 )
