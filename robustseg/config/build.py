@@ -199,7 +199,7 @@ class RobustSegCLI(LightningCLI):
         enabled, in_terminal = trainer.enable_progress_bar is not False, sys.stdout.isatty()
         kwargs["callbacks"] = shown_bars(kwargs["callbacks"], enabled, in_terminal)
         if has_bar(kwargs["callbacks"]):
-            shown().visible = False  # the configuration has a bar of its own
+            shown().hide()  # the configuration has a bar of its own
         else:
             kwargs["enable_progress_bar"] = False
         callbacks += [ShowTraining(), EpochLines()]

@@ -137,6 +137,20 @@ def test_training_in_a_terminal(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["RichProgressBar", "TQDMProgressBar"])
+def test_a_bar_of_lightning_takes_the_place_of_the_display(tmp_path, name):
+    options = ["--trainer.enable_progress_bar", "null", "--trainer.default_root_dir", str(tmp_path)]
+    options += ["--trainer.callbacks", name, "--trainer.logger", "false", "--trainer.max_epochs", "1"]
+    seen = in_terminal([*ROBUSTSEG, "train", "--config", str(TINY), *options], columns=120)
+    assert seen.status == 0, seen.text[-3000:]
+    before, sanity, after = seen.text.partition("Sanity Checking")
+    assert "building the model" in before
+    assert sanity
+    assert "building the model" not in after
+    assert "attack 1/2" not in after
+
+
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_is_one_line_and_immediate(tmp_path, checkpoint):
     command = [*ROBUSTSEG, *evaluation(tmp_path, checkpoint, {"endless": pgd(10**6)}, test_length=2, num_workers=2)]
     seen = in_terminal(command, interrupt_after="step")

@@ -152,3 +152,15 @@ def test_a_forked_process_prints_past_the_bar(monkeypatch):
         if not child:
             os._exit(0 if sys.stdout is plain and not shown().visible else 1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_hidden_display_draws_nothing_any_more(monkeypatch, capsys):
+    monkeypatch.setattr("robustseg.terminal.display.FIRST", 0.0)
+    display = Display(bar=False)
+    display.prepare("building")
+    assert display.state() is not None
+    display.hide()
+    with display.stage(Count("image", 3)):
+        display.prepare("writing")
+        assert display.state() is None
+    assert capsys.readouterr().out == ""
