@@ -143,8 +143,7 @@ def test_a_bar_of_lightning_takes_the_place_of_the_display(tmp_path, name):
     options += ["--trainer.callbacks", name, "--trainer.logger", "false", "--trainer.max_epochs", "1"]
     seen = in_terminal([*ROBUSTSEG, "train", "--config", str(TINY), *options], columns=120)
     assert seen.status == 0, seen.text[-3000:]
-    before, sanity, after = seen.text.partition("Sanity Checking")
-    assert "building the model" in before
+    _, sanity, after = seen.text.partition("Sanity Checking")
     assert sanity
     assert "building the model" not in after
     assert "attack 1/2" not in after
