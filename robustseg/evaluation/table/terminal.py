@@ -27,6 +27,7 @@ def to_terminal(table: Table) -> rich.table.Table:
     drawn = rich.table.Table(
         title=title if title.plain else None,
         title_justify="left",
+        caption_justify="left",
         caption=Text(" ".join(map(one_line, table.notes)), style="table.caption") if table.notes else None,
         show_header=table.shows_headings,
     )
