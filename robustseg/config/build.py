@@ -156,7 +156,7 @@ class RobustSegCLI(LightningCLI):
         """Folder of the continued run, or of a new one."""
         root, experiment = self.config.trainer.default_root_dir, self.config.experiment
         version = next_version(root, experiment) if self.version is None else self.version
-        return Path(root) / experiment / f"version_{version}"
+        return Path(str(root), str(experiment), f"version_{version}")
 
     def instantiate_classes(self) -> None:
         """Build everything but loggers; values that a constructor refuses become one message."""
