@@ -15,6 +15,7 @@ from pytorch_lightning.cli import SaveConfigCallback
 import robustseg
 from robustseg.config.modes import as_list
 from robustseg.files import write_text
+from robustseg.opening.regular import read_text
 from robustseg.resume.callback import CHECKPOINTS, ResumeCheckpoint
 from robustseg.resume.runs import next_free, run_folder
 from robustseg.shipped import ConfigFileError
@@ -91,7 +92,7 @@ def logged_by_an_earlier_version(folder: Path) -> bool:
     settings = _settings(path)
     if not settings or (settings.get("trainer") or {}).get("logger") is not False:
         return False
-    is_earlier = "robustseg==" not in path.read_text(encoding="utf-8").partition("\n")[0]
+    is_earlier = "robustseg==" not in read_text(path).partition("\n")[0]
     return is_earlier and any(folder.glob("events.out.tfevents.*"))
 
 

@@ -12,7 +12,7 @@ _STYLES = {"ok": "green", "caution": "yellow", "unreliable": "bold red"}
 
 _LONGEST = 24
 """Columns of a name that may not be broken."""
-_SHORTEST = 8
+_SHORTEST = 6
 """Columns of words at least, also where figures are cut off at the right."""
 
 
