@@ -69,7 +69,7 @@ def test_the_bar_of_a_minute_long_evaluation(tmp_path, checkpoint):
     assert states[-1][0] - states[0][0] > 30
     gaps = [(b[0] - a[0], a[1]) for a, b in itertools.pairwise(states)]
     # a state for each second of the clock that it shows, drawn at the next of four moments per second
-    seconds = {seconds_of(re.search(r"([\d:]+)(?: ·.*)?$", line)[1]) for _, line in states}
+    seconds = {seconds_of(re.search(r"(\d+:[\d:]+)(?: · [\d:]+ left)?\s*$", line)[1]) for _, line in states}
     assert seconds == set(range(min(seconds), max(seconds) + 1))
     assert max(gaps)[0] < 1 + 1 / REFRESHES + 0.05, max(gaps)
     end = states[-1][0]
