@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class AttackStep(NamedTuple):
     """The iterate, B×3×H×W."""
     logits: Tensor
     """B×C×h×w, the logits that were differentiated: those of the iterate, or of the input that a transform or a
-    look-ahead made of it."""
+    look-ahead made of it. Maybe empty for an observer of :func:`reads_no_logits`."""
     targets: Tensor
     """B×h×w, targets at the logits' size, ignored pixels as :data:`~robustseg.attacks.losses.base.IGNORED`."""
     loss: Tensor
@@ -43,6 +43,20 @@ class AttackStep(NamedTuple):
 
 
 OnStep = Callable[[AttackStep], None]
+
+
+Observer = TypeVar("Observer", bound=Callable[..., None])
+
+
+def reads_no_logits(on_step: Observer) -> Observer:
+    """Mark an observer of steps, a function or a method, for which no logits need to stay in memory."""
+    on_step.reads_logits = False  # type: ignore[attr-defined]
+    return on_step
+
+
+def reads_logits(on_step: OnStep) -> bool:
+    """Return whether an observer may read the logits of a step."""
+    return bool(getattr(on_step, "reads_logits", True))
 
 
 class AttackResult(NamedTuple):
@@ -233,4 +247,8 @@ class Attack(Configured, ABC):
 
 def shift_rows(on_step: OnStep, rows: Tensor) -> OnStep:
     """Return an observer for part of a batch that gives ``on_step`` the rows of the whole batch."""
-    return lambda step: on_step(step._replace(rows=rows[step.rows]))
+
+    def shifted(step: AttackStep) -> None:
+        on_step(step._replace(rows=rows[step.rows]))
+
+    return shifted if reads_logits(on_step) else reads_no_logits(shifted)

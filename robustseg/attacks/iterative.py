@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, AttackStep, OnStep
+from robustseg.attacks.base import Attack, AttackStep, OnStep, reads_logits
 from robustseg.attacks.best import Best
 from robustseg.attacks.checks import UNIT, check_logits
 from robustseg.attacks.describe import describe_part, setting_text
@@ -187,7 +187,9 @@ class IterativeAttack(Attack):
                 images_adv, logits.detach() if is_iterate else logits_only(batch.victim, images_adv), batch.ranked
             )
         # The loss has saved what it needs; the logits would stay in memory through the backward pass.
-        shown = logits.detach() if run.on_step is not None else None
+        shown = None
+        if run.on_step is not None:
+            shown = logits.detach() if reads_logits(run.on_step) else logits.new_empty(0)
         del seen, logits
         grad = input_gradient(-loss.sum() if self.targeted else loss.sum(), point)
         if run.on_step is not None and shown is not None:

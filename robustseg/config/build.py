@@ -19,9 +19,11 @@ from robustseg.config.benchmark_of import benchmark_of, read_ids
 from robustseg.config.callbacks import has_bar, refusal_of, refuse_callbacks, shown_bars
 from robustseg.config.errors import ConfigError, cause_of, is_expected
 from robustseg.config.folder import (
+    HEADER,
     SaveConfig,
     evaluation_arguments,
     keep_checkpoints_in,
+    logged_by_an_earlier_version,
     settings_to_log,
     training_arguments,
 )
@@ -95,9 +97,8 @@ class RobustSegCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Lightning's, whose ``--config`` takes the names of shipped configurations as well."""
-        parser = self.parser_class(
-            **{"dump_header": [f"pytorch_lightning=={metadata.version('pytorch_lightning')}"], **kwargs}
-        )
+        header = [HEADER, f"pytorch_lightning=={metadata.version('pytorch_lightning')}"]
+        parser = self.parser_class(**{"dump_header": header, **kwargs})
         about = "A YAML file, or the name of a configuration that robustseg configs lists; later ones win."
         parser.add_argument("-c", "--config", action=ConfigFile, help=about)
         return parser
@@ -134,6 +135,9 @@ class RobustSegCLI(LightningCLI):
         settle_modes(self.config, self.given.get("trainer.callbacks"), refuse=not self.evaluate)
         self.settings = deciding_settings(self.config.as_dict())
         self.version, self.checkpoint, self.resumed = find_start(self.config, self.command)
+        if self.version is not None and self.config.trainer.logger is False and logged_by_an_earlier_version(self.run):
+            say(f"{self.run} is of an earlier version, whose logger: false was TensorBoard: it goes on with that")
+            self.config.trainer.logger = True
         if self.evaluate:
             self.config.robustness.validate_with = None  # the run's, which may not fit to another suite
         if not self.study:  # has no log
@@ -146,6 +150,13 @@ class RobustSegCLI(LightningCLI):
             checkpoint.save_top_k = 0
         if self.checkpoint is not None:
             start_from_nothing_else(self.config.model)
+
+    @property
+    def run(self) -> Path:
+        """Folder of the continued run, or of a new one."""
+        root, experiment = self.config.trainer.default_root_dir, self.config.experiment
+        version = next_version(root, experiment) if self.version is None else self.version
+        return Path(str(root), str(experiment), f"version_{version}")
 
     def instantiate_classes(self) -> None:
         """Build everything but loggers; values that a constructor refuses become one message."""
@@ -177,10 +188,8 @@ class RobustSegCLI(LightningCLI):
             kwargs["callbacks"] = [each for each in kwargs["callbacks"] if refusal_of(type(each)) is None]
             kwargs |= evaluation_arguments(kwargs["callbacks"], self.checkpoint)
         else:
-            root, experiment = trainer.default_root_dir, self.config.experiment
-            version = next_version(root, experiment) if self.version is None else self.version
             self.save: ResumeCheckpoint = self.config_init.save
-            self.save.run_folder = Path(root) / experiment / f"version_{version}"
+            self.save.run_folder = self.run
             self.save.resume, self.save.settings = self.config.resume, self.settings
             kwargs |= training_arguments(trainer, self.save.run_folder)
             keep_checkpoints_in(self.save.run_folder, [self.config_init.checkpoint, *kwargs["callbacks"]])
@@ -190,7 +199,7 @@ class RobustSegCLI(LightningCLI):
         enabled, in_terminal = trainer.enable_progress_bar is not False, sys.stdout.isatty()
         kwargs["callbacks"] = shown_bars(kwargs["callbacks"], enabled, in_terminal)
         if has_bar(kwargs["callbacks"]):
-            shown().visible = False  # the configuration has a bar of its own
+            shown().hide()  # the configuration has a bar of its own
         else:
             kwargs["enable_progress_bar"] = False
         callbacks += [ShowTraining(), EpochLines()]

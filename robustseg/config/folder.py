@@ -12,13 +12,18 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import SaveConfigCallback
 
+import robustseg
 from robustseg.config.modes import as_list
 from robustseg.files import write_text
+from robustseg.opening.regular import read_text
 from robustseg.resume.callback import CHECKPOINTS, ResumeCheckpoint
 from robustseg.resume.runs import next_free, run_folder
 from robustseg.shipped import ConfigFileError
 from robustseg.shipped.includes import read
 from robustseg.training.loggers import PanelFiles
+
+HEADER = f"robustseg=={robustseg.__version__}"
+"""Comment at the head of a saved configuration; those of before November 2026 have none of this package."""
 
 _OF_A_START = ("ckpt_path",)
 """Keys that say how a run was started, not what it is."""
@@ -75,6 +80,20 @@ def _settings(path: Path) -> Any:
 
 def _deciding(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in _OF_A_START}
+
+
+def logged_by_an_earlier_version(folder: Path) -> bool:
+    """Return whether a run has events of TensorBoard beside a ``logger: false``, which once was the record of that.
+
+    Args:
+        folder: Of the run.
+    """
+    path = folder / "config.yaml"
+    settings = _settings(path)
+    if not settings or (settings.get("trainer") or {}).get("logger") is not False:
+        return False
+    is_earlier = "robustseg==" not in read_text(path).partition("\n")[0]
+    return is_earlier and any(folder.glob("events.out.tfevents.*"))
 
 
 def settings_to_log(text: str) -> dict[str, Any]:

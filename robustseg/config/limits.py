@@ -56,6 +56,10 @@ RULES = {
     "trainer.num_sanity_val_steps": _at_least(-1, "use 0 for none, or -1 for all of the validation split"),
     "trainer.log_every_n_steps": _at_least(0, "use 1 or more, or 0 for no figures of steps"),
     "trainer.enable_checkpointing": Rule(lambda value: value is True, "a run is continued from its checkpoints"),
+    "trainer.barebones": Rule(lambda value: value is False, "such a run would keep nothing: leave it out"),
+    "checkpoint.filename": Rule(
+        lambda value: not {"..", "/"} & set(Path(value).parts), "it leads out of the run's folder: use a name"
+    ),
     "model.optimizer.init_args.lr": Rule(
         lambda value: not isinstance(value, float) or value > 0, "use a positive number"
     ),
@@ -162,14 +166,14 @@ def check_folder(root: str, key: str = "trainer.default_root_dir") -> None:
 
 
 def check_batches(trainer: Any, datamodule: SegmentationDataModule) -> None:
-    """Refuse an epoch without a batch, and a validation after more batches than an epoch has.
+    """Refuse an epoch without a batch, and an update or a validation after more batches than an epoch has.
 
     Args:
         trainer: The trainer, before training.
         datamodule: Its data, opened.
 
     Raises:
-        ConfigError: There is no batch, or the interval is too long.
+        ConfigError: There is no batch, or too few for an update or the interval.
         DataError: The training split is smaller than a batch.
     """
     batches = datamodule.batches(trainer.world_size, trainer.accumulate_grad_batches)
@@ -180,6 +184,11 @@ def check_batches(trainer: Any, datamodule: SegmentationDataModule) -> None:
     if not used:
         raise ConfigError(
             f"trainer.limit_train_batches = {limit} of {batches} batches is none: use {1 / batches:.2g} or more."
+        )
+    if trainer.accumulate_grad_batches > used:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches = {trainer.accumulate_grad_batches}, but an epoch has {used} batches: "
+            "lower it, or raise trainer.limit_train_batches."
         )
     if isinstance(interval, int) and interval > used and trainer.check_val_every_n_epoch and trainer.limit_val_batches:
         raise ConfigError(

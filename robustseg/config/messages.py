@@ -130,7 +130,7 @@ class Parser(LightningArgumentParser):
         message = f"{message}{self._hint(message)}"
         if not self.exit_on_error:
             raise argparse.ArgumentError(None, message) from ex
-        short = refused_import(message) or _unknown_class(message) or _in_class(message) or message
+        short = refused_import(message) or _unknown_class(message) or _in_class(message) or _linked(message) or message
         complain(f"robustseg: error: {short}\n--help lists all options.")
         sys.exit(2)
 
@@ -145,6 +145,12 @@ class Parser(LightningArgumentParser):
                 known = (name if given.startswith("--") else name.lstrip("-") for name in self._option_string_actions)
                 return f".{did_you_mean(given, known)}"
         return ""
+
+
+def _linked(message: str) -> str | None:
+    """Shorten a message about an option that takes its value from another one; None for other messages."""
+    found = re.match(r"argument (\S+) --> (\S+): .* is not callable", message)
+    return found and f"{found[2]} is that of the data, {found[1]}: leave it out."
 
 
 def _in_class(message: str) -> str | None:

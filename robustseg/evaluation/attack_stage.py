@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from robustseg.attacks import Attack, AttackStep
+from robustseg.attacks.base import reads_no_logits
 from robustseg.evaluation.attacking import CLEAN
 from robustseg.terminal import Stage, shown
 from robustseg.terminal.costs import Costs, Part
@@ -95,6 +96,7 @@ class AttackStage(Stage):
         self._attack, self._step, self._taken = name, "", 0
         self.costs.begin(name, images, self._now())
 
+    @reads_no_logits
     def step(self, step: AttackStep) -> None:
         """Note a step of the attack; its tensors are not read, so nothing waits for the device."""
         self._taken += 1

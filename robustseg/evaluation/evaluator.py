@@ -152,7 +152,7 @@ class Evaluator:
         missing = {sample: set(self.missing(sample)) for sample in ids}
         if self.targets == "predictions" and any(missing.values()):
             targets = own_predictions(model, images)
-        watched = [] if stage is None else [stage.step]  # an observer of steps keeps logits in memory
+        watched = [] if stage is None else [stage.step]
         stage = stage or self._unseen
         stage.batch(sum(1 for names in missing.values() if names))
         for attack in (CLEAN, *self.attacks):
@@ -243,8 +243,8 @@ class Evaluator:
 
 def _each(observers: Sequence[OnStep]) -> OnStep | None:
     """Combine several observers into one; return None if there are none."""
-    if not observers:
-        return None
+    if len(observers) < 2:
+        return observers[0] if observers else None
 
     def show(step: AttackStep) -> None:
         for one in observers:

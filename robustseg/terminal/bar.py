@@ -44,7 +44,7 @@ def bar_line(state: State, width: int) -> tuple[str, int, int, str]:
 
     Returns:
         Text before the bar, its full columns, its empty ones, and the text behind it. Where there is no room for all,
-        the first part is cut, and then the others are left out, the most detailed ones last.
+        the first part is cut, then the others are left out, the most detailed ones last, and at last the bar.
     """
     from rich.cells import cell_len, set_cell_size
 
@@ -55,7 +55,9 @@ def bar_line(state: State, width: int) -> tuple[str, int, int, str]:
     while details and cell_len(behind) > room - min(cell_len(first), _FIRST):
         del details[0]
         behind = _joined(details, times)
-    space = max(1, room - cell_len(behind))
+    space = room - cell_len(behind)
+    if space < min(cell_len(first), _FIRST):
+        largest, space = 0, max(1, space + smallest)
     if cell_len(first) > space:
         first = set_cell_size(first, space - 1).rstrip() + "…"
     bar = max(0, min(largest, width - cell_len(first) - cell_len(behind) - 2))

@@ -91,6 +91,11 @@ class Display:
         finally:
             self.end(stage)
 
+    def hide(self) -> None:
+        """Draw nothing any more."""
+        self.visible = False
+        self.stop()
+
     def stop(self) -> None:
         """End all stages, and leave the terminal as it was."""
         self._stages, self._phase = [], ""

@@ -11,7 +11,6 @@ from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource, NonFiniteError
 from robustseg.data import run_seed
@@ -23,7 +22,7 @@ from robustseg.training.monitored import check_monitors
 from robustseg.training.non_finite import NonFiniteLoss, NonFinitePolicy
 from robustseg.training.objective import LossCombination, count_valid, update_loss
 from robustseg.training.record import checkpoint_record, validation_record
-from robustseg.training.schedule import LearningRateFactor, ScheduleName
+from robustseg.training.schedule import ScheduleName, scheduler_of
 from robustseg.training.seeding import seed_step
 from robustseg.training.split import AdversarialSplit, MixedBatch, TrainingError
 from robustseg.types import IGNORE_INDEX, Batch, checked_ignore_index
@@ -345,18 +344,6 @@ class RobustSegmentation(pl.LightningModule):
             raise TrainingError(f"model.optimizer: {error}.") from error
         if self.head_lr_factor != 1 and groups[1]:
             optimizer.param_groups[-1]["lr"] *= self.head_lr_factor
-        if math.isinf(steps := self.trainer.estimated_stepping_batches):
-            raise TrainingError("a learning rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
-        for group in optimizer.param_groups:
-            if isinstance(group["lr"], float) and not 0 <= group["lr"] < math.inf:
-                raise TrainingError(f"model.optimizer: lr = {group['lr']}: use a finite number.")
-        if self.warmup_steps >= steps and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise TrainingError(
-                f"model.warmup_steps = {self.warmup_steps}, but the run has {int(steps)} steps: the learning rate "
-                "would never be the optimiser's; lower it, or train longer."
-            )
-        factor = LearningRateFactor(self.schedule, int(steps), self.warmup_steps)
-        # A function, not the callable object: LambdaLR saves an object's attributes, and on resuming it would restore
-        # the old run's length and schedule.
-        scheduler = LambdaLR(optimizer, lambda step: factor(step))
+        steps, trial = self.trainer.estimated_stepping_batches, bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
+        scheduler = scheduler_of(optimizer, self.schedule, steps, self.warmup_steps, trial)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

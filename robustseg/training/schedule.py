@@ -6,6 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from robustseg.training.split import TrainingError
+
 ScheduleName = Literal["poly", "cosine", "constant"]
 
 
@@ -37,3 +42,34 @@ class LearningRateFactor:
             "constant": 1.0,
         }
         return factors[self.name] * min(1.0, (step + 1) / (self.warmup_steps + 1))
+
+
+def scheduler_of(
+    optimizer: Optimizer, name: ScheduleName, steps: float, warmup_steps: int, trial: bool = False
+) -> LambdaLR:
+    """Return the scheduler of a run, with :class:`LearningRateFactor`.
+
+    Args:
+        optimizer: The optimiser, before training.
+        name: Name of the schedule.
+        steps: Number of optimiser steps of the run; infinite for a run without an end.
+        warmup_steps: Steps of the warm-up.
+        trial: Whether the run is a trial of a few steps, which may end within its warm-up.
+
+    Raises:
+        TrainingError: The run has no end or ends within the warm-up, or a learning rate is not finite.
+    """
+    if math.isinf(steps):
+        raise TrainingError("a learning rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], float) and not 0 <= group["lr"] < math.inf:
+            raise TrainingError(f"model.optimizer: lr = {group['lr']}: use a finite number.")
+    if warmup_steps >= steps and not trial:
+        raise TrainingError(
+            f"model.warmup_steps = {warmup_steps}, but the run has {int(steps)} steps: the learning rate would never "
+            "be the optimiser's; lower it, or train longer."
+        )
+    factor = LearningRateFactor(name, int(steps), warmup_steps)
+    # A function, not the callable object: LambdaLR saves an object's attributes, and on resuming it would restore
+    # the old run's length and schedule.
+    return LambdaLR(optimizer, lambda step: factor(step))

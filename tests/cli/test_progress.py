@@ -17,6 +17,7 @@ import yaml
 
 from robustseg.cli.main import main
 from robustseg.config.build import RobustSegCLI
+from robustseg.terminal.display import REFRESHES
 from tests.helpers.paths import CONF, ROOT
 from tests.helpers.terminal import in_terminal, seconds_of
 
@@ -67,7 +68,10 @@ def test_the_bar_of_a_minute_long_evaluation(tmp_path, checkpoint):
     states = [(moment, line) for moment, line in seen.states() if "images" in line or "checking" in line]
     assert states[-1][0] - states[0][0] > 30
     gaps = [(b[0] - a[0], a[1]) for a, b in itertools.pairwise(states)]
-    assert max(gaps)[0] < 1.3, max(gaps)  # each second, and the thread of the display may wait for its turn
+    # a state for each second of the clock that it shows, drawn at the next of four moments per second
+    seconds = {seconds_of(re.search(r"(\d+:[\d:]+)(?: · [\d:]+ left)?\s*$", line)[1]) for _, line in states}
+    assert seconds == set(range(min(seconds), max(seconds) + 1))
+    assert max(gaps)[0] < 1 + 1 / REFRESHES + 0.05, max(gaps)
     end = states[-1][0]
     judged = 0
     for moment, line in states:
@@ -130,6 +134,19 @@ def test_training_in_a_terminal(tmp_path):
     assert ["val/miou" in line for line in epochs] == [False, True, False, True]
     assert ["val/slow/miou" in line for line in epochs] == [False, True, False, True]
     assert not [noise for noise in NOISE if noise in seen.text]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["RichProgressBar", "TQDMProgressBar"])
+def test_a_bar_of_lightning_takes_the_place_of_the_display(tmp_path, name):
+    options = ["--trainer.enable_progress_bar", "null", "--trainer.default_root_dir", str(tmp_path)]
+    options += ["--trainer.callbacks", name, "--trainer.logger", "false", "--trainer.max_epochs", "1"]
+    seen = in_terminal([*ROBUSTSEG, "train", "--config", str(TINY), *options], columns=120)
+    assert seen.status == 0, seen.text[-3000:]
+    _, sanity, after = seen.text.partition("Sanity Checking")
+    assert sanity
+    assert "building the model" not in after
+    assert "attack 1/2" not in after
 
 
 @pytest.mark.slow

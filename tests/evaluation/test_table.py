@@ -8,6 +8,8 @@ import re
 from dataclasses import replace
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 from robustseg.evaluation.table import (
     MISSING,
@@ -24,6 +26,7 @@ from robustseg.evaluation.table import (
     to_html,
     to_latex,
     to_markdown,
+    to_terminal,
     words,
 )
 from tests.evaluation.report.pages import parse
@@ -173,3 +176,14 @@ def test_what_is_no_number_is_missing():
         assert figure(value) == MISSING
     assert figure(0.1, interval=[None, 1]) == Number(0.1)
     assert figure(0.1, 2, 100, (0.05, 0.2)) == Number(10.0, 2, (5.0, 20.0))
+
+
+@pytest.mark.parametrize("width", [30, 60, 80])
+@pytest.mark.parametrize("name", ["a very long name of an attack that does not end, 日本語の名前", "x" * 90, "pgd"])
+def test_a_long_name_takes_no_figure_its_place(name, width):
+    table = Table.of("", ["attack", "miou", "pixel_acc"], [[name, figure(12.34), figure(56.78)]])
+    table = replace(table, columns=[words("attack", wrap=False), *table.columns[1:]])
+    with (console := Console(width=width)).capture() as capture:
+        console.print(to_terminal(table))
+    assert {"12.34", "56.78"} <= set(capture.get().split())
+    assert all(cell_len(line) <= width for line in capture.get().splitlines())

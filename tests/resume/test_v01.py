@@ -50,6 +50,26 @@ def test_it_is_resumed(folder, capsys):
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "kind", [pytest.param("of version 0.1", marks=pytest.mark.slow), "without events", "of this version"]
+)
+def test_its_tensorboard_goes_on_though_its_configuration_says_false(kind, folder, capsys):
+    configuration, events = folder / "config.yaml", folder / "events.out.tfevents.1.host"
+    if kind != "without events":
+        events.touch()
+    if kind == "of this version":  # with false, and for one start with true
+        configuration.write_text(f"# robustseg==0.1.0\n{configuration.read_text()}")
+    cheap = ["--robustness.attacks", "{}", "--robustness.validate_with", "null", "--checkpoint.monitor", "null"]
+    went_on = kind == "of version 0.1"
+    for _ in range(1 + went_on):  # the second start has the first one's checkpoint
+        assert train(folder, *cheap) == 0
+        said = capsys.readouterr().out
+        assert ("is of an earlier version" in said) == went_on
+        assert ("trainer.logger is false" in said) != went_on
+        written = [path for path in folder.glob("events.*") if path.stat().st_size]
+        assert bool(written) == went_on
+
+
 def test_other_settings_than_its_own_are_refused(folder, capsys):
     assert train(folder, "--model.attack.steps", "3") == 1
     assert "attack" in capsys.readouterr().err

@@ -69,6 +69,10 @@ def test_a_long_name_is_cut_before_a_number_is_left_out():
     assert full + empty >= 6
 
 
+def test_a_narrow_terminal_shows_the_attack_and_the_times_in_place_of_a_bar():
+    assert bar_line(State(EVALUATION, 65, 333, 0.3), 30) == ("attack 2/4…", 0, 0, "1:05 · 5:33 left")
+
+
 @pytest.mark.parametrize(
     "name", ["pgd[l2]", "a[/b]", "[bold]x", ":smile:", "a\x1b[2Jb", "\u202ea", "a\rb", "a\nb"], ids=ascii
 )
@@ -148,3 +152,15 @@ def test_a_forked_process_prints_past_the_bar(monkeypatch):
         if not child:
             os._exit(0 if sys.stdout is plain and not shown().visible else 1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_hidden_display_draws_nothing_any_more(monkeypatch, capsys):
+    monkeypatch.setattr("robustseg.terminal.display.FIRST", 0.0)
+    display = Display(bar=False)
+    display.prepare("building")
+    assert display.state() is not None
+    display.hide()
+    with display.stage(Count("image", 3)):
+        display.prepare("writing")
+        assert display.state() is None
+    assert capsys.readouterr().out == ""

@@ -10,6 +10,11 @@ from robustseg.terminal.text import one_line
 
 _STYLES = {"ok": "green", "caution": "yellow", "unreliable": "bold red"}
 
+_LONGEST = 24
+"""Columns of a name that may not be broken."""
+_SHORTEST = 6
+"""Columns of words at least, also where figures are cut off at the right."""
+
 
 def to_terminal(table: Table) -> rich.table.Table:
     """Convert a table to one of ``rich``, with a rule between sections, without text below cells and without reasons.
@@ -22,11 +27,20 @@ def to_terminal(table: Table) -> rich.table.Table:
     drawn = rich.table.Table(
         title=title if title.plain else None,
         title_justify="left",
+        caption_justify="left",
         caption=Text(" ".join(map(one_line, table.notes)), style="table.caption") if table.notes else None,
         show_header=table.shows_headings,
     )
-    for column, heading in zip(table.columns, table.headings, strict=True):
-        drawn.add_column(Text(heading), justify=column.align, no_wrap=not column.wrap)
+    for place, (column, heading) in enumerate(zip(table.columns, table.headings, strict=True)):
+        longest = max((_cell(row.cells[place]).cell_len for row in table.rows if place < len(row.cells)), default=0)
+        drawn.add_column(
+            Text(heading),
+            justify=column.align,
+            # a long name is broken into lines before a figure is
+            no_wrap=not column.wrap and longest <= _LONGEST,
+            min_width=longest if column.align == "right" else min(longest, _SHORTEST),
+            overflow="fold" if column.head else "ellipsis",
+        )
     for section in table.sections:
         for row in section.rows:
             drawn.add_row(*map(_cell, row.cells))

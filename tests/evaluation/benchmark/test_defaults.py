@@ -43,6 +43,7 @@ def written(benchmark: Benchmark, folder: Path) -> None:
     assert read_card(folder / "evaluation" / "card.json").model.sha256 == card.model.sha256
 
 
+@pytest.mark.slow
 def test_a_benchmark_of_model_data_and_attacks_writes_its_report(tmp_path):
     written(Benchmark(toy_model(), tiny_data(test_length=4), {"pgd2": PGD(steps=2)}), tmp_path)
 

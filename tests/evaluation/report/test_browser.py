@@ -121,6 +121,9 @@ def test_report(browser, report, tmp_path, width):
         assert headings.nth(place + 1).is_visible() == (width == 1280)
         assert beside == (headings.nth(place + 1).text_content() if width == 400 else "none")
     assert page.locator("td.error").is_visible()
+    (first_worst, *_) = page.locator("tr.worst").all()
+    lines = {cell.evaluate("e => getComputedStyle(e).borderTopWidth") for cell in first_worst.locator("td").all()}
+    assert lines == {"2px" if width == 1280 else "0px"}
 
     plots = page.locator("svg.plot")
     assert plots.count() == 5
