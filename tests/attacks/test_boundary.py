@@ -267,6 +267,11 @@ class FailingBackward(torch.autograd.Function):
         raise IndexError("in the backward")
 
 
+class Unwritable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("unwritable")
+
+
 def overwritten(x: Tensor) -> Tensor:
     y = x.exp()
     out = y * y
@@ -289,6 +294,11 @@ FAULTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "index": (lambda x: [x][1], r"the model raised IndexError \(test_boundary.py, line \d+\)"),
     "assertion": (Raising(AssertionError(), at=3), r"raised AssertionError \(test_boundary.py, line \d+\): no message"),
     "fifth forward": (Raising(ValueError("the fifth"), at=3), "raised ValueError .*the fifth"),
+    "end of an iterator": (
+        lambda x: next(iter(())),
+        r"raised StopIteration \(test_boundary.py, line \d+\): no",
+    ),
+    "unwritable": (Raising(Unwritable(), at=3), r"raised Unwritable \(test_boundary.py, line \d+\): no message"),
     "overwritten": (overwritten, r"the model's backward raised RuntimeError: .*not in place"),
     "view": (view_changed, r"the model raised RuntimeError.*not in place"),
     "own backward": (FailingBackward.apply, r"the model's backward raised IndexError .*in the backward"),
