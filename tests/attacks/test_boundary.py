@@ -103,12 +103,19 @@ def _grow(model: nn.Module, mean: Tensor) -> None:
     model.average.resize_(5)
 
 
+def _cast(model: nn.Module, mean: Tensor) -> None:
+    model.average.data.add_(mean)
+    model._apply(lambda tensor: tensor.half() if tensor is model.average else tensor)
+
+
 CHANGES: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "in place": lambda model, mean: model.average.lerp_(mean, 0.5),
     "assignment": lambda model, mean: setattr(model, "average", model.average + mean),
     "through data": lambda model, mean: model.average.data.add_(mean),
     "other data": lambda model, mean: setattr(model.average, "data", mean),
     "data of another size": lambda model, mean: setattr(model.average, "data", mean[:2].clone()),
+    "data of another dtype": lambda model, mean: setattr(model.average, "data", mean.half()),
+    "cast": _cast,
     "other size in place": _grow,
     "count": lambda model, mean: model.count.add_(1),
     "None": lambda model, mean: setattr(model, "average", None),
