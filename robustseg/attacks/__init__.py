@@ -2,7 +2,7 @@
 
 from robustseg.attacks.base import Attack, AttackResult, AttackStep
 from robustseg.attacks.errors import AttackError, NoGradientError, NonFiniteError
-from robustseg.attacks.guard import AttackMode, attack_mode
+from robustseg.attacks.guard import attack_mode
 from robustseg.attacks.iterative import IterativeAttack
 from robustseg.attacks.losses.base import AttackLoss, correct_pixels
 from robustseg.attacks.losses.margin import HoudiniLoss, Margin
@@ -28,6 +28,7 @@ from robustseg.attacks.presets.square import Square
 from robustseg.attacks.presets.strong import APGD, SEA, StrongEnsemble
 from robustseg.attacks.presets.transfer import DIFGSM, NIFGSM, TIFGSM, TransferAttack
 from robustseg.attacks.sources import SourceEnsemble
+from robustseg.attacks.state import AttackMode
 from robustseg.attacks.steps.adam import AdamStep
 from robustseg.attacks.steps.adaptive import AdaptiveStep
 from robustseg.attacks.steps.base import StepRule

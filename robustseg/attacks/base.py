@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.checks import UNIT, check_form, checked_batch
-from robustseg.attacks.guard import AttackError, AttackMode, Model, NonFiniteError, attack_mode
+from robustseg.attacks.errors import AttackError, NonFiniteError
+from robustseg.attacks.guard import Model, attack_mode
 from robustseg.attacks.losses.base import IGNORED, ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.settings import Configured
+from robustseg.attacks.state import AttackMode
 from robustseg.attacks.threat import ThreatModel, box_excess
 from robustseg.attacks.victim import Victim
 from robustseg.types import IGNORE_INDEX, checked_ignore_index

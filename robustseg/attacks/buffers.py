@@ -54,7 +54,7 @@ class Contents(NamedTuple):
     """The tensor itself."""
     shape: torch.Size
     copy: Tensor
-    """Its bytes, or a clone if it has no plain memory (sparse, quantised, a class of its own)."""
+    """Its values in one row, or a clone if it has no plain memory (sparse, quantised, a class of its own)."""
     version: int | None
     """Count of its changes, where bytes cannot be compared."""
 
@@ -63,42 +63,44 @@ class Contents(NamedTuple):
         if self.version is not None:
             if tensor._version != self.version:
                 tensor.copy_(self.copy)
-        elif tensor.shape != self.shape or not torch.equal(_bytes(tensor), self.copy):
-            values = self.copy.clone().view(tensor.dtype).view(self.shape)  # cloned for its alignment
-            try:
-                # Through data, as a graph that was built before may need the tensor.
-                tensor.data.copy_(values)
-            except RuntimeError:  # of another size now, or several elements in one place
-                tensor.data = values.clone()
+        elif tensor.shape != self.shape or not _same_bytes(_row(tensor), self.copy):
+            values = self.copy.view(self.shape)
+            if tensor.dtype == values.dtype:
+                with suppress(RuntimeError):  # of another size now, or several elements in one place
+                    # Through data, as a graph that was built before may need the tensor.
+                    tensor.data.copy_(values)
+                    return
+            tensor.data = values.clone()
 
 
 def contents_of(tensors: Iterable[Tensor]) -> Iterator[Contents]:
-    """Copy the values of tensors, with one copy for each device; those without values (lazy, meta) are left out."""
-    flat: dict[torch.device, list[Tensor]] = {}
+    """Copy the values of tensors, with one copy for each device and dtype; lazy and meta tensors have none."""
+    alike: dict[object, list[Tensor]] = {}
     for tensor in tensors:
         if _is_plain(tensor):
-            flat.setdefault(tensor.device, []).append(tensor)
+            alike.setdefault((tensor.device, tensor.dtype), []).append(tensor)
         elif not is_lazy(tensor) and not tensor.is_meta:
             with suppress(Exception):  # of a class whose tensors cannot be copied
                 yield Contents(tensor, tensor.shape, tensor.detach().clone(), tensor._version)
-    for group in flat.values():
-        parts = [_bytes(tensor) for tensor in group]
-        copies = torch.split(torch.cat(parts), [len(part) for part in parts])
+    for group in alike.values():
+        copies = torch.split(torch.cat([_row(tensor) for tensor in group]), [tensor.numel() for tensor in group])
         for tensor, copy in zip(group, copies, strict=True):
             yield Contents(tensor, tensor.shape, copy, None)
 
 
 def changed(contents: Sequence[Contents]) -> Iterator[Contents]:
-    """Return those that may differ from their tensors: one comparison for each device, if none does."""
-    flat: dict[torch.device, list[Contents]] = {}
+    """Return those that may differ from their tensors: one comparison for each device and dtype, if none does."""
+    alike: dict[object, list[Contents]] = {}
     for content in contents:
-        if content.version is None and _is_plain(content.tensor) and content.tensor.shape == content.shape:
-            flat.setdefault(content.tensor.device, []).append(content)
+        tensor = content.tensor
+        same = content.version is None and tensor.dtype == content.copy.dtype and tensor.shape == content.shape
+        if same and _is_plain(tensor):
+            alike.setdefault((tensor.device, tensor.dtype), []).append(content)
         else:
             yield content
-    for group in flat.values():
-        now = torch.cat([_bytes(content.tensor) for content in group])
-        if not torch.equal(now, torch.cat([content.copy for content in group])):
+    for group in alike.values():
+        now = torch.cat([_row(content.tensor) for content in group])
+        if not _same_bytes(now, torch.cat([content.copy for content in group])):
             yield from group
 
 
@@ -107,5 +109,12 @@ def _is_plain(tensor: Tensor) -> bool:
     return plain and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg() or tensor.is_meta)
 
 
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1).contiguous().view(torch.uint8)
+def _row(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1)
+
+
+def _same_bytes(first: Tensor, second: Tensor) -> bool:
+    """Compare two rows bit by bit, since NaN equals nothing and 0 equals −0."""
+    return first.dtype == second.dtype and torch.equal(
+        first.contiguous().view(torch.uint8), second.contiguous().view(torch.uint8)
+    )

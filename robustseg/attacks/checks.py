@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from robustseg.attacks.errors import AttackError, NoGradientError, NonFiniteError
 from robustseg.attacks.gradients import NO_GRADIENT
-from robustseg.attacks.guard import AttackError, NoGradientError, NonFiniteError
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.types import ignored_pixels
 
@@ -38,7 +38,7 @@ def checked_batch(
     images = checked_images(images, bounds=bounds)
     _refuse_no_targets(targets, images)
     # In uint8, an ignore index of −1 would equal 255.
-    targets = targets.detach().clone().long()
+    targets = plain_tensor(targets).detach().clone().long()
     ignored = ignored_pixels(targets, ignore_index)
     lowest = int(targets.masked_fill(ignored, 0).amin())
     if lowest < 0:
@@ -66,7 +66,7 @@ def checked_images(images: Tensor, error: type[Exception] = AttackError, bounds:
     """
     _refuse_no_images(images, error)
     # Inference tensors cannot take part in autograd; their clones can.
-    images = images.detach().clone()
+    images = plain_tensor(images).detach().clone()
     lowest, highest = (float(value) for value in torch.stack(torch.aminmax(images)).tolist())
     lower, upper = bounds
     slack = max(1e-6, 2 * torch.finfo(images.dtype).eps)
@@ -93,6 +93,17 @@ def _remedy(lowest: float, highest: float, bounds: Bounds) -> str:
     if highest > 2:
         return "divide 8-bit images by 255"
     return "if they only overshoot, as after resizing, cut them off with images.clamp(0, 1)"
+
+
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """Return the same values as a ``torch.Tensor``, if they are of a class of their own, such as torchvision's.
+
+    Classes that change more than torch's functions (DTensor, with its own dispatch) stay.
+    """
+    kind = type(tensor)
+    if kind is Tensor or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return tensor
+    return tensor.as_subclass(Tensor)
 
 
 def _refuse_no_images(images: object, error: type[Exception]) -> None:
@@ -144,8 +155,11 @@ def checked_answer(logits: object, images: Tensor, targets: Tensor | None = None
         images: B×3×H×W, input of the model.
         targets: Targets B×1×N allow for logits B×C×1×N, those of several views of the images side by side.
 
+    Returns:
+        The logits as a plain tensor.
+
     Raises:
-        AttackError: Not a floating point tensor B×C×H×W of the input's size.
+        AttackError: Not a dense floating point tensor B×C×H×W of the input's size, on its device.
     """
     if not isinstance(logits, Tensor):
         raise AttackError(
@@ -164,7 +178,14 @@ def checked_answer(logits: object, images: Tensor, targets: Tensor | None = None
         raise AttackError(
             f"the model returned {logits.dtype}, not floating point logits: return the values before the argmax."
         )
-    return logits
+    if logits.layout != torch.strided:
+        raise AttackError(f"the model returned {logits.layout} logits: return logits.to_dense().")
+    if logits.device != images.device:
+        raise AttackError(
+            f"the model returned logits on {logits.device} for images on {images.device}: return them where the images "
+            "lie, logits.to(images.device)."
+        )
+    return plain_tensor(logits)
 
 
 def _wrapper(output: object) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import torch
 
@@ -32,6 +31,10 @@ _REMEDIES = {
         "to the images alone: call checkpoint with use_reentrant=False (transformers: gradient_checkpointing_enable("
         '{"use_reentrant": False})), or switch checkpointing off for the attack'
     ),
+    "different number of tensors was saved": (
+        "the model saves memory by torch.utils.checkpoint, and computes something else the second time, or the attack "
+        "reads layers inside of it: switch checkpointing off for the attack"
+    ),
     "nference tensor": (
         "weights or buffers were made under torch.inference_mode: attack copy.deepcopy(model), made outside of it, or "
         "build and load the model outside of it"
@@ -48,28 +51,43 @@ _REMEDIES = {
 """Remedies by a part of the message of torch's error."""
 
 
-@contextmanager
-def model_errors(what: str = "the model") -> Iterator[None]:
-    """Translate an exception of a model into one AttackError with cause, place and remedy.
+class ModelErrors:
+    """A ``with`` block that translates an exception of a model into one AttackError with cause, place and remedy.
 
     Four kinds pass unchanged, since others handle them: errors of this package, which name their remedy, memory that is
-    exhausted, a collective that another rank has left, and what is no ``Exception`` (Ctrl-C).
+    exhausted, a collective that another rank has left, and what is no ``Exception`` (Ctrl-C). It is a class since
+    contextlib's own form would let StopIteration through.
 
     Args:
         what: Subject of the message.
 
     Raises:
-        AttackError: The ``with`` block raised; the original is chained.
+        AttackError: The block raised; the original is chained.
     """
-    try:
-        yield
-    except Exception as error:
-        if _passes(error):
-            raise
-        text = str(error).strip().partition("\n\n")[0] or "no message"
+
+    def __init__(self, what: str = "the model"):
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Enter the block."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Translate the exception that ended the block, if any."""
+        if not isinstance(error, Exception) or _passes(error):
+            return
+        text = _text(error).strip().partition("\n\n")[0] or "no message"
         raise AttackError(
-            f"{what} raised {type(error).__name__}{_place(error)}: {text.rstrip('.')}. Remedy: {_remedy(text)}."
+            f"{self._what} raised {type(error).__name__}{_place(error)}: {text.rstrip('.')}. Remedy: {_remedy(text)}."
         ) from error
+
+
+def _text(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # a stranger's exception that cannot be written
+        return ""
 
 
 def _passes(error: Exception) -> bool:
@@ -78,7 +96,7 @@ def _passes(error: Exception) -> bool:
         return True
     if not isinstance(error, RuntimeError):
         return False
-    text = str(error).lower()
+    text = _text(error).lower()
     if "out of memory" in text or "can't allocate memory" in text:
         return True
     lost = ("gloo", "nccl", "by peer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustseg.attacks.errors import NoGradientError, NonFiniteGradientError, model_errors
+from robustseg.attacks.errors import ModelErrors, NoGradientError, NonFiniteGradientError
 from robustseg.attacks.guard import Model
 
 NO_GRADIENT = (
@@ -22,11 +22,11 @@ def input_gradient(value: Tensor, point: Tensor, retain_graph: bool = False) -> 
 
     Raises:
         NoGradientError: The scalar does not depend on ``point``.
-        AttackError: The backward raised an exception, see :func:`~robustseg.attacks.errors.model_errors`.
+        AttackError: The backward raised an exception, see :class:`~robustseg.attacks.errors.ModelErrors`.
     """
     if not value.requires_grad:
         raise NoGradientError(NO_GRADIENT)
-    with model_errors("the model's backward"):
+    with ModelErrors("the model's backward"):
         (grad,) = torch.autograd.grad(value, point, retain_graph=retain_graph, allow_unused=True)
     if grad is None:
         raise NoGradientError(NO_GRADIENT)

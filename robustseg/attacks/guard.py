@@ -9,26 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from robustseg.attacks.errors import (
-    AttackError,
-    NoGradientError,
-    NonFiniteError,
-    NonFiniteGradientError,
-    model_errors,
-)
+from robustseg.attacks.errors import AttackError, ModelErrors
 from robustseg.attacks.search import is_compiled, modules_of
 from robustseg.attacks.state import AttackMode, Hold
-
-__all__ = [
-    "AttackError",
-    "AttackMode",
-    "Guarded",
-    "Model",
-    "NoGradientError",
-    "NonFiniteError",
-    "NonFiniteGradientError",
-    "attack_mode",
-]
 
 Model = Callable[[Tensor], Tensor]
 """Anything that maps images (B×3×H×W in [0, 1]) to logits (B×C×H×W): a module or a plain function."""
@@ -47,7 +30,7 @@ class Guarded(nn.Module):
         self.model = model
         self._hold = hold
         modules = modules_of(model)
-        with model_errors():
+        with ModelErrors():
             hold.take(modules)
         # Compiled code keeps no hooks, and torch warns of global ones: what it runs is found by the search.
         self._watch = nullcontext if is_compiled(model, modules) else hold.watch
@@ -56,9 +39,9 @@ class Guarded(nn.Module):
         """Call the model on a copy of ``images``, since it may change its input; the gradient passes the copy.
 
         Raises:
-            AttackError: The model raised an exception, see :func:`~robustseg.attacks.errors.model_errors`.
+            AttackError: The model raised an exception, see :class:`~robustseg.attacks.errors.ModelErrors`.
         """
-        with model_errors(), self._watch():
+        with ModelErrors(), self._watch():
             return self.model(images.clone())
 
 
@@ -74,7 +57,8 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
 
     The modules are those that a search of the model's object finds, see
     :func:`~robustseg.attacks.search.modules_of`, and those that run in a forward, which are held before they run.
-    Not found is a module that was compiled, or whose ``forward`` is called directly, unless the search finds it.
+    Not found is a module that was compiled, whose ``forward`` is called directly, or that the model runs in another
+    thread, unless the search finds it.
 
     The wrapper of DistributedDataParallel is removed: attack forwards must not arm its reducer or start
     collectives.
@@ -84,7 +68,8 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
 
     Raises:
         AttackError: ``"train"`` with synchronised BatchNorm on several ranks, which would deadlock as soon as two
-            ranks take a different number of forwards; or some of the state cannot be restored.
+            ranks take a different number of forwards; another thread attacks the model in the other mode; or some of
+            the state cannot be restored.
         ValueError: Unknown ``mode``.
     """
     if mode not in ("eval", "train"):

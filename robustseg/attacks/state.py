@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
@@ -48,12 +48,14 @@ class Hold:
         """Remember the state of modules, and put them into the mode.
 
         Raises:
-            AttackError: ``"train"`` with synchronised BatchNorm on several ranks.
+            AttackError: ``"train"`` with synchronised BatchNorm on several ranks, or another thread attacks one of them
+                in the other mode.
         """
         with _LOCK, torch.no_grad():
             new = [module for module in modules if id(module) not in self._modules]
             if self._mode == "train":
                 _refuse_synchronised_batchnorm(new)
+            self._refuse_two_modes(new)
             self._modules.update((id(module), module) for module in new)
             slots = [Slots.of(module) for module in new]
             buffers = [buffer for each in slots for _, buffer in each.buffers if buffer is not None]
@@ -114,6 +116,16 @@ class Hold:
         for other in self._others():
             new.update((key, other._saved[kind][key]) for key in new.keys() & other._saved[kind].keys())
         self._saved[kind] = new | self._saved[kind]
+
+    def _refuse_two_modes(self, modules: Sequence[nn.Module]) -> None:
+        """Refuse modules found in train mode that another thread's attack holds in the other mode."""
+        for other in self._others():
+            flags = other._saved["training"]
+            if other._mode != self._mode and any(flags.get(id(module), (None, False))[1] for module in modules):
+                raise AttackError(
+                    f"another thread attacks this model in attack_mode {other._mode}, and this attack's is "
+                    f"{self._mode}: attack a copy, copy.deepcopy(model), or one after the other."
+                )
 
     def _others(self) -> list[Hold]:
         """Return the attacks of other threads; those of this one end in the reverse order of their beginning."""

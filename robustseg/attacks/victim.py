@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.checks import checked_answer
+from robustseg.attacks.errors import AttackError, NoGradientError
 from robustseg.attacks.gradients import NO_GRADIENT
-from robustseg.attacks.guard import AttackError, Model, NoGradientError
+from robustseg.attacks.guard import Model
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Victim:
                 without a gradient to images that need one.
         """
         logits = checked_answer(self.model(images), images)
+        if not torch.is_grad_enabled():  # another thread, or a model that enables autograd itself, built a graph
+            logits = logits.detach()
         self._compare(logits)
         rows = self._rows.repeat(len(images) // max(1, len(self._rows)))
         self.forwards.index_add_(0, rows, torch.ones_like(rows))

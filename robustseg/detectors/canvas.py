@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from robustseg.attacks.base import OnStep
-from robustseg.attacks.guard import AttackError, Model
+from robustseg.attacks.errors import AttackError
+from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.victim import Victim

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.checks import checked_images
-from robustseg.attacks.guard import AttackError, Model, attack_mode
+from robustseg.attacks.errors import AttackError
+from robustseg.attacks.guard import Model, attack_mode
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.settings import Checked
 from robustseg.attacks.victim import Victim

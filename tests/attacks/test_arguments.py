@@ -1,8 +1,6 @@
-"""Arguments of other types, images within rounding, and models that answer each forward differently."""
+"""Arguments of other types, and images within rounding."""
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -11,19 +9,12 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import (
-    APGD,
-    CW,
-    DAG,
     PGD,
-    ALMAProx,
-    Attack,
     AttackError,
     NoiseSource,
     PureClass,
-    Square,
     Strip,
     Targeted,
-    ThreatModel,
     UniversalPerturbation,
     WorstOf,
 )
@@ -35,7 +26,7 @@ from robustseg.evaluation.checks import probe_model
 from robustseg.evaluation.trace import Traced
 from robustseg.metrics import SegmentationScores, confusion_matrix
 from robustseg.training.split import AdversarialSplit
-from robustseg.types import Batch, parse_fraction
+from robustseg.types import Batch
 from tests.helpers.nets import CLASSES, tiny_batch, tiny_net
 
 from .table import ATTACKS, LOOPS, ROWS, build
@@ -269,149 +260,3 @@ def test_rounding_elsewhere():
     assert torch.equal(*mixed)
     evidence = [probe_model(model, ids, each, targets, eps=0.1, num_classes=CLASSES)["ids"] for each in (noisy, clean)]
     assert evidence[0] == evidence[1]
-
-
-class Changing:
-    """A model that answers differently from the n-th forward on."""
-
-    def __init__(self, change: Callable[[Tensor], Any], after: int = 1):
-        self.net = tiny_net()
-        self.change, self.left = change, after
-
-    def __call__(self, images: Tensor) -> Any:
-        logits = self.net(images)
-        self.left -= 1
-        return logits if self.left >= 0 else self.change(logits)
-
-
-LATER: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "size": (lambda u: u[..., 1:], r"returned \(\d+, 4, \d+, \d+\) for images"),
-    "batch": (lambda u: u[1:], r"returned \(\d+, 4, \d+, \d+\) for images"),
-    "fewer classes": (lambda u: u[:, :3], r"returned 3 classes in torch.float64 after 4 classes"),
-    "more classes": (lambda u: torch.cat([u, u[:, :1]], 1), r"returned 5 classes in torch.float64 after 4 classes"),
-    "dtype": (lambda u: u.float(), r"returned 4 classes in torch.float32 after 4 classes in torch.float64"),
-    "NaN": (lambda u: u * float("nan"), r"not finite"),
-    "one NaN": (lambda u: u.index_fill(3, torch.tensor(0), float("nan")), r"not finite"),
-    "dictionary": (lambda u: {"out": u, "aux": u}, r"returned a dict, .*lambda images: model\(images\)\['out'\]"),
-    "tuple": (lambda u: (u, u), r"returned a tuple, .*lambda images: model\(images\)\[0\]"),
-    "None": (lambda u: None, r"returned a NoneType"),
-    "classes": (lambda u: u.argmax(1, keepdim=True).expand_as(u), r"torch.int64, not floating point logits"),
-}
-
-
-@pytest.mark.parametrize("kind", LATER)
-@pytest.mark.parametrize("attack", ["PGD", "SegPGD best", "DS", "Square", "DAG", "CW", "DeepFool", "ALMAProx", "APGD"])
-def test_a_model_that_answers_otherwise_later(kind: str, attack: str):
-    change, message = LATER[kind]
-    with pytest.raises(AttackError, match=message):
-        build(attack)(Changing(change), *tiny_batch())
-
-
-@pytest.mark.parametrize("kind", LATER)
-def test_a_model_that_answers_otherwise_later_within_attacks_of_detectors_and_detectors(kind: str):
-    change, message = LATER[kind]
-    images, targets = tiny_batch()
-    for attack in (ThroughBlur(PGD(steps=3), 0.5, whole=True), OnPatches(Square(steps=4), 3, 2), Traced(PGD(steps=2))):
-        with pytest.raises(AttackError, match=message):
-            attack(Changing(change), images, targets)
-    for detector in (ScaleConsistency(0.5), SpatialConsistency(4, 2, (1, 2), 1)):
-        with pytest.raises(DetectorError, match=message):
-            detector.scores(Changing(change), images, ["a", "b"])
-
-
-def test_a_gradient_that_is_missing_later():
-    for attack in (PGD(steps=3), DAG(steps=3), APGD(steps=3)):
-        with pytest.raises(AttackError, match="does not depend on its input"):
-            attack(Changing(lambda u: u.detach()), *tiny_batch())
-
-
-class Output(dict):
-    @property
-    def logits(self) -> Any:
-        return self["logits"]
-
-
-@pytest.mark.parametrize(
-    ("wrap", "remedy"),
-    [
-        (lambda u: Output(logits=u), r"lambda images: model\(images\).logits"),
-        (lambda u: {"out": u, "aux": u}, r"model\(images\)\['out'\]"),
-        (lambda u: {"seg": u}, r"model\(images\)\['seg'\]"),
-        (lambda u: [u], r"model\(images\)\[0\]"),
-    ],
-)
-def test_outputs_that_hold_the_logits(wrap: Callable[[Tensor], Any], remedy: str):
-    net = tiny_net()
-    for attack in (PGD(steps=1), Square(steps=2)):
-        with pytest.raises(AttackError, match=remedy):
-            attack(lambda x: wrap(net(x)), *tiny_batch())
-
-
-@pytest.mark.parametrize(
-    ("written", "meant"),
-    [("0.5/255", "1/510"), ("1e-3", "1/1000"), (" 8 / 255 ", "8/255"), (".5/255", "1/510"), ("1.5/2.5", "3/5")],
-)
-def test_fractions_with_decimals(written: str, meant: str):
-    """Every radius and step size takes them, and what is described means the same."""
-    assert str(ThreatModel(written).eps) == meant
-    for name in BUILT:
-        if "hand" not in name and "momentum" not in name and "translation" not in name:
-            attack = build(name, written)
-            assert attack.describe()["eps"] == meant
-            assert parse_fraction(attack.describe()["eps"]) == attack.threat.eps
-    for attack in (DAG(step_size=written), UniversalPerturbation(eps=written, step_size=written)):
-        assert str(attack.step_size) == meant
-        assert parse_fraction(str(attack.step_size)) == attack.step_size
-    assert PGD(step_size=written).describe()["step_rule"]["step_size"] == meant
-
-
-@pytest.mark.parametrize("written", ["8/0", "a/b", "1/2/3", "nan", "nan/255", "8/nan", "inf/2", "/255", "8/", "", "½"])
-def test_fractions_that_are_none(written: str):
-    for create in (lambda: PGD(eps=written), lambda: ThreatModel(written), lambda: DAG(eps=written)):
-        with pytest.raises(ValueError, match=rf"eps = '{written}' is not a number: write a fraction such as 8/255"):
-            create()
-    for cls in (PGD, DAG, CW, ALMAProx, UniversalPerturbation):
-        with pytest.raises(ValueError, match=rf"step_size = '{written}' is not a number"):
-            cls(step_size=written)
-
-
-def parsed(tmp_path: Path, *arguments: str) -> Attack:
-    from robustseg.config.build import RobustSegCLI
-
-    tiny = ["--config", "tests/conf/tiny.yaml", "--trainer.default_root_dir", str(tmp_path)]
-    attack = RobustSegCLI([*tiny, *arguments]).model.attack
-    assert isinstance(attack, Attack)
-    return attack
-
-
-def test_fractions_and_none_through_the_command_line(tmp_path: Path):
-    path = tmp_path / "attack.yaml"
-    path.write_text(
-        "model:\n  attack:\n    class_path: PGD\n"
-        "    init_args: {eps: 7.5/255, step_size: 1e-3, steps: 2, ignore_index: null}\n"
-    )
-    attack = parsed(tmp_path, "--config", str(path))
-    assert attack.describe() == PGD(eps="1/34", step_size="1/1000", steps=2).describe()
-    assert attack.ignore_index is None
-    overridden = parsed(tmp_path, "--config", str(path), "--model.attack.init_args.eps", " .5 / 255 ")
-    assert overridden.describe()["eps"] == "1/510"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ("{eps: 8/0}", r"eps = '8/0' is not a number: write a fraction"),
-        ("{eps: 1/2/3}", r"eps = '1/2/3' is not a number"),
-        ("{step_size: a/b}", r"step_size = 'a/b' is not a number"),
-        ("{eps: .nan}", r"eps = nan is not a number"),
-        ("{seed: -1}", r"seed = -1: a seed is a whole number"),
-        ("{ignore_index: [1]}", r"ignore_index"),
-        ("{steps: 2.5}", r"steps"),
-    ],
-)
-def test_wrong_settings_through_the_command_line(tmp_path: Path, settings: str, message: str, capsys):
-    path = tmp_path / "attack.yaml"
-    path.write_text(f"model:\n  attack:\n    class_path: PGD\n    init_args: {settings}\n")
-    with pytest.raises((SystemExit, ValueError)) as caught:
-        parsed(tmp_path, "--config", str(path))
-    assert re.search(message, f"{caught.value} {capsys.readouterr().err}")

@@ -103,12 +103,19 @@ def _grow(model: nn.Module, mean: Tensor) -> None:
     model.average.resize_(5)
 
 
+def _cast(model: nn.Module, mean: Tensor) -> None:
+    model.average.data.add_(mean)
+    model._apply(lambda tensor: tensor.half() if tensor is model.average else tensor)
+
+
 CHANGES: dict[str, Callable[[nn.Module, Tensor], object]] = {
     "in place": lambda model, mean: model.average.lerp_(mean, 0.5),
     "assignment": lambda model, mean: setattr(model, "average", model.average + mean),
     "through data": lambda model, mean: model.average.data.add_(mean),
     "other data": lambda model, mean: setattr(model.average, "data", mean),
     "data of another size": lambda model, mean: setattr(model.average, "data", mean[:2].clone()),
+    "data of another dtype": lambda model, mean: setattr(model.average, "data", mean.half()),
+    "cast": _cast,
     "other size in place": _grow,
     "count": lambda model, mean: model.count.add_(1),
     "None": lambda model, mean: setattr(model, "average", None),
@@ -267,6 +274,11 @@ class FailingBackward(torch.autograd.Function):
         raise IndexError("in the backward")
 
 
+class Unwritable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("unwritable")
+
+
 def overwritten(x: Tensor) -> Tensor:
     y = x.exp()
     out = y * y
@@ -289,6 +301,11 @@ FAULTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "index": (lambda x: [x][1], r"the model raised IndexError \(test_boundary.py, line \d+\)"),
     "assertion": (Raising(AssertionError(), at=3), r"raised AssertionError \(test_boundary.py, line \d+\): no message"),
     "fifth forward": (Raising(ValueError("the fifth"), at=3), "raised ValueError .*the fifth"),
+    "end of an iterator": (
+        lambda x: next(iter(())),
+        r"raised StopIteration \(test_boundary.py, line \d+\): no",
+    ),
+    "unwritable": (Raising(Unwritable(), at=3), r"raised Unwritable \(test_boundary.py, line \d+\): no message"),
     "overwritten": (overwritten, r"the model's backward raised RuntimeError: .*not in place"),
     "view": (view_changed, r"the model raised RuntimeError.*not in place"),
     "own backward": (FailingBackward.apply, r"the model's backward raised IndexError .*in the backward"),

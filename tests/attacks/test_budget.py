@@ -75,6 +75,30 @@ def test_rounding_is_projected(norm: str, dtype: torch.dtype):
     assert float(threat.around(images).excess(images_adv)) <= 0
 
 
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.2, 0.8), (-1.0, 1.0)])
+@pytest.mark.parametrize("eps", ["8/255", "1/3", "1e-9", 0, 1])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_ends_of_the_allowed_set_are_allowed_and_their_neighbours_are_not(
+    dtype: torch.dtype, eps: float | str, bounds: tuple[float, float]
+):
+    lower, upper = bounds
+    drawn = torch.rand(40, 3, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    drawn[0], drawn[1] = 0, 1
+    images = (lower + (upper - lower) * drawn).to(dtype).clamp(lower, upper)
+    before, far = images.clone(), torch.full_like(images, 9)
+    allowed = ThreatModel(eps, bounds=bounds).around(images)
+    low, high = allowed.project(-far), allowed.project(far)
+    assert float(allowed.excess(low)) <= 0
+    assert float(allowed.excess(high)) <= 0
+    tiny = torch.finfo(dtype).tiny  # the neighbours of 0 are denormal numbers, which a processor may flush
+    for row in range(len(images)):
+        one = allowed.select(torch.tensor([row]))
+        for end, side in ((low, -far), (high, far)):
+            outside = torch.where(end == 0, tiny * side.sign(), torch.nextafter(end, side))
+            assert float(one.excess(outside[row : row + 1])) > 0
+    assert torch.equal(images, before)
+
+
 WRONG = {
     "NaN": (lambda x: x * float("nan"), "leave .* by nan"),
     "one NaN": (lambda x: x.index_fill(3, torch.tensor(1), float("nan")), "by nan"),

@@ -4,6 +4,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from robustseg.attacks import AttackError, NoGradientError, Square, attack_mode
+from robustseg.attacks import AttackError, MLAttack, NoGradientError, Square, attack_mode
 from tests.helpers.nets import CLASSES
 
 from .test_boundary import BATCH, attacked, expected_of, trained
@@ -248,6 +249,48 @@ def test_attacks_in_threads_leave_the_model_as_it_was(at_once: int, order: str):
         leave[place].set()
         assert left[place].wait(20)
     assert_untouched(before, snapshot(net))
+
+
+@pytest.mark.parametrize("first", ["eval", "train"])
+def test_attacks_in_two_modes_at_once_are_refused(first: str):
+    """The later one would have its batch statistics taken away, or take them from the first one."""
+    net = trained()
+    before, errors = snapshot(net), list[object]()
+    second = {"eval": "train", "train": "eval"}[first]
+
+    def work(model: Callable[[Tensor], Tensor]) -> None:
+        try:
+            attacked(model, mode=second)
+        except AttackError as error:
+            errors.append(error)
+
+    hidden = (lambda nets: lambda images: next(nets)(images))(iter([net] * 99))
+    with attack_mode(net, first) as model:
+        during = snapshot(net)
+        for other in (net, hidden, copy.deepcopy(net), copy.deepcopy(net).eval()):
+            thread = threading.Thread(target=work, args=(other,))
+            thread.start()
+            thread.join()
+            assert_untouched(during, snapshot(net))
+        model(BATCH[0])
+    assert len(errors) == 2
+    assert all(f"attack_mode {first}, and this attack's is {second}" in str(error) for error in errors)
+    assert_untouched(before, snapshot(net))
+
+
+def test_modules_in_threads_of_the_model():
+    """A pool whose work the model waits for; the search finds the network, the look at the forward does not."""
+    net = trained()
+    before, expected = snapshot(net), expected_of(net)
+    with ThreadPoolExecutor(2) as pool:
+        assert torch.equal(attacked(lambda images: pool.submit(net, images).result()), expected)
+    assert_untouched(before, snapshot(net))
+
+
+def test_layers_inside_of_a_checkpointed_part_are_named():
+    model = Checkpointed(trained(dropout=False), use_reentrant=False)
+    with pytest.raises(AttackError, match="the attack reads layers inside of it: switch checkpointing off"):
+        MLAttack(layers=["net.0.layers.1"], weights=[1], steps=2)(model, *BATCH)
 
 
 def test_many_attacks_in_threads():
