@@ -55,7 +55,7 @@ def refused_write(config: Namespace, allowed: Sequence[str], args: Sequence[str]
     for key, text in _texts(config.as_dict()):
         if not _within(key, _SECTIONS) or key == _ROOT or (evaluate and _within(key, _NOT_EVALUATED)):
             continue
-        if _is_inside(text, places) or _is_given(key, args) or (key == _CACHE and _is_cache(text)):
+        if _is_inside(text, places) or _is_given(key, text, args) or (key == _CACHE and _is_cache(text)):
             continue
         return (
             f"{key} = {text} lies outside of this folder and of {root}, and a file asks to write there: add "
@@ -101,13 +101,14 @@ def _is_inside(text: str, places: Sequence[Path]) -> bool:
     return False
 
 
-def _is_given(key: str, args: Sequence[str]) -> bool:
-    """Return whether the command line itself sets a key, and not a file that it names."""
+def _is_given(key: str, text: str, args: Sequence[str]) -> bool:
+    """Return whether the command line itself sets a key to a text, and not a file that it names."""
     for argument, following in zip(args, [*args[1:], ""], strict=True):
         option, equals, value = argument.partition("=")
         name = option.removeprefix("--").rstrip("+")
         if option.startswith("--") and _within(_plain(key), (_plain(name),)):
-            return not os.path.isfile(value if equals else following)
+            given = value if equals else following
+            return given == text or not os.path.isfile(given)
     return False
 
 
