@@ -1,5 +1,6 @@
 """``robustseg datasets check``: what it finds in folders of every layout, proposes, writes and calls a problem."""
 
+import resource
 import shlex
 import subprocess
 import sys
@@ -296,3 +297,17 @@ def test_names_in_two_unicode_forms_and_odd_folders(tmp_path, capsys):
     status, text = checked(root, capsys, "--write", tmp_path / "my classes.yaml")
     assert status == 0
     assert read_as_told(text, tmp_path).sample_ids("train") == ["B\u00e4ume v1.2"]
+
+
+@pytest.mark.parametrize("option", ["--write", "--picture"])
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, option, capsys):
+    root = made(tmp_path / "data", "images/{}", "masks/{}")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        status, text = checked(root, capsys, option, tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 1
+    assert "new cannot be written (File too large)" in text
+    assert not (tmp_path / "new").exists()
