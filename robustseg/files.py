@@ -140,6 +140,8 @@ def write_whole(content: bytes, path: str | os.PathLike[str], *, durable: bool =
             device.write(content)
         return
     target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     if durable:
         remove_left_over(target.parent)

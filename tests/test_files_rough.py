@@ -199,3 +199,16 @@ def test_a_small_and_then_read_only_file_system(small):
         write_text("new", small / "out")
     assert not_writable(small / "out", caught.value).endswith("make the folder writable")
     assert (small / "out").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("/", "it is a folder"), ("folder", "it is a folder"), ("file/x", "file, so")]
+)
+def test_places_that_are_no_file(tmp_path, place, said):
+    """A root folder has no name, from which that of the temporary file would be made."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"directory|File exists") as caught:
+        write_whole(b"x", tmp_path / place)
+    assert said in not_writable(place, caught.value)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder"]

@@ -54,6 +54,11 @@ def _new(path: Path, content: bytes) -> None:
     """
     try:
         with path.open("xb") as file:
-            file.write(content)
+            try:
+                file.write(content)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}): name another file.") from error

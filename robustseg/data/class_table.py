@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from robustseg.data.errors import DataError, not_permitted
 from robustseg.data.masks import RGB
 from robustseg.opening.plain import TreeError, load_yaml
 from robustseg.opening.regular import read_text
+from robustseg.shipped.once import refuse_twice
 from robustseg.types import IGNORE_INDEX
 
 _KEYS = ("name", "id", "colour", "ignore")
@@ -71,7 +73,10 @@ def _check_unique(path: Path, key: str, values: Sequence[Sequence[Any]], remedy:
 
 def _entries(path: Path) -> Sequence[Any]:
     try:
-        content = load_yaml(read_text(path))
+        text = read_text(path)
+        content = load_yaml(text)
+        refuse_twice(text)
+        _refuse_octal(text)
     except (yaml.YAMLError, UnicodeDecodeError, TreeError) as error:
         raise DataError(f"{path} is no YAML ({' '.join(str(error).split())}): correct it.") from error
     except PermissionError as error:
@@ -89,32 +94,58 @@ def _entries(path: Path) -> Sequence[Any]:
     return rows
 
 
+def _refuse_octal(text: str) -> None:
+    """Refuse numbers with a zero before them, such as the colour [064, 000, 128].
+
+    Raises:
+        YAMLError: There is one.
+    """
+    for token in yaml.scan(text):
+        if isinstance(token, yaml.ScalarToken) and token.plain and re.fullmatch("0[0-7_]+", token.value):
+            line, value = token.start_mark.line + 1, int(token.value.replace("_", ""), 8)
+            if value:
+                raise yaml.YAMLError(f"line {line} has {token.value}, which is {value} in YAML: leave the zero out")
+
+
 def _row(path: Path, number: int, row: Any) -> ClassRow:
     if not isinstance(row, dict):
-        raise DataError(f"{path}: row {number} is {row!r}; expected {{name: ..., id: ..., colour: [r, g, b]}}.")
+        raise DataError(f"{path}: row {number} is {_shown(row)}; expected {{name: ..., id: ..., colour: [r, g, b]}}.")
     for key in row:
         if key not in _KEYS:
             near = difflib.get_close_matches(str(key), _KEYS, n=1)
             did_you_mean = f"did you mean {near[0]}?" if near else f"a row has {', '.join(_KEYS)}."
-            raise DataError(f"{path}: row {number} has the unknown key {key!r}: {did_you_mean}")
+            raise DataError(f"{path}: row {number} has the unknown key {_shown(key)}: {did_you_mean}")
     for key in _KEYS[:3]:
         if key not in row:
             raise DataError(f"{path}: row {number} ({row.get('name', 'without name')}) has no {key}: add it.")
     name, label, colour, ignore = row["name"], row["id"], row["colour"], row.get("ignore", False)
     where = f"{path}: row {number} ({name})"
     if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{path}: row {number} has the name {name!r}: write a text, in quotes where YAML needs them.")
+        raise DataError(
+            f"{path}: row {number} has the name {_shown(name)}: write a text, in quotes where YAML needs them."
+        )
     ids = label if isinstance(label, list) and label else [label]
     if not all(_is_number(value, _LARGEST) for value in ids):
-        raise DataError(f"{where} has the id {label!r}: write a whole number from 0 to {_LARGEST}, or a list of them.")
+        raise DataError(
+            f"{where} has the id {_shown(label)}: write a whole number from 0 to {_LARGEST}, or a list of them."
+        )
     colours = colour if isinstance(colour, list) and colour and isinstance(colour[0], list) else [colour]
     for each in colours:
         if not isinstance(each, list) or len(each) != 3 or not all(_is_number(value, 255) for value in each):
-            raise DataError(f"{where} has the colour {each!r}: write [red, green, blue], each from 0 to 255.")
+            raise DataError(f"{where} has the colour {_shown(each)}: write [red, green, blue], each from 0 to 255.")
     if not isinstance(ignore, bool):
-        raise DataError(f"{where} has ignore: {ignore!r}: write true or false.")
+        raise DataError(f"{where} has ignore: {_shown(ignore)}: write true or false.")
     return ClassRow(name.strip(), tuple(ids), tuple((red, green, blue) for red, green, blue in colours), ignore)
 
 
 def _is_number(value: Any, largest: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= largest
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message, cut at 80 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no integers of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."

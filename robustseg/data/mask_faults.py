@@ -182,6 +182,14 @@ def readings_fault(path: Path, form: MaskForm, readings: Sequence[Reading], mask
     return f"mask {path} can be read in two ways, as some of its pixels are {told}: {remedy}."
 
 
+def negative_fault(path: Path) -> str:
+    """Return the message about a mask in which 0 is white, if the table has its numbers and its greys."""
+    return (
+        f"mask {path} can be read in two ways, as 0 is white in this file and its numbers are ids as well as its "
+        f"greys: set data.masks to shown if the greys are ids, or export it as a PNG of ids."
+    )
+
+
 def _told(reading: Reading, form: MaskForm, place: int) -> str:
     if reading.void:
         return "transparent and so"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustseg.data.pictures import PILLOW_ERRORS, stored_mode, undecodable
+from robustseg.opening.pictures import load_whole
 
 if TYPE_CHECKING:
     from robustseg.data.transforms import Pixels  # imports torch
@@ -41,7 +42,8 @@ class MaskForm:
         stored: Number in the file; ``NONE`` for colours, and where 0 is white.
         shown: Grey that viewers show, 0 to 255; ``NONE`` for colours and greys between two of 8 bits.
         wide: The same grey at 16 bits, 0 to 65535.
-        colour: Colour that viewers show, as a number of 24 bits; ``NONE`` for greys between two of 8 bits.
+        colour: Colour that viewers show, as a number of 24 bits; ``NONE`` for greys between two of 8 bits, and for
+            indices beyond the end of a palette.
         transparent: True for pixels that viewers do not show at all.
         painted: True if the file may have been made for its colours: a palette, or three channels.
     """
@@ -80,6 +82,7 @@ def values_of(picture: Image.Image, path: Path) -> NDArray[Any]:
         DataError: It is truncated or damaged.
     """
     try:
+        load_whole(picture)
         return np.array(picture)
     except PILLOW_ERRORS as error:
         raise undecodable(path, error) from error
@@ -104,9 +107,10 @@ def palette_of(picture: Image.Image, path: Path) -> bytes:
         DataError: The palette, or the picture that holds it, is damaged.
     """
     palette = picture.palette
-    if palette is not None and palette.rawmode == "RGB":
+    if palette is not None and palette.mode == "RGB" and palette.rawmode in (None, "RGB"):  # None since Pillow 13
         return bytes(palette.palette)
     try:
+        load_whole(picture)
         return bytes(picture.getpalette() or [])
     except PILLOW_ERRORS as error:
         raise undecodable(path, error) from error
@@ -180,6 +184,14 @@ def _grey_form(values: NDArray[Any], mode: str, stored: str, limit: int, transpa
     )
 
 
+def as_negative(form: MaskForm, stored: str) -> Numbers | None:
+    """Return the numbers in a file in which 0 is white, by its mode as stored; None for other files."""
+    if ";" not in stored or not stored.endswith("I"):
+        return None
+    levels = _LEVELS.get(stored.removesuffix("I").removesuffix(";"), 255)
+    return np.where(form.shown == NONE, NONE, (255 - form.shown) * levels // 255)
+
+
 def _as_places(values: NDArray[Any], distinct: Numbers) -> NDArray[Any]:
     """Return the values, or for 32 bits their ranks, since these may be negative or large."""
     return values if values.dtype.kind == "u" else np.searchsorted(distinct, values)
@@ -188,11 +200,12 @@ def _as_places(values: NDArray[Any], distinct: Numbers) -> NDArray[Any]:
 def _palette_form(values: Pixels, distinct: Numbers, palette: bytes, transparency: Any) -> MaskForm:
     filled = palette[:768].ljust(768, b"\0")
     colours = np.frombuffer(filled, np.uint8).reshape(256, 3).astype(np.int64)[distinct]
-    grey = (colours == colours[:, :1]).all(1)
+    inside = distinct < len(palette) // 3  # viewers show any colour, or none, for other indices
+    grey = (colours == colours[:, :1]).all(1) & inside
     shown = np.where(grey, colours[:, 0], NONE)
     alpha = np.full(256, 255)
     if isinstance(transparency, bytes):
-        alpha[: len(transparency)] = list(transparency)
+        alpha[: len(transparency)] = list(transparency[:256])
     elif isinstance(transparency, int):
         alpha[transparency] = 0
     return MaskForm(
@@ -201,7 +214,7 @@ def _palette_form(values: Pixels, distinct: Numbers, palette: bytes, transparenc
         distinct,
         shown,
         np.where(grey, shown * 257, NONE),
-        colours[:, 0] << 16 | colours[:, 1] << 8 | colours[:, 2],
+        np.where(inside, colours[:, 0] << 16 | colours[:, 1] << 8 | colours[:, 2], NONE),
         alpha[distinct] == 0,
         painted=True,
     )

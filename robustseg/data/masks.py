@@ -18,6 +18,7 @@ from robustseg.data.mask_faults import (
     frames_fault,
     id_fault,
     mode_fault,
+    negative_fault,
     palette_fault,
     readings_fault,
 )
@@ -26,6 +27,7 @@ from robustseg.data.mask_forms import (
     GREY_MODES,
     NONE,
     MaskForm,
+    as_negative,
     by_table,
     codes_of,
     form_of,
@@ -36,7 +38,7 @@ from robustseg.data.mask_forms import (
 )
 from robustseg.data.mask_meaning import RGB, MaskKind, MaskMeaning, check_mask_kind
 from robustseg.data.mask_palettes import Palettes
-from robustseg.data.pictures import decode_rgb, frames_of, open_picture, stored_mode
+from robustseg.data.pictures import UPRIGHT, decode_rgb, frames_of, open_picture, orientation, stored_mode
 from robustseg.data.sbd import check_sbd_header, read_sbd_mask
 from robustseg.data.transforms import Pixels
 from robustseg.opening.pictures import MAX_PIXELS
@@ -112,6 +114,13 @@ class MaskFormat(MaskMeaning):
         compression = picture.info.get("compression", "") if picture.format == "TIFF" else ""
         if picture.format not in EXACT_FORMATS or compression in _LOSSY:
             raise DataError(format_fault(path, f"{picture.format} {compression.upper()}".strip(), self))
+        if picture.format == "TIFF" and picture.mode == "L" and _is_signed(picture):
+            raise DataError(f"mask {path} has signed numbers of 8 bits: save it with unsigned ones, as PNG has.")
+        if (turned := orientation(picture)) != 1:
+            raise DataError(
+                f"mask {path} has the orientation {turned}, by which viewers turn it, and its image may fit either: "
+                f"{UPRIGHT}."
+            )
         if (frames := frames_of(picture, path)) > 1:
             raise DataError(frames_fault(path, frames))
         if ";16" in stored_mode(picture) and (self.kind == "colours" or picture.mode not in GREY_MODES):
@@ -127,7 +136,7 @@ class MaskFormat(MaskMeaning):
         if self.kind == "colours" and picture.mode == "RGB" and "transparency" not in picture.info:
             return self._classes_of_colours(decode_rgb(picture, path), path)
         mode = picture.mode
-        form = form_of(picture, path)
+        stored, form = stored_mode(picture), form_of(picture, path)
         readings = self.readings(form)
         if not readings:
             raise DataError(self._unknown(form, mode, path))
@@ -139,6 +148,11 @@ class MaskFormat(MaskMeaning):
             if mode == "P":
                 raise DataError(palette_fault(path, form, readings, self))
             raise DataError(mode_fault(path, mode, form.colour, self))
+        numbers = as_negative(form, stored) if self.kind == "ids" else None
+        if numbers is not None:
+            labels_of_numbers = self.labels_of_ids(numbers)
+            if (labels_of_numbers != NONE).all() and (labels_of_numbers != readings[0].labels).any():
+                raise DataError(negative_fault(path))
         return form.of_distinct(readings[0].labels)
 
     def _is_certain(self, picture: Image.Image, path: Path) -> bool:
@@ -164,6 +178,8 @@ class MaskFormat(MaskMeaning):
         if self.kind == "colours":
             if not form.painted:
                 return mode_fault(path, mode, form.colour, self)
+            if mode == "P" and (beyond := form.stored[form.colour == NONE]).size:
+                return f"mask {path} has the index {beyond[0]}, for which its palette has no colour: export it again."
             codes = form.colour[np.searchsorted(form.distinct, form.places)]
             foreign = codes[self.labels_of_colours(codes.ravel()).reshape(codes.shape) == NONE]
             return colour_fault(path, foreign.astype(np.int32), codes.size, self)
@@ -192,3 +208,8 @@ class MaskFormat(MaskMeaning):
             raise DataError(colour_fault(path, values[foreign], values.size, self))
         labels: Pixels = classes[place]
         return labels
+
+
+def _is_signed(picture: Image.Image) -> bool:
+    """Return whether a TIFF file says that its numbers may be negative, which Pillow overlooks for those of 8 bits."""
+    return 2 in getattr(picture, "tag_v2", {}).get(339, ())

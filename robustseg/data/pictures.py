@@ -88,7 +88,7 @@ def reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"unknown format, {error}"
     if isinstance(error, UnfitFile):
-        return str(error.strerror)
+        return str(error.strerror or error)
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -107,7 +107,7 @@ def stored_mode(picture: Image.Image) -> str:
 
 def orientation(picture: Image.Image) -> int:
     """Return a picture's EXIF orientation, 1 to 8; 1 means not turned, and is the default."""
-    if not any(name in picture.info for name in _HOLDS_EXIF):
+    if picture.format != "TIFF" and not any(name in picture.info for name in _HOLDS_EXIF):
         return 1
     try:
         tag = picture.getexif().get(_ORIENTATION, 1)
@@ -217,6 +217,7 @@ def decode_image(
 def _upper_bits(picture: Image.Image, path: Path) -> Pixels:
     """Decode greys of 16 bits to H×W×3 of 8 bits; Pillow cuts colours of 16 bits itself, in the same way."""
     try:
+        opening.load_whole(picture)
         upper = (np.array(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
     except PILLOW_ERRORS as error:
         raise undecodable(path, error) from error
@@ -230,6 +231,7 @@ def decode_rgb(picture: Image.Image, path: Path) -> Pixels:
         DataError: It is truncated or damaged.
     """
     try:
+        opening.load_whole(picture)
         # convert would copy an RGB picture, which takes half as long as decoding
         return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except PILLOW_ERRORS as error:

@@ -79,6 +79,19 @@ def record_sizes(file: BinaryIO) -> list[int] | None:
         return [record.file_size for record in archive.infolist()]
 
 
+def record_names(file: BinaryIO) -> list[str]:
+    """Return the names of an archive's records, without the folder that all are in; none for another file."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except OSError:
+        raise
+    except Exception:  # from the archive's headers, which may hold any values
+        return []
+    top = {name.partition("/")[0] for name in names}
+    return [name.partition("/")[2] or name for name in names] if len(top) == 1 else names
+
+
 def read_arrays(path: str | os.PathLike[str], most: int = ARRAYS) -> Mapping[str, np.ndarray[Any, Any]]:
     """Read the arrays of an ``.npz`` file, of numbers only, executing nothing in it.
 

@@ -6,7 +6,7 @@ import io
 import struct
 import zlib
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 # each registers its format with Pillow
 from PIL import (  # noqa: F401
@@ -43,6 +43,8 @@ _ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
 _EMPTY_PIXELS = 2**25
 """Pixels above which a picture needs a byte of its file for each :data:`_PER_BYTE` of them."""
 _PER_BYTE = 100
+_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row, and their steps, of each pass of an interlaced PNG file."""
 _LONG_FILE = 2**26
 """Bytes above which the parts of a file are looked at before it is read."""
 _LONG_CHUNK = 2**24
@@ -81,6 +83,46 @@ def open_picture(
         file.close()
         raise
     return _closing(picture, file)
+
+
+def load_whole(picture: Image.Image) -> None:
+    """Decode the pixels of an open picture, all of which must be in its file: Pillow takes absent ones for zeros.
+
+    Raises:
+        OSError: It is truncated or damaged, or its pixels end too early (:class:`UnfitFile`).
+        SyntaxError, ValueError, EOFError: It is damaged.
+    """
+    file = getattr(picture, "fp", None)
+    picture.load()
+    if picture.format != "PNG" or file is None:
+        return
+    width, height = picture.size
+    empty = picture.crop((0, height - 1, width, height)).getbbox(alpha_only=False) is None
+    if empty or picture.info.get("interlace"):
+        _check_length(file, width, height)
+
+
+def _check_length(file: BinaryIO, width: int, height: int) -> None:
+    """Compare the bytes of a PNG file's pixels, unpacked, with those of its size."""
+    file.seek(24)
+    bits, colours, _, _, interlaced = file.read(5)
+    depth = bits * {2: 3, 4: 2, 6: 4}.get(colours, 1)
+    passes = _PASSES if interlaced else ((0, 0, 1, 1),)
+    sides = [(-((x - width) // across), -((y - height) // down)) for x, y, across, down in passes]
+    left = sum(rows * (1 + (columns * depth + 7) // 8) for columns, rows in sides if columns > 0)
+    stream, place, kind = zlib.decompressobj(), 33, b""
+    while left > 0 and kind != b"IEND":
+        file.seek(place)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        place += 12 + length
+        block = file.read(length) if kind == b"IDAT" else b""
+        while block:
+            left -= len(stream.decompress(block, 1 << 20))
+            block = stream.unconsumed_tail
+        if stream.eof:
+            break
+    if left > 0:
+        raise UnfitFile("its pixels end too early")
 
 
 def parse_picture(content: bytes, formats: tuple[str, ...] = ("PNG",)) -> AbstractContextManager[Image.Image]:
@@ -126,10 +168,20 @@ def _check_size(
     if dense and max_pixels == MAX_PIXELS and pixels > max(_EMPTY_PIXELS, _PER_BYTE * size):
         raise PixelLimit(f"{said}, in a file of {size_in_words(size)}", path, pixels)
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        # libtiff reserves memory for a whole tile
-        tile = int(picture.tag_v2.get(322, 1)) * int(picture.tag_v2.get(323, 1))
-        if tile > max(4 * pixels, 2**24):
-            raise PixelLimit(f"{said}, and a tile of {tile:,} pixels", path, tile)
+        _check_parts(picture, said, path)
+
+
+def _check_parts(picture: TiffImagePlugin.TiffImageFile, said: str, path: str | os.PathLike[str]) -> None:
+    """Refuse a TIFF file whose tiles are larger than the picture, or whose tiles or strips do not cover it."""
+    tags, (width, height) = picture.tag_v2, picture.size
+    across, down = int(tags.get(322, width)), int(tags.get(323, tags.get(278, height)))
+    # libtiff reserves memory for a whole tile
+    if 322 in tags and across * down > max(4 * width * height, 2**24):
+        raise PixelLimit(f"{said}, and a tile of {across * down:,} pixels", path, across * down)
+    planes = int(tags.get(277, 1)) if tags.get(284) == 2 else 1
+    expected = planes * -(-width // max(across, 1)) * -(-height // max(down, 1))
+    if (found := len(tags.get(324, tags.get(273, ())))) < expected:
+        raise UnfitFile(f"it has {found} of {expected} parts of its pixels", path)
 
 
 def _check_chunks(file: io.BufferedReader, path: str | os.PathLike[str], exact: bool) -> None:

@@ -115,6 +115,11 @@ def load_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
         content = load(text)
     except RecursionError:
         raise TreeError(f"objects lie too deeply within one another, more than {DEEPEST} levels") from None
+    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
+        if isinstance(error, TreeError):
+            raise
+        # from values such as 2001-99-99, or numbers of 5,000 digits
+        raise yaml.YAMLError(f"a value is none of its type ({str(error).split(';')[0]})") from error
     check_tree(content)
     return content
 

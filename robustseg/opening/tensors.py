@@ -54,7 +54,9 @@ def unreadable(path: Path) -> Exception | None:
     try:
         with open_regular(path, WEIGHTS) as file:
             archive = has_index(file)
-        torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+            file.seek(0)
+            # torch maps a path only, and would wait for some files that the system makes up
+            torch.load(path if archive else file, map_location="cpu", weights_only=True, mmap=archive)
     except MemoryError:
         raise
     except Exception as error:

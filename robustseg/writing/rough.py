@@ -23,7 +23,7 @@ _REMEDIES = {
     errno.EFBIG: "raise the largest file size allowed (ulimit -f)",
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make the folder writable"),
     errno.ENOENT: "put the folder back",
-    errno.ENOTDIR: "a part of its path is a file, so name another place",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of its path is a file, so name another place"),
     errno.EISDIR: "it is a folder, so name a file in it",
     errno.ENXIO: "start what reads this pipe first",
     errno.ENAMETOOLONG: "choose a shorter name",

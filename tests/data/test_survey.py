@@ -1,5 +1,6 @@
 """``robustseg datasets check``: what it finds in folders of every layout, proposes, writes and calls a problem."""
 
+import resource
 import shlex
 import subprocess
 import sys
@@ -212,3 +213,101 @@ def test_it_needs_no_torch(tmp_path):
         "sys.exit(status or any(name in sys.modules for name in ('torch', 'albumentations')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
+
+
+def made(root, images, masks, names=("a1", "b2")):
+    """Images and masks of these patterns, for each name."""
+    for number, name in enumerate(names):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        trees.save(root / f"{images.format(name)}.jpg", pixels)
+        trees.save(root / f"{masks.format(name)}.png", IDS)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "beside"),
+    [
+        ("JPEGImages/{}", "SegmentationClassPNG/{}", "SegmentationClass/{}.npy"),
+        ("images/{}", "annotations/trimaps/{}", "annotations/xmls/{}.xml"),
+        ("training/images/{}", "training/1st_manual/{}_manual1", "training/mask/{}_mask.gif"),
+        ("train/sat/{}", "train/map/{}", "train/{}.tfw"),
+        ("RGB/{}", "GT/LABELS/{}", "GT/COLOR/{}.png"),
+    ],
+)
+def test_folders_of_known_data_sets(tmp_path, images, masks, beside, capsys):
+    """Beside them are arrays, pictures for the eye, or masks of the field of view."""
+    made(tmp_path, images, masks)
+    for name in ("a1", "b2"):
+        other = tmp_path / beside.format(name)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes((tmp_path / f"{masks.format(name)}.png").read_bytes())
+    _, text = checked(tmp_path, capsys)
+    assert f" 2 pairs in {images.rpartition('/')[0]} and {masks.rpartition('/')[0]}" in text
+    assert text.count(" pairs in ") == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [("{}_images/{{}}", "{}_masks/{{}}"), ("x_{}_y/{{}}", "z_{}/seg/{{}}"), ("{}/r/images/{{}}", "{}/r/masks/{{}}")],
+)
+@pytest.mark.parametrize("words", [("train", "val"), ("Training", "Validation"), ("train", "test")])
+def test_words_of_splits_within_names(tmp_path, images, masks, words, capsys):
+    """The samples of both splits have the same names, and the masks differ."""
+    for word in words:
+        made(tmp_path / "data", images.format(word), masks.format(word))
+    for path in (tmp_path / "data").rglob("*.png"):
+        Image.fromarray(IDS % (3 if words[0] in str(path.relative_to(tmp_path)) else 2)).save(path)
+    _, text = checked(tmp_path / "data", capsys, "--write", tmp_path / "classes.yaml")
+    data = read_as_told(text, tmp_path)
+    assert data.dataset("train").read(0)[1].max() == 2
+    assert data.dataset("val").read(0)[1].max() == 1
+
+
+def test_lists_beside_the_folders(tmp_path, capsys):
+    """As in VOC; a list of other names is none."""
+    names = [f"2007_{number:06}" for number in range(4)]
+    made(tmp_path / "voc", "JPEGImages/{}", "SegmentationClass/{}", names)
+    lists = tmp_path / "voc/ImageSets/Segmentation"
+    for folder, end in ((lists, ""), (tmp_path / "voc/ImageSets/Main", "x")):
+        folder.mkdir(parents=True)
+        (folder / "train.txt").write_text("".join(f"{name}{end}\n" for name in names[:3]))
+        (folder / "val.txt").write_text(f"{names[3]}{end}\n")
+    _, text = checked(tmp_path / "voc", capsys, "--write", tmp_path / "classes.yaml")
+    assert read_as_told(text, tmp_path).sample_ids("train") == names[:3]
+    (lists / "val.txt").unlink()
+    _, text = checked(tmp_path / "voc", capsys)
+    assert "# lists of names, to be written" in text
+
+
+def test_one_split_is_not_divided_by_name(tmp_path, capsys):
+    """A placeholder would ask for a folder of validation that is not there."""
+    made(tmp_path, "train/{}_sat", "train/{}_mask")
+    _, text = checked(tmp_path, capsys)
+    assert "--data.image_folder 'train'" in text
+    assert "--data.split_files" in text
+
+
+def test_names_in_two_unicode_forms_and_odd_folders(tmp_path, capsys):
+    """Archives of macOS have decomposed letters; quotes and spaces need quotes in a shell."""
+    root = tmp_path / "Anna's data $HOME"
+    for split in ("train", "val"):
+        made(root, f"{split}/images/{{}}", f"{split}/masks/{{}}", ["Ba\u0308ume v1.2"])
+        mask = next((root / split / "masks").iterdir())
+        mask.rename(mask.with_name("B\u00e4ume v1.2.png"))
+    status, text = checked(root, capsys, "--write", tmp_path / "my classes.yaml")
+    assert status == 0
+    assert read_as_told(text, tmp_path).sample_ids("train") == ["B\u00e4ume v1.2"]
+
+
+@pytest.mark.parametrize("option", ["--write", "--picture"])
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, option, capsys):
+    root = made(tmp_path / "data", "images/{}", "masks/{}")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+    try:
+        status, text = checked(root, capsys, option, tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 1
+    assert "new cannot be written (File too large)" in text
+    assert not (tmp_path / "new").exists()

@@ -37,7 +37,8 @@ from robustseg.resume.checkpoint_reading import damage
 from robustseg.shipped import ConfigFileError, complete
 from tests.data import trees
 from tests.data.published import module
-from tests.opening.test_readers import mask_format, peak
+from tests.opening.readers import mask_format
+from tests.opening.test_readers import peak
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 OTHERS = {

@@ -28,7 +28,7 @@ from robustseg.resume.checkpoint_io import AtomicCheckpointIO
 from tests.data import trees
 from tests.evaluation.report.cards import make_card, typed
 from tests.helpers.paths import ROOT
-from tests.opening.test_readers import mask_format
+from tests.opening.readers import mask_format
 
 RUN = ROOT / "tests" / "fixtures" / "v01" / "v01" / "version_0"
 BYTES = ("flip", "byte", "cut", "insert", "zeros", "swap")

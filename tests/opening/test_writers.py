@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 
-from tests.helpers.paths import ROOT
+from tests.opening.calls import calls
 
-PACKAGE = ROOT / "robustseg"
 NAMES = {
     *("write_text", "write_bytes", "savefig", "imwrite", "save_file", "savez", "savez_compressed", "savemat", "touch"),
     *("copyfile", "copy2", "copytree", "symlink_to", "hardlink_to", "ftruncate", "mkstemp", "mkdtemp"),
@@ -56,25 +55,9 @@ def writes(call: ast.Call) -> bool:
 
 
 def test_nothing_else_writes_a_file():
-    found = set()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if path in (PACKAGE / "files.py", PACKAGE / "writing" / "rough.py"):
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        ours = {
-            alias.asname or alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module == "robustseg.files"
-            for alias in node.names
-        }
-        stack: list[tuple[ast.AST, str]] = [(tree, "")]
-        while stack:
-            node, within = stack.pop()
-            for child in ast.iter_child_nodes(node):
-                inner = within
-                if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
-                    inner = f"{within}.{child.name}".strip(".")
-                if isinstance(child, ast.Call) and ast.unparse(child.func) not in ours and writes(child):
-                    found.add(f"{path.relative_to(PACKAGE).as_posix()}:{within}")
-                stack.append((child, inner))
+    found = {
+        call.place
+        for call in calls()
+        if call.path not in ("files.py", "writing/rough.py") and call.module != "robustseg.files" and writes(call.node)
+    }
     assert found == ALLOWED.keys(), "write it by robustseg.files, or name the place and the reason here"

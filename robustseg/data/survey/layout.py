@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from robustseg.data.errors import DataError
-from robustseg.data.folders import existing_folder, files_below
-from robustseg.data.pairing import NAME, PICTURE_SUFFIXES, FilePair, common_patterns, inner_name
+from robustseg.data.folders import existing_folder, files_below, read_list
+from robustseg.data.pairing import IMAGE_SUFFIXES, MASK_SUFFIXES, NAME, FilePair, common_patterns, inner_name
 
-_MASK_WORD = re.compile(r"mask|label|annot|seg|target|ground.?truth|(^|[_\-])(gt|lbl)", re.IGNORECASE)
+_MASK_WORD = re.compile(
+    r"mask|label|annot|seg|target|manual|trimap|ground.?truth|(^|[_\-])(gt|lbl)|(^|[_\-])maps?$", re.IGNORECASE
+)
 """Part of the name of a folder, or file, of masks."""
 _NO_MASK = re.compile(r"colou?r|instance|polygon|vis|edge|panoptic|object", re.IGNORECASE)
 _SPLITS = {
-    "train": re.compile(r"train(ing)?(\d{4})?", re.IGNORECASE),
-    "val": re.compile(r"(val(id|idation)?|dev)(\d{4})?", re.IGNORECASE),
-    "test": re.compile(r"test(ing)?(\d{4})?", re.IGNORECASE),
+    "train": r"train(?:ing)?(?:\d{4})?",
+    "val": r"(?:val(?:id|idation)?|dev)(?:\d{4})?",
+    "test": r"test(?:ing)?(?:\d{4})?",
 }
+_WORDS = {split: re.compile(rf"(?:^|[_\-. ])({words})(?=$|[_\-. ])", re.IGNORECASE) for split, words in _SPLITS.items()}
+"""The word that names a split, as a whole or as one of a folder's name, such as ``train_images``."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Group:
     @property
     def split(self) -> str:
         """``train``, ``val``, ``test``, or "" if no part of the path is one."""
-        return next((split for part in PurePosixPath(self.images).parts if (split := split_of(part))), "")
+        return split_and_word(self.images)[0]
 
 
 @dataclass
@@ -53,6 +59,8 @@ class Layout:
     groups: list[Group]
     others: list[Path] = field(default_factory=list)
     """Pictures outside of the groups."""
+    lists: dict[str, str] = field(default_factory=dict)
+    """Files below the root with the names of the samples of training and of validation, by split."""
 
     @property
     def pairs(self) -> list[FilePair]:
@@ -60,9 +68,13 @@ class Layout:
         return [pair for group in self.groups for pair in group.pairs]
 
 
-def split_of(part: str) -> str:
-    """Return the split that a folder's name stands for, or ""."""
-    return next((split for split, words in _SPLITS.items() if words.fullmatch(part)), "")
+def split_and_word(folder: str) -> tuple[str, str]:
+    """Return the split that a path stands for, with the word in it that says so; two empty texts without one."""
+    for part in PurePosixPath(folder).parts:
+        for split, words in _WORDS.items():
+            if found := words.search(part):
+                return split, found[1]
+    return "", ""
 
 
 def find_layout(root: Path) -> Layout:
@@ -74,9 +86,9 @@ def find_layout(root: Path) -> Layout:
     existing_folder(root, "a folder of images and masks")
     files: dict[str, list[Path]] = {}
     for path in files_below(root):
-        if path.suffix.lower() in PICTURE_SUFFIXES:
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, *MASK_SUFFIXES):
             files.setdefault(path.parent.relative_to(root).as_posix(), []).append(path)
-    found = [group for folder in files if (group := _best(root, folder, files)) is not None]
+    found = _once([group for folder in files if (group := _best(root, folder, files)) is not None])
     used = {path for group in found for pair in group.pairs for path in pair[1:]}
     used |= {root / name for group in found for name in group.alone}
     others = [path for paths in files.values() for path in paths if path not in used]
@@ -86,7 +98,36 @@ def find_layout(root: Path) -> Layout:
             f"{root} holds no images and masks whose names pair up (pictures: {folders or 'none'}): put them into "
             f"{root / 'train' / 'images'} and {root / 'train' / 'masks'}, with the same names."
         )
-    return Layout(root, found, others)
+    return Layout(
+        root, found, others, _lists(root, {pair.id.rsplit("/", 1)[-1] for group in found for pair in group.pairs})
+    )
+
+
+def _lists(root: Path, names: set[str]) -> dict[str, str]:
+    """Return the lists of training, validation and test whose names all are samples; none without the first two."""
+    found: dict[str, str] = {}
+    for path in files_below(root):
+        if path.suffix == ".txt" and path.stem in _SPLITS:
+            with contextlib.suppress(DataError):
+                if names.issuperset(read_list(path, nested=True)):
+                    found.setdefault(path.stem, path.relative_to(root).as_posix())
+    return found if {"train", "val"} <= found.keys() else {}
+
+
+def _once(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups without those whose masks belong to another that is rather one of images."""
+    kept: dict[str, Group] = {}
+    for group in groups:
+        other = kept.get(group.masks)
+        if other is None or _unlike(group.images) < _unlike(other.images):
+            kept[group.masks] = group
+    images = {group.images for group in kept.values()}
+    return [group for group in kept.values() if group.masks == group.images or group.masks not in images]
+
+
+def _unlike(folder: str) -> int:
+    """Return the number of parts of a path that speak of masks, or of pictures for the eye."""
+    return sum(bool(_MASK_WORD.search(part)) + bool(_NO_MASK.search(part)) for part in PurePosixPath(folder).parts)
 
 
 def _best(root: Path, images: str, files: Mapping[str, list[Path]]) -> Group | None:
@@ -94,7 +135,11 @@ def _best(root: Path, images: str, files: Mapping[str, list[Path]]) -> Group | N
     tried = [_within(root, images, files[images])] if not _is_mask_folder(images) else []
     tried += [_between(root, images, masks, files) for masks in files if _belong(images, masks)]
     groups = [group for group in tried if group is not None and group.pairs]
-    return max(groups, key=lambda group: (len(group.pairs), -len(group.alone)), default=None)
+    return max(groups, key=_likeness, default=None)
+
+
+def _likeness(group: Group) -> tuple[int, bool, int]:
+    return len(group.pairs), _NO_MASK.search(group.masks) is None, -len(group.alone)
 
 
 def _is_mask_folder(folder: str) -> bool:
@@ -102,32 +147,36 @@ def _is_mask_folder(folder: str) -> bool:
 
 
 def _belong(images: str, masks: str) -> bool:
-    """Return whether two folders differ in one part, which speaks of masks in the second one only."""
-    first, second = PurePosixPath(images).parts, PurePosixPath(masks).parts
-    if len(second) == len(first) + 1:
-        added = [place for place in range(len(second)) if second[:place] + second[place + 1 :] == first]
-        return any(_MASK_WORD.search(second[place]) for place in added)
-    changed = [(a, b) for a, b in zip(first, second, strict=False) if a != b]
-    if len(first) != len(second) or len(changed) != 1:
+    """Return whether two folders differ in parts that speak of masks in the second one only, and not of splits."""
+    first, second = list(PurePosixPath(images).parts), list(PurePosixPath(masks).parts)
+    for end in (0, -1):
+        while first and second and first[end] == second[end]:
+            del first[end], second[end]
+    word, other = split_and_word(images)[1], split_and_word(masks)[1]
+    if word and (not other or word != other) and word not in masks:  # the masks of another split
         return False
-    image, mask = changed[0]
-    if split_of(image) and image not in mask:  # the masks of another split
+    if len(first) > 1 or len(second) > 2:
         return False
-    return bool(_MASK_WORD.search(mask)) and not _MASK_WORD.search(image)
+    return any(map(_MASK_WORD.search, second)) and not any(map(_MASK_WORD.search, first))
 
 
 def _between(root: Path, images: str, masks: str, files: Mapping[str, list[Path]]) -> Group | None:
-    image_of, mask_of = ({path.stem: path for path in files[folder]} for folder in (images, masks))
+    image_of, mask_of = (_by_stem(files[folder]) for folder in (images, masks))
     return _group(root, images, masks, image_of, mask_of)
+
+
+def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return files by name without suffix, in one Unicode form."""
+    return {unicodedata.normalize("NFC", path.stem): path for path in paths}
 
 
 def _within(root: Path, folder: str, paths: list[Path]) -> Group | None:
     """Return the group of a folder that holds images and masks side by side."""
-    jpegs = {path.stem: path for path in paths if path.suffix.lower() in (".jpg", ".jpeg")}
-    named = {path.stem: path for path in paths if _MASK_WORD.search(path.stem)}
-    others = {path.stem: path for path in paths if path.suffix.lower() not in (".jpg", ".jpeg")}
+    jpegs = _by_stem([path for path in paths if path.suffix.lower() in (".jpg", ".jpeg")])
+    named = _by_stem([path for path in paths if _MASK_WORD.search(path.stem)])
+    others = _by_stem([path for path in paths if path.suffix.lower() not in (".jpg", ".jpeg")])
     if named and len(named) < len(paths):
-        rest = {path.stem: path for path in paths if path.stem not in named}
+        rest = {name: path for name, path in _by_stem(paths).items() if name not in named}
         return _group(root, folder, folder, rest, named)
     return _group(root, folder, folder, jpegs, others) if jpegs and others else None
 

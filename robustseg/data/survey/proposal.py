@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from shlex import quote
 
 from robustseg.data.facts.voc import voc_colour
 from robustseg.data.pairing import NAME
 from robustseg.data.survey.contents import Contents
-from robustseg.data.survey.layout import Group, Layout, split_of
+from robustseg.data.survey.layout import Group, Layout, split_and_word
 
 RGB = tuple[int, int, int]
 _VOID = 255
+_NEW_LISTS = {"train": "train.txt", "val": "val.txt"}
 
 
 @dataclass(frozen=True)
@@ -109,45 +111,43 @@ def _distinct(rows: list[Row]) -> list[Row]:
 
 
 def settings(layout: Layout, proposal: Proposal | None, table: str) -> list[str]:
-    """Return options of ``--config data/folder_pairs`` that read the folder, one a line, or a remark."""
-    templates = {(*_templates(group), group.patterns) for group in layout.groups}
+    """Return options of ``--config data/folder_pairs`` that read the folder, one a line and quoted, or a remark."""
+    words = dict(split_and_word(group.images) for group in layout.groups)
+    words.pop("", None)
+    if "train" in words and "val" not in words and "test" in words:
+        words["val"] = words.pop("test")
+    divided = {"train", "val"} <= words.keys()
+    templates = {(*_templates(group, divided), group.patterns) for group in layout.groups}
     places = {(first, second) for first, second, _ in templates}
     patterns = {pattern for _, _, pattern in templates}
-    lines = [f"--data.root {layout.root}", f"--data.classes {table}"]
+    lines = [f"--data.root {quote(str(layout.root))}", f"--data.classes {quote(table)}"]
     if proposal is not None and proposal.masks != "ids":
         lines.append(f"--data.masks {proposal.masks}")
     if len(places) > 1:
         tops = {(_top(first, second)) for first, second in places}
         places = tops if len(tops) == 1 else places
     if len(places) > 1 or len(patterns) > 1:
-        return [*lines, "(the folders have no layout in common: set data.image_folder and data.mask_folder)"]
+        return [*lines, "# and data.image_folder and data.mask_folder: these folders have no layout in common"]
     (images, masks), (image_name, mask_name) = next(iter(places)), next(iter(patterns))
     if images != "{split}/images" or masks != "{split}/masks":
         lines += [f"--data.image_folder '{images}'", f"--data.mask_folder '{masks}'"]
     lines += [f"--data.image_name '{image_name}'"] * (image_name != NAME)
     lines += [f"--data.mask_name '{mask_name}'"] * (mask_name != NAME)
-    names = {
-        split: part
-        for group in layout.groups
-        for part in PurePosixPath(group.images).parts
-        if (split := split_of(part))
-    }
-    if other := {split: part for split, part in names.items() if split != part}:
-        told = ", ".join(f"{split}: {part}" for split, part in sorted(other.items()))
+    if other := {split: word for split, word in words.items() if divided and split != word}:
+        told = ", ".join(f"{split}: {word}" for split, word in sorted(other.items()))
         lines.append(f"--data.split_names '{{{told}}}'")
-    if "{split}" not in images:
-        lines.append("--data.split_files '{train: train.txt, val: val.txt}'  # lists of names, to be written")
+    if not divided:
+        lists = ", ".join(f"{split}: {name}" for split, name in (layout.lists or _NEW_LISTS).items())
+        remark = "" if layout.lists else "  # lists of names, to be written"
+        lines.append(f"--data.split_files {quote(f'{{{lists}}}')}{remark}")
     return lines
 
 
-def _templates(group: Group) -> tuple[str, str]:
-    """Return both folders with the split's name as a placeholder, also in ``trainannot``."""
-    name = next((part for part in PurePosixPath(group.images).parts if split_of(part)), None)
-    found = []
-    for folder in (group.images, group.masks):
-        parts = PurePosixPath(folder).parts
-        found.append("/".join(part.replace(name, "{split}", 1) if name else part for part in parts) or ".")
-    return found[0], found[1]
+def _templates(group: Group, divided: bool) -> tuple[str, str]:
+    """Return both folders, with the split's name as a placeholder if there are several, also in ``trainannot``."""
+    word = split_and_word(group.images)[1] if divided else ""
+    first, second = (path.replace(word, "{split}", 1) if word else path for path in (group.images, group.masks))
+    return first, second
 
 
 def _top(images: str, masks: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from robustseg.models.checkpoints.compare import shorten
 from robustseg.models.checkpoints.reading import Reading
 from robustseg.models.checkpoints.wrappers import AVERAGING_COUNTER, variants
 from robustseg.models.errors import ModelError
+from robustseg.opening.archives import record_names
 from robustseg.opening.regular import WEIGHTS, UnfitFile, open_regular
 from robustseg.opening.tensors import DamagedFile, load_safetensors, load_tensors
 
@@ -29,6 +30,8 @@ WRAPPINGS = (
     *AVERAGES,
 )
 """Entries under which training scripts keep the state dict, in the order of the search."""
+_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+"""Number at the start of a file in torch's former format, as pickle writes it."""
 MOST_WRAPPINGS = 4
 """Largest depth of nested wrappings: in a manipulated file an entry may contain itself."""
 AVERAGING = ("ema.", "ema_model.", "model_ema.", "averaged_model.")
@@ -209,7 +212,20 @@ def _reason(path: Path, error: Exception) -> str:
 def _not_weights(path: Path) -> str | None:
     """Describe a known kind of file that was saved instead of weights; None for any other."""
     with open_regular(path, WEIGHTS) as file:
-        start = file.read(64).lstrip().lower()
+        begin = file.read(64)
+        names = record_names(file)
+    if "constants.pkl" in names:
+        return "it is a TorchScript archive: save the state_dict() of torch.jit.load(...) with torch.save"
+    if names and all(name.endswith(".npy") for name in names):
+        return "it holds arrays of NumPy, not of torch: convert it to a state dict and save that with torch.save"
+    if begin.startswith(b"\x80") and _MAGIC not in begin:
+        return (
+            "it was written by pickle.dump and not by torch.save: load it where it comes from, and save its tensors "
+            "with torch.save"
+        )
+    if begin.startswith(b"\x89HDF"):
+        return "it is an HDF5 file, as Keras writes, and holds no weights of torch"
+    start = begin.lstrip().lower()
     if not start:
         return "it is empty: download or copy it again"
     if start.startswith(b"version https://git-lfs"):

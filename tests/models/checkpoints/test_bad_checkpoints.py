@@ -367,6 +367,7 @@ def test_data_parallel_of_compiled_of_lightning(trained, tmp_path):
     assert all(torch.equal(value, trained.state_dict()[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a\x1b[31m.weight", "a\nrobustseg: all is well", "\u202ea.weight"])
 def test_names_that_would_write_into_a_terminal(name, tmp_path, capsys):
     path = tmp_path / "x.pth"
