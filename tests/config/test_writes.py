@@ -37,7 +37,6 @@ CASES = {
         "trainer: {callbacks: [{class_path: ModelCheckpoint, init_args: {dirpath: @}}]}",
     ),
     "best checkpoint": ("checkpoint.dirpath", "checkpoint: {dirpath: @}"),
-    "a checkpoint's name": ("checkpoint.filename", "checkpoint: {filename: @}"),
     "cache": ("data.init_args.disk_cache", "data: {init_args: {disk_cache: @}}"),
 }
 PLACES = ("/elsewhere/x", "../x", "a/../../x", "~/x")
