@@ -22,7 +22,8 @@ from tests.helpers.paths import ROOT
 PACKAGE = ROOT / "robustseg"
 OPENING = {
     *("open_regular", "read_bytes", "read_text", "read_json", "open_picture", "load_tensors", "load_safetensors"),
-    *("load_safetensors_about", "read_arrays", "check_regular", "unreadable"),
+    *("load_safetensors_about", "read_arrays", "check_regular", "unreadable", "status_of", "entries_of"),
+    "unkept_index",
 }
 """Functions of robustseg.opening that take a path."""
 ELSEWHERE = {
@@ -188,6 +189,11 @@ READERS: dict[str, Callable[[Path], object]] = {
     "data/disk_cache.py:DiskCache.load": disk_cache,
     "data/files.py:check_headers": lambda path: _checked_headers(path),
     "data/files.py:_check_same_size": lambda path: _same_size(path),
+    "data/disk_cache.py:file_fingerprint": lambda path: _fingerprint(path),
+    "data/folders.py:_entries": table("robustseg.data.folders", "files_below"),
+    "data/folders.py:_keep_index": lambda path: _in_archive(path),
+    "data/folders.py:_mode": lambda path: _in_archive(path),
+    "data/folders.py:listed": table("robustseg.data.folders", "listed"),
     "data/folders.py:read_list": table("robustseg.data.folders", "read_list"),
     "data/masks.py:MaskFormat.check_header": lambda path: mask_format().check_header(path),
     "data/masks.py:MaskFormat.read": lambda path: mask_format().read(path),
@@ -265,6 +271,18 @@ def _logger_versions(path: Path) -> object:
     return _versions(SimpleNamespace(purge_step=0, folder=moved(path, LOGGERS).parent))
 
 
+def _in_archive(path: Path) -> object:
+    from robustseg.data.folders import existing_folder
+
+    return existing_folder(path / "x", "x")
+
+
+def _fingerprint(path: Path) -> object:
+    from robustseg.data.disk_cache import file_fingerprint
+
+    return file_fingerprint(path / "x")
+
+
 def _checked_headers(path: Path) -> object:
     from robustseg.data.files import check_headers
 
@@ -320,10 +338,13 @@ PICTURES = {
     ".png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x10\0\0\0\x10\x08\x02\0\0\0\x90\x91h6\0\0\0\x10IDATx\x9c",
     ".mat": b"MATLAB 5.0 MAT-file".ljust(126) + b"IM\x0e\0\0\0\xff\xff\xff\0",
     ".pt": b"PK\x03\x04" + bytes(60),
+    ".zip": b"PK\x03\x04" + bytes(60),
 }
 SUFFIX = {
     "data/sbd.py:check_sbd_header": ".mat",
     "data/sbd.py:read_sbd_mask": ".mat",
+    **{f"data/folders.py:{name}": ".zip" for name in ("_entries", "_keep_index", "_mode", "listed")},
+    "data/disk_cache.py:file_fingerprint": ".zip",
     **dict.fromkeys((place for place in READERS if "checkpoint" in place), ".pt"),
     **dict.fromkeys((place for place in READERS if place.startswith(("data/mask", "data/pict", "data/files"))), ".png"),
     **dict.fromkeys((place for place in READERS if place.startswith(("cli/", "shipped/"))), ".yaml"),
