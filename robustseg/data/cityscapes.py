@@ -82,7 +82,7 @@ class Cityscapes(FileData):
     Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016.
 
     Args:
-        root: Folder that holds ``leftImg8bit`` and ``gtFine``.
+        root: Folder that holds ``leftImg8bit`` and ``gtFine``, or their two zips, which are read in place.
         label_ids: ``"labelIds"`` as published, ``"labelTrainIds"`` as cityscapesscripts makes them, or ``"auto"``:
             the latter if every image of a split has such a file.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.

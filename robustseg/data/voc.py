@@ -55,7 +55,7 @@ class PascalVOC(FileData):
     Inverse Detectors (SBD), ICCV 2011.
 
     Args:
-        root: Folder that holds ``VOCdevkit``.
+        root: Folder that holds ``VOCdevkit`` or its tar, which is read in place.
         train_list: ``"train"``, or ``"trainaug"`` with SBD's masks.
         sbd_root: Folder that holds SBD, either its archive's ``benchmark_RELEASE`` or ``cls`` itself.
         download: Fetch missing files before training, by torchvision: VOC to ``root``, SBD to ``sbd_root``.
