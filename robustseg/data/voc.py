@@ -109,7 +109,9 @@ class PascalVOC(FileData):
         """
         if not self.download:
             return
-        if not any(is_folder(folder) for folder in self._bases()):
+        try:
+            first_folder(self._bases(), self.root, self.layout_here)
+        except DataError:  # neither unpacked nor in a whole archive
             download_voc(self.root)
         sbd = self.sbd_root if self.train_list == "trainaug" else None
         if sbd is not None and not any(is_folder(folder) for folder in _sbd_folders(sbd)):

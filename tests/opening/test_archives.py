@@ -385,3 +385,28 @@ def test_mutated_archives_end_in_an_error_or_in_the_same_bytes(tmp_path, kind):
         path.unlink()
     assert len(refused) > 100
     assert not any("\n" in message for message in refused)
+
+
+def test_directories_and_headers_of_any_length_take_no_memory(tmp_path):
+    path = tmp_path / "x.zip"
+    path.touch()
+    os.truncate(path, 2**31)  # without content, so that it takes no room on the disk
+    with path.open("ab") as file:
+        file.write(struct.pack("<4s4H2IH", END, 0, 0, 1, 1, 2**30, 2**30, 0))
+    before = peak()
+    with pytest.raises(UnfitFile, match="its directory has more than 128 MiB"):
+        entries_of(path)
+    long = tarfile.TarInfo("x")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 2**29
+    (tmp_path / "x.tar").write_bytes(long.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(tmp_path / "x.tar", 2**30)
+    with pytest.raises(UnfitFile, match="truncated or damaged at byte 0"):
+        entries_of(tmp_path / "x.tar")
+    assert peak() - before < 50 * 2**20
+
+
+def test_a_folder_of_a_tar_may_have_a_size(tmp_path):
+    folder, file = tarfile.TarInfo("a"), tarfile.TarInfo("a/x")
+    folder.type, folder.size, file.size = tarfile.DIRTYPE, 4096, 1
+    (tmp_path / "x.tar").write_bytes(folder.tobuf() + file.tobuf() + b"1".ljust(512, b"\0") + bytes(1024))
+    assert read_bytes(tmp_path / "x.tar" / "a/x", 9) == b"1"
