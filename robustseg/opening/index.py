@@ -22,7 +22,7 @@ class Member(NamedTuple):
     size: int
     """Bytes of its content."""
     deflated: bool = False
-    """Whether its content is compressed."""
+    """True if its content is compressed."""
     crc: int | None = None
     """Checksum of its content; None in a tar, which has none."""
     fault: str = ""
