@@ -183,6 +183,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "attacks/universal/delta.py:_read": table("robustseg.attacks.universal.delta", "UniversalDelta.load"),
     "cli/configs.py:_text": table("robustseg.cli.configs", "_text", False),
     "cli/configs.py:_copy": lambda path: _copied(path),
+    "config/folder.py:logged_by_an_earlier_version": lambda path: _logged_earlier(path),
     "config/loggers.py:_versions": lambda path: _logger_versions(path),
     "config/benchmark_of.py:read_ids": table("robustseg.config.benchmark_of", "read_ids"),
     "data/class_table.py:_entries": table("robustseg.data.class_table", "read_class_table"),
@@ -241,6 +242,7 @@ SILENT = {
     "models/checkpoints/reading.py:sha256": "it is of any file, and of one that does not exist",
     "resume/checkpoint_reading.py:broken": "it returns the fault",
     "resume/checkpoint_reading.py:unreadable": "it returns the fault",
+    "config/folder.py:logged_by_an_earlier_version": "a run without readable settings is none of an earlier version",
     "config/loggers.py:_versions": "loggers without readable versions get new ones",
     "cli/configs.py:_text": "it prints any text",
     "cli/configs.py:_copy": "it compares any text",
@@ -281,6 +283,12 @@ def _fingerprint(path: Path) -> object:
     from robustseg.data.disk_cache import file_fingerprint
 
     return file_fingerprint(path / "x")
+
+
+def _logged_earlier(path: Path) -> object:
+    from robustseg.config.folder import logged_by_an_earlier_version
+
+    return logged_by_an_earlier_version(moved(path, "config.yaml").parent)
 
 
 def _checked_headers(path: Path) -> object:
@@ -414,6 +422,7 @@ def test_a_hostile_file(place, tmp_path, monkeypatch, in_time):
 
 RETURNS = ("resume/checkpoint_reading.py:broken", "resume/checkpoint_reading.py:unreadable")
 ABSENT = (
+    "config/folder.py:logged_by_an_earlier_version",
     "config/loggers.py:_versions",
     "data/disk_cache.py:DiskCache.load",
     "evaluation/pictures.py:PictureKeeper.load",
