@@ -30,7 +30,7 @@ class ADE20K(FileData):
     Zhou et al.: Scene Parsing through ADE20K Dataset, CVPR 2017.
 
     Args:
-        root: Folder that holds ``ADEChallengeData2016``.
+        root: Folder that holds ``ADEChallengeData2016`` or its zip, which is read in place.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
         count_void: Count unlabelled pixels as class 0 instead of ignoring them, which gives 151 classes. Only for
             comparison with protocols that do so, such as that of SEA (Croce, Singh and Hein 2024).

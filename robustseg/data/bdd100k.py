@@ -9,7 +9,7 @@ from robustseg.data.base import Split
 from robustseg.data.cityscapes import VOID_COLOURS, are_label_ids
 from robustseg.data.facts.cityscapes import BDD
 from robustseg.data.file_data import FileData
-from robustseg.data.folders import first_folder
+from robustseg.data.folders import first_folder, is_folder
 from robustseg.data.masks import RGB, MaskFormat
 from robustseg.data.pairing import FilePair, pair_by_stem
 
@@ -54,8 +54,15 @@ class BDD100K(FileData):
         newer = [self.root / "bdd100k" / "images" / "10k", self.root / "images" / "10k"]
         older = [self.root / "seg" / "images", self.root / "bdd100k" / "seg" / "images", self.root / "images"]
         images = first_folder([*newer, *older], self.root, layout)
-        if images in newer:
-            return pair_by_stem(images / split, images.parent.parent / "labels" / "sem_seg" / "masks" / split, layout)
+        if images.name == "10k":
+            masks = images.parent.parent / "labels" / "sem_seg" / "masks"
+            if not is_folder(masks / split):  # images and masks are published as two archives
+                masks = first_folder(
+                    [masks, *(place.parent.parent / "labels" / "sem_seg" / "masks" for place in newer)],
+                    self.root,
+                    layout,
+                )
+            return pair_by_stem(images / split, masks / split, layout)
         return pair_by_stem(images / split, images.parent / "labels" / split, layout, mask_name="{name}_train_id")
 
     def test_split(self) -> Split:

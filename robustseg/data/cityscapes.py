@@ -13,7 +13,7 @@ from robustseg.data.errors import DataError
 from robustseg.data.facts.cityscapes import CITYSCAPES
 from robustseg.data.file_data import FileData
 from robustseg.data.files import PairedFiles
-from robustseg.data.folders import existing_folder, files_below
+from robustseg.data.folders import files_below, first_folder
 from robustseg.data.masks import RGB, MaskFormat
 from robustseg.data.pairing import FilePair, files_by_name, pair_up
 from robustseg.types import IGNORE_INDEX
@@ -82,7 +82,7 @@ class Cityscapes(FileData):
     Cordts et al.: The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016.
 
     Args:
-        root: Folder that holds ``leftImg8bit`` and ``gtFine``.
+        root: Folder that holds ``leftImg8bit`` and ``gtFine``, or their two zips, which are read in place.
         label_ids: ``"labelIds"`` as published, ``"labelTrainIds"`` as cityscapesscripts makes them, or ``"auto"``:
             the latter if every image of a split has such a file.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
@@ -135,9 +135,10 @@ class Cityscapes(FileData):
 
     def _pairs(self, split: Split) -> tuple[list[FilePair], Literal["labelIds", "labelTrainIds"]]:
         layout = self.layout_here
-        images, masks = self.root / "leftImg8bit" / split, self.root / "gtFine" / split
+        images, masks = (
+            first_folder([self.root / name / split], self.root, layout) for name in ("leftImg8bit", "gtFine")
+        )
         image_of = _by_id(files_by_name(images, (".png",), layout, nested=True, pattern="{name}_leftImg8bit"))
-        existing_folder(masks, layout)
         kind = self.label_ids
         if kind == "auto":
             kind = "labelIds"

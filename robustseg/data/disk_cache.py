@@ -23,7 +23,7 @@ import robustseg
 from robustseg.data.errors import DataError
 from robustseg.data.transforms import Pixels
 from robustseg.files import TemporaryFile, remove_left_over
-from robustseg.opening.regular import PICTURE, open_regular
+from robustseg.opening.regular import PICTURE, open_regular, status_of
 
 FORMAT = 1
 """Version of the entries; each version has its own folder, so that none reads or replaces another's entries."""
@@ -40,14 +40,15 @@ def file_fingerprint(*paths: str | Path) -> str:
     """Return an identification of unchanged files: path, size, times and inode.
 
     The time of modification alone does not suffice, since rsync and tar copy it from the source; the time of the last
-    change (ctime) cannot be set. A copied data set is therefore decoded anew.
+    change (ctime) cannot be set. A copied data set is therefore decoded anew. A file in an archive has
+    the times of the archive.
 
     Raises:
         OSError: There is no such file.
     """
     facts = []
     for path in paths:
-        status = os.stat(path)
+        status = status_of(path)
         facts.append((os.path.abspath(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
     return repr(facts)
 

@@ -25,7 +25,7 @@ class FileData(SegmentationData):
     ignored.
 
     Args:
-        root: Folder with the files of ``layout``.
+        root: Folder with the files of ``layout``, or a zip or plain tar of them, which is read in place.
         image_size: (height, width) in pixels that every image is resized to; ``None`` keeps the files' size.
         check: Check before training: ``"all"`` decodes every file once, ``"headers"`` finds missing, unreadable and
             ill-sized files only, ``"none"`` checks nothing in advance.

@@ -53,7 +53,7 @@ class FolderPairs(FileData):
     viewers turn it, is an error, since its mask may match the stored or the displayed image.
 
     Args:
-        root: Folder that holds the splits.
+        root: Folder that holds the splits, or a zip or plain tar of it.
         classes: Path of the class table, relative to the working directory or, if it is not there, to ``root``.
         image_folder: Folder of a split's images below ``root``; ``{split}`` is replaced by the split's name.
         mask_folder: Folder of its masks; null for images without masks, which models are evaluated on with

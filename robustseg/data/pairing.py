@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import unicodedata
 import warnings
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustseg.data.errors import DataError
-from robustseg.data.folders import examples, existing_folder, files_below, is_folder, listed, read_list
+from robustseg.data.folders import examples, existing_folder, files_below, is_file, is_folder, listed, read_list
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm", ".pbm")
@@ -107,7 +106,7 @@ def files_by_name(
 
 def _hidden(folder: Path) -> list[Path]:
     """Return the hidden files below a folder."""
-    return [Path(place) / name for place, _, names in os.walk(folder) for name in names if name.startswith(".")]
+    return [path for path in files_below(folder, hidden=True) if path.name.startswith(".")]
 
 
 def _instead(pictures: Sequence[Path], suffixes: Sequence[str]) -> str:
@@ -259,7 +258,7 @@ def warn_of_others(folder: str | Path, others: Sequence[Path]) -> None:
     """Warn, in one line, of files and folders that are no part of a data set."""
     if not others:
         return
-    names = [f"{path.name}/" if is_folder(path) else path.name for path in others]
+    names = [f"{path.name}/" if is_folder(path) and not is_file(path) else path.name for path in others]
     warnings.warn(f"{folder}: passed over {len(others)} that are no image or mask: {examples(names)}.", stacklevel=3)
 
 

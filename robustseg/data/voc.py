@@ -55,7 +55,7 @@ class PascalVOC(FileData):
     Inverse Detectors (SBD), ICCV 2011.
 
     Args:
-        root: Folder that holds ``VOCdevkit``.
+        root: Folder that holds ``VOCdevkit`` or its tar, which is read in place.
         train_list: ``"train"``, or ``"trainaug"`` with SBD's masks.
         sbd_root: Folder that holds SBD, either its archive's ``benchmark_RELEASE`` or ``cls`` itself.
         download: Fetch missing files before training, by torchvision: VOC to ``root``, SBD to ``sbd_root``.
@@ -109,7 +109,9 @@ class PascalVOC(FileData):
         """
         if not self.download:
             return
-        if not any(is_folder(folder) for folder in self._bases()):
+        try:
+            first_folder(self._bases(), self.root, self.layout_here)
+        except DataError:  # neither unpacked nor in a whole archive
             download_voc(self.root)
         sbd = self.sbd_root if self.train_list == "trainaug" else None
         if sbd is not None and not any(is_folder(folder) for folder in _sbd_folders(sbd)):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
+
+from robustseg.opening.packed import member_status, open_member, within
+from robustseg.opening.system import UnfitFile as UnfitFile
+from robustseg.opening.system import check_status, open_plain, too_large
+from robustseg.opening.system import size_in_words as size_in_words
 
 TEXT = 2**20
 """Most bytes of a configuration, a class table or a table of settings."""
@@ -20,62 +24,46 @@ PICTURE = 2**31
 WEIGHTS = 2**40
 """Most bytes of a checkpoint, or of a stream of records."""
 
-_FLAGS = (
-    os.O_RDONLY
-    | getattr(os, "O_NONBLOCK", 0)  # a pipe in the place of the file since it was looked at
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NOCTTY", 0)
-    | getattr(os, "O_BINARY", 0)
-)
-_KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-}
 
+def status_of(path: str | os.PathLike[str]) -> os.stat_result:
+    """Return the status of a file or folder, in an archive or not.
 
-class UnfitFile(OSError):
-    """Error for a path that is no regular file, or a file of an implausible size; ``strerror`` is the reason."""
-
-    def __init__(self, reason: str, path: str | os.PathLike[str] | None = None) -> None:
-        if path is None:  # as a DataLoader makes the error of its worker again
-            super().__init__(reason)
-        else:
-            super().__init__(errno.EINVAL, reason, os.fspath(path))
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.strerror is None else f"{self.filename}: {self.strerror}"
+    Raises:
+        OSError: There is none, or the archive cannot be read (:class:`UnfitFile`).
+    """
+    try:
+        return os.stat(path)
+    except (NotADirectoryError, FileNotFoundError):  # the latter on Windows
+        found = within(path)
+        if found is None:
+            raise
+        return member_status(*found)
 
 
 def check_regular(path: str | os.PathLike[str], most: int) -> os.stat_result:
     """Return the status of a regular file, or of one that a link leads to, without opening it.
 
     Args:
-        path: The file.
+        path: The file, which may lie in an archive, see :mod:`robustseg.opening.packed`.
         most: Largest size in bytes.
 
     Raises:
         OSError: There is no such file, it is a folder, no regular file (:class:`UnfitFile`) or too large (likewise).
     """
-    status = os.stat(path)
-    _check(status, path, most)
+    status = status_of(path)
+    check_status(status, path, most)
     return status
 
 
 def open_regular(path: str | os.PathLike[str], most: int) -> io.BufferedReader:
-    """Open a regular file for reading; arguments and errors as for :func:`check_regular`.
-
-    Nothing else is opened, since to open a pipe may wait for ever, and to open a device may do something.
-    """
-    check_regular(path, most)
-    descriptor = os.open(path, _FLAGS)
+    """Open a regular file for reading; arguments and errors as for :func:`check_regular`."""
     try:
-        _check(os.fstat(descriptor), path, most)
-        return open(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+        return open_plain(path, most)
+    except (NotADirectoryError, FileNotFoundError):
+        found = within(path)
+        if found is None:
+            raise
+    return open_member(*found, most)
 
 
 def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
@@ -99,7 +87,7 @@ def read_limited(file: BinaryIO, path: str | os.PathLike[str], most: int) -> byt
         blocks.append(block)
         room -= len(block)
     if room <= 0:
-        raise _too_large(path, most)
+        raise too_large(path, most)
     return b"".join(blocks)
 
 
@@ -127,26 +115,3 @@ def read_stream(path: str | os.PathLike[str], most: int = TEXT) -> str:
     """Read the text of a path that :func:`is_stream`; errors as for :func:`read_text`."""
     with Path(path).open("rb") as file:
         return read_limited(file, path, most).decode("utf-8")
-
-
-def _check(status: os.stat_result, path: str | os.PathLike[str], most: int) -> None:
-    kind = stat.S_IFMT(status.st_mode)
-    if kind == stat.S_IFDIR:
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if kind != stat.S_IFREG:
-        raise UnfitFile(f"it is {_KINDS.get(kind, 'something else')}, not a regular file", path)
-    if status.st_size > most:
-        raise _too_large(path, most)
-
-
-def _too_large(path: str | os.PathLike[str], most: int) -> UnfitFile:
-    return UnfitFile(f"it is larger than {size_in_words(most)}, the most for a file of its kind", path)
-
-
-def size_in_words(size: float) -> str:
-    """Return a number of bytes in words, such as ``16 MiB``."""
-    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size /= 1024
-        del units[0]
-    return f"{size:.0f} {units[0]}" if size >= 10 or size == int(size) else f"{size:.1f} {units[0]}"

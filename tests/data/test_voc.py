@@ -1,5 +1,6 @@
 """PASCAL VOC's folders, lists and download."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +124,13 @@ def test_torchvision_takes_these_arguments():
 
     assert {"root", "year", "download"} <= set(inspect.signature(VOCSegmentation).parameters)
     assert {"root", "mode", "download"} <= set(inspect.signature(SBDataset).parameters)
+
+
+def test_a_tar_that_is_there_is_not_downloaded_nor_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setattr("robustseg.data.voc.download_voc", None)
+    trees.voc_tree(tmp_path / "tree")
+    (tmp_path / "packed").mkdir()
+    shutil.make_archive(str(tmp_path / "packed" / "VOCtrainval_11-May-2012"), "tar", tmp_path / "tree")
+    module("PascalVOC", tmp_path / "packed", download=True).prepare_data()
+    assert [path.name for path in (tmp_path / "packed").iterdir()] == ["VOCtrainval_11-May-2012.tar"]

@@ -397,3 +397,17 @@ def test_arguments_of_the_detectors_are_refused_first(detection, monkeypatch, ca
     with pytest.raises(SystemExit):
         detection.arguments()
     assert message in capsys.readouterr().err
+
+
+def test_archives_are_compared_with_the_tree(loading, monkeypatch, capsys, tmp_path):
+    import archives
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    small = ("--size", "32", "48", "--images", "3", "--resize", "16", "24", "--rounds", "2", "--workers", "1")
+    monkeypatch.setattr(sys, "argv", ["archives.py", *small])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    archives.main()
+    printed = capsys.readouterr().out
+    for name in ("unpacked files", "zip, stored", "zip, deflated", "tar"):
+        assert len(re.findall(rf"^{name} +[\d.]+ \(.*?\) +[\d.]+ \(", printed, re.MULTILINE)) == 2
+        assert re.search(rf"^seconds to open, {name}: [\d.]+$", printed, re.MULTILINE)

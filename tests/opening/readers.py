@@ -98,12 +98,18 @@ READERS: dict[str, Callable[[Path], object]] = {
     "attacks/universal/delta.py:_read": table("robustseg.attacks.universal.delta", "UniversalDelta.load"),
     "cli/configs.py:_text": table("robustseg.cli.configs", "_text", False),
     "cli/configs.py:_copy": lambda path: _copied(path),
+    "config/folder.py:logged_by_an_earlier_version": lambda path: _logged_earlier(path),
     "config/loggers.py:_versions": lambda path: _logger_versions(path),
     "config/benchmark_of.py:read_ids": table("robustseg.config.benchmark_of", "read_ids"),
     "data/class_table.py:_entries": table("robustseg.data.class_table", "read_class_table"),
     "data/disk_cache.py:DiskCache.load": disk_cache,
     "data/files.py:check_headers": lambda path: _checked_headers(path),
     "data/files.py:_check_same_size": lambda path: _same_size(path),
+    "data/disk_cache.py:file_fingerprint": lambda path: _fingerprint(path),
+    "data/folders.py:_entries": table("robustseg.data.folders", "files_below"),
+    "data/folders.py:_keep_index": lambda path: _in_archive(path),
+    "data/folders.py:_mode": lambda path: _in_archive(path),
+    "data/folders.py:listed": table("robustseg.data.folders", "listed"),
     "data/folders.py:read_list": table("robustseg.data.folders", "read_list"),
     "data/masks.py:MaskFormat.check_header": lambda path: mask_format().check_header(path),
     "data/masks.py:MaskFormat.read": lambda path: mask_format().read(path),
@@ -151,6 +157,7 @@ SILENT = {
     "models/checkpoints/reading.py:sha256": "it is of any file, and of one that does not exist",
     "resume/checkpoint_reading.py:broken": "it returns the fault",
     "resume/checkpoint_reading.py:unreadable": "it returns the fault",
+    "config/folder.py:logged_by_an_earlier_version": "a run without readable settings is none of an earlier version",
     "config/loggers.py:_versions": "loggers without readable versions get new ones",
     "cli/configs.py:_text": "it prints any text",
     "cli/configs.py:_copy": "it compares any text",
@@ -179,6 +186,24 @@ def _logger_versions(path: Path) -> object:
     from robustseg.config.loggers import LOGGERS, _versions
 
     return _versions(SimpleNamespace(purge_step=0, folder=moved(path, LOGGERS).parent))
+
+
+def _in_archive(path: Path) -> object:
+    from robustseg.data.folders import existing_folder
+
+    return existing_folder(path / "x", "x")
+
+
+def _fingerprint(path: Path) -> object:
+    from robustseg.data.disk_cache import file_fingerprint
+
+    return file_fingerprint(path / "x")
+
+
+def _logged_earlier(path: Path) -> object:
+    from robustseg.config.folder import logged_by_an_earlier_version
+
+    return logged_by_an_earlier_version(moved(path, "config.yaml").parent)
 
 
 def _checked_headers(path: Path) -> object:

@@ -19,7 +19,8 @@ from tests.opening.readers import OWN, READERS, SILENT, THROUGH
 
 OPENING = {
     *("open_regular", "read_bytes", "read_text", "read_json", "open_picture", "load_tensors", "load_safetensors"),
-    *("load_safetensors_about", "read_arrays", "check_regular", "unreadable"),
+    *("load_safetensors_about", "read_arrays", "check_regular", "unreadable", "status_of", "entries_of"),
+    "unkept_index",
 }
 """Functions of robustseg.opening that take a path."""
 ELSEWHERE = {
@@ -103,10 +104,13 @@ PICTURES = {
     ".png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x10\0\0\0\x10\x08\x02\0\0\0\x90\x91h6\0\0\0\x10IDATx\x9c",
     ".mat": b"MATLAB 5.0 MAT-file".ljust(126) + b"IM\x0e\0\0\0\xff\xff\xff\0",
     ".pt": b"PK\x03\x04" + bytes(60),
+    ".zip": b"PK\x03\x04" + bytes(60),
 }
 SUFFIX = {
     "data/sbd.py:check_sbd_header": ".mat",
     "data/sbd.py:read_sbd_mask": ".mat",
+    **{f"data/folders.py:{name}": ".zip" for name in ("_entries", "_keep_index", "_mode", "listed")},
+    "data/disk_cache.py:file_fingerprint": ".zip",
     **dict.fromkeys((place for place in READERS if "checkpoint" in place), ".pt"),
     **dict.fromkeys((place for place in READERS if place.startswith(("data/mask", "data/pict", "data/files"))), ".png"),
     **dict.fromkeys((place for place in READERS if place.startswith(("cli/", "shipped/"))), ".yaml"),
@@ -176,6 +180,7 @@ def test_a_hostile_file(place, tmp_path, monkeypatch, in_time):
 
 RETURNS = ("resume/checkpoint_reading.py:broken", "resume/checkpoint_reading.py:unreadable")
 ABSENT = (
+    "config/folder.py:logged_by_an_earlier_version",
     "config/loggers.py:_versions",
     "data/disk_cache.py:DiskCache.load",
     "evaluation/pictures.py:PictureKeeper.load",

@@ -36,6 +36,7 @@ def newest(folder: Path) -> Path:
 def state(path: Path) -> dict[str, Any]:
     """All of a checkpoint that must not depend on interruptions: everything but paths."""
     content = torch.load(path, weights_only=True)
+    content.get("robustseg_run", {}).get("outline", {}).pop("callbacks", None)  # best_k_models has paths as keys
     (best,) = [value for key, value in content["callbacks"].items() if key.startswith("ModelCheckpoint")]
     best.pop("current_score")  # of the newest validation that was the best then; Lightning does not restore it
     for key in ("dirpath", "best_model_path", "last_model_path", "kth_best_model_path", "best_k_models"):
