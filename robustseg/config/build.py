@@ -36,7 +36,7 @@ from robustseg.config.modes import as_list, settle_modes
 from robustseg.config.named import ConfigFile, limit_files
 from robustseg.config.options import TRAINER_DEFAULTS, add_options
 from robustseg.config.safety import limit_imports, refused_object, split_allowed
-from robustseg.config.saying import is_first_process, say
+from robustseg.config.saying import is_first_process, say, tell
 from robustseg.config.start import find_start, refuse_other_data, start_from_nothing_else
 from robustseg.config.writes import refused_write, split_writable
 from robustseg.data import SegmentationData
@@ -233,7 +233,7 @@ class RobustSegCLI(LightningCLI):
             self.datamodule.prepare_data()
         for stage in stages:
             self.datamodule.setup(stage)
-        say(self.datamodule.data.summary())
+        tell(self.datamodule.data.summary())
 
     def loaded_benchmark(self, check_images: int = 8) -> Benchmark:
         """Return the evaluation of the model with its checkpoint's weights, on what the options say.

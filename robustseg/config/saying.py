@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
+from robustseg.terminal import note
 from robustseg.terminal.text import write
 
 
@@ -16,3 +17,9 @@ def say(line: str) -> None:
     """Print a line, on the first of several processes."""
     if is_first_process():
         write(f"robustseg: {line}")
+
+
+def tell(line: str) -> None:
+    """Print a line that --quiet leaves out, on the first of several processes."""
+    if is_first_process():
+        note(f"robustseg: {line}")
