@@ -18,10 +18,12 @@ from pytorch_lightning.callbacks import (
     BasePredictionWriter,
     BatchSizeFinder,
     DeviceStatsMonitor,
+    EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
     ModelPruning,
+    ModelSummary,
     OnExceptionCheckpoint,
     ProgressBar,
     RichProgressBar,
@@ -94,6 +96,10 @@ def check_callbacks(trainer: pl.Trainer, keys: dict[int, str]) -> None:
                 f"{key}.duration depends on the machine's speed, so that no run could be continued exactly: limit "
                 "epochs or steps; a scheduler's time limit is no end, see docs/clusters.md."
             )
+        if isinstance(callback, EarlyStopping) and callback.patience < 0:
+            raise ConfigError(f"{key}.patience = {callback.patience}: use 0 or more validations without improvement.")
+        if isinstance(callback, ModelSummary) and callback._max_depth < -1:
+            raise ConfigError(f"{key}.max_depth = {callback._max_depth}: use 1 or more, or -1 for all modules.")
         if isinstance(callback, ModelCheckpoint):
             _check_checkpoints(callback, key)
         if isinstance(callback, DeviceStatsMonitor) and find_spec("psutil") is None:

@@ -92,6 +92,8 @@ def test_a_callback_does_what_the_table_says(name, tmp_path, capsys):
         ((f"{FOREIGN}.OwnTimer", {}), [], ["trainer.callbacks[0].duration", "limit epochs or steps"]),
         (("ModelCheckpoint", {"save_on_exception": True}), [], ["[0].save_on_exception", "save.every_n_steps"]),
         (("ModelCheckpoint", {"save_last": True}), [], ["[0].save_last = true", "leave it out"]),
+        (("ModelSummary", {"max_depth": -5}), [], ["trainer.callbacks[0].max_depth = -5", "-1 for all"]),
+        (("EarlyStopping", {"monitor": "val/miou", "patience": -1}), [], ["callbacks[0].patience = -1"]),
         (("ModelSummary", {}), ["--checkpoint.save_on_exception", "true"], ["checkpoint.save_on_exception"]),
         (("ModelSummary", {}), ["--checkpoint.train_time_interval", "0:00:00"], ["checkpoint.train_time_interval"]),
         (("ModelCheckpoint", {"monitor": "val/miou"}), ["--checkpoint.monitor", "val/miou"], ["trainer: Found more"]),

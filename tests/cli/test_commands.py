@@ -10,6 +10,7 @@ import sys
 import pytest
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+import robustseg
 from robustseg.attacks import AttackError
 from robustseg.cli.arguments import MissingFile
 from robustseg.cli.main import BROKEN_PIPE, COMMANDS, _imported, main, usage
@@ -146,3 +147,8 @@ def test_help_begins_with_our_own_options(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--model.attack.help", "SegPGD"])
     assert "--model.attack.schedule {linear,log,exp" in capsys.readouterr().out
+
+
+def test_the_package_is_a_command():
+    found = subprocess.run([sys.executable, "-m", "robustseg", "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout == f"robustseg {robustseg.__version__}\n"
