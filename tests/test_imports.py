@@ -27,6 +27,7 @@ LAYERS = [
     {"api"},
     {"doctor"},
     {"cli"},
+    {"__main__"},
 ]
 WITHOUT_LIGHTNING = set().union(*LAYERS[:5])
 SHELL = PACKAGE / "data" / "lightning.py"
@@ -81,7 +82,7 @@ def test_albumentations_is_used_in_one_file():
 
 
 def test_the_top_of_the_package_is_folders():
-    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "files.py", "types.py"}
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "files.py", "types.py"}
 
 
 def module_graph(folder: Path) -> dict[str, set[str]]:
