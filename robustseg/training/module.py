@@ -18,8 +18,9 @@ from robustseg.data.lightning import data_of
 from robustseg.evaluation.figures import LOGGED
 from robustseg.metrics import SegmentationScores
 from robustseg.models import RECORD_KEY, Network, SegmentationModel, SlidingWindow, load_segmentation_weights
+from robustseg.training.class_weights import ClassWeights, check_class_weights, class_weights
 from robustseg.training.monitored import check_monitors
-from robustseg.training.non_finite import NonFiniteLoss, NonFinitePolicy
+from robustseg.training.non_finite import NonFiniteLoss, NonFinitePolicy, refuse_non_finite
 from robustseg.training.objective import LossCombination, count_valid, update_loss
 from robustseg.training.record import checkpoint_record, validation_record
 from robustseg.training.schedule import ScheduleName, scheduler_of
@@ -50,6 +51,8 @@ class RobustSegmentation(pl.LightningModule):
             dropout; BatchNorm's running statistics are restored afterwards.
         loss_combination: ``"sum_of_means"`` of the clean and the adversarial part (the papers' Algorithm 2) or one
             ``"mean"`` over all pixels.
+        class_weights: Weights of the classes in the loss of the update, not in that of the attack: C numbers, or a rule
+            over the training split, see :func:`~robustseg.training.class_weights.class_weights`; null for none.
         aux_weight: Weight of the auxiliary head's loss, 0.4 in PSPNet.
         optimizer: Function that takes the parameter groups and returns an optimiser.
         schedule: ``"poly"``, ``"cosine"`` or ``"constant"``, per optimiser step.
@@ -90,6 +93,7 @@ class RobustSegmentation(pl.LightningModule):
         init_without: list[str] | None = None,
         ignore_index: int | None = IGNORE_INDEX,
         on_non_finite_loss: NonFinitePolicy = "stop",
+        class_weights: ClassWeights | list[float] | None = None,
     ):
         super().__init__()
         if not 0 <= aux_weight < math.inf:
@@ -103,6 +107,9 @@ class RobustSegmentation(pl.LightningModule):
         self.attack = attack
         self.split = AdversarialSplit(adversarial_fraction, attack_mode)
         self.loss_combination: LossCombination = loss_combination
+        check_class_weights(class_weights, self.model.num_classes)
+        self.class_weights: ClassWeights | list[float] | None = class_weights
+        self._weights: Tensor | None = None
         self.aux_weight = aux_weight
         self.make_optimizer = optimizer
         self.schedule: ScheduleName = schedule
@@ -134,6 +141,7 @@ class RobustSegmentation(pl.LightningModule):
         """
         self.check_batch_size(*self._batch_sizes())
         check_monitors(self.trainer, self, self.logged(*self._batch_sizes()))
+        self._weights = class_weights(self.class_weights, data_of(self.trainer), self.device)
 
     def on_train_start(self) -> None:
         """Look at schedulers that monitor a figure, which are built by now.
@@ -200,10 +208,10 @@ class RobustSegmentation(pl.LightningModule):
                 split or attacked.
         """
         mixed, failed = self._mix_or_not(batch)
-        valid = count_valid(mixed.targets, mixed.clean, self.ignore_index)
+        valid = count_valid(mixed.targets, mixed.clean, self.ignore_index, self._weights)
         self.non_finite.remember(self.model)
         logits, aux_logits = self.model.forward_with_aux(mixed.images)
-        arguments = (mixed.targets, mixed.clean, valid, self.loss_combination, self.ignore_index)
+        arguments = (mixed.targets, mixed.clean, valid, self.loss_combination, self.ignore_index, self._weights)
         loss = update_loss(logits, *arguments)
         total = loss.total
         if aux_logits is not None and self.aux_weight:
@@ -234,14 +242,7 @@ class RobustSegmentation(pl.LightningModule):
         Raises:
             TrainingError: The weights are not finite, so that they do not replace a good checkpoint.
         """
-        for name, value in self.model.state_dict().items():
-            # The sum comes first, as it takes a tenth of the time: only an overflow makes it differ from the full
-            # check.
-            if value.is_floating_point() and not value.sum().isfinite() and not bool(value.isfinite().all()):
-                raise TrainingError(
-                    f"{name} is not finite at step {self.global_step}, so no checkpoint is written: lower the learning "
-                    "rate and resume from the last checkpoint with --ckpt_path last."
-                )
+        refuse_non_finite(self.model, self.global_step)
         attack = self.attack if self.split.fraction else None
         checkpoint[RECORD_KEY] = checkpoint_record(self._validation, attack, checkpoint, self.model.network)
 

@@ -51,7 +51,8 @@ def test_fit_and_stand_alone_test_run(tmp_path, attack, precision):
     assert "test/miou" in trainer(tmp_path).test(net, datamodule=scenes(), verbose=False)[0]
 
 
-def test_the_update_is_that_of_algorithm_2_written_out(tmp_path):
+@pytest.mark.parametrize("weights", [None, [1.0, 0.5, 3.0, 0.0, 2.0, 0.25, 1.5]], ids=["equal", "weighted"])
+def test_the_update_is_that_of_algorithm_2_written_out(weights, tmp_path):
     """One SGD step through Lightning equals the same step by hand."""
     data = toy_batch(4, num_classes=7)
     attack = PGD(steps=2, random_start=False)
@@ -59,7 +60,9 @@ def test_the_update_is_that_of_algorithm_2_written_out(tmp_path):
     def optimizer(params):
         return torch.optim.SGD(params, lr=0.1)
 
-    net = module(aux=True, attack=attack, optimizer=optimizer, schedule="constant", aux_weight=0.3)
+    net = module(
+        aux=True, attack=attack, optimizer=optimizer, schedule="constant", aux_weight=0.3, class_weights=weights
+    )
     hand = copy.deepcopy(net.model).train()
     loader = DataLoader([0], collate_fn=lambda _: data)
     trainer(tmp_path, max_steps=1).fit(net, loader)
@@ -67,8 +70,10 @@ def test_the_update_is_that_of_algorithm_2_written_out(tmp_path):
     images_adv = attack(hand, data.images[2:], data.targets[2:])
     logits, aux = hand.forward_with_aux(torch.cat([data.images[:2], images_adv]))
 
+    given = None if weights is None else torch.tensor(weights)
+
     def mean(values, part):
-        return torch.nn.functional.cross_entropy(values[part], data.targets[part], ignore_index=255)
+        return torch.nn.functional.cross_entropy(values[part], data.targets[part], given, ignore_index=255)
 
     clean, adversarial = slice(0, 2), slice(2, 4)
     loss = mean(logits, clean) + mean(logits, adversarial) + 0.3 * (mean(aux, clean) + mean(aux, adversarial))
