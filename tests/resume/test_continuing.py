@@ -398,7 +398,6 @@ def test_with_another_batch_size_the_epoch_has_its_validation(batch_size, tmp_pa
 @pytest.mark.parametrize(
     ("option", "named"),
     [
-        (("--trainer.overfit_batches", "2"), "overfit_batches"),
         (("--trainer.max_time", "00:00:01:00"), "max_time"),
         (("--ckpt_path", "{tmp}"), "it is a folder"),
     ],
