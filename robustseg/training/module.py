@@ -345,6 +345,5 @@ class RobustSegmentation(pl.LightningModule):
             raise TrainingError(f"model.optimizer: {error}.") from error
         if self.head_lr_factor != 1 and groups[1]:
             optimizer.param_groups[-1]["lr"] *= self.head_lr_factor
-        steps, trial = self.trainer.estimated_stepping_batches, bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
-        scheduler = scheduler_of(optimizer, self.schedule, steps, self.warmup_steps, trial)
+        scheduler = scheduler_of(optimizer, self.schedule, self.trainer, self.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import pytorch_lightning as pl
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -44,21 +45,20 @@ class LearningRateFactor:
         return factors[self.name] * min(1.0, (step + 1) / (self.warmup_steps + 1))
 
 
-def scheduler_of(
-    optimizer: Optimizer, name: ScheduleName, steps: float, warmup_steps: int, trial: bool = False
-) -> LambdaLR:
+def scheduler_of(optimizer: Optimizer, name: ScheduleName, trainer: pl.Trainer, warmup_steps: int) -> LambdaLR:
     """Return the scheduler of a run, with :class:`LearningRateFactor`.
 
     Args:
         optimizer: The optimiser, before training.
         name: Name of the schedule.
-        steps: Number of optimiser steps of the run; infinite for a run without an end.
+        trainer: The trainer of the run; a trial of a few batches may end within its warm-up.
         warmup_steps: Steps of the warm-up.
-        trial: Whether the run is a trial of a few steps, which may end within its warm-up.
 
     Raises:
         TrainingError: The run has no end or ends within the warm-up, or a learning rate is not finite.
     """
+    steps = trainer.estimated_stepping_batches
+    trial = bool(trainer.fast_dev_run) or trainer.limit_train_batches != 1.0  # type: ignore[attr-defined]
     if math.isinf(steps):
         raise TrainingError("a learning rate schedule needs an end: set trainer.max_epochs or trainer.max_steps.")
     for group in optimizer.param_groups:

@@ -131,8 +131,8 @@ def test_later_files_and_merge_keys_still_win(tmp_path):
 
 
 def test_a_warm_up_is_shorter_than_the_run(tmp_path, capsys):
-    assert train(tmp_path, "--model.warmup_steps", "4") == 1
-    assert "model.warmup_steps = 4, but the run has 4 steps" in capsys.readouterr().err
+    assert train(tmp_path, "--model.warmup_steps", "400", "--trainer.limit_train_batches", "null") == 1
+    assert "model.warmup_steps = 400, but the run has" in capsys.readouterr().err
 
 
 def test_a_folder_that_exists_and_a_new_one_below_can_be_used(tmp_path):
