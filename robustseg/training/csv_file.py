@@ -44,8 +44,8 @@ class CsvFile(ExperimentWriter):
             return list(reader)
 
     def _stays(self, row: dict[str, Any]) -> bool:
-        # A row that was cut off by a kill has fewer cells.
-        if None in row.values() or not str(row.get("step")).isdigit():
+        # A row that was cut off by a kill has fewer cells; one that another row was written into has more.
+        if None in row or None in row.values() or not str(row.get("step")).isdigit():
             return False
         step = int(row["step"])
         if step == self._purge_step and all(name.startswith("test/") for name in _figures(row)):
