@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from robustseg.attacks.buffers import Slots, changed, contents_of
 from robustseg.attacks.errors import AttackError
@@ -38,6 +39,8 @@ class Hold:
         self._mode = mode
         self._thread = threading.get_ident()
         self._modules: dict[int, nn.Module] = {}
+        self._hook: RemovableHandle | None = None
+        self._watches = False
         # By kind and the owner's id: the owner and its state.
         self._saved: dict[str, dict[int, tuple[Any, Any]]] = {kind: {} for kind in _RESTORE}
         with _LOCK:
@@ -79,18 +82,20 @@ class Hold:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Take the modules that this thread runs within the block, each before its forward."""
-        with _LOCK:
-            handle = register_module_forward_pre_hook(self._meet)
+        if self._hook is None:  # it stays until the release, as a hook for each forward would cost as much as its looks
+            with _LOCK:
+                self._hook = register_module_forward_pre_hook(self._meet)
+        before, self._watches = self._watches, True
         try:
             yield
         finally:
-            handle.remove()
+            self._watches = before
 
     def _meet(self, module: nn.Module, inputs: object) -> None:
         # Compiled code keeps no hooks: a compiler sees nothing of this one but the first condition.
         if torch.compiler.is_dynamo_compiling() or id(module) in self._modules:
             return
-        if threading.get_ident() == self._thread:
+        if self._watches and threading.get_ident() == self._thread:
             self.take(module.modules())
 
     def release(self) -> list[BaseException]:
@@ -98,6 +103,8 @@ class Hold:
         failures: list[BaseException] = []
         with _LOCK, torch.no_grad():
             _HOLDS.remove(self)
+            if self._hook is not None:
+                self._hook.remove()
             for kind, restore in _RESTORE.items():
                 held = set[int]().union(*(other._saved[kind] for other in self._others()))
                 pairs = [pair for key, pair in self._saved[kind].items() if key not in held]
