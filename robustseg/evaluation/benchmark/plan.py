@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from robustseg.attacks import Attack
@@ -17,6 +19,7 @@ from robustseg.detectors import Detector, DetectorError
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark.detection import Consistency
 from robustseg.evaluation.benchmark.facts import data_facts, model_facts
+from robustseg.evaluation.card import ModelFacts, Part, Protocol
 from robustseg.evaluation.protocol import digest
 from robustseg.evaluation.targets import (
     TargetKind,
@@ -148,6 +151,37 @@ class Benchmark:
             # A model that was trained in bf16-true is evaluated in that precision.
             "precision": str(next(self.model.parameters(), self.model.mean).dtype).removeprefix("torch."),
         }
+        self._check_conditions()
+
+    def conditions(self) -> dict[str, dict[str, Any]]:
+        """Return what a card says of the model and the protocol."""
+        return {
+            "model": {**self.facts["model"], "trained_with": self.trained_with},
+            "protocol": {
+                "suite": self.suite,
+                "targets": self.targets,
+                "precision": self.facts["precision"],
+                "seed": self.seed,
+            },
+        }
+
+    def _check_conditions(self) -> None:
+        """Refuse what no card could hold after everything is measured.
+
+        Raises:
+            EvaluationError: A card cannot hold a value.
+        """
+        parts: tuple[tuple[str, type[Part]], ...] = (("model", ModelFacts), ("protocol", Protocol))
+        for name, part in parts:
+            try:
+                part.model_validate(json.loads(json.dumps(self.conditions()[name], allow_nan=False)))
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                raise EvaluationError(
+                    f"a card cannot hold {name}.{first['loc'][0]} = {first['input']!r}: {first['msg']}."
+                ) from None
+            except (TypeError, ValueError) as error:
+                raise EvaluationError(f"a card cannot hold what is known of the {name}: {error}.") from None
 
     def _check_targets(self) -> None:
         """Refuse targets that the data does not have, and attacks that ignore other pixels than the scores do.

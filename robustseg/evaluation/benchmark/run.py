@@ -160,10 +160,11 @@ def make_card(
 def about(benchmark: Benchmark, measured: Measurements) -> dict[str, Any]:
     """Return the parts of a card without figures: model, data, protocol, versions and commit."""
     of = benchmark
+    conditions = of.conditions()
     return {
-        "model": {**of.facts["model"], "trained_with": of.trained_with},
+        "model": conditions["model"],
         "data": {**of.facts["data"], "images": len(of.samples), "splits": of.data.counts()},
-        "protocol": {"suite": of.suite, "targets": of.targets, "precision": of.facts["precision"], "seed": of.seed},
+        "protocol": conditions["protocol"],
         "versions": _agreed([about["versions"] for about in measured.about]),
         "commit": _agreed([about["commit"] for about in measured.about]),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from robustseg.attacks import PGD
 from robustseg.callbacks import RobustnessEvaluation
 from robustseg.data import SegmentationData, SyntheticScenes
 from robustseg.data.lightning import SegmentationDataModule
-from robustseg.evaluation import Evaluator, MemorySink
+from robustseg.evaluation import EvaluationError, Evaluator, MemorySink
 from robustseg.evaluation.benchmark import Benchmark, run_benchmark
 from robustseg.evaluation.card_file import read_card
 from robustseg.resume.callback import ResumeCheckpoint
@@ -54,6 +55,22 @@ def test_each_default_said_out_loud_writes_it_too(name, tmp_path):
     settings = {"checkpoint": {"path": "toy.ckpt", "sha256": "0" * 64}, "check_images": 0, "suite": "tiny"}
     settings |= {name: default(name)}
     written(Benchmark(toy_model(), tiny_data(test_length=4), {"pgd1": PGD(steps=1)}, **settings), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"trained_with": "pgd"}, "model.trained_with = 'pgd'"),
+        ({"trained_with": PGD()}, "the model: Object of type PGD is not JSON"),
+        ({"suite": 3}, "protocol.suite = 3"),
+        ({"seed": 0.5}, "protocol.seed = 0.5"),
+        ({"settings": {"weights": Path("x")}}, "the model: Object of type PosixPath is not JSON"),
+        ({"checkpoint": {"path": "x", "sha256": 7}}, "model.sha256 = 7"),
+    ],
+)
+def test_what_no_card_can_hold_is_refused_before_anything_is_measured(settings, said):
+    with pytest.raises(EvaluationError, match=f"a card cannot hold .*{re.escape(said)}"):
+        Benchmark(toy_model(), tiny_data(test_length=4), {}, **settings)
 
 
 def test_an_evaluation_without_attacks_or_pictures_writes_it_too(tmp_path):
