@@ -27,6 +27,7 @@ AVERAGES = (
 """Entries under which training scripts keep a running average of the weights."""
 WRAPPINGS = (
     *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params", "student"),
+    "module",  # DeepSpeed
     *AVERAGES,
 )
 """Entries under which training scripts keep the state dict, in the order of the search."""
@@ -106,7 +107,7 @@ def read_weights(path: str | Path, key: str | None = None) -> Reading:
         kind = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ModelError(f"{path} is not a state dict: it holds {kind}.")
     for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
+        if not isinstance(name, str) or not isinstance(value, Tensor) or not _has_numbers(value):
             raise ModelError(f"{path} is not a state dict: {_no_entry(name, value)}.")
         # Names are printed: a terminal would obey escape sequences, and a line break could forge a line of a message.
         if not name.isprintable():
@@ -133,6 +134,11 @@ def _no_file(path: Path, key: str) -> str:
     return f"is a folder: set {key} to a file in it{f', one of {shorten(inside)}' if inside else ''}"
 
 
+def _has_numbers(tensor: Tensor) -> bool:
+    """Return False for a tensor that torch cannot even sum: one without values, a nested one, or floats of 8 bit."""
+    return not (tensor.is_meta or tensor.is_nested or (tensor.is_floating_point() and tensor.itemsize < 2))
+
+
 def _no_entry(name: object, value: object) -> str:
     if not isinstance(name, str):
         return (
@@ -143,6 +149,9 @@ def _no_entry(name: object, value: object) -> str:
             f"its entry {name!r} is no tensor but another object, as a numpy array is: save torch.from_numpy(...) of "
             f"each"
         )
+    if isinstance(value, Tensor):
+        kind = "without values" if value.is_meta else "of tensors" if value.is_nested else f"of {value.dtype}"
+        return f"its entry {name!r} is a tensor {kind}: save the state dict of the whole network in float32"
     return f"its entry {name!r} is a {type(value).__name__}, not a tensor"
 
 

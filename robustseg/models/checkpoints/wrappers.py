@@ -8,8 +8,11 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import Tensor
 
-RESERVED = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "_forward_module")
-"""Names of the module inside of the wrappers of torch.compile, checkpointing, FSDP and Fabric."""
+RESERVED = (
+    *("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module", "_forward_module"),
+    "_module",
+)
+"""Names of the module inside of the wrappers of torch.compile, checkpointing, FSDP, Fabric and Opacus."""
 WRAPPERS = (*RESERVED, "module")
 """All wrappers, with that of DataParallel and AveragedModel, whose name a network may use itself."""
 

@@ -59,6 +59,7 @@ FILES = {
     "checkpointed": within("backbone", "_checkpoint_wrapped_module"),
     "FSDP in FSDP": under("_fsdp_wrapped_module.", within("backbone", "_fsdp_wrapped_module")),
     "older FSDP": under("_fsdp_wrapped_module._fpw_module.", within("head", "_fpw_module")),
+    "Opacus, and within": under("_module.", within("backbone", "_module")),
     "DeepSpeed by Fabric": under("_forward_module.module."),
     "averaged": lambda state: under("ema.module.")(state) | {"ema.n_averaged": ONE},
     "averaged by a script": under("ema_model."),
@@ -87,6 +88,13 @@ def test_what_is_wrapped_within_is_loaded(file, kind, tmp_path):
     assert fits, described
 
 
+def test_a_checkpoint_of_deepspeed(tmp_path):
+    source, model = build(), build(seed=1)
+    torch.save({"module": source.network.state_dict(), "optimizer": {}, "global_steps": 3}, tmp_path / "file.pth")
+    load_segmentation_weights(model, tmp_path / "file.pth")
+    assert same_network(model, source)
+
+
 @pytest.mark.parametrize("kind", [WithModule, Colliding])
 @pytest.mark.parametrize("file", ["alone", "compiled within", "parallel", "parallel within", "Lightning, compiled"])
 def test_a_module_that_is_called_module_stays(kind, file, tmp_path):
@@ -97,7 +105,6 @@ def test_a_module_that_is_called_module_stays(kind, file, tmp_path):
         "parallel within": within(r"head\.module", "module"),
         "Lightning, compiled": under("model._orig_mod."),
     }[file]
-    source, model = build(kind=Tiny), build(kind=Tiny)
     torch.manual_seed(0)
     source = SegmentationModel(kind())
     torch.manual_seed(1)
