@@ -21,6 +21,7 @@ from robustseg.metrics import (
     class_iou_from_counts,
     confidence_intervals,
     greedy_worst_case,
+    has_spread,
     miou_from_counts,
     no_spread,
     pixel_acc_from_counts,
@@ -119,7 +120,7 @@ def _intervals(counts: Tensor) -> dict[str, Any]:
     scored = int((counts[:, 1].sum(-1) > 0).sum())
     if scored < FEWEST_IMAGES:
         return {"confidence": {}, "no_confidence": too_few(scored)}
-    known = {key: [low, high] for key, (low, high) in confidence_intervals(counts).items() if low < high}
+    known = {key: [*ends] for key, ends in confidence_intervals(counts).items() if has_spread(*ends)}
     # A figure that is the same for all images, such as 0 under a strong attack, has no spread to resample.
     return {"confidence": known} if known else {"confidence": {}, "no_confidence": no_spread(scored)}
 

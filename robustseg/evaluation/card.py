@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from robustseg.evaluation.figures import BY_KEY, FIGURES
 from robustseg.evaluation.targets import TargetKind
+from robustseg.metrics import has_spread
 
 FORMAT: Final = 2
 """Version of the card's format. In format 1, attacks were described by flat texts, and a single image had a confidence
@@ -122,9 +123,8 @@ class Figured(Part):
         return self
 
 
-Share = float | None
+Share = Annotated[float | None, Field(ge=0, le=1)]
 """A figure in [0, 1]; None if it does not exist."""
-_SHARE = Field(ge=0, le=1)
 
 
 class Scores(Figured):
@@ -142,7 +142,7 @@ class Scores(Figured):
         ends = self.confidence.get(key, [])
         low, high = ends if len(ends) == 2 else (None, None)
         # Cards of earlier versions have intervals of no width, of images with the same figures.
-        return None if low is None or high is None or low >= high else (low, high)
+        return None if low is None or high is None or not has_spread(low, high) else (low, high)
 
 
 class AttackRow(Scores):
@@ -151,7 +151,7 @@ class AttackRow(Scores):
     settings: AttackSettings
     error: str | None = None
     """Reason why the attack could not run; the row has no figures then."""
-    gap: dict[str, Share] = Field(default_factory=dict)
+    gap: dict[str, float | None] = Field(default_factory=dict)
     """Difference between the clean and the robust value, by figure."""
 
     @property
@@ -255,8 +255,8 @@ class Protocol(Part):
 class Threshold(Part):
     """The threshold of a detector."""
 
-    value: Share = _SHARE
-    false_positive_rate: Share = _SHARE
+    value: Share
+    false_positive_rate: Share
     images: int
 
 
@@ -264,22 +264,22 @@ class Accepted(Part):
     """The scores of the images that a detector accepts."""
 
     images: int | None = None
-    pixel_acc: Share = _SHARE
-    miou: Share = _SHARE
+    pixel_acc: Share
+    miou: Share
 
 
 class WithRejection(Part):
     """The scores in which rejected images count, see :func:`~robustseg.evaluation.rejection.rejection_scores`."""
 
-    pixel_acc: Share = _SHARE
+    pixel_acc: Share
 
 
 class DetectorRow(Part):
     """The figures of a detector on the images of an attack, or on the clean ones."""
 
     error: str | None = None
-    rejected: Share = Field(None, ge=0, le=1)
-    auc: Share = Field(None, ge=0, le=1)
+    rejected: Share = None
+    auc: Share = None
     accepted: Accepted | None = None
     with_rejection: WithRejection | None = None
 

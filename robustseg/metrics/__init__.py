@@ -1,6 +1,6 @@
 """Segmentation scores: a functional core over confusion matrices or class counts and a torchmetrics class."""
 
-from robustseg.metrics.bootstrap import FEWEST_IMAGES, confidence_intervals, no_spread, too_few
+from robustseg.metrics.bootstrap import FEWEST_IMAGES, confidence_intervals, has_spread, no_spread, too_few
 from robustseg.metrics.counts import (
     class_counts,
     class_iou_from_counts,
@@ -32,6 +32,7 @@ __all__ = [
     "confidence_intervals",
     "confusion_matrix",
     "greedy_worst_case",
+    "has_spread",
     "mean_acc",
     "mean_acc_from_counts",
     "miou",

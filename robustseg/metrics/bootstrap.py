@@ -12,6 +12,8 @@ from robustseg.metrics.counts import DATASET_SCORES, IMAGE_SCORES, SCORES, check
 FEWEST_IMAGES = 4
 """For an interval of 95 %: of 3 images one resample in 27 holds a single image three times, so that both ends would be
 figures of single images, and of one image both are the figure itself."""
+_ROUNDING = 1e-12
+"""Width that rounding alone may give to an interval."""
 _BLOCK = 2**20
 """Most numbers in the largest array of one block of resamples: 8 MB in float64."""
 
@@ -58,6 +60,11 @@ def too_few(images: int) -> str:
         images: Number of images with valid pixels, below :data:`FEWEST_IMAGES`.
     """
     return f"{images} image{'' if images == 1 else 's'} with valid pixels: resampling takes {FEWEST_IMAGES} at least"
+
+
+def has_spread(low: float, high: float) -> bool:
+    """Return whether the ends of an interval differ by more than rounding."""
+    return high - low > _ROUNDING
 
 
 def no_spread(images: int) -> str:

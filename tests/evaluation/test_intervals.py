@@ -12,6 +12,7 @@ from robustseg.evaluation.table import figure
 from robustseg.metrics import FEWEST_IMAGES
 
 NAMES = ["road", "sky"]
+CLASSES = [*NAMES, "car"]
 
 
 def counts(images: list[list[list[int]]]) -> torch.Tensor:
@@ -49,6 +50,13 @@ def test_a_figure_without_spread_has_none_beside_others_that_have_one():
     assert "pixel_acc" not in row["confidence"], "each image has 8 of 16 pixels right"
     assert row["confidence"]["image_miou"][0] < row["confidence"]["image_miou"][1]
     assert "no_confidence" not in row
+
+
+def test_a_spread_of_rounding_is_none():
+    """Three classes take turns in three IoUs, so that their mean is the same for any images."""
+    turns = [[2, 4, 16], [2, 16, 4], [4, 2, 16], [4, 16, 2], [16, 2, 4], [16, 4, 2]]
+    row = scores(counts([[each, [10 + n // 2 for n in each], [10 + n // 2 for n in each]] for each in turns]), CLASSES)
+    assert set(row["confidence"]) == {"mean_acc"}
 
 
 def test_different_images_have_one():
