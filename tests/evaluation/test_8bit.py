@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from robustseg.attacks import FGSM, PGD, Attack, CosPGD, DeepFool, NoiseSource, WorstOf
-from robustseg.evaluation import DiskSink, Evaluator, full_precision
+from robustseg.evaluation import DiskSink, Evaluator, MemorySink, full_precision
 from robustseg.evaluation.build_card import build_card
 from robustseg.evaluation.measurements import read_measurements
 from robustseg.evaluation.protocol import digest
@@ -58,7 +58,7 @@ class Above(nn.Module):
         self.forwards = 0
 
     def forward(self, images):
-        self.forwards += 1
+        self.forwards += len(images)
         red = images[:, 0] * 255 - self.level
         return torch.stack([-red, red, torch.full_like(red, -1e3)], 1)
 
@@ -132,12 +132,30 @@ def test_figures_are_those_of_a_literal_reference(tmp_path):
     assert differing  # it is another figure
 
 
-def test_it_costs_a_forward_for_images_that_are_not_8_bit_already(tmp_path, grey):
-    plain = Above(100.3)
-    evaluated = Above(100.3)
-    scored(tmp_path / "float", evaluated, {"shift": Shift(0.45)}, *grey, size=5)
-    scored(tmp_path / "levels", plain, {"shift": Shift(8)}, *grey, size=5)
-    assert (plain.forwards, evaluated.forwards) == (2, 3)  # clean, adversarial, and rounded
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_it_costs_one_forward_of_each_image_that_is_not_8_bit_already(tmp_path, grey, size):
+    """None for clean images, and none in an attack: PGD asks once a step."""
+    attacks = {"levels": Shift(8), "float": Shift(0.45), "pgd": PGD(steps=3, eps="3/2550", step_size="1/2550")}
+    forwards = {}
+    for count in range(4):
+        model = Above(100.3)
+        scored(tmp_path / str(count), model, dict(list(attacks.items())[:count]), *grey, size=size)
+        forwards[count] = model.forwards
+    assert forwards == {0: 5, 1: 10, 2: 20, 3: 45}  # clean; scored; scored and rounded; three steps, and both
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_targets_from_predictions_cost_one_forward_of_each_image(grey, size):
+    images, targets = grey
+    forwards = []
+    for kind in ("labels", "predictions"):
+        model, sink = Above(100.3), MemorySink()
+        evaluator = Evaluator({"shift": Shift(0.45), "more": Shift(1.5)}, 3, sink, targets=kind)
+        for start in range(0, 5, size):
+            part = slice(start, start + size)
+            evaluator.update(model, [f"id{n}" for n in range(5)][part], images[part], targets[part])
+        forwards.append(model.forwards)
+    assert forwards == [15, 20]
 
 
 def test_rounding_gives_the_values_of_a_saved_file():
