@@ -12,7 +12,7 @@ import yaml
 
 from robustseg.data.errors import DataError, not_permitted
 from robustseg.data.masks import RGB
-from robustseg.opening.plain import TreeError, load_yaml
+from robustseg.opening.plain import YAML_LOADER, TreeError, load_yaml
 from robustseg.opening.regular import read_text
 from robustseg.shipped.once import refuse_twice
 from robustseg.types import IGNORE_INDEX
@@ -65,10 +65,11 @@ def _check_unique(path: Path, key: str, values: Sequence[Sequence[Any]], remedy:
     first: dict[Any, int] = {}
     for number, row in enumerate(values, start=1):
         for value in row:
-            if (other := first.setdefault(value, number)) != number or list(row).count(value) > 1:
+            if (other := first.get(value)) is not None:
                 shown = list(value) if isinstance(value, tuple) else value
                 where = f"rows {other} and {number} have the same" if other != number else f"row {number} has twice the"
                 raise DataError(f"{path}: {where} {key} {shown!r}: {remedy}.")
+            first[value] = number
 
 
 def _entries(path: Path) -> Sequence[Any]:
@@ -100,11 +101,13 @@ def _refuse_octal(text: str) -> None:
     Raises:
         YAMLError: There is one.
     """
-    for token in yaml.scan(text):
+    for token in yaml.scan(text, Loader=YAML_LOADER):
         if isinstance(token, yaml.ScalarToken) and token.plain and re.fullmatch("0[0-7_]+", token.value):
             line, value = token.start_mark.line + 1, int(token.value.replace("_", ""), 8)
             if value:
-                raise yaml.YAMLError(f"line {line} has {token.value}, which is {value} in YAML: leave the zero out")
+                raise yaml.YAMLError(
+                    f"line {line} has {token.value[:80]}, which is {_shown(value)} in YAML: leave the zero out"
+                )
 
 
 def _row(path: Path, number: int, row: Any) -> ClassRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,10 +12,16 @@ import yaml
 
 from robustseg.opening.regular import JSON, read_text
 
+YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Libyaml's parser, or Python's where PyYAML was built without it, which takes four times as long."""
 DEEPEST = 100
 """Most levels of objects within one another."""
 _MOST = 2**20
 """Most values of a tree, counted as often as they are referred to."""
+_MOST_OF_YAML = 2**14
+"""Most values of a YAML text, which is a hundred times as slow to parse as JSON."""
+_LONG_NUMBER = re.compile(r"[-+]?[0-9][0-9_:.]{4300,}")
+"""Number of more digits than Python reads; by 60s, as in 1:30:00, it would take minutes."""
 
 
 class TreeError(ValueError):
@@ -56,7 +63,7 @@ def check_tree(
                 raise TreeError("an object holds itself")
             above.add(key)
             if len(above) > deepest:
-                raise TreeError(f"objects lie too deeply within one another, more than {deepest} levels")
+                raise _too_deep(deepest)
             alive.append(value)
             waiting.append((value, found))
             waiting += [(each, None) for each in found]
@@ -66,7 +73,7 @@ def check_tree(
         if size > most:
             raise TreeError(f"it holds more than {most} values, counted as often as they are referred to")
         if depth > deepest:
-            raise TreeError(f"objects lie too deeply within one another, more than {deepest} levels")
+            raise _too_deep(deepest)
         sizes[key] = size, depth
         above.discard(key)
 
@@ -93,28 +100,29 @@ def read_json(path: str | os.PathLike[str], most: int = JSON, **settings: Any) -
     try:
         content = json.loads(text, **settings)
     except RecursionError:
-        raise TreeError(f"objects lie too deeply within one another, more than {DEEPEST} levels") from None
+        raise _too_deep(DEEPEST) from None
     check_tree(content, most=2 * most)
     return content
 
 
-def load_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
-    """Parse YAML text whose references are counted first, as what they refer to is walked for each of them.
+def load_yaml(text: str, load: Callable[[str], Any] | None = None) -> Any:
+    """Parse YAML text whose values are counted first; references count as what they refer to, for each of them.
 
     Args:
         text: The text.
-        load: Parser of it.
+        load: Parser of it; by default libyaml's.
 
     Raises:
         YAMLError: It is no YAML.
         TreeError: Its objects lie too deeply within one another, hold themselves, or are too many.
     """
     try:
+        _count(text)
         # an alias (*) needs an anchor (&)
-        check_tree(yaml.compose(text, Loader=yaml.SafeLoader) if "&" in text else None, _nodes)
-        content = load(text)
+        check_tree(yaml.compose(text, Loader=YAML_LOADER) if "&" in text else None, _nodes)
+        content = yaml.load(text, YAML_LOADER) if load is None else load(text)
     except RecursionError:
-        raise TreeError(f"objects lie too deeply within one another, more than {DEEPEST} levels") from None
+        raise _too_deep(DEEPEST) from None
     except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
         if isinstance(error, TreeError):
             raise
@@ -122,6 +130,34 @@ def load_yaml(text: str, load: Callable[[str], Any] = yaml.safe_load) -> Any:
         raise yaml.YAMLError(f"a value is none of its type ({str(error).split(';')[0]})") from error
     check_tree(content)
     return content
+
+
+def _count(text: str) -> None:
+    """Count the values and levels of a YAML text, as far as it can be parsed.
+
+    Raises:
+        TreeError: There are too many.
+        ValueError: One is a number of thousands of digits.
+    """
+    values = depth = 0
+    try:
+        for event in yaml.parse(text, Loader=YAML_LOADER):
+            values += isinstance(event, yaml.NodeEvent)
+            is_text = not isinstance(event, yaml.ScalarEvent) or event.implicit[1]
+            if not is_text and _LONG_NUMBER.fullmatch(event.value):
+                raise ValueError(f"a number of {len(event.value):,} signs")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise _too_deep(DEEPEST)
+            if values > _MOST_OF_YAML:
+                raise TreeError(f"it holds more than {_MOST_OF_YAML:,} values")
+    except yaml.YAMLError as error:  # reported by the parser of the text, unless it is libyaml's own limit
+        if "nesting depth" in str(error):
+            raise _too_deep(DEEPEST) from None
+
+
+def _too_deep(deepest: int) -> TreeError:
+    return TreeError(f"objects lie too deeply within one another, more than {deepest} levels")
 
 
 def _nodes(node: Any) -> Iterable[object]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import yaml
 
+from robustseg.opening.plain import YAML_LOADER
+
 
 class TwiceError(yaml.YAMLError):  # type: ignore[misc]
     """Error for a key that is given twice."""
@@ -16,7 +18,7 @@ def refuse_twice(text: str) -> None:
         TwiceError: There is one; the message names it and both lines.
         YAMLError: The text is no YAML.
     """
-    _walk(yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)), "", set())
+    _walk(yaml.compose(text, Loader=YAML_LOADER), "", set())
 
 
 def _walk(node: yaml.Node | None, prefix: str, seen: set[int]) -> None:

@@ -260,7 +260,11 @@ def test_several_ids_and_colours_of_a_class(tmp_path):
         ("{name: a, id: 1, colour: [[1, 2, 3], [1, 2]]}", "row 1 (a) has the colour [1, 2]"),
         ("{name: a, id: 1, id: 2, colour: [1, 2, 3]}", "classes[0].id is given twice, in lines 1 and 1"),
         ("{name: a, id: 1, colour: [064, 000, 128]}", "line 1 has 064, which is 52 in YAML: leave the zero out"),
-        ("{name: a, id: 1:00" + ":59" * 3000 + ", colour: [1, 2, 3]}", "the id a number of thousands of digits"),
+        ("{name: a, id: 0x" + "f" * 4000 + ", colour: [1, 2, 3]}", "the id a number of thousands of digits"),
+        (
+            "{name: a, id: 1:00" + ":59" * 3000 + ", colour: [1, 2, 3]}",
+            "a value is none of its type (a number of 9,004",
+        ),
         ("{name: a, id: " + "9" * 5000 + ", colour: [1, 2, 3]}", "is no YAML (a value is none of its type"),
         ("{name: 2001-99-99, id: 1, colour: [1, 2, 3]}", "a value is none of its type (month must be in 1..12)"),
         ("{name: a, id: !!int '', colour: [1, 2, 3]}", "a value is none of its type (string index out of range)"),
