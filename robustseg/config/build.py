@@ -38,7 +38,7 @@ from robustseg.config.options import TRAINER_DEFAULTS, add_options
 from robustseg.config.safety import limit_imports, refused_object, split_allowed
 from robustseg.config.saying import is_first_process, say, tell
 from robustseg.config.start import find_start, refuse_other_data, start_from_nothing_else
-from robustseg.config.writes import refused_write, split_writable
+from robustseg.config.writes import expand_places, refused_write, split_writable
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.benchmark import Benchmark, Shard
@@ -115,6 +115,7 @@ class RobustSegCLI(LightningCLI):
         assert parser.given is not None, "jsonargparse does not finish parsing by _parse_common any more"
         self.given = parser.given
         write_enums_as_text(self.config)
+        expand_places(self.config)
         check_settings(self.config, trains=not self.evaluate)
         if not self.evaluate:
             refuse_callbacks(self.config)

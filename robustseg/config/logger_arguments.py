@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import (
     WandbLogger,
 )
 
+from robustseg.config.writes import expanded
 from robustseg.training.loggers import LoggerError
 
 FOLDERS = ("save_dir", "root_dir", "log_dir", "dir")
@@ -121,7 +122,7 @@ def _files(of: _Entry, home: Home, version: Any, part: str) -> None:
     """TensorBoard and CSV write into save_dir/name/version."""
     where, name, own = of.given("save_dir"), of.given("name"), of.given("version")
     run, events = home.folder.name, issubclass(of.kind, TensorBoardLogger)
-    if where is None or _is_home(Path(where), home):
+    if where is None or _is_home(str(where), home):
         others = name not in (None, "", home.experiment) or str(own) not in ("None", run, run.removeprefix("version_"))
         if home.is_run and others:
             raise LoggerError(
@@ -144,9 +145,9 @@ def _files(of: _Entry, home: Home, version: Any, part: str) -> None:
             of.set(purge_step=of.purge_step)
 
 
-def _is_home(save_dir: Path, home: Home) -> bool:
+def _is_home(save_dir: str, home: Home) -> bool:
     """Return whether a logger's own folder would be among the experiments or runs, and pass for one."""
-    return save_dir.resolve() in {place.resolve() for place in (home.root, home.root / home.experiment)}
+    return Path(expanded(save_dir)).resolve() in {place.resolve() for place in (home.root, home.root / home.experiment)}
 
 
 def _wandb(of: _Entry, home: Home, version: Any, part: str) -> None:

@@ -25,6 +25,24 @@ _NOT_EVALUATED = ("checkpoint", "save")
 """Keys that an evaluation does not use."""
 _CACHE = "data.init_args.disk_cache"
 _ROOT = "trainer.default_root_dir"
+_OF_RUNS = (_ROOT, "experiment", "output")
+"""Keys that the folders of runs and evaluations are made of."""
+
+
+def expanded(place: str) -> str:
+    """Replace ``~`` and environment variables, as some loggers do and others do not."""
+    return os.path.expanduser(os.path.expandvars(place))
+
+
+def expand_places(config: Namespace) -> None:
+    """Expand the places of runs and evaluations, so that whatever writes there means the same folder.
+
+    Args:
+        config: As parsed; changed in place.
+    """
+    for key in _OF_RUNS:
+        if isinstance(place := config.get(key), (str, Path)):
+            config[key] = expanded(str(place))
 
 
 def split_writable(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -55,7 +73,8 @@ def refused_write(config: Namespace, allowed: Sequence[str], args: Sequence[str]
     for key, text in _texts(config.as_dict()):
         if not _within(key, _SECTIONS) or key == _ROOT or (evaluate and _within(key, _NOT_EVALUATED)):
             continue
-        if _is_inside(text, places) or _is_given(key, text, args) or (key == _CACHE and _is_cache(text)):
+        inside = all(_is_inside(each, places) for each in _readings(text))
+        if inside or _is_given(key, text, args) or (key == _CACHE and _is_cache(text)):
             continue
         return (
             f"{key} = {text} lies outside of this folder and of {root}, and a file asks to write there: add "
@@ -75,8 +94,13 @@ def _texts(value: object, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(inner, f"{key}[{index}]")
     elif isinstance(value, (str, os.PathLike)):
         text = os.fspath(value)
-        if isinstance(text, str) and _may_leave(text):
+        if isinstance(text, str) and any(map(_may_leave, _readings(text))):
             yield key, text
+
+
+def _readings(text: str) -> tuple[str, str]:
+    """Return a place with its environment variables as they are and replaced, since some loggers replace them."""
+    return text, os.path.expandvars(text)
 
 
 def _may_leave(text: str) -> bool:

@@ -68,6 +68,23 @@ def test_checkpoints_configuration_and_evaluation_are_in_one_folder(kind, tmp_pa
         assert len(list(run.glob("evaluation_*/card.json"))) == 2
 
 
+def test_a_root_with_a_tilde_or_a_variable_is_one_folder_to_all(tmp_path, monkeypatch):
+    """TensorBoard's logger replaces them by itself, and nothing else of Lightning does."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PART", "runs")
+    options = ["--robustness.attacks", "{}", "--experiment", "${PART}1"]
+    assert main(["train", *TINY, "--trainer.default_root_dir", "~/$PART", *options]) == 0
+    run = tmp_path / "runs" / "runs1" / "version_0"
+    assert all(list(run.glob(name)) for name in ("config.yaml", "events.*", "checkpoints/*.ckpt", "evaluation_*"))
+    command = ["evaluate", "--config", str(run / "config.yaml"), "--allow_import", "tests", "--check_images", "0"]
+    ended = main([*command, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--output", "~/$PART/scores"])
+    assert ended == 0
+    assert all(list((tmp_path / "runs" / "scores").glob(name)) for name in ("card.json", "events.*"))
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_loggers_that_count_beside_the_run_write_into_its_folder(tmp_path):
     arguments = {"save_dir": str(tmp_path), "name": "tiny"}
     both = [{"class_path": kind, "init_args": arguments} for kind in ("CSVLogger", "TensorBoardLogger")]

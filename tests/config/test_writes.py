@@ -39,7 +39,7 @@ CASES = {
     "best checkpoint": ("checkpoint.dirpath", "checkpoint: {dirpath: @}"),
     "cache": ("data.init_args.disk_cache", "data: {init_args: {disk_cache: @}}"),
 }
-PLACES = ("/elsewhere/x", "../x", "a/../../x", "~/x")
+PLACES = ("/elsewhere/x", "../x", "a/../../x", "~/x", "$ELSEWHERE/x", "a/${UPWARDS}/x", "$ELSEWHERE/../../x")
 FEW = [(name, "/elsewhere/x") for name in CASES] + [("logger", place) for place in PLACES[1:]]
 ALL = [(name, place) for name in CASES for place in PLACES if (name, place) not in FEW]
 
@@ -48,6 +48,8 @@ ALL = [(name, place) for name in CASES for place in PLACES if (name, place) not 
 def here(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("ELSEWHERE", "/elsewhere")  # TensorBoard's logger replaces variables, others do not
+    monkeypatch.setenv("UPWARDS", "../..")
     return tmp_path / "here"
 
 
