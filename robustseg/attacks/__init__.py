@@ -19,7 +19,7 @@ from robustseg.attacks.minimum_norm.carlini_wagner import CW
 from robustseg.attacks.minimum_norm.dag import DAG
 from robustseg.attacks.minimum_norm.deepfool import DeepFool
 from robustseg.attacks.minimum_norm.primal_dual import PDGD, PDPGD
-from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.noise import NOISE_VERSION, NoiseSource
 from robustseg.attacks.presets.ensemble import WorstOf
 from robustseg.attacks.presets.gradient import BIM, DS, FGSM, MIFGSM, PGD, CosPGD, SegFGSM, SegPGD
 from robustseg.attacks.presets.mlattack import MLAttack
@@ -53,6 +53,7 @@ __all__ = [
     "FGSM",
     "MIFGSM",
     "NIFGSM",
+    "NOISE_VERSION",
     "PDGD",
     "PDPGD",
     "PGD",

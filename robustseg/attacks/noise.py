@@ -1,42 +1,51 @@
-"""Randomness of the attacks: explicit generators, so that the global random state is neither read nor changed."""
+"""Randomness of the attacks: a pure function of keys and counters, equal on every device and in any batch."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
+
+from robustseg.attacks import bits
+
+NOISE_VERSION: Final = 2
+"""Version of the numbers that a seed gives; raised with every change of them.
+
+Version 1 came from torch's generators of each device, which differ between the CPU and GPUs, and between GPU models.
+"""
 
 
 class NoiseSource:
     """Source of an attack's random numbers.
 
-    Noise of an image's shape comes from one generator per image if these are given, so that the adversarial example of
-    an image does not depend on its batch. Scalars that the whole batch shares (the scale of dynamic scaling) come from
-    the shared generator, on the CPU: drawing them never waits for a device.
+    A number is a function of the image's key, of the draw's number for this image, and of the element's index within
+    the image, see :mod:`robustseg.attacks.bits`. It depends neither on the device, nor on the batch, nor on the memory
+    format, and no generator of torch is asked. Scalars that the whole batch shares (the scale of dynamic scaling) are
+    made of Python's integers: drawing them never waits for a device.
 
     Args:
-        shared: CPU generator for scalars.
-        per_image: One generator per image, or a single generator for the whole batch, on the images' device.
+        seed: Seed of the batch.
+        ids: B int64 numbers that tell the images apart; None for their rows in the batch.
+        device: Device of the images.
     """
 
-    def __init__(
-        self,
-        shared: torch.Generator,
-        per_image: Sequence[torch.Generator] | torch.Generator,
-    ):
-        self._shared = shared
-        self._per_image = per_image
-        # For part of a batch with one generator: its rows, and the number of rows to draw, those of the whole batch.
-        self._part: tuple[Tensor, int] | None = None
+    def __init__(self, seed: int, ids: Tensor | None, device: torch.device):
+        self._seed = seed
+        self._shared = _Shared()
+        self._images = _Images(bits.mix(seed), ids, device)
+        # Rows of a part of the batch.
+        self._rows: Tensor | None = None
 
     @classmethod
     def from_generator(cls, generator: torch.Generator, device: torch.device) -> NoiseSource:
-        """Make a source with one generator for the whole batch; ``generator`` advances by one number."""
+        """Make a source for the rows of one batch; ``generator`` advances by one number."""
         seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device).item())
-        return cls(_generator(seed, torch.device("cpu")), _generator(seed, device))
+        return cls(seed, None, device)
 
     @classmethod
     def for_samples(
@@ -50,20 +59,29 @@ class NoiseSource:
             device: Device of the images.
             step: Global step in training; 0 in evaluation.
         """
-        shared = _generator(_hash(seed, step, "shared"), torch.device("cpu"))
-        return cls(shared, [_generator(_hash(seed, step, "sample", sample), device) for sample in ids])
+        numbers = torch.tensor([bits.signed(_hash("sample", sample)) for sample in ids], dtype=torch.int64)
+        return cls(_hash(seed, step), _moved(numbers, device), device)
 
     def uniform(self, like: Tensor) -> Tensor:
-        """Draw U[0, 1) of the shape, dtype and device of ``like`` (B×…)."""
-        return self._draw(torch.rand, like)
+        """Draw U[0, 1) of the shape, dtype and device of ``like`` (B×…), contiguous.
+
+        The numbers are multiples of 2^-24, in float64 of 2^-53. Half precision gets them rounded, and stays below 1.
+        """
+        if like.dtype == torch.float64:
+            return bits.uniform_double(self._words(like), self._words(like)).view(like.shape)
+        drawn = bits.uniform(self._words(like)).view(like.shape)
+        if like.dtype == torch.float32:
+            return drawn
+        return drawn.to(like.dtype).clamp_max_(1 - torch.finfo(like.dtype).eps / 2)
 
     def normal(self, like: Tensor) -> Tensor:
-        """Draw N(0, 1) of the shape, dtype and device of ``like`` (B×…)."""
-        return self._draw(torch.randn, like)
+        """Draw N(0, 1) of the shape, dtype and device of ``like`` (B×…), contiguous; float32 numbers in any dtype."""
+        return bits.normal(self._words(like)).view(like.shape).to(like.dtype)
 
     def scalar(self) -> float:
-        """Draw one number from U[0, 1), shared by the batch."""
-        return float(torch.rand((), generator=self._shared, dtype=torch.float64).item())
+        """Draw one number from U[0, 1), a multiple of 2^-53, shared by the batch."""
+        self._shared.drawn += 1
+        return (bits.mix(bits.mix(self._seed) + self._shared.drawn * bits.GOLDEN) >> 11) * 2.0**-53
 
     def select(self, rows: Tensor, count: int) -> NoiseSource:
         """Return the source for some images, which gives them the same numbers as within the whole batch.
@@ -72,12 +90,9 @@ class NoiseSource:
             rows: Indices of these images.
             count: Number of images in the whole batch.
         """
+        self._images.reserve(count)
         part = copy.copy(self)
-        if isinstance(self._per_image, torch.Generator):
-            outer, total = self._part or (torch.arange(count, device=rows.device), count)
-            part._part = (outer[rows], total)
-        else:
-            part._per_image = [self._per_image[row] for row in rows.tolist()]
+        part._rows = rows if self._rows is None else self._rows[rows.to(self._rows.device)]
         return part
 
     def fork(self, seed: int, device: torch.device | None = None) -> NoiseSource:
@@ -85,48 +100,95 @@ class NoiseSource:
 
         Args:
             seed: 0 for the numbers that this source would give next; any other value for other numbers.
-            device: Device of the new generators; this source's by default. ``seed`` must not be 0 if it is given.
+            device: Device of the new source; this source's by default.
         """
         fork = copy.copy(self)
-        fork._shared = _forked(self._shared, seed)
-        if isinstance(self._per_image, torch.Generator):
-            fork._per_image = _forked(self._per_image, seed, device)
-            if self._part is not None and device is not None:
-                fork._part = (self._part[0].to(device), self._part[1])
-        else:
-            fork._per_image = [_forked(generator, seed, device) for generator in self._per_image]
+        fork._seed = _hash(self._seed, seed) if seed else self._seed
+        fork._shared = _Shared(0 if seed else self._shared.drawn)
+        fork._images = self._images.fork(bits.mix(fork._seed), self._rows, not seed, device or self._images.device)
+        fork._rows = None
         return fork
 
-    def _draw(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
-        # Half-precision draws would be coarse: U[0, 1) in bfloat16 has 256 values.
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        if isinstance(self._per_image, torch.Generator):
-            rows, count = self._part or (None, len(like))
-            shape = (count, *like.shape[1:])
-            drawn = draw(shape, generator=self._per_image, dtype=dtype, device=like.device)
-            drawn = drawn if rows is None else drawn[rows]
-        elif len(self._per_image) == len(like):
-            drawn = torch.stack(
-                [draw(like.shape[1:], generator=g, dtype=dtype, device=like.device) for g in self._per_image]
-            )
+    def _words(self, like: Tensor) -> Tensor:
+        """Draw the random words of one number for each element: B×… int32, flat in each image."""
+        count = len(like)
+        if self._rows is None:
+            self._images.reserve(count)
+        known = len(self._images) if self._rows is None else len(self._rows)
+        if known != count and not (self._rows is None and self._images.by_row):
+            raise ValueError(f"noise for {known} samples was given to a batch of {count} images.")
+        keys = self._images.next_keys(self._rows, count)
+        return bits.words(_moved(keys, like.device), math.prod(like.shape[1:]))
+
+
+class _Shared:
+    """The number of scalars drawn, common to a source and its parts."""
+
+    def __init__(self, drawn: int = 0):
+        self.drawn = drawn
+
+
+class _Images:
+    """The keys of a batch's images and the numbers of their draws, common to a source and its parts.
+
+    Each image counts its own draws: its numbers must not depend on the draws of others, from which it was absent.
+
+    Args:
+        seed: Mixed seed of the batch.
+        ids: B int64; None for the rows, of a batch that may grow.
+        device: Device of the images.
+    """
+
+    def __init__(self, seed: int, ids: Tensor | None, device: torch.device):
+        self.device = device
+        self.by_row = ids is None
+        self._seed = seed
+        self._ids = torch.empty(0, dtype=torch.int64, device=device) if ids is None else ids
+        # Never changed in place: they may have been made in inference mode.
+        self._drawn = torch.zeros_like(self._ids)
+        self._keys: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def reserve(self, count: int) -> None:
+        """Make room for this number of images if they are told apart by their rows."""
+        if self.by_row and count > len(self):
+            self._drawn = torch.cat([self._drawn, self._drawn.new_zeros(count - len(self))])
+            self._ids, self._keys = torch.arange(count, device=self.device), None
+
+    def fork(self, seed: int, rows: Tensor | None, continued: bool, device: torch.device) -> _Images:
+        """Copy the images at ``rows``, or all, for another seed; ``continued`` keeps the numbers of their draws."""
+        ids, drawn = self._ids, self._drawn
+        if rows is not None:
+            rows = rows.to(self.device)
+            ids, drawn = ids[rows], drawn[rows]
+        fork = _Images(seed, _moved(ids, device), device)
+        fork.by_row = self.by_row and rows is None
+        if continued:
+            fork._drawn = _moved(drawn, device)
+        return fork
+
+    def next_keys(self, rows: Tensor | None, count: int) -> Tensor:
+        """Return the keys of the next draw of the images at ``rows`` (the first ones if None): B int64."""
+        if self._keys is None:
+            self._keys = bits.mixed(self._ids + bits.signed(self._seed))
+        if rows is None and count == len(self):
+            keys, numbers = self._keys, self._drawn
+            self._drawn = numbers + 1
         else:
-            raise ValueError(f"noise for {len(self._per_image)} samples was given to a batch of {len(like)} images.")
-        return drawn.to(like.dtype)
+            rows = torch.arange(count, device=self.device) if rows is None else rows.to(self.device)
+            keys, numbers = self._keys[rows], self._drawn[rows]
+            self._drawn = self._drawn.index_copy(0, rows, numbers + 1)
+        return bits.mixed(keys + numbers * bits.signed(bits.GOLDEN))
 
 
-def _generator(seed: int, device: torch.device) -> torch.Generator:
-    return torch.Generator(device=device).manual_seed(seed)
-
-
-def _forked(generator: torch.Generator, seed: int, device: torch.device | None = None) -> torch.Generator:
-    if seed:
-        return _generator(_hash(generator.initial_seed(), seed), device or generator.device)
-    fork = torch.Generator(device=generator.device)
-    fork.set_state(generator.get_state())
-    return fork
+def _moved(numbers: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device; to a GPU without waiting for it."""
+    return numbers.to(device, non_blocking=device.type != "cpu")
 
 
 def _hash(*parts: object) -> int:
-    """Compute a stable 63-bit seed: Python's own hash of strings changes from process to process."""
+    """Compute a stable 64-bit number: Python's own hash of strings changes from process to process."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return int.from_bytes(digest, "big")

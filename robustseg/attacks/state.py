@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from robustseg.attacks.buffers import Slots, changed, contents_of
 from robustseg.attacks.errors import AttackError
+from robustseg.attacks.generators import global_generators
 
 AttackMode = Literal["eval", "train"]
 
@@ -24,7 +25,7 @@ _HOLDS: list[Hold] = []
 
 
 class Hold:
-    """The hold of one attack on the modules that it runs, and on torch's global random state.
+    """The hold of one attack on the modules that it runs, and on torch's global random state on all devices.
 
     A module is taken before its forward: its parameters are frozen and, with ``"eval"``, its training flag is cleared.
     A DistributedDataParallel is passed by, so that it neither arms its reducer nor starts collectives. On release each
@@ -45,7 +46,7 @@ class Hold:
         self._saved: dict[str, dict[int, tuple[Any, Any]]] = {kind: {} for kind in _RESTORE}
         with _LOCK:
             _HOLDS.append(self)
-            self._keep("generator", ((generator, generator.get_state()) for generator in _generators()))
+            self._keep("generator", ((generator, generator.get_state()) for generator in global_generators()))
 
     def take(self, modules: Iterable[nn.Module]) -> None:
         """Remember the state of modules, and put them into the mode.
@@ -168,14 +169,6 @@ _RESTORE: dict[str, Callable[[Any, Any], None]] = {
     "generator": lambda generator, state: generator.set_state(state),
 }
 """Restorations by kind of state, in this order."""
-
-
-def _generators() -> list[torch.Generator]:
-    """Return torch's global generators: the CPU's, and that of the current GPU if one is in use."""
-    generators = [torch.default_generator]
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
-    return generators
 
 
 def _refuse_synchronised_batchnorm(modules: Iterable[nn.Module]) -> None:

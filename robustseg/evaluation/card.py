@@ -250,6 +250,8 @@ class Protocol(Part):
     eps: str | float | None = None
     """norm and eps: the budget that all attacks with a bound share; None where they differ."""
     batch_sizes: list[int] = Field(default_factory=list)
+    noise: int = 1
+    """Version of the random numbers that a seed gives, see :data:`~robustseg.attacks.NOISE_VERSION`."""
 
 
 class Threshold(Part):

@@ -16,7 +16,9 @@ from robustseg.opening.plain import read_json
 PROTOCOL = "protocol.json"
 FORMAT = 1
 """Version of the folder's layout; raised when older folders can no longer be continued."""
-_UNSAID = {"targets": "labels"}
+FIRST_NOISE = 1
+"""Version of the noise in protocols and cards that do not say one, see :data:`~robustseg.attacks.NOISE_VERSION`."""
+_UNSAID = {"targets": "labels", "noise": FIRST_NOISE}
 """Facts that protocols leave out where they have these values."""
 _OLD_RESULTS = "robustness.json"
 """File with the results of evaluations before there were result cards."""
@@ -43,7 +45,7 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> str:
     """
     facts = json.loads(json.dumps({"format": FORMAT, **facts}, allow_nan=False))
     # A folder that is claimed already is not written to, so that it can be read on a full disk.
-    if not _is_claimed(folder / PROTOCOL):
+    if not is_claimed(folder / PROTOCOL):
         if (folder / _OLD_RESULTS).exists():
             raise EvaluationError(
                 f"{folder} holds the results of an older version ({_OLD_RESULTS}), which cannot be continued: choose "
@@ -68,7 +70,7 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> str:
     return digest(facts)
 
 
-def _is_claimed(path: Path) -> bool:
+def is_claimed(path: Path) -> bool:
     """Return whether there is a protocol; an empty file is one that is being written, or whose writer was killed."""
     try:
         return not path.is_file() or path.stat().st_size > 0 if path.exists() else False

@@ -19,10 +19,12 @@ from robustseg.resume.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpo
 from robustseg.resume.checkpoint_state import OUTLINE, check_state, outlines
 from robustseg.resume.circumstances import CIRCUMSTANCES_KEY, circumstances, other_circumstances
 from robustseg.resume.continuation import (
+    NOISE_SINCE,
     RUN_KEY,
     Resume,
     check_continuation,
     close_epoch,
+    noise_since,
     rescale_batches,
     run_facts,
     run_record,
@@ -101,6 +103,7 @@ class ResumeCheckpoint(Checkpoint):
         self.run_folder = run_folder
         self.folder: Path | None = None
         self._facts: dict[str, Any] = {}
+        self._noise: Mapping[str, int] = NOISE_SINCE
         self._due = False
         self._saved_step = -1
         self._new_epoch = self._finished = False
@@ -138,6 +141,7 @@ class ResumeCheckpoint(Checkpoint):
             return
         for line in check_continuation(checkpoint, self._facts, self.settings, self.resume):
             _say(trainer, line)
+        self._noise = noise_since(checkpoint)
         record = checkpoint[RUN_KEY]
         known = record.get(CIRCUMSTANCES_KEY) or {"robustseg": record.get("version")}
         if note := other_circumstances(known, circumstances(trainer)):
@@ -164,7 +168,7 @@ class ResumeCheckpoint(Checkpoint):
     ) -> None:
         """Add the record for the check of a continuation."""
         checkpoint[RUN_KEY] = {
-            **run_record(self._facts, self.settings),
+            **run_record(self._facts, self.settings, self._noise),
             "finished": self._finished,
             CIRCUMSTANCES_KEY: circumstances(trainer),
             OUTLINE: outlines(checkpoint),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pydoc import locate
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 from packaging.version import InvalidVersion, Version
 
 import robustseg
+from robustseg.attacks import NOISE_VERSION
 from robustseg.attacks.settings import settings_of
 from robustseg.data import derived_seed, run_seed
 from robustseg.data.lightning import SegmentationDataModule
@@ -23,6 +25,8 @@ Resume = Literal["exact", "elastic", "changed"]
 RUN_KEY = "robustseg_run"
 """Entry in a checkpoint with the facts and settings of its run."""
 RUN_FORMAT = 1
+NOISE_SINCE: Mapping[str, int] = MappingProxyType({str(NOISE_VERSION): 0})
+"""First step by version of the noise, in a run that began with this version."""
 
 _NOT_COMPARED = {
     # the initial weights do not matter once the checkpoint has weights
@@ -92,14 +96,42 @@ def run_facts(trainer: pl.Trainer, datamodule: SegmentationDataModule) -> dict[s
     }
 
 
-def run_record(facts: Mapping[str, Any], settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the entry :data:`RUN_KEY` of a checkpoint."""
+def run_record(
+    facts: Mapping[str, Any], settings: Mapping[str, Any] | None, noise: Mapping[str, int] = NOISE_SINCE
+) -> dict[str, Any]:
+    """Return the entry :data:`RUN_KEY` of a checkpoint.
+
+    Args:
+        facts: :func:`run_facts`.
+        settings: :func:`deciding_settings`, or None.
+        noise: First step by version of the noise, see :func:`noise_since`.
+    """
     return {
         "format": RUN_FORMAT,
         "version": robustseg.__version__,
+        "noise": dict(noise),
         "facts": dict(facts),
         "settings": None if settings is None else dict(settings),
     }
+
+
+def noise_since(checkpoint: Mapping[str, Any], name: str = "the checkpoint") -> dict[str, int]:
+    """Return the first step by version of the noise, of a run that continues a checkpoint with this version.
+
+    Args:
+        checkpoint: Content of the checkpoint; those that name no version are of version 1.
+        name: Name of the file, for messages.
+
+    Raises:
+        TrainingError: The entry is no such mapping.
+    """
+    found = checkpoint[RUN_KEY].get("noise", {"1": 0})
+    if not isinstance(found, Mapping) or not found or not all(type(step) is int for step in found.values()):
+        raise TrainingError(f"{name}: {RUN_KEY}.noise is no step by version: give another checkpoint.")
+    if max(found, key=found.__getitem__) in NOISE_SINCE:
+        return dict(found)
+    step = checkpoint.get("global_step")  # checked with the rest of the training state
+    return dict(found) | dict.fromkeys(NOISE_SINCE, step if type(step) is int else 0)
 
 
 def check_continuation(
@@ -172,6 +204,12 @@ def check_continuation(
             f"with the number of processes is {_global(before)}."
         )
     notes = [f"no longer the same run: {line}" for line in rest]
+    since = noise_since(checkpoint, name)
+    if len(since) > len(found.get("noise", {"1": 0})) and _is_attacked(found.get("settings")):
+        notes.append(
+            f"no longer the same run: from step {max(since.values())} on the attacker's noise is of version "
+            f"{NOISE_VERSION}, other numbers for the same seed; the weights up to there stay valid"
+        )
     if _global(before) != _global(facts):
         notes.append(f"no longer the same run: an update had {_global(before)} images, now it has {_global(facts)}")
     if shared:
@@ -182,6 +220,12 @@ def check_continuation(
 def _is_settings(found: object) -> bool:
     """Return whether this may be :func:`deciding_settings` of a run."""
     return found is None or (isinstance(found, Mapping) and isinstance(found.get("trainer"), Mapping))
+
+
+def _is_attacked(settings: object) -> bool:
+    """Return whether a run draws noise as far as its settings say."""
+    model = settings.get("model") if isinstance(settings, Mapping) else None
+    return not isinstance(model, Mapping) or model.get("attack") is not None
 
 
 def _is_newer(version: str) -> bool:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 from markupsafe import Markup
 
 from robustseg.evaluation.figures import BY_KEY, SCORES
+from robustseg.evaluation.protocol import FIRST_NOISE
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.pages import render
 from robustseg.evaluation.report.wording import DIGITS, count, plain, setting
@@ -94,6 +95,7 @@ def facts_of(about: Mapping[str, Any]) -> dict[str, str]:
     images = f"{data['images']} of the split's {data['split_images']}"
     found["Data"] = f"{data['name']} {data['split']}, {images} images, sha256 {data['sha256'][:12]}…"
     found["Precision, seed"] = f"{protocol['precision']}, {protocol['seed']}"
+    found["Noise"] = f"version {protocol.get('noise', FIRST_NOISE)}"
     found["Versions"] = _versions(about["versions"])
     found["Commit"] = plain(about.get("commit") or "unknown")
     return found

@@ -27,7 +27,7 @@ class FixedDraws(NoiseSource):
     """Noise whose scalars are given and whose start noise is seeded."""
 
     def __init__(self, scalars: list[float]):
-        super().__init__(torch.Generator(), torch.Generator().manual_seed(11))
+        super().__init__(11, None, torch.device("cpu"))
         self._scalars = iter(scalars)
 
     def scalar(self) -> float:

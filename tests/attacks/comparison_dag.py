@@ -18,7 +18,7 @@ class Recorded(NoiseSource):
     """Keeps what was drawn."""
 
     def __init__(self) -> None:
-        super().__init__(torch.Generator(), torch.Generator().manual_seed(6))
+        super().__init__(6, None, torch.device("cpu"))
         self.drawn: list[Tensor] = []
 
     def uniform(self, like: Tensor) -> Tensor:

@@ -236,3 +236,35 @@ def test_noise_of_one_sample_is_refused_for_a_larger_batch():
     noise = NoiseSource.for_samples(0, ["a"], CPU)
     with pytest.raises(ValueError, match=r"1 samples .* batch of 2"):
         noise.uniform(torch.zeros(2, 3, 4, 4))
+
+
+@every_norm
+def test_memory_format_changes_no_noise(name: str, norm: str):
+    """The model answers in one memory format, so that nothing but the noise could differ."""
+    net, (images, targets) = tiny_net(), tiny_batch(batch=3)
+    model = Around(net, lambda x: net(x.contiguous()))
+    ids = ["a", "b", "c"]
+    expected, found = (
+        build(name, 0.05, norm)(model, given, targets, generator=NoiseSource.for_samples(0, ids, CPU))
+        for given in (images, images.to(memory_format=torch.channels_last))
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@every_norm
+def test_no_generator_of_torch_is_asked(name: str, norm: str, monkeypatch: pytest.MonkeyPatch):
+    """With a source of noise, neither a global generator nor one of the attack's own: they differ between devices."""
+    model, (images, targets) = tiny_net(), tiny_batch(batch=3)
+    attack = build(name, 0.05, norm)
+    noise = NoiseSource.for_samples(0, ["a", "b", "c"], CPU)
+
+    def refused(*args: object, **settings: object) -> None:
+        raise AssertionError("a generator of torch was asked")
+
+    for draw in ("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "bernoulli"):
+        monkeypatch.setattr(torch, draw, refused)
+    for draw in ("normal", "multinomial", "Generator"):
+        monkeypatch.setattr(torch, draw, refused)
+    for draw in ("uniform_", "normal_", "random_", "bernoulli_"):
+        monkeypatch.setattr(torch.Tensor, draw, refused)
+    attack(model, images, targets, generator=noise)

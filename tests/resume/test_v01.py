@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from robustseg.cli.main import main
+from robustseg.resume.continuation import RUN_KEY
+from tests.helpers.first_noise import FirstNoise
 from tests.helpers.paths import ROOT
 
 FIXTURE = ROOT / "tests" / "fixtures" / "v01"
@@ -37,17 +39,39 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-@pytest.mark.slow
-def test_it_is_resumed(folder, capsys):
+def back_at_step_2(folder: Path) -> dict[str, torch.Tensor]:
+    """Remove the last checkpoint, and return its weights."""
     expected = weights(folder / "checkpoints" / "step_00000006.ckpt")
     (folder / "checkpoints" / "last.ckpt").unlink()
     for path in (folder / "checkpoints").glob("step_00000006*"):
         path.unlink()
+    return expected
+
+
+@pytest.mark.slow
+def test_it_is_resumed(folder, capsys, monkeypatch):
+    """With the noise of its version it ends in its weights."""
+    monkeypatch.setattr("robustseg.training.module.NoiseSource", FirstNoise)
+    expected = back_at_step_2(folder)
     assert train(folder) == 0
     assert "resuming from runs/v01/version_0/checkpoints/step_00000002.ckpt" in capsys.readouterr().out
     found = weights(folder / "checkpoints" / "last.ckpt")
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_new_noise_is_said_in_one_line_and_once(folder, capsys):
+    back_at_step_2(folder)
+    cheap = ["--robustness.attacks", "{}", "--robustness.validate_with", "null", "--checkpoint.monitor", "null"]
+    assert train(folder, *cheap) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "noise" in line]
+    assert len(said) == 1
+    assert "from step 2 on the attacker's noise is of version 2, other numbers for the same seed" in said[0]
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last[RUN_KEY]["noise"] == {"1": 0, "2": 2}
+    assert all(bool(tensor.isfinite().all()) for tensor in last["state_dict"].values())
+    assert train(folder, *cheap) == 0
+    assert "noise" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -75,24 +99,46 @@ def test_other_settings_than_its_own_are_refused(folder, capsys):
     assert "attack" in capsys.readouterr().err
 
 
-def test_its_evaluation_is_continued_or_refused_in_one_line(folder, capsys):
+def test_its_complete_evaluation_is_kept_with_its_noise(folder, capsys):
     before = json.loads((folder / EVALUATION / "card.json").read_text())
-    options = ("--output", str(folder / EVALUATION), "--check_images", "0")
-    status = evaluate(folder, *options)
-    _, err = capsys.readouterr()
-    if status:
-        assert len(err.strip().splitlines()) == 1
-        assert "version" in err
+    records = {path: path.read_bytes() for path in (folder / EVALUATION / "records").iterdir()}
+    assert evaluate(folder, "--output", str(folder / EVALUATION), "--check_images", "0") == 0
+    out, err = capsys.readouterr()
+    assert len([line for line in (out + err).splitlines() if "is complete, with noise of version 1" in line]) == 1
+    after = json.loads((folder / EVALUATION / "card.json").read_text())
+    assert after["protocol"]["noise"] == 1
+    for name in before["attacks"]:
+        assert after["attacks"][name]["miou"] == before["attacks"][name]["miou"]
+    assert after["clean"]["miou"] == before["clean"]["miou"]
+    assert {path: path.read_bytes() for path in (folder / EVALUATION / "records").iterdir()} == records
+    assert "version 1" in (folder / EVALUATION / "report.html").read_text()
+
+
+@pytest.mark.parametrize("lacks", ["an attack", "an image", "everything"])
+def test_its_incomplete_evaluation_is_refused_in_one_line(lacks, folder, capsys):
+    options = []
+    if lacks == "an attack":
+        options = ["--robustness.attacks.pgd3", "robustseg.attacks.PGD", "--robustness.attacks.pgd3.steps", "3"]
+    elif lacks == "everything":
+        shutil.rmtree(folder / EVALUATION / "records")
     else:
-        after = json.loads((folder / EVALUATION / "card.json").read_text())
-        assert after["clean"]["miou"] == before["clean"]["miou"]
-    assert (folder / EVALUATION / "records").is_dir()
+        (stream,) = (folder / EVALUATION / "records").iterdir()
+        stream.write_bytes(stream.read_bytes()[:-100])
+    before = {path: path.read_bytes() for path in (folder / EVALUATION).rglob("*") if path.is_file()}
+    assert evaluate(folder, "--output", str(folder / EVALUATION), "--check_images", "0", *options) == 1
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "noise" in line]
+    assert f"{folder / EVALUATION} lacks results, and its noise is of version 1" in said
+    assert "Choose another --output, or remove the folder" in said
+    assert {path: path.read_bytes() for path in (folder / EVALUATION).rglob("*") if path.is_file()} == before
 
 
-def test_it_is_evaluated_anew(folder, tmp_path):
+def test_it_is_evaluated_anew(folder, tmp_path, monkeypatch):
+    """With the noise of its version it gets its figures."""
+    monkeypatch.setattr("robustseg.evaluation.attacking.NoiseSource", FirstNoise)
     before = json.loads((folder / EVALUATION / "card.json").read_text())
     assert evaluate(folder, "--output", str(tmp_path / "new"), "--check_images", "0") == 0
     after = json.loads((tmp_path / "new" / "card.json").read_text())
+    assert after["protocol"]["noise"] == 2
     for name in ("pgd2", "apgd"):
         assert after["attacks"][name]["miou"] == pytest.approx(before["attacks"][name]["miou"], abs=1e-3)
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from robustseg.attacks import Attack
+from robustseg.attacks import NOISE_VERSION, Attack
 from robustseg.data import DataError, SegmentationData
 from robustseg.data.base import Split
 from robustseg.detectors import Detector, DetectorError
@@ -20,7 +20,7 @@ from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark.detection import Consistency
 from robustseg.evaluation.benchmark.facts import data_facts, model_facts
 from robustseg.evaluation.card import ModelFacts, Part, Protocol
-from robustseg.evaluation.protocol import digest
+from robustseg.evaluation.protocol import FIRST_NOISE, digest
 from robustseg.evaluation.targets import (
     TargetKind,
     check_targets,
@@ -146,6 +146,7 @@ class Benchmark:
             "model": model_facts(self.model, self.settings, self.checkpoint),
             "data": {**data_facts(self.data, self.split), "ids": None if whole else self.samples},
             "seed": self.seed,
+            "noise": NOISE_VERSION,
             # Left out for labels, so that folders from before there was a choice are continued.
             **({"targets": self.targets} if self.targets != "labels" else {}),
             # A model that was trained in bf16-true is evaluated in that precision.
@@ -162,6 +163,7 @@ class Benchmark:
                 "targets": self.targets,
                 "precision": self.facts["precision"],
                 "seed": self.seed,
+                "noise": self.facts.get("noise", FIRST_NOISE),
             },
         }
 

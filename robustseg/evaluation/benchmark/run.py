@@ -20,6 +20,7 @@ from robustseg.evaluation import (
 )
 from robustseg.evaluation.attack_stage import FORWARD, AttackStage
 from robustseg.evaluation.benchmark.module import EvaluationModule
+from robustseg.evaluation.benchmark.old_noise import keep_noise
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.benchmark.probe import PROBE, PROBE_STEPS, checks_of
 from robustseg.evaluation.benchmark.thresholds import BENIGN, detectors_of
@@ -120,6 +121,7 @@ def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path, stage: Atta
         with shown().stage(stage):
             measure(trainer, benchmark, folder, stage)
         return
+    keep_noise(benchmark, folder, trainer.is_global_zero)
     # Claimed before the trainer starts, since its loggers write into folders that may be refused.
     refuse_others(streams(folder), claim(folder, benchmark.facts), benchmark.record_settings)
     module = EvaluationModule(benchmark, folder, stage)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
+from robustseg.attacks import NOISE_VERSION
 from robustseg.data import DataError, collate
 from robustseg.detectors import Detector, DetectorError, Threshold, auc
 from robustseg.evaluation import CLEAN, EvaluationError, full_precision
@@ -21,7 +22,7 @@ from robustseg.evaluation.attack_stage import FORWARD, AttackStage
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.errors import not_written
 from robustseg.evaluation.measurements import Measurements
-from robustseg.evaluation.protocol import digest
+from robustseg.evaluation.protocol import FIRST_NOISE, digest
 from robustseg.evaluation.rejection import has_valid_pixels, rejection_scores
 from robustseg.evaluation.views import seen_name
 from robustseg.files import write_json
@@ -109,7 +110,8 @@ def _benign_scores(
     They are written batch by batch. A threshold for any false positive rate follows from them without the model.
     """
     of = benchmark
-    about = {"detector": detector.describe(), "seed": of.seed}
+    noise = of.facts.get("noise", FIRST_NOISE)
+    about = {"detector": detector.describe(), "seed": of.seed, **({} if noise == FIRST_NOISE else {"noise": noise})}
     path = folder / BENIGN.replace("*", digest(about)[:8])
     known = _read(path, about)
     dataset, indices, scores = of.data.dataset("train").as_deployed(), of.benign_indices, []
@@ -118,6 +120,11 @@ def _benign_scores(
         samples = [dataset[index] for index in indices[start : start + of.data.val_batch_size]]
         prints = [_print(sample) for sample in samples]
         if any(key not in known for key in prints):
+            if noise != NOISE_VERSION:
+                raise DetectorError(
+                    f"the noise of {folder} is of version {noise}, and {path.name} lacks scores, which would be of "
+                    f"version {NOISE_VERSION}: choose another --output."
+                )
             batch = collate(samples)
             with full_precision():
                 found = detector.scores(of.model.to(device), batch.images.to(device), batch.ids, seed=of.seed)

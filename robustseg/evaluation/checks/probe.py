@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from robustseg.attacks import Attack, ThreatModel, attack_mode
 from robustseg.attacks.checks import checked_batch
+from robustseg.attacks.generators import global_generators
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.threat import Norm
@@ -77,7 +77,8 @@ def probe_model(
     known = {name: counts[rows].cpu() for name, counts in (suite or {}).items()}
     with full_precision(), attack_mode(model) as attacked:
         # Within attack_mode, which restores torch's generators, so that a random model gives the same evidence again.
-        _seed_everything(seed, images.device)
+        for generator in global_generators():
+            generator.manual_seed(seed)
         subject = Subject(
             attacked,
             [ids[row] for row in rows],
@@ -159,9 +160,3 @@ def _checked(
                 "probe images in their order."
             )
     return images, targets
-
-
-def _seed_everything(seed: int, device: torch.device) -> None:
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)

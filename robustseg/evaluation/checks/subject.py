@@ -195,7 +195,6 @@ def spread(values: Tensor) -> dict[str, float | None]:
 
 def signs(images: Tensor, seed: int, draws: int = 1) -> Iterator[Tensor]:
     """Draw random ±1 of the shape of ``images``, the same for a seed on any device."""
-    generator = torch.Generator().manual_seed(seed)
+    noise = NoiseSource(seed, None, images.device)
     for _ in range(draws):
-        drawn = torch.rand(images.shape, generator=generator) < 0.5
-        yield (1 - 2 * drawn.to(images.dtype)).to(images.device)
+        yield 1 - 2 * (noise.uniform(images) < 0.5).to(images.dtype)

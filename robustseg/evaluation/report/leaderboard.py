@@ -248,9 +248,17 @@ def _table(cards: Mapping[str, Card]) -> LeaderboardTable:
     below = (
         f"{data.images} of {data.split_images} images, {resolution}; suite {', '.join(suites)}: "
         f"{', '.join(plain(name) for name in first.attacks) or 'no attack'}; seed {first.protocol.seed}, "
-        f"{plain(first.protocol.precision)}; data sha256 {sha(data.sha256)}…"
+        f"{plain(first.protocol.precision)}; data sha256 {sha(data.sha256)}…{_noise(cards)}"
     )
     return LeaderboardTable(heading, below, (*placed, *apart))
+
+
+def _noise(cards: Mapping[str, Card]) -> str:
+    """Name the cards of each version of the noise, if there are several: one seed gives them other numbers."""
+    versions = sorted({card.protocol.noise for card in cards.values()})
+    names = [", ".join(plain(name) for name, card in cards.items() if card.protocol.noise == each) for each in versions]
+    parts = [f"of version {version} in {shown}" for version, shown in zip(versions, names, strict=True)]
+    return f"; noise {' and '.join(parts)}, other numbers for the same seed" if len(parts) > 1 else ""
 
 
 def _entry(name: str, card: Card) -> Entry:

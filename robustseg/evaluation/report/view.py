@@ -100,6 +100,7 @@ def facts(card: Card) -> dict[str, str]:
         "Threat": threat(protocol),
         "Suite": plain(protocol.suite or "none, attacks chosen one by one"),
         "Precision, seed": f"{plain(protocol.precision)}, {protocol.seed}",
+        "Noise": f"version {protocol.noise}",
         "Versions": versions,
         "Commit": plain(card.commit or UNKNOWN),
     }
