@@ -23,6 +23,7 @@ LAYERS = [
     {"resume"},
     {"callbacks", "evaluation.benchmark"},
     {"studies"},
+    {"planning"},
     {"config"},
     {"api"},
     {"doctor"},

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustseg.cli.computing import measuring
+from robustseg.cli.plan import show_plan, split_plan
 from robustseg.config.build import RobustSegCLI
 from robustseg.config.loggers import close
 from robustseg.evaluation.benchmark import run_benchmark
+from robustseg.planning.evaluation import Part
 from robustseg.resume.runs import run_folder
 
 UNRELIABLE = 3
@@ -21,10 +23,15 @@ def evaluate(args: Sequence[str]) -> int:
 
 
 def _evaluate(args: Sequence[str]) -> int:
+    plan, args = split_plan(args)
+    if plan is not None and plan.is_elsewhere:
+        return 0
     cli = RobustSegCLI(args, evaluate=True)
     config = cli.config
     benchmark = cli.loaded_benchmark(config.check_images)
     folder = Path(config.output) if config.output else run_folder(cli.checkpoint) / benchmark.name
+    if plan is not None:
+        return show_plan(plan, cli, [Part(benchmark, folder)], "evaluate", folder)
     cli.log_into(folder)
     card = run_benchmark(cli.trainer, benchmark, folder)
     close(cli.trainer.loggers)

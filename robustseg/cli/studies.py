@@ -11,16 +11,19 @@ from typing import NamedTuple
 
 from robustseg.cli.arguments import Arguments
 from robustseg.cli.computing import measuring
+from robustseg.cli.plan import Plan, show_plan, split_plan
 from robustseg.config.build import RobustSegCLI
+from robustseg.config.options import ABOUT_PLAN
 from robustseg.config.safety import OPTION, split_allowed
 from robustseg.config.writes import allowing, split_writable
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.benchmark import Benchmark
+from robustseg.planning.evaluation import Part
 from robustseg.resume.runs import CHECKPOINTS, LAST, run_folder
 from robustseg.shipped import ConfigFileError, find
 from robustseg.studies.errors import StudyError
-from robustseg.studies.run import run_study, run_transfer, target
+from robustseg.studies.run import part_of_study, parts_of_transfer, run_study, run_transfer, target
 from robustseg.studies.study import Answering, Study, StudyAcrossModels
 
 Build = Callable[..., RobustSegCLI]
@@ -42,28 +45,35 @@ class ModelFiles(NamedTuple):
 
 def study(args: Sequence[str]) -> int:
     """Run a study of a checkpoint, with ``--models`` also on further models."""
+    plan, args = split_plan(args)
+    if plan is not None and plan.is_elsewhere:
+        return 0
     packages, rest = split_allowed(args)
     folders, _ = split_writable(rest)
     allowed = [*(f"{OPTION}={package}" for package in packages), *allowing(folders)]
     # The target's configuration takes no other arguments from this command line.
-    return measuring(lambda: _study(args, partial(_evaluation, allowed=allowed)))
+    return measuring(lambda: _study(args, partial(_evaluation, allowed=allowed), plan))
 
 
 def transfer(args: Sequence[str]) -> int:
     """Evaluate several models on one another's adversarial images."""
-    return measuring(lambda: _transfer(args, _evaluation))
+    plan, args = split_plan(args)
+    if plan is not None and plan.is_elsewhere:
+        return 0
+    return measuring(lambda: _transfer(args, _evaluation, plan))
 
 
 def _evaluation(args: Sequence[str], study: bool, allowed: Sequence[str] = ()) -> RobustSegCLI:
     return RobustSegCLI([*args, *allowed], evaluate=True, study=study)
 
 
-def _study(args: Sequence[str], build: Build) -> int:
+def _study(args: Sequence[str], build: Build, plan: Plan | None = None) -> int:
     """Run one study of one model.
 
     Args:
         args: Arguments of ``robustseg evaluate``, a configuration with ``study``, and ``--models``.
         build: Function that builds an evaluation from arguments.
+        plan: Options of a plan, which is printed in the place of a run.
 
     Raises:
         StudyError: The study or a target cannot be used.
@@ -83,17 +93,22 @@ def _study(args: Sequence[str], build: Build) -> int:
     assert cli.checkpoint is not None
     folder = Path(cli.config.output) if cli.config.output else run_folder(cli.checkpoint) / benchmark.name
     study: Study = cli.config_init.study
-    run_study(cli.trainer, benchmark, study, folder, "the attacked model", targets)
+    attacked = "the attacked model"
+    if plan is not None:
+        of, _ = part_of_study(benchmark, study, attacked, targets)
+        return show_plan(plan, cli, [Part(of, folder, follows=False)], "study", folder)
+    run_study(cli.trainer, benchmark, study, folder, attacked, targets)
     return 0
 
 
-def _transfer(args: Sequence[str], build: Build) -> int:
+def _transfer(args: Sequence[str], build: Build, plan: Plan | None = None) -> int:
     """Attack several models, and evaluate all of them on the adversarial images of each.
 
     Args:
         args: ``--models NAME=RUN …``, ``--output``, a configuration with ``study``, and options for the evaluation of
             every model.
         build: Function that builds an evaluation from arguments.
+        plan: Options of a plan, which is printed in the place of a run.
 
     Raises:
         StudyError: There are fewer than two models, or they do not fit together.
@@ -101,6 +116,7 @@ def _transfer(args: Sequence[str], build: Build) -> int:
     parser = Arguments("transfer", transfer.__doc__)
     parser.add_argument("--models", nargs="*", default=[], metavar="NAME=RUN", help="Two or more, each a run's folder.")
     parser.add_argument("--output", metavar="FOLDER", help="Folder of the results, which is continued if it is there.")
+    parser.add_argument("--plan", metavar="TIME", nargs="?", help=ABOUT_PLAN)
     parser.epilog = "All options of robustseg study are taken as well, --config above all; they hold for every model."
     options, rest = parser.parse_known_args(args)
     places = parse_models(options.models, "--models")
@@ -124,7 +140,12 @@ def _transfer(args: Sequence[str], build: Build) -> int:
         cli.datamodule = first.datamodule
         benchmarks[place.name] = cli.loaded_benchmark(check_images=0)
         _check_same_samples(benchmarks[places[0].name], benchmarks[place.name], place.name)
-    run_transfer(first.trainer, benchmarks, study, Path(options.output))
+    folder = Path(options.output)
+    if plan is not None:
+        found = parts_of_transfer(benchmarks, study)
+        parts = [Part(of, folder / name, name, follows=False) for name, (of, _) in found.items()]
+        return show_plan(plan, first, parts, "transfer", folder)
+    run_transfer(first.trainer, benchmarks, study, folder)
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robustseg.cli.computing import preemptible
+from robustseg.cli.plan import show_training, split_plan
 from robustseg.config.build import RobustSegCLI
 from robustseg.config.callbacks import check_callbacks
 from robustseg.config.limits import check_batches, check_folder
@@ -29,8 +30,13 @@ def train(args: Sequence[str]) -> int:
 
 def _train(args: Sequence[str], signals: PreemptionSignals) -> int:
     signals.leave_at_once()  # there is nothing to save before the first update
+    plan, args = split_plan(args)
+    if plan is not None and plan.is_elsewhere:
+        return 0
     cli = RobustSegCLI(args)
     _check_before_training(cli)
+    if plan is not None:
+        return show_training(plan, cli)
     cli.log_into(Path(str(cli.save.run_folder)))
     signals.leave_between_steps()
     cli.save.signals = signals

@@ -24,6 +24,11 @@ TRAINER_DEFAULTS = {
     # Its FLOPs are 0 here, and its modes those of the moment.
     "enable_model_summary": False,
 }
+PLAN_OPTION = "--plan"
+ABOUT_PLAN = (
+    "Measure a few steps and print what the command would compute: gradients, time, memory, and how many devices end "
+    "it within TIME, such as 8h (24h by default), with the sbatch line. Nothing is written; --json FILE keeps the plan."
+)
 FROM_DATA = {"model.network.init_args.num_classes": "num_classes", "model.ignore_index": "ignore_index"}
 """Keys that take their value from an attribute of the data."""
 
@@ -57,6 +62,13 @@ def _add_run_options(parser: LightningArgumentParser, evaluate: bool) -> None:
         metavar="PACKAGE",
         help="Package whose classes a configuration may name, beside torch, torchvision, timm and robustseg. Can "
         "be repeated. On the command line only.",
+    )
+    # Likewise: cli.plan has taken it with its --json FILE.
+    parser.add_argument(
+        PLAN_OPTION,
+        action=ActionFail(),
+        metavar="[TIME]",
+        help=f"{ABOUT_PLAN} On the command line only.",
     )
     # Likewise: cli.main has taken it, and what a run is does not depend on it.
     parser.add_argument("--quiet", action=ActionFail(), help="Leave warnings and results, without progress.")

@@ -68,11 +68,8 @@ def run_study(
         EvaluationError: The folder belongs to another evaluation or cannot be written.
         AttackError: An attack cannot continue.
     """
-    if targets and not study.takes_targets:
-        raise StudyError(f"{type(study).__name__} has models of its own to score: leave --models out.")
-    study.check_sources({attacked: benchmark})
-    models = study.answering(attacked, benchmark.model, targets)
-    found = _measured(trainer, benchmark, study, folder, models, attacked)
+    of, models = part_of_study(benchmark, study, attacked, targets)
+    found = _measured(trainer, of, folder)
     if found is None:
         return None
     measured, facts = found
@@ -94,13 +91,9 @@ def run_transfer(
         study: The study.
         folder: Folder of the results, with a subfolder for each attacked model.
     """
-    study.check_sources(benchmarks)
-    targets = {name: target(name, of.model, of.settings, of.checkpoint or {}) for name, of in benchmarks.items()}
     sources, facts = [], {}
-    for name, benchmark in track(benchmarks.items(), "model"):
-        # Empty key: the attacked model's scores on its own images are those of its evaluation, and share its records.
-        models = [each._replace(key="") if each.name == name else each for each in targets.values()]
-        found = _measured(trainer, benchmark, study, folder / name, models, name)
+    for name, (of, models) in track(parts_of_transfer(benchmarks, study).items(), "model"):
+        found = _measured(trainer, of, folder / name)
         if found is not None:
             sources.append(Measured(name, found[0], models))
             facts[name] = found[1]
@@ -113,15 +106,20 @@ def run_transfer(
     return result
 
 
-def _measured(
-    trainer: pl.Trainer,
-    benchmark: Benchmark,
-    study: Study,
-    folder: Path,
-    models: Sequence[Answering],
-    source: str,
-) -> tuple[Measurements, dict[str, Any]] | None:
-    """Measure one attacked model; return measurements and conditions, or None in a process that writes no results."""
+def part_of(
+    benchmark: Benchmark, study: Study, models: Sequence[Answering], source: str = "the attacked model"
+) -> Benchmark:
+    """Return the evaluation that measures a study on one attacked model.
+
+    Args:
+        benchmark: The evaluation of the model, for its data and shard; its attacks are ignored.
+        study: The study.
+        models: The models to score, see :meth:`Study.answering`.
+        source: Name of the attacked model.
+
+    Raises:
+        StudyError: The evaluation is of other targets than labels, or two models have the same name.
+    """
     if benchmark.targets != "labels":
         raise StudyError(
             "robustness.targets = predictions: a study scores against labels, and other models than the attacked one: "
@@ -132,7 +130,7 @@ def _measured(
         raise StudyError(f"two models are called {next(n for n in names if names.count(n) > 1)!r}: rename one of them.")
     # A model with two names is scored once.
     scored: dict[str, nn.Module] = {model.key: model.model for model in models}
-    of = replace(
+    return replace(
         benchmark,
         attacks=study.attacks_on(source),
         suite=study.name,
@@ -142,6 +140,35 @@ def _measured(
         check_images=0,
         num_pictures=0,
     )
+
+
+def parts_of_transfer(
+    benchmarks: Mapping[str, Benchmark], study: StudyAcrossModels
+) -> dict[str, tuple[Benchmark, list[Answering]]]:
+    """Return the evaluation of each attacked model with the models to score, by its name; errors as of part_of."""
+    study.check_sources(benchmarks)
+    targets = {name: target(name, of.model, of.settings, of.checkpoint or {}) for name, of in benchmarks.items()}
+    found = {}
+    for name, benchmark in benchmarks.items():
+        # Empty key: the attacked model's scores on its own images are those of its evaluation, and share its records.
+        models = [each._replace(key="") if each.name == name else each for each in targets.values()]
+        found[name] = part_of(benchmark, study, models, name), models
+    return found
+
+
+def part_of_study(
+    benchmark: Benchmark, study: Study, attacked: str, targets: Sequence[Answering]
+) -> tuple[Benchmark, list[Answering]]:
+    """Return the evaluation of a study with the models to score; arguments and errors as of :func:`run_study`."""
+    if targets and not study.takes_targets:
+        raise StudyError(f"{type(study).__name__} has models of its own to score: leave --models out.")
+    study.check_sources({attacked: benchmark})
+    models = study.answering(attacked, benchmark.model, targets)
+    return part_of(benchmark, study, models, attacked), models
+
+
+def _measured(trainer: pl.Trainer, of: Benchmark, folder: Path) -> tuple[Measurements, dict[str, Any]] | None:
+    """Measure one attacked model; return measurements and conditions, or None in a process that writes no results."""
     measure(trainer, of, folder)
     if not trainer.is_global_zero:
         return None

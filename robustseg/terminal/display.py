@@ -49,6 +49,8 @@ class Display:
         self.quiet = quiet
         self.bar = bar
         self.clock = clock
+        self.created = clock()
+        """Time at which the command began."""
         self._stages: list[Stage] = []
         self._phase = ""
         self._drawing: _Drawing | None = None
