@@ -45,6 +45,10 @@ _REMEDIES = {
     "backward through the graph a second time": (
         "the model keeps a tensor of an earlier forward: detach what it keeps, or compute it anew in each forward"
     ),
+    "view size is not compatible": (
+        "the model needs another layout than that of its features: call reshape in place of view, or leave "
+        "model.channels_last out"
+    ),
     "RNN backward": "run the attack with torch.backends.cudnn.flags(enabled=False)",
     "uninitialized parameter": "call the model once on a batch, so that its lazy modules are initialised",
 }

@@ -53,10 +53,13 @@ def modules_of(model: object) -> list[nn.Module]:
 
 
 def is_compiled(model: object, modules: Iterable[nn.Module]) -> bool:
-    """Return whether ``torch.compile`` made the model or one of its modules."""
+    """Return whether ``torch.compile`` made the model or one of its modules, or one says that it runs such code."""
     function = isinstance(model, types.FunctionType) and hasattr(model, "_torchdynamo_orig_callable")
     return function or any(
-        "_orig_mod" in module._modules or getattr(module, "_compiled_call_impl", None) is not None for module in modules
+        "_orig_mod" in module._modules
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or getattr(module, "runs_compiled_code", False) is True
+        for module in modules
     )
 
 

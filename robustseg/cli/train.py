@@ -20,7 +20,7 @@ from robustseg.resume.continuation import RUN_KEY, check_continuation, run_facts
 from robustseg.resume.preemption import PreemptionSignals
 from robustseg.resume.runs import LAST, RunError
 from robustseg.training.monitored import check_monitors
-from robustseg.training.strategy import check_strategy
+from robustseg.training.strategy import check_strategy, named_gradients
 
 
 def train(args: Sequence[str]) -> int:
@@ -40,7 +40,8 @@ def _train(args: Sequence[str], signals: PreemptionSignals) -> int:
     cli.log_into(Path(str(cli.save.run_folder)))
     signals.leave_between_steps()
     cli.save.signals = signals
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
+    with named_gradients():
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.checkpoint, weights_only=True)
     if (reason := early_end(cli.trainer)) is not None:
         say(reason)
     if cli.config.trainer.fast_dev_run:
@@ -50,6 +51,7 @@ def _train(args: Sequence[str], signals: PreemptionSignals) -> int:
     last = folder / LAST
     path = (best.best_model_path if best.monitor else None) or (str(last) if last.is_file() else cli.checkpoint)
     weights = load_segmentation_weights(cli.model.model, path) if path else None
+    cli.model.model.compiled = None  # as for evaluate, which would else have other figures by rounding
     benchmark = cli.benchmark(weights, check_images=0)
     # Results are saved continuously, so a signal may end the evaluation at once.
     signals.leave_at_once()

@@ -37,7 +37,7 @@ from robustseg.config.named import ConfigFile, limit_files
 from robustseg.config.options import TRAINER_DEFAULTS, add_options
 from robustseg.config.safety import limit_imports, refused_object, split_allowed
 from robustseg.config.saying import is_first_process, say, tell
-from robustseg.config.start import find_start, refuse_other_data, start_from_nothing_else
+from robustseg.config.start import find_start, leave_uncompiled, refuse_other_data, start_from_nothing_else
 from robustseg.config.writes import expand_places, refused_write, split_writable
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import SegmentationDataModule
@@ -141,6 +141,7 @@ class RobustSegCLI(LightningCLI):
             self.config.trainer.logger = True
         if self.evaluate:
             self.config.robustness.validate_with = None  # the run's, which may not fit to another suite
+            leave_uncompiled(self.config.model, self.given_arguments)
         if not self.study:  # has no log
             check_loggers(self.config.trainer.logger)
         if self.study:

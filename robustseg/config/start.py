@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
 from robustseg.config.options import FROM_DATA
-from robustseg.config.saying import say
+from robustseg.config.saying import say, tell
 from robustseg.data import SegmentationData
 from robustseg.resume.checkpoint_io import AtomicCheckpointIO
 from robustseg.resume.runs import RunError, last_run
@@ -63,6 +64,20 @@ def start_from_nothing_else(model: Namespace) -> None:
     for key, value in (("pretrained", False), ("weights", None)):
         if key in arguments:
             arguments[key] = value
+
+
+def leave_uncompiled(model: Namespace, arguments: Sequence[str]) -> None:
+    """Switch off a run's ``model.compile``, which is for its training, unless the command line of an evaluation has it.
+
+    The figures of a checkpoint then do not depend on the compiler of the machine that they are measured on.
+
+    Args:
+        model: Section of the configuration.
+        arguments: The command line.
+    """
+    if model.compile and not any(argument.startswith("--model.compile") for argument in arguments):
+        tell("the model runs uncompiled; --model.compile true compiles it for an evaluation")
+        model.compile = False
 
 
 def refuse_other_data(config: Namespace, data: SegmentationData) -> None:

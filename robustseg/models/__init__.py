@@ -4,6 +4,7 @@ from robustseg.models.adapters import SMPNetwork, TorchvisionNetwork, Transforme
 from robustseg.models.backbone import Backbone
 from robustseg.models.checkpoints.load import WeightsInfo, load_segmentation_weights, read_record
 from robustseg.models.checkpoints.record import RECORD_FORMAT, RECORD_KEY
+from robustseg.models.compiled import Compile
 from robustseg.models.dlaseg import DLASeg
 from robustseg.models.drn import DRN
 from robustseg.models.drnseg import DRNSeg
@@ -27,6 +28,7 @@ __all__ = [
     "RECORD_FORMAT",
     "RECORD_KEY",
     "Backbone",
+    "Compile",
     "DLASeg",
     "DRNSeg",
     "DeepLabV3",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustseg.models.compiled import AsGiven, Compile, Compiled, network_in_compiled
 from robustseg.models.errors import ModelError
+from robustseg.models.layout import layout_at_fault, to_channels_last
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
 from robustseg.models.window import SlidingWindow
 
@@ -27,6 +30,9 @@ class SegmentationModel(nn.Module):
         std: Per-channel standard deviation for images in [0, 1]; None for the network's, or else ImageNet's.
         window: In eval mode, images larger than this go through the network in overlapping windows, which attacks see
             as part of the model. None for whole images of any size. It is not in the state dict.
+        compile: Run the network as compiled by torch.compile, with its settings or the default ones; False does not. A
+            ``network`` that went through torch.compile is unwrapped, and compiled with the settings of that call.
+        channels_last: Keep weights and images in memory with the channels last, which computes the same up to rounding.
 
     Raises:
         ModelError: ``mean`` and ``std`` differ in length, or ``std`` is not positive.
@@ -41,8 +47,13 @@ class SegmentationModel(nn.Module):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         window: SlidingWindow | None = None,
+        compile: Compile | bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
+        settings: Compile | AsGiven | None = Compile() if compile is True else compile or None
+        if (inner := network_in_compiled(network)) is not None:
+            settings, network = settings or AsGiven(network), inner
         self.normalisation_given = mean is not None or std is not None
         """True if the normalisation was given: another project's file then does not replace it."""
         mean = getattr(network, "image_mean", IMAGENET_MEAN) if mean is None else mean
@@ -51,8 +62,23 @@ class SegmentationModel(nn.Module):
             raise ModelError(f"mean = {list(mean)}, std = {list(std)}: give one mean and one positive std per channel.")
         self.network = network
         self.window = window
+        self.compiled = None if settings is None else Compiled(settings, type(network).__name__)
+        self.channels_last = channels_last
+        if channels_last:
+            to_channels_last(network)
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1))
+
+    @property
+    def runs_compiled_code(self) -> bool:
+        """True if hooks on the network's layers have no effect, for the attacks."""
+        return self.compiled is not None
+
+    @property
+    def execution(self) -> dict[str, Any]:
+        """How the network runs, as plain values, as far as it is not as written: figures differ in rounding with it."""
+        compiled = {} if self.compiled is None else {"compile": self.compiled.settings.describe()}
+        return compiled | ({"channels_last": True} if self.channels_last else {})
 
     @property
     def num_classes(self) -> int:
@@ -99,13 +125,31 @@ class SegmentationModel(nn.Module):
             ModelError: ``images`` are not float B×3×H×W, or the network did not return B×C×h×w logits.
         """
         self._check_images(images)
-        if not isinstance(self.network, Network):
-            return self._whole(images), None
-        logits, aux_logits = self.network.forward_with_aux(self._normalise(images))
-        return self._resize(logits, images), None if aux_logits is None else self._resize(aux_logits, images)
+        inner = next((part for part in self.network.modules() if isinstance(part, Network)), None)
+        if inner is not None and inner is not self.network:
+            wrapper, name = type(self.network).__name__, type(inner).__name__
+            raise ModelError(
+                f"network is a {wrapper} around a {name}, which hides the auxiliary head: give the {name} itself, or "
+                "set model.aux_weight to 0."
+            )
+        return self._run(images, with_aux=inner is not None)
 
     def _whole(self, images: Tensor) -> Tensor:
-        return self._resize(self.network(self._normalise(images)), images)
+        return self._run(images, with_aux=False)[0]
+
+    def _run(self, images: Tensor, with_aux: bool) -> tuple[Tensor, Tensor | None]:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        try:
+            if self.compiled is None:
+                return _pass(self, images, with_aux)
+            return self.compiled(_pass, self, images.contiguous(memory_format=layout), with_aux)
+        except Exception as error:
+            if self.channels_last and (reason := layout_at_fault(self.network, self._normalise(images), error)):
+                raise ModelError(
+                    f"model.channels_last: {type(self.network).__name__} needs another layout of its features "
+                    f"({reason}): leave model.channels_last out, or call reshape in place of view in the network."
+                ) from error
+            raise
 
     def _normalise(self, images: Tensor) -> Tensor:
         normalised = (images - self.mean) / self.std
@@ -140,3 +184,14 @@ class SegmentationModel(nn.Module):
         classes = getattr(self.network, "num_classes", logits.shape[1])
         if logits.shape[1] != classes:
             raise ModelError(f"{name} returned {logits.shape[1]} logits per pixel, but its num_classes = {classes}.")
+
+
+def _pass(model: SegmentationModel, images: Tensor, with_aux: bool) -> tuple[Tensor, Tensor | None]:
+    """Compute the logits and, if wanted, the auxiliary head's, at the images' size; this is what is compiled."""
+    normalised = model._normalise(images)
+    if model.channels_last:
+        normalised = normalised.contiguous(memory_format=torch.channels_last)
+    if not with_aux:
+        return model._resize(model.network(normalised), images), None
+    logits, aux = model.network.forward_with_aux(normalised)  # type: ignore[operator]
+    return model._resize(logits, images), None if aux is None else model._resize(aux, images)

@@ -22,6 +22,7 @@ _NAMES = {
     "device": "device",
     "processor": "processor",
     "matmul": "precision of float32 products",
+    "execution": "execution of the network",
 }
 
 
@@ -41,6 +42,7 @@ def circumstances(trainer: pl.Trainer) -> dict[str, str]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "matmul": torch.get_float32_matmul_precision(),
+        "execution": str(getattr(getattr(trainer.lightning_module, "model", None), "execution", None) or "as written"),
     }
 
 

@@ -34,6 +34,9 @@ _NOT_COMPARED = {
     "model.init_without",
     "model.network.init_args.pretrained",
     "model.network.init_args.weights",
+    # of the execution: a circumstance, with which rounding may differ
+    "model.compile",
+    "model.channels_last",
     # policies for errors that would otherwise end the run
     "model.on_non_finite_loss",
     "data.init_args.on_bad_sample",

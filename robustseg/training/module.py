@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -17,11 +16,14 @@ from robustseg.data import run_seed
 from robustseg.data.lightning import data_of
 from robustseg.evaluation.figures import LOGGED
 from robustseg.metrics import SegmentationScores
-from robustseg.models import RECORD_KEY, Network, SegmentationModel, SlidingWindow, load_segmentation_weights
+from robustseg.models import RECORD_KEY, Compile, Network, SegmentationModel, SlidingWindow, load_segmentation_weights
+from robustseg.models.unused import freeze_unused
 from robustseg.training.class_weights import ClassWeights, check_class_weights, class_weights
 from robustseg.training.monitored import check_monitors
 from robustseg.training.non_finite import NonFiniteLoss, NonFinitePolicy, refuse_non_finite
 from robustseg.training.objective import LossCombination, count_valid, update_loss
+from robustseg.training.optimizer import build_optimizer
+from robustseg.training.ranks import share_buffers
 from robustseg.training.record import checkpoint_record, validation_record
 from robustseg.training.schedule import ScheduleName, scheduler_of
 from robustseg.training.seeding import seed_step
@@ -69,6 +71,9 @@ class RobustSegmentation(pl.LightningModule):
         ignore_index: Label of pixels that do not count; null counts all.
         on_non_finite_loss: ``"stop"`` training at a batch with a loss that is not finite on some rank, or ``"skip"``
             it, see :class:`~robustseg.training.non_finite.NonFiniteLoss`; ``train/skipped`` counts the skipped batches.
+        compile: Run the network in attacks, updates and validation as compiled by torch.compile: true for the default
+            settings, or :class:`~robustseg.models.Compile`'s; on GPUs it may be faster.
+        channels_last: Keep weights and images in memory with the channels last; on GPUs it is mostly faster.
 
     Raises:
         ValueError: A value is out of its range.
@@ -94,6 +99,8 @@ class RobustSegmentation(pl.LightningModule):
         ignore_index: int | None = IGNORE_INDEX,
         on_non_finite_loss: NonFinitePolicy = "stop",
         class_weights: ClassWeights | list[float] | None = None,
+        compile: Compile | bool = False,
+        channels_last: bool = False,
     ):
         super().__init__()
         if not 0 <= aux_weight < math.inf:
@@ -102,7 +109,7 @@ class RobustSegmentation(pl.LightningModule):
             raise ValueError(f"head_lr_factor = {head_lr_factor} must be positive.")
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps = {warmup_steps} is negative.")
-        self.model = SegmentationModel(network, mean, std, window)
+        self.model = SegmentationModel(network, mean, std, window, compile, channels_last)
         # Plain attributes: nothing of the attacker is in the state_dict, so a run can resume with another one.
         self.attack = attack
         self.split = AdversarialSplit(adversarial_fraction, attack_mode)
@@ -119,6 +126,7 @@ class RobustSegmentation(pl.LightningModule):
         self.non_finite = NonFiniteLoss(on_non_finite_loss)
         self.scores = SegmentationScores(self.model.num_classes, ignore_index)
         self._validation: dict[str, Any] | None = None
+        self._unused: frozenset[nn.Parameter] = frozenset()
         if init_weights is not None:
             load_segmentation_weights(self.model, init_weights, init_without or ())
 
@@ -131,6 +139,14 @@ class RobustSegmentation(pl.LightningModule):
     def seed(self) -> int:
         """Seed of the run, as set by ``seed_everything``; attack noise is a function of it."""
         return run_seed()
+
+    def setup(self, stage: str) -> None:
+        """Freeze what an update does not depend on, such as an auxiliary head without weight, for several ranks.
+
+        DistributedDataParallel, which is built after this, waits for the gradient of each parameter that needs one.
+        """
+        if stage == "fit" and self.trainer.world_size > 1:
+            self._unused = freeze_unused(self.model.network, (), self.aux_weight > 0, values=True)
 
     def on_fit_start(self) -> None:
         """Refuse a batch that cannot be split before the first step, not at it, and figures that cannot be monitored.
@@ -210,11 +226,13 @@ class RobustSegmentation(pl.LightningModule):
         mixed, failed = self._mix_or_not(batch)
         valid = count_valid(mixed.targets, mixed.clean, self.ignore_index, self._weights)
         self.non_finite.remember(self.model)
-        logits, aux_logits = self.model.forward_with_aux(mixed.images)
+        # without a weight the auxiliary head does not run
+        forward = self.model.forward_with_aux if self.aux_weight else lambda images: (self.model(images), None)
+        logits, aux_logits = forward(mixed.images)
         arguments = (mixed.targets, mixed.clean, valid, self.loss_combination, self.ignore_index, self._weights)
         loss = update_loss(logits, *arguments)
         total = loss.total
-        if aux_logits is not None and self.aux_weight:
+        if aux_logits is not None:
             total = total + self.aux_weight * update_loss(aux_logits, *arguments).total
         where = f"step {self.global_step} for the samples {', '.join(mixed.ids)} (on rank {self.global_rank})"
         left_out = self.non_finite.leaves_out(total.detach(), failed, where)
@@ -278,17 +296,7 @@ class RobustSegmentation(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Share rank 0's buffers, so that every rank validates the state that a checkpoint will hold."""
-        self._share_buffers()
-
-    def _share_buffers(self) -> None:
-        """Broadcast rank 0's buffers: BatchNorm's statistics differ after each rank's own part of the last batch.
-
-        DistributedDataParallel broadcasts them before each step except the first one after a validation. A run that
-        continues from a checkpoint written in between would begin that step with rank 0's, so all ranks must have them.
-        """
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, 0)
+        share_buffers(self.model)
 
     def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Seed the random numbers of the batch."""
@@ -300,7 +308,7 @@ class RobustSegmentation(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the data set's clean scores, and keep them for the checkpoint's record."""
-        self._share_buffers()  # again: after a validation of averaged weights the trained ones are back
+        share_buffers(self.model)  # again: after a validation of averaged weights the trained ones are back
         scores = self._log_scores("val")
         fixed = getattr(getattr(self.trainer, "datamodule", None), "overfit_batches", 0)
         # fixed samples are of the training split, and no figures of the validation split
@@ -335,15 +343,8 @@ class RobustSegmentation(pl.LightningModule):
             TrainingError: The optimiser refuses its settings, the run has no end for the schedule, or ends within its
                 warm-up.
         """
-        backbone = getattr(self.model.network, "backbone", None)
-        in_backbone = {id(p) for p in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [[p for p in parameters if (id(p) in in_backbone) is inside] for inside in (True, False)]
-        try:
-            optimizer = self.make_optimizer([{"params": group} for group in groups if group])
-        except ValueError as error:
-            raise TrainingError(f"model.optimizer: {error}.") from error
-        if self.head_lr_factor != 1 and groups[1]:
-            optimizer.param_groups[-1]["lr"] *= self.head_lr_factor
+        # what was frozen for several ranks stays in its place, as in the state of an optimiser on one
+        parameters = [p for p in self.model.parameters() if p.requires_grad or p in self._unused]
+        optimizer = build_optimizer(self.model.network, parameters, self.make_optimizer, self.head_lr_factor)
         scheduler = scheduler_of(optimizer, self.schedule, self.trainer, self.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

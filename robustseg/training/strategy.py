@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
@@ -69,6 +70,25 @@ def check_strategy(trainer: pl.Trainer, module: RobustSegmentation, batch_size: 
             f"the {batch_size * trainer.world_size} of all."
         ]
     return []
+
+
+@contextmanager
+def named_gradients() -> Iterator[None]:
+    """Translate DistributedDataParallel's error about parameters without gradient within the block.
+
+    Raises:
+        TrainingError: Some parameters had no part in an update.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "Expected to have finished reduction" not in str(error):
+            raise
+        raise TrainingError(
+            "an update did not depend on all parameters of model.network, for whose gradients the ranks wait: freeze "
+            "those that it never uses (requires_grad = False in the network's constructor), or set trainer.strategy to "
+            "ddp_find_unused_parameters_true if it uses others from step to step."
+        ) from error
 
 
 def _batch_norms(model: nn.Module) -> Iterator[nn.Module]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import NamedTuple
 
@@ -67,15 +69,13 @@ class Taps:
         self._counts = [0] * len(self._layers)
         self._visit = visit
         try:
-            logits = forward()
+            with _no_compiled_code():
+                logits = forward()
         finally:
             self._visit = None
         for (layer, _), count in zip(self._layers, self._counts, strict=True):
             if count != 1:
-                raise AttackError(
-                    f"layer {layer!r} ran {count} times in a forward: choose a layer that runs once, and attack a "
-                    "model before it is compiled."
-                )
+                raise AttackError(f"layer {layer!r} ran {count} times in a forward: choose a layer that runs once.")
         return logits
 
     def _hook(self, place: int, layer: int | str) -> Callable[[nn.Module, object, object], None]:
@@ -85,6 +85,12 @@ class Taps:
                 self._visit(place, _features(layer, output))
 
         return hook
+
+
+def _no_compiled_code() -> AbstractContextManager[object]:
+    """Let modules that went through torch.compile run as written, since compiled code calls no hooks."""
+    compiled = "torch._dynamo" in sys.modules  # otherwise nothing was compiled, and its import would take a second
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _find(model: nn.Module, layer: int | str) -> nn.Module:

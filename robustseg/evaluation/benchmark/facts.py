@@ -41,6 +41,7 @@ def model_facts(
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
         "window": None if model.window is None else model.window.describe(),
+        **({"execution": model.execution} if model.execution else {}),
     }
 
 

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
-from robustseg.models.checkpoints.compare import by_module
 from robustseg.models.errors import ModelError
 from robustseg.models.heads import PooledBatchNorm2d
-from robustseg.models.network import Network
-
-logger = logging.getLogger(__name__)
-
-_PROBES = (256, 224, 384, 512, 448, 518)
-"""Sides in pixels of the images that are tried on a network; some vision transformers take one size only."""
 
 
 def import_library(module: str, package: str, user: str) -> Any:
@@ -92,80 +82,3 @@ def define_for_one(module: nn.Module) -> None:
                     setattr(new, own, parameter)
                 new.train(layer.training)
                 setattr(child, name, new)
-
-
-def freeze_unused(network: Network, sides: Iterable[int] = ()) -> None:
-    """Exclude parameters without effect on the logits from training: DistributedDataParallel would raise for them.
-
-    Libraries build whole encoders and use some of their stages. The parameters stay in the state dict. They are found
-    by a backward pass on the meta device, which computes no values and takes a fraction of a second.
-
-    Args:
-        network: The newly built network; parameters count as used if its ``forward_with_aux`` depends on them.
-        sides: Sides in pixels of images that it takes, if known.
-    """
-    unused = _unused(network, (*sides, *_PROBES))
-    for name, parameter in network.named_parameters():
-        if name in unused:
-            parameter.requires_grad_(False)
-    if unused:
-        logger.info("%s: no logit depends on %s, which are not trained", type(network).__name__, by_module(unused))
-
-
-class _WithAux(nn.Module):
-    """A network with a forward pass that returns the auxiliary logits as well."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.network.forward_with_aux(x)
-
-
-def _unused(network: Network, sides: Iterable[int]) -> list[str]:
-    """Return the names of parameters that get no gradient, or an empty list if they cannot be determined."""
-    whole = _WithAux(network)
-    training = {module: module.training for module in network.modules()}
-    buffers = {name: torch.empty_like(value, device="meta") for name, value in whole.named_buffers()}
-    with torch.inference_mode(False), torch.enable_grad():
-        parameters = {
-            name: torch.empty_like(value, device="meta").requires_grad_()
-            for name, value in whole.named_parameters()
-            if value.requires_grad
-        }
-        fixed = {
-            name: torch.empty_like(value, device="meta")
-            for name, value in whole.named_parameters()
-            if not value.requires_grad
-        }
-        try:
-            # without stochastic depth, which may leave out a block by chance
-            network.eval()
-            outputs = _outputs(whole, {**parameters, **fixed, **buffers}, sides)
-            total = sum(output.sum() for output in outputs if output is not None and output.requires_grad)
-            if not isinstance(total, Tensor):
-                return []
-            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-        except Exception as error:  # what a library does may want values
-            logger.debug("unused parameters of %s are not known: %s", type(network).__name__, reason(error))
-            return []
-        finally:
-            for module, was_training in training.items():
-                module.training = was_training
-    return [
-        name.removeprefix("network.") for name, gradient in zip(parameters, gradients, strict=True) if gradient is None
-    ]
-
-
-def _outputs(whole: nn.Module, tensors: dict[str, Tensor], sides: Iterable[int]) -> tuple[Tensor | None, ...]:
-    refusal: Exception | None = None
-    for side in sides:
-        try:
-            outputs: tuple[Tensor | None, ...] = functional_call(
-                whole, tensors, (torch.empty(1, 3, side, side, device="meta"),)
-            )
-            return outputs
-        except Exception as error:  # about the size or anything else: the last one is reported
-            refusal = error
-    raise ModelError(f"no size of images works: {refusal}") from refusal

@@ -14,13 +14,13 @@ from robustseg.models.adapters.library import (
     check_known,
     check_reserved,
     define_for_one,
-    freeze_unused,
     import_library,
     reason,
 )
 from robustseg.models.backbone import RESERVED as TIMM_RESERVED
 from robustseg.models.errors import ModelError
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, ChannelOrder, Network
+from robustseg.models.unused import freeze_unused
 
 _RESERVED = {
     "activation": "logits are needed, and an activation makes something else of them",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from robustseg.models.adapters.library import check_known, define_for_one, freeze_unused, import_library, reason
+from robustseg.models.adapters.library import check_known, define_for_one, import_library, reason
 from robustseg.models.errors import ModelError
 from robustseg.models.network import Network
+from robustseg.models.unused import freeze_unused
 
 
 class TorchvisionNetwork(Network):

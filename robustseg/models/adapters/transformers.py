@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from robustseg.models.adapters.library import check_known, define_for_one, freeze_unused, import_library, reason
+from robustseg.models.adapters.library import check_known, define_for_one, import_library, reason
 from robustseg.models.checkpoints.compare import by_module, compare, not_finite
 from robustseg.models.checkpoints.read import read_state_dict
 from robustseg.models.errors import ModelError
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, ChannelOrder, Network
+from robustseg.models.unused import freeze_unused
 from robustseg.opening.plain import read_json
 
 
