@@ -16,7 +16,7 @@ from robustseg.opening.plain import read_json
 PROTOCOL = "protocol.json"
 FORMAT = 1
 """Version of the folder's layout; raised when older folders can no longer be continued."""
-_UNSAID = {"targets": "labels"}
+_UNSAID = {"targets": "labels", "search": "float32"}
 """Facts that protocols leave out where they have these values."""
 _OLD_RESULTS = "robustness.json"
 """File with the results of evaluations before there were result cards."""

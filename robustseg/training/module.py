@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource, NonFiniteError
+from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource, NonFiniteError, Search
 from robustseg.data import run_seed
 from robustseg.data.lightning import data_of
 from robustseg.evaluation.figures import LOGGED
@@ -69,6 +69,8 @@ class RobustSegmentation(pl.LightningModule):
         ignore_index: Label of pixels that do not count; null counts all.
         on_non_finite_loss: ``"stop"`` training at a batch with a loss that is not finite on some rank, or ``"skip"``
             it, see :class:`~robustseg.training.non_finite.NonFiniteLoss`; ``train/skipped`` counts the skipped batches.
+        attack_search: Precision that the attacker searches in, whatever the trainer's is; two forwards in float32 judge
+            its results. Null for the trainer's.
 
     Raises:
         ValueError: A value is out of its range.
@@ -94,6 +96,7 @@ class RobustSegmentation(pl.LightningModule):
         ignore_index: int | None = IGNORE_INDEX,
         on_non_finite_loss: NonFinitePolicy = "stop",
         class_weights: ClassWeights | list[float] | None = None,
+        attack_search: Search | None = None,
     ):
         super().__init__()
         if not 0 <= aux_weight < math.inf:
@@ -105,7 +108,7 @@ class RobustSegmentation(pl.LightningModule):
         self.model = SegmentationModel(network, mean, std, window)
         # Plain attributes: nothing of the attacker is in the state_dict, so a run can resume with another one.
         self.attack = attack
-        self.split = AdversarialSplit(adversarial_fraction, attack_mode)
+        self.split = AdversarialSplit(adversarial_fraction, attack_mode, attack_search)
         self.loss_combination: LossCombination = loss_combination
         check_class_weights(class_weights, self.model.num_classes)
         self.class_weights: ClassWeights | list[float] | None = class_weights
@@ -136,9 +139,15 @@ class RobustSegmentation(pl.LightningModule):
         """Refuse a batch that cannot be split before the first step, not at it, and figures that cannot be monitored.
 
         Raises:
-            TrainingError: A batch of one image cannot be split, or a callback monitors a figure that is not there or
-                has another direction.
+            TrainingError: A batch of one image cannot be split, a callback monitors a figure that is not there or
+                has another direction, or the attacker cannot search in the precision that it is to.
         """
+        search = self.split.search if self.attack is not None else None
+        reason = "" if search is None else search.why_not(self.device, self.model.mean.dtype)
+        if search is not None and reason:
+            raise TrainingError(
+                f"model.attack_search.precision = {search.precision}: {reason}: leave attack_search out."
+            )
         self.check_batch_size(*self._batch_sizes())
         check_monitors(self.trainer, self, self.logged(*self._batch_sizes()))
         self._weights = class_weights(self.class_weights, data_of(self.trainer), self.device)
