@@ -20,6 +20,7 @@ from robustseg.attacks.minimum_norm.dag import DAG
 from robustseg.attacks.minimum_norm.deepfool import DeepFool
 from robustseg.attacks.minimum_norm.primal_dual import PDGD, PDPGD
 from robustseg.attacks.noise import NOISE_VERSION, NoiseSource
+from robustseg.attacks.precision import Search
 from robustseg.attacks.presets.ensemble import WorstOf
 from robustseg.attacks.presets.gradient import BIM, DS, FGSM, MIFGSM, PGD, CosPGD, SegFGSM, SegPGD
 from robustseg.attacks.presets.mlattack import MLAttack
@@ -99,6 +100,7 @@ __all__ = [
     "PureClass",
     "Remap",
     "Scene",
+    "Search",
     "SegFGSM",
     "SegPGD",
     "SegPGDLoss",

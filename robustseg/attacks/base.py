@@ -13,11 +13,12 @@ from torch import Tensor
 from robustseg.attacks.checks import UNIT, check_form, checked_batch
 from robustseg.attacks.errors import AttackError, NonFiniteError
 from robustseg.attacks.guard import Model, attack_mode
-from robustseg.attacks.losses.base import IGNORED, ClassPixels
+from robustseg.attacks.losses.base import IGNORED, ClassPixels, correct_pixels
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.precision import Search
 from robustseg.attacks.settings import Configured
 from robustseg.attacks.state import AttackMode
-from robustseg.attacks.threat import ThreatModel, box_excess
+from robustseg.attacks.threat import ThreatModel, box_excess, per_image
 from robustseg.attacks.victim import Victim
 from robustseg.types import IGNORE_INDEX, checked_ignore_index
 
@@ -110,6 +111,7 @@ class Attack(Configured, ABC):
         generator: torch.Generator | NoiseSource | None = None,
         on_step: OnStep | None = None,
         mode: AttackMode = "eval",
+        search: Search | None = None,
     ) -> Tensor:
         """Perturb a batch of images.
 
@@ -121,6 +123,9 @@ class Attack(Configured, ABC):
                 image's result independent of its batch. By default a fresh one from the attack's seed.
             on_step: Called after each gradient.
             mode: Mode of the model during the attack, see :func:`~robustseg.attacks.guard.attack_mode`.
+            search: Precision to search in. Forwards in float32 then judge what is found: no result leaves more pixels
+                correct than the clean image (fewer that show the target, if targeted), which comes back in its place.
+                Images in float32.
 
         Returns:
             B×3×H×W, dtype and device of ``images``, detached, within the threat model; never ``images`` itself. An
@@ -130,7 +135,8 @@ class Attack(Configured, ABC):
             AttackError: The tensors do not fit together, the model's output cannot be differentiated or differs in
                 form from forward to forward, or the attack itself leaves its threat model.
         """
-        return self.run(model, images, targets, generator=generator, on_step=on_step, mode=mode).images_adv
+        options: dict[str, Any] = {"generator": generator, "on_step": on_step, "mode": mode, "search": search}
+        return self.run(model, images, targets, **options).images_adv
 
     def run(
         self,
@@ -141,13 +147,14 @@ class Attack(Configured, ABC):
         generator: torch.Generator | NoiseSource | None = None,
         on_step: OnStep | None = None,
         mode: AttackMode = "eval",
+        search: Search | None = None,
     ) -> AttackResult:
         """Perturb a batch and return the images with their cost; arguments and errors as for the call.
 
         Returns:
             The adversarial images and the forwards and gradients of each image.
         """
-        with attack_mode(model, mode) as attacked:
+        with attack_mode(model, mode, search) as attacked:
             bounds = UNIT if self.threat is None else self.threat.bounds
             images, targets = checked_batch(images, targets, self.ignore_index, bounds)
             noise = self._noise(generator, images.device)
@@ -157,6 +164,7 @@ class Attack(Configured, ABC):
                 # A copy: the budget is asserted around images that no attack could change.
                 images_adv = self.perturb(victim, images.clone(), targets, noise, on_step)
                 images_adv = check_form(images_adv, images, type(self).__name__)
+                images_adv = self.verified(victim, images, targets, images_adv)
             else:
                 rows = valid.nonzero()[:, 0].to(images.device)
                 images_adv = self._perturb_some(rows, victim, images, targets, noise, on_step)
@@ -205,8 +213,23 @@ class Attack(Configured, ABC):
         if not len(rows):
             return images
         observer = None if on_step is None else shift_rows(on_step, rows)
-        part = self.perturb(victim.select(rows), images[rows], targets[rows], noise.select(rows, len(images)), observer)
-        return images.index_copy(0, rows, check_form(part, images[rows], type(self).__name__))
+        some, own, wanted = victim.select(rows), images[rows], targets[rows]
+        part = self.perturb(some, own, wanted, noise.select(rows, len(images)), observer)
+        part = check_form(part, own, type(self).__name__)
+        return images.index_copy(0, rows, self.verified(some, own, wanted, part))
+
+    def verified(self, victim: Victim, images: Tensor, targets: Tensor, images_adv: Tensor) -> Tensor:
+        """Return the results of a search, with the clean image for one that is weaker by the verdict of the model.
+
+        Arguments as for :meth:`perturb`. Costs two forwards, and none if no forward was in a search's own precision.
+        """
+        if not victim.searched:
+            return images_adv
+        clean, found = (
+            correct_pixels(victim.verdict(each), targets).flatten(1).sum(1) for each in (images, images_adv)
+        )
+        worse = found < clean if self.targeted else found > clean
+        return torch.where(per_image(worse, images), images, images_adv)
 
     def _noise(self, generator: torch.Generator | NoiseSource | None, device: torch.device) -> NoiseSource:
         if isinstance(generator, NoiseSource):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from robustseg.attacks.losses.base import IGNORED, correct_pixels
 from robustseg.attacks.threat import per_image
+from robustseg.attacks.victim import Victim
 
 
 class Best:
@@ -14,6 +15,8 @@ class Best:
 
     All attacks share this mask and this count of correct pixels. Among equal iterates the earliest is kept. Only
     :meth:`unfinished` waits for the device.
+
+    In a search in low precision the best iterate is a candidate, until :meth:`settle` has the model judge it.
 
     Args:
         targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
@@ -26,7 +29,14 @@ class Best:
         # A score that only grows: minus the correct pixels, or the pixels that show the target.
         self._score: Tensor | None = None
         self._perfect = (targets != IGNORED).flatten(1).sum(1) if targeted else torch.zeros_like(targets[:, 0, 0])
-        self.images_adv: Tensor
+        self._judged: Tensor | None = None
+        self._settled: Tensor
+        self._candidates: Tensor
+
+    @property
+    def images_adv(self) -> Tensor:
+        """B×3×H×W, the best iterates; of those that were judged, if any were."""
+        return self._candidates if self._judged is None else self._settled
 
     def offer(self, images_adv: Tensor, logits: Tensor, rows: Tensor | None = None) -> None:
         """Compare an iterate with the best so far.
@@ -38,23 +48,60 @@ class Best:
         """
         everything = rows is None or len(rows) == len(self._targets)
         targets = self._targets if everything or rows is None else self._targets[rows]
-        hits = correct_pixels(logits, targets).flatten(1).sum(1)
-        score = hits if self._targeted else -hits
+        score = self._rate(logits, targets)
         if self._score is None:
-            self._score, self.images_adv = score, images_adv.clone()
+            self._score, self._candidates = score, images_adv.clone()
         elif everything or rows is None:
             better = score > self._score
             self._score = torch.where(better, score, self._score)
-            self.images_adv = torch.where(per_image(better, images_adv), images_adv, self.images_adv)
+            self._candidates = torch.where(per_image(better, images_adv), images_adv, self._candidates)
         else:
             before = self._score[rows]
             better = score > before
             self._score = self._score.index_copy(0, rows, torch.where(better, score, before))
-            kept = torch.where(per_image(better, images_adv), images_adv, self.images_adv[rows])
-            self.images_adv = self.images_adv.index_copy(0, rows, kept)
+            kept = torch.where(per_image(better, images_adv), images_adv, self._candidates[rows])
+            self._candidates = self._candidates.index_copy(0, rows, kept)
+
+    def settle(self, victim: Victim, rows: Tensor) -> None:
+        """Have the candidates judged, keep those that are better than what was judged before, and begin anew.
+
+        Does nothing if the forwards of ``victim`` are verdicts already; then the candidates are the results.
+
+        Args:
+            victim: The model, with the images at ``rows``.
+            rows: Indices of these images.
+        """
+        if not victim.searches:
+            return
+        assert self._score is not None
+        lowest = torch.iinfo(self._score.dtype).min
+        new = (self._score[rows] > lowest).nonzero()[:, 0]
+        if not len(new):
+            return
+        victim, rows = victim.select(new), rows[new]
+        if self._judged is None:
+            self._judged, self._settled = torch.full_like(self._score, lowest), self._candidates
+        found = self._candidates[rows]
+        score = self._rate(victim.verdict(found), self._targets[rows])
+        better = score > self._judged[rows]
+        kept = torch.where(per_image(better, found), found, self._settled[rows])
+        self._settled = self._settled.index_copy(0, rows, kept)
+        self._judged = self._judged.index_copy(0, rows, torch.maximum(score, self._judged[rows]))
+        self._score = self._score.index_fill(0, rows, lowest)
+
+    def confirm(self, victim: Victim, rows: Tensor) -> None:
+        """Have the candidates of images that look finished judged, as :meth:`settle`; arguments as there."""
+        if victim.searches and self._score is not None:
+            done = torch.ones_like(rows, dtype=torch.bool).index_fill(0, self.unfinished(rows), False).nonzero()[:, 0]
+            self.settle(victim.select(done), rows[done])
 
     def unfinished(self, rows: Tensor) -> Tensor:
         """Return the positions within ``rows`` of the images that can still improve; waits for the device."""
         if self._score is None:
             return torch.arange(len(rows), device=rows.device)
-        return (self._score[rows] < self._perfect[rows]).nonzero()[:, 0]
+        score = self._score if self._judged is None else torch.maximum(self._score, self._judged)
+        return (score[rows] < self._perfect[rows]).nonzero()[:, 0]
+
+    def _rate(self, logits: Tensor, targets: Tensor) -> Tensor:
+        hits = correct_pixels(logits, targets).flatten(1).sum(1)
+        return hits if self._targeted else -hits

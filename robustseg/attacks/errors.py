@@ -64,13 +64,15 @@ class ModelErrors:
 
     Args:
         what: Subject of the message.
+        channels_last: The model was given images with the channels last.
 
     Raises:
         AttackError: The block raised; the original is chained.
     """
 
-    def __init__(self, what: str = "the model"):
+    def __init__(self, what: str = "the model", channels_last: bool = False):
         self._what = what
+        self._channels_last = channels_last
 
     def __enter__(self) -> None:
         """Enter the block."""
@@ -82,8 +84,9 @@ class ModelErrors:
         if not isinstance(error, Exception) or _passes(error):
             return
         text = _text(error).strip().partition("\n\n")[0] or "no message"
+        remedy = _remedy(text, self._channels_last)
         raise AttackError(
-            f"{self._what} raised {type(error).__name__}{_place(error)}: {text.rstrip('.')}. Remedy: {_remedy(text)}."
+            f"{self._what} raised {type(error).__name__}{_place(error)}: {text.rstrip('.')}. Remedy: {remedy}."
         ) from error
 
 
@@ -107,7 +110,9 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, torch.distributed.DistError) or any(word in text for word in lost)
 
 
-def _remedy(text: str) -> str:
+def _remedy(text: str, channels_last: bool) -> str:
+    if channels_last and "view size is not compatible" in text:
+        return "set search.channels_last to false, or use reshape in place of view in the model"
     found = (remedy for part, remedy in _REMEDIES.items() if part in text)
     return next(
         found, "call the model on these images by itself, in the attack's mode and dtype, and mend what it raises"

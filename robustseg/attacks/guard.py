@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robustseg.attacks.errors import AttackError, ModelErrors
+from robustseg.attacks.precision import Search, Searching
 from robustseg.attacks.search import is_compiled, modules_of
 from robustseg.attacks.state import AttackMode, Hold
 
@@ -23,9 +24,10 @@ class Guarded(nn.Module):
     Args:
         model: The model.
         hold: Takes the modules that the model runs.
+        search: Precision of the forwards that do not judge; None for that of the caller.
     """
 
-    def __init__(self, model: Model, hold: Hold):
+    def __init__(self, model: Model, hold: Hold, search: Search | None = None):
         super().__init__()
         self.model = model
         self._hold = hold
@@ -33,7 +35,22 @@ class Guarded(nn.Module):
         with ModelErrors():
             hold.take(modules)
         # Compiled code keeps no hooks, and torch warns of global ones: what it runs is found by the search.
-        self._watch = nullcontext if is_compiled(model, modules) else hold.watch
+        compiled = is_compiled(model, modules)
+        self._watch = nullcontext if compiled else hold.watch
+        self._judging = False
+        self.searching: Searching | None = None
+        if search is not None:
+            self.searching = Searching(search, [] if compiled else modules)
+            hold.override(self.searching.layers)
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """Answer in float32 within the block, since what the model says is a verdict on what a search has found."""
+        before, self._judging = self._judging, True
+        try:
+            yield
+        finally:
+            self._judging = before
 
     def forward(self, images: Tensor) -> Tensor:
         """Call the model on a copy of ``images``, since it may change its input; the gradient passes the copy.
@@ -41,12 +58,26 @@ class Guarded(nn.Module):
         Raises:
             AttackError: The model raised an exception, see :class:`~robustseg.attacks.errors.ModelErrors`.
         """
-        with ModelErrors(), self._watch():
-            return self.model(images.clone())
+        if self.searching is None:
+            with ModelErrors(), self._watch():
+                return self.model(images.clone())
+        if self._judging:
+            with ModelErrors(), self._watch(), torch.autocast(images.device.type, enabled=False):
+                return self.model(images.clone())
+        search = self.searching.search
+        with self.searching.forward(images), self._watch(), ModelErrors(channels_last=search.channels_last):
+            return wide(self.model(images.clone(memory_format=search.memory_format)))
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Return logits in float32 and in the usual layout; what is no tensor stays, to be refused."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.layout != torch.strided:
+        return logits
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
 
 
 @contextmanager
-def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
+def attack_mode(model: Model, mode: AttackMode = "eval", search: Search | None = None) -> Iterator[Model]:
     """Prepare ``model`` for an attack and restore its state afterwards, also after an exception.
 
     Parameters are frozen, so that no weight gradients are computed; autograd is on, also inside
@@ -62,6 +93,9 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
 
     The wrapper of DistributedDataParallel is removed: attack forwards must not arm its reducer or start
     collectives.
+
+    With ``search``, forwards run in its precision and layout, and return float32; those of
+    :meth:`Victim.verdict() <robustseg.attacks.Victim.verdict>` run in float32.
 
     Yields:
         The model to call; an exception that it raises is an :class:`AttackError` with the original chained.
@@ -79,7 +113,7 @@ def attack_mode(model: Model, mode: AttackMode = "eval") -> Iterator[Model]:
     with torch.inference_mode(False), torch.enable_grad():
         hold = Hold(mode)
         try:
-            yield Guarded(model, hold)
+            yield Guarded(model, hold, search)
         except BaseException:
             hold.release()  # its failures must not hide this error
             raise

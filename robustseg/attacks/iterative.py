@@ -120,6 +120,8 @@ class IterativeAttack(Attack):
                     break
             images_adv, slope = self._restart(batch, restart, best, on_step)
             slopes = slopes + slope
+            if best is not None:
+                best.settle(batch.victim, batch.rows)
         refuse_non_finite(slopes)
         return self.threat.around(images).finish(images_adv if best is None else best.images_adv)
 
@@ -138,7 +140,7 @@ class IterativeAttack(Attack):
             # Ranks of the iterates within this stage: iterates in a larger ball are not results.
             kept = best if final else (Best(batch.targets, self.targeted) if self.keep == "best" else None)
             rows = batch.rows if final else torch.arange(len(batch.rows), device=batch.rows.device)
-            run = _Run(steps, before, restart, kept, rows, on_step)
+            run = _Run(steps, before, restart, kept, rows, on_step, final)
             images_adv, slope = self._run(batch, allowed, start, run)
             if kept is not None and not final:
                 images_adv = kept.images_adv
@@ -158,6 +160,8 @@ class IterativeAttack(Attack):
         slope = torch.zeros((), device=images_adv.device)
         for step in range(run.steps):
             if run.kept is not None and self.keep == "best" and step and step % LEAVE_EVERY == 0:
+                if run.final:
+                    run.kept.confirm(going.victim, going.ranked)
                 going = going.select(run.kept.unfinished(going.ranked))
                 if not len(going.rows):
                     return going.images_adv, slope
@@ -300,6 +304,8 @@ class _Run:
     rows: Tensor
     """Rows of ``kept`` for the images, B indices."""
     on_step: OnStep | None
+    final: bool
+    """It is the last stage, whose iterates are results."""
 
 
 def _split_steps(steps: int, stages: Stages) -> list[int]:

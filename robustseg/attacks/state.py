@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
@@ -80,6 +80,13 @@ class Hold:
                 for module in modal:
                     _set_training(module, False)
 
+    def override(self, forwards: Mapping[nn.Module, Callable[..., Any]]) -> None:
+        """Give modules other forwards until the release; they run in every thread."""
+        with _LOCK:
+            self._keep("forward", ((module, vars(module).get("forward")) for module in forwards))
+            for module, forward in forwards.items():
+                _set_forward(module, forward)
+
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Take the modules that this thread runs within the block, each before its forward."""
@@ -153,11 +160,11 @@ def _set_requires_grad(tensor: Tensor, flag: bool) -> None:
         tensor.requires_grad = flag
 
 
-def _set_forward(wrapper: DistributedDataParallel, forward: Callable[..., Any] | None) -> None:
+def _set_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
     """Give an object a forward of its own, or with None that of its class again."""
-    vars(wrapper).pop("forward", None)
+    vars(module).pop("forward", None)
     if forward is not None:
-        vars(wrapper)["forward"] = forward
+        vars(module)["forward"] = forward
 
 
 _RESTORE: dict[str, Callable[[Any, Any], None]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from robustseg.attacks.checks import checked_answer
 from robustseg.attacks.errors import AttackError, NoGradientError
 from robustseg.attacks.gradients import NO_GRADIENT
-from robustseg.attacks.guard import Model
+from robustseg.attacks.guard import Guarded, Model
 
 
 @dataclass
@@ -21,6 +23,8 @@ class _Answers:
     """Zero times the sum of all logits: NaN is never the largest logit, so the pixel would seem fooled."""
     kind: tuple[int, torch.dtype] | None = None
     """Number of classes and dtype; None before the first forward."""
+    guard: Guarded | None = None
+    """The model, if its forwards run in the precision of a search."""
 
 
 class Victim:
@@ -41,7 +45,8 @@ class Victim:
         self.backwards = torch.zeros(count, dtype=torch.int64)
         """B counts."""
         self._rows = torch.arange(count)
-        self._answers = _Answers()
+        searches = isinstance(model, Guarded) and model.searching is not None
+        self._answers = _Answers(guard=model if searches else None)  # type: ignore[arg-type]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Compute the logits of ``images``: one per image of this victim, or several versions of the whole batch.
@@ -63,6 +68,44 @@ class Victim:
         elif images.requires_grad and torch.is_grad_enabled():
             raise NoGradientError(NO_GRADIENT)
         return logits
+
+    @property
+    def searches(self) -> bool:
+        """True if forwards run in the precision of a search, so that only :meth:`verdict` may judge its results."""
+        return self._answers.guard is not None
+
+    @property
+    def searched(self) -> bool:
+        """True if some forward so far was one of a search in its own precision."""
+        guard = self._answers.guard
+        return guard is not None and guard.searching is not None and guard.searching.used
+
+    def verdict(self, images: Tensor) -> Tensor:
+        """Compute the logits of ``images`` in float32 and without a graph, to judge what a search has found."""
+        guard = self._answers.guard
+        with torch.no_grad(), nullcontext() if guard is None else guard.judging():
+            return self(images)
+
+    def confirmed(
+        self, found: Tensor, doubtful: Tensor, images: Tensor, judge: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Return what a search found out about images, with a verdict in the place of what is doubtful.
+
+        Waits for the device if this victim :attr:`searches`; otherwise its forwards are verdicts already.
+
+        Args:
+            found: B×…, found out from the logits of a search.
+            doubtful: B bool, the images to judge.
+            images: B×3×H×W.
+            judge: Function of the logits of the judged images, and of their positions within B, that returns what
+                there is to say about them in the form of ``found``.
+        """
+        if not self.searches:
+            return found
+        rows = doubtful.nonzero()[:, 0]
+        if not len(rows):
+            return found
+        return found.index_copy(0, rows, judge(self.select(rows).verdict(images[rows]), rows))
 
     def _compare(self, logits: Tensor) -> None:
         """Refuse logits of another number of classes or dtype than before; does not wait for the device."""

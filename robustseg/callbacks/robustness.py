@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from robustseg.attacks import Attack
+from robustseg.attacks import Attack, Search
 from robustseg.callbacks.pictures import log_panel
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import data_of
@@ -18,8 +18,10 @@ from robustseg.evaluation import CLEAN, Attacked, Evaluator, Example, MemorySink
 from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.figures import LOGGED
 from robustseg.evaluation.records import check_names
+from robustseg.evaluation.searched import MeasuredSearch
 from robustseg.evaluation.targets import check_targets
 from robustseg.terminal import shown
+from robustseg.terminal.text import write
 from robustseg.training import RobustSegmentation
 from robustseg.types import Batch
 
@@ -48,6 +50,10 @@ class RobustnessEvaluation(pl.Callback):
         targets: Targets of attacks and scores in the benchmark: the ``labels`` of the data, or the model's own
             ``predictions`` on the clean images, for data without labels. Validation always uses labels: a checkpoint
             that is chosen by what is left of its own answer would be the one that always says the same.
+        search: Precision that the attacks of the benchmark search in, with a measurement of what it costs; null for
+            float32 throughout.
+        validation_search: Precision that attacks search in at validation; null for float32. Where the device or the
+            model cannot do it, they search in float32. Scores are float32 in any case.
 
     Raises:
         ValueError: A number is out of range, ``validate_with`` names an unknown attack, an attack or a detector has a
@@ -68,6 +74,8 @@ class RobustnessEvaluation(pl.Callback):
         threshold_images: int | None = 100,
         # A list as well, since the refusal of both says more than that of a type.
         targets: str | list[str] = "labels",
+        search: MeasuredSearch | None = None,
+        validation_search: Search | None = Search(),  # noqa: B008 (it is frozen)
     ):
         self.attacks = check_names("attack", attacks or {})
         unknown = [name for name in validate_with or [] if name not in self.attacks]
@@ -96,10 +104,13 @@ class RobustnessEvaluation(pl.Callback):
         self.false_positive_rate = false_positive_rate
         self.threshold_images = threshold_images
         self.targets = check_targets(targets)
+        self.search = search
+        self.validation_search = validation_search
         self._evaluator: Evaluator | None = None
         self._sink = MemorySink()
         self._stage: AttackStage | None = None
         self._images_left = 0
+        self._said = False
         self._examples: dict[str, list[Example]] = {}
 
     @property
@@ -174,7 +185,8 @@ class RobustnessEvaluation(pl.Callback):
         if isinstance(data, SegmentationData):
             attacks = {name: attack.for_data(data.class_pixels) for name, attack in attacks.items()}
         self._sink = MemorySink(module.device)
-        self._evaluator = Evaluator(attacks, module.model.num_classes, self._sink, module.ignore_index, module.seed)
+        given = (attacks, module.model.num_classes, self._sink, module.ignore_index, module.seed)
+        self._evaluator = Evaluator(*given, search=self._validation_search(module, trainer.is_global_zero))
         self._examples = {name: [] for name in attacks}
         if num_images is None:
             num_images = 2**62
@@ -184,6 +196,15 @@ class RobustnessEvaluation(pl.Callback):
         self._stage = AttackStage(attacks)
         self._stage.plan([[CLEAN, *attacks]] * here)
         shown().begin(self._stage)
+
+    def _validation_search(self, module: RobustSegmentation, speaks: bool) -> Search | None:
+        search = self.validation_search
+        dtype = next(module.model.parameters(), module.model.mean).dtype
+        reason = "" if search is None else search.why_not(module.device, dtype)
+        if search is not None and reason and speaks and not self._said:
+            write(f"validation searches in float32 instead of {search.precision}: {reason}.")
+            self._said = True
+        return None if reason else search
 
     def _update(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch) -> None:
         if self._evaluator is None or not self._images_left:

@@ -83,6 +83,7 @@ def benchmark_of(
         false_positive_rate=robustness.false_positive_rate,
         threshold_images=robustness.threshold_images,
         targets=robustness.targets,
+        search=robustness.search,
     )
 
 

@@ -77,6 +77,18 @@ class AdaptiveAttack(Attack):
         inner = self.attack.for_data(class_pixels)
         return self if inner is self.attack else self.replace(attack=inner)
 
+    def _inner(
+        self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
+    ) -> Tensor:
+        """Run the inner attack on a view of the model, whose verdict counts for its results."""
+        images_adv = self.attack.perturb(victim, images, targets, noise, on_step)
+        return self.attack.verified(victim, images, targets, images_adv)
+
+    def verified(  # noqa: D102
+        self, victim: Victim, images: Tensor, targets: Tensor, images_adv: Tensor
+    ) -> Tensor:
+        return images_adv  # they are, by the view of the model that was attacked
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Return the settings beside the inner attack's, as plain JSON."""
@@ -124,10 +136,10 @@ class ThroughBlur(AdaptiveAttack):
     ) -> Tensor:
         try:
             if not self.whole:
-                return self.attack.perturb(BlurredVictim(victim, self.blur), images, targets, noise, on_step)
+                return self._inner(BlurredVictim(victim, self.blur), images, targets, noise, on_step)
             both = TwiceVictim(victim, self.blur)
             shown = None if on_step is None else both.shown_to(on_step, targets)
-            return self.attack.perturb(both, images, both.canvas_of(targets), noise, shown)
+            return self._inner(both, images, both.canvas_of(targets), noise, shown)
         except DetectorError as error:
             # The kernel is larger than these images: callers of attacks expect an AttackError.
             raise AttackError(str(error)) from error
@@ -201,7 +213,7 @@ class OnPatches(AdaptiveAttack):
         own = noise.fork(_STREAM, torch.device("cpu"))
         patches = PatchVictim(victim, self.patch_size, self.k, own, images, targets, self.redraw)
         shown = None if on_step is None else patches.shown_to(on_step, targets)
-        return self.attack.perturb(patches, images, patches.canvas_of(targets), noise, shown)
+        return self._inner(patches, images, patches.canvas_of(targets), noise, shown)
 
     def settings(self) -> dict[str, Any]:  # noqa: D102
         return {"patch_size": self.patch_size, "k": self.k, "redraw": self.redraw}

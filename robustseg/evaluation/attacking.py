@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustseg.attacks import Attack, AttackResult, AttackStep, NoiseSource, Targeted, attack_mode
+from robustseg.attacks import Attack, AttackResult, AttackStep, NoiseSource, Search, Targeted, attack_mode
 from robustseg.attacks.checks import check_logits
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED
@@ -72,6 +72,7 @@ def attack_batch(
     targets: Tensor,
     seed: int = 0,
     on_step: Callable[[AttackStep], None] | None = None,
+    search: Search | None = None,
 ) -> Outcome:
     """Attack a batch; to be called within :func:`full_precision`.
 
@@ -83,13 +84,14 @@ def attack_batch(
         targets: B×H×W class ids.
         seed: Seed of the evaluation.
         on_step: Function that is called after each gradient.
+        search: Precision to search in; by default that of the images.
 
     Raises:
         AttackError: The attack cannot be run on the model or the batch.
     """
     noise = NoiseSource.for_samples((seed, attack.seed), ids, images.device)
     start = time.perf_counter()
-    result = attack.run(model, images, targets, generator=noise, on_step=on_step)
+    result = attack.run(model, images, targets, generator=noise, on_step=on_step, search=search)
     if images.is_cuda:
         torch.cuda.synchronize(images.device)
     seconds = time.perf_counter() - start

@@ -240,6 +240,23 @@ class DataFacts(Part):
     """Number of images in each split of the data set that was there; None in cards of earlier versions."""
 
 
+class SearchFacts(Part):
+    """The precision that attacks searched in, and what it cost; their results were judged in float32."""
+
+    precision: str
+    channels_last: bool
+    images: int = 0
+    """Number of images that were searched in float32 as well."""
+    limit: float | None = None
+    """Most points of pixel_acc that an attack may lose on them."""
+    lost: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    """By attack and figure: how much more of it was left on these images than by the search in float32."""
+
+    def most_lost(self, key: str = "pixel_acc") -> float | None:
+        """Return the largest loss of a figure; None if nothing was measured."""
+        return max((value for row in self.lost.values() if (value := row.get(key)) is not None), default=None)
+
+
 class Protocol(Part):
     """The conditions of the measurement."""
 
@@ -248,6 +265,8 @@ class Protocol(Part):
     suite: str | None = None
     targets: TargetKind = "labels"
     """Targets of attacks and scores: the data's labels, or the model's own clean predictions."""
+    search: SearchFacts | None = None
+    """The precision of the attacks' searches; None for that of all forwards."""
     norm: str | None = None
     eps: str | float | None = None
     """norm and eps: the budget that all attacks with a bound share; None where they differ."""

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from robustseg.attacks import Attack, AttackStep, NoGradientError
+from robustseg.attacks import Attack, AttackStep, NoGradientError, Search
 from robustseg.attacks.base import OnStep
 from robustseg.attacks.checks import checked_images
 from robustseg.attacks.guard import Model
@@ -52,6 +52,7 @@ class Evaluator:
         for_itself: Names of attacks whose images only the attacked model, "" in ``scored_on``, is scored on.
         targets: Targets of attacks and scores: the ``labels`` that :meth:`update` gets, or the attacked model's own
             ``predictions`` on the clean images, with which every pixel counts.
+        search: Precision that attacks search in; predictions are made without it.
 
     Raises:
         ValueError: An attack has a name that scores cannot be reported under, see
@@ -71,7 +72,9 @@ class Evaluator:
         views: Mapping[str, View] | None = None,
         for_itself: Collection[str] = (),
         targets: TargetKind = "labels",
+        search: Search | None = None,
     ):
+        self.search = search
         self.attacks = check_names("attack", attacks)
         self.targets = check_targets(targets)
         if targets == "predictions":
@@ -187,7 +190,8 @@ class Evaluator:
         if name == CLEAN:
             return Outcome(untouched(batch.images), None, 0.0)
         try:
-            return attack_batch(model, self.attacks[name], batch.ids, batch.images, batch.targets, self.seed, on_step)
+            given = (model, self.attacks[name], batch.ids, batch.images, batch.targets)
+            return attack_batch(*given, self.seed, on_step, self.search)
         except NoGradientError as error:
             self.refused[name] = str(error)
             self.sink.refuse(name, error)

@@ -18,7 +18,7 @@ FORMAT = 1
 """Version of the folder's layout; raised when older folders can no longer be continued."""
 FIRST_NOISE = 1
 """Version of the noise in protocols and cards that do not say one, see :data:`~robustseg.attacks.NOISE_VERSION`."""
-_UNSAID = {"targets": "labels", "noise": FIRST_NOISE}
+_UNSAID = {"targets": "labels", "noise": FIRST_NOISE, "search": "float32"}
 """Facts that protocols leave out where they have these values."""
 _OLD_RESULTS = "robustness.json"
 """File with the results of evaluations before there were result cards."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from robustseg.evaluation.card import Card, DetectorRow, Figured
 from robustseg.evaluation.figures import Figure, shown_in
 from robustseg.evaluation.record import FOOLED
+from robustseg.evaluation.report.wording import searched
 from robustseg.evaluation.table import Cell, Column, Failure, Row, Section, Table, Text, Verdict, figure, words
 from robustseg.evaluation.targets import BY_CONSTRUCTION, OWN
 
@@ -42,9 +43,14 @@ def scores_table(card: Card) -> Table:
         [words("attack", wrap=False), *([words("targets")] if own else []), *headings],
         [Section(rows), Section(worst)],
         f"{data.name} {data.split}, {data.images} images, in %{f', against {OWN}' if own else ''}",
-        notes=[BY_CONSTRUCTION] if own else [],
+        notes=([BY_CONSTRUCTION] if own else []) + _search_note(card),
         shows_units=False,
     )
+
+
+def _search_note(card: Card) -> list[str]:
+    search = card.protocol.search
+    return [] if search is None else [f"Attacks searched in {searched(search)}."]
 
 
 def _scores(row: Figured, columns: Sequence[Figure]) -> list[Cell]:

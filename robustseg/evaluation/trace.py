@@ -15,6 +15,7 @@ from robustseg.attacks import (
     AttackStep,
     IterativeAttack,
     NoiseSource,
+    Search,
     StepRule,
     TranslationInvariantStep,
     attack_mode,
@@ -90,6 +91,7 @@ class Traced(Attack):
         generator: torch.Generator | NoiseSource | None = None,
         on_step: Callable[[AttackStep], None] | None = None,
         mode: AttackMode = "eval",
+        search: Search | None = None,
     ) -> AttackResult:
         trace = torch.zeros(len(images), self.attack.steps + 1, len(COLUMNS), dtype=torch.float64, device=images.device)
 
@@ -98,7 +100,7 @@ class Traced(Attack):
             if on_step is not None:
                 on_step(step)
 
-        result = self.attack.run(model, images, targets, generator=generator, on_step=watch, mode=mode)
+        result = self.attack.run(model, images, targets, generator=generator, on_step=watch, mode=mode, search=search)
         masked = targets.long().masked_fill(ignored_pixels(targets, self.ignore_index), IGNORED)
         with attack_mode(model, mode) as attacked, torch.no_grad():
             logits = check_logits(attacked(result.images_adv), images, masked, differentiable=False)

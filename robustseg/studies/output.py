@@ -11,11 +11,12 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from robustseg.evaluation.card import SearchFacts
 from robustseg.evaluation.figures import BY_KEY, SCORES
 from robustseg.evaluation.protocol import FIRST_NOISE
 from robustseg.evaluation.report.drawing import Plot
 from robustseg.evaluation.report.pages import render
-from robustseg.evaluation.report.wording import DIGITS, count, plain, setting
+from robustseg.evaluation.report.wording import DIGITS, count, plain, searched, setting
 from robustseg.evaluation.table import MISSING, Cell, Table, Text, figure, to_html, to_markdown
 from robustseg.evaluation.table.markdown import escape
 from robustseg.files import write_json, write_text
@@ -96,6 +97,8 @@ def facts_of(about: Mapping[str, Any]) -> dict[str, str]:
     found["Data"] = f"{data['name']} {data['split']}, {images} images, sha256 {data['sha256'][:12]}…"
     found["Precision, seed"] = f"{protocol['precision']}, {protocol['seed']}"
     found["Noise"] = f"version {protocol.get('noise', FIRST_NOISE)}"
+    if protocol.get("search"):
+        found["Search"] = searched(SearchFacts.model_validate(protocol["search"]))
     found["Versions"] = _versions(about["versions"])
     found["Commit"] = plain(about.get("commit") or "unknown")
     return found

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
-from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource, NonFiniteError
+from robustseg.attacks import Attack, AttackError, AttackMode, NoiseSource, NonFiniteError, Search
 from robustseg.data import run_seed
 from robustseg.data.lightning import data_of
 from robustseg.evaluation.figures import LOGGED
@@ -74,6 +74,8 @@ class RobustSegmentation(pl.LightningModule):
         compile: Run the network in attacks, updates and validation as compiled by torch.compile: true for the default
             settings, or :class:`~robustseg.models.Compile`'s; on GPUs it may be faster.
         channels_last: Keep weights and images in memory with the channels last; on GPUs it is mostly faster.
+        attack_search: Precision that the attacker searches in, whatever the trainer's is; two forwards in float32 judge
+            its results. Null for the trainer's.
 
     Raises:
         ValueError: A value is out of its range.
@@ -101,6 +103,7 @@ class RobustSegmentation(pl.LightningModule):
         class_weights: ClassWeights | list[float] | None = None,
         compile: Compile | bool = False,
         channels_last: bool = False,
+        attack_search: Search | None = None,
     ):
         super().__init__()
         if not 0 <= aux_weight < math.inf:
@@ -112,7 +115,7 @@ class RobustSegmentation(pl.LightningModule):
         self.model = SegmentationModel(network, mean, std, window, compile, channels_last)
         # Plain attributes: nothing of the attacker is in the state_dict, so a run can resume with another one.
         self.attack = attack
-        self.split = AdversarialSplit(adversarial_fraction, attack_mode)
+        self.split = AdversarialSplit(adversarial_fraction, attack_mode, attack_search)
         self.loss_combination: LossCombination = loss_combination
         check_class_weights(class_weights, self.model.num_classes)
         self.class_weights: ClassWeights | list[float] | None = class_weights
@@ -152,9 +155,15 @@ class RobustSegmentation(pl.LightningModule):
         """Refuse a batch that cannot be split before the first step, not at it, and figures that cannot be monitored.
 
         Raises:
-            TrainingError: A batch of one image cannot be split, or a callback monitors a figure that is not there or
-                has another direction.
+            TrainingError: A batch of one image cannot be split, a callback monitors a figure that is not there or
+                has another direction, or the attacker cannot search in the precision that it is to.
         """
+        search = self.split.search if self.attack is not None else None
+        reason = "" if search is None else search.why_not(self.device, self.model.mean.dtype)
+        if search is not None and reason:
+            raise TrainingError(
+                f"model.attack_search.precision = {search.precision}: {reason}: leave attack_search out."
+            )
         self.check_batch_size(*self._batch_sizes())
         check_monitors(self.trainer, self, self.logged(*self._batch_sizes()))
         self._weights = class_weights(self.class_weights, data_of(self.trainer), self.device)

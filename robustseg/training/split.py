@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from robustseg.attacks import Attack, AttackMode, NoiseSource
+from robustseg.attacks import Attack, AttackMode, NoiseSource, Search
 from robustseg.attacks.guard import Model
 from robustseg.types import Batch
 
@@ -38,12 +38,13 @@ class AdversarialSplit:
             the papers (Gu et al., ECCV 2022, Algorithm 2). Rounded to whole images, half up; for a fraction
             strictly between 0 and 1 both parts get at least one image.
         mode: Mode of the model during the attack, see :func:`~robustseg.attacks.attack_mode`.
+        search: Precision that the attack searches in; None for that of the caller.
 
     Raises:
         ValueError: ``fraction`` is outside of [0, 1], or ``mode`` is unknown.
     """
 
-    def __init__(self, fraction: float = 0.5, mode: AttackMode = "eval"):
+    def __init__(self, fraction: float = 0.5, mode: AttackMode = "eval", search: Search | None = None):
         if not 0 <= fraction <= 1:
             raise ValueError(
                 f"adversarial_fraction = {fraction} is outside of [0, 1]: it is the share of each batch to attack."
@@ -52,6 +53,7 @@ class AdversarialSplit:
             raise ValueError(f"attack_mode = {mode!r}: use eval or train.")
         self.fraction = fraction
         self.mode = mode
+        self.search = search
 
     def sizes(self, batch_size: int, global_batch_size: int | None = None) -> tuple[int, int]:
         """Compute the numbers of clean and of adversarial images in a batch.
@@ -96,5 +98,6 @@ class AdversarialSplit:
         clean, adversarial = self.sizes(len(batch.images))
         if not adversarial:
             return MixedBatch(batch.images, batch.targets, batch.ids, clean)
-        images_adv = attack(model, batch.images[clean:], batch.targets[clean:], generator=noise, mode=self.mode)
+        images, targets = batch.images[clean:], batch.targets[clean:]
+        images_adv = attack(model, images, targets, generator=noise, mode=self.mode, search=self.search)
         return MixedBatch(torch.cat([batch.images[:clean], images_adv]), batch.targets, batch.ids, clean)

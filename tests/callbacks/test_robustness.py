@@ -5,13 +5,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from robustseg.attacks import PGD
+from robustseg.attacks import PGD, Search
 from robustseg.callbacks import RobustnessEvaluation, ShowTraining
 from robustseg.data import SyntheticScenes
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.detectors import ScaleConsistency
 from robustseg.evaluation import Evaluator, MemorySink
 from robustseg.evaluation.attack_stage import AttackStage
+from robustseg.evaluation.searched import MeasuredSearch
 from robustseg.terminal import Display, showing, shown
 from robustseg.training import RobustSegmentation
 from tests.helpers.nets import ToyNetwork
@@ -175,3 +176,29 @@ def test_needs_a_module_whose_model_it_knows(tmp_path, scenes):
     )
     with pytest.raises(TypeError, match="RobustSegmentation"):
         trainer.validate(Other(), datamodule=scenes, verbose=False)
+
+
+class Searches(PGD):
+    """Notes the precision of its searches."""
+
+    noted: tuple = ()
+
+    def run(self, *arguments, search=None, **options):
+        self.noted = (*self.noted, search)
+        return super().run(*arguments, search=search, **options)
+
+
+@pytest.mark.parametrize("given", [{}, {"validation_search": None}, {"search": MeasuredSearch("float32")}])
+def test_validation_searches_in_bf16(tmp_path, scenes, given):
+    attack = Searches(steps=1)
+    fit(tmp_path, scenes, RobustnessEvaluation({"pgd": attack}, **given), epochs=1)
+    assert set(attack.noted) == {given.get("validation_search", Search("bf16", channels_last=True))}
+
+
+def test_validation_searches_in_float32_where_bf16_is_not_supported(tmp_path, scenes, monkeypatch, capsys):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False, raising=False)
+    attack = Searches(steps=1)
+    fit(tmp_path, scenes, RobustnessEvaluation({"pgd": attack}), epochs=2)
+    assert set(attack.noted) == {None}
+    said = "validation searches in float32 instead of bf16: this CPU does not compute in it."
+    assert capsys.readouterr().out.count(said) == 1

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from robustseg.attacks import PGD, Attack, SegPGD
+from robustseg.attacks import PGD, Attack, Search, SegPGD
 from robustseg.data import SyntheticScenes
 from robustseg.data.lightning import SegmentationDataModule
 from robustseg.training import RobustSegmentation, TrainingError
@@ -107,6 +107,37 @@ def test_accumulated_gradients_are_not_polluted_by_the_attack(tmp_path):
     together, first, second = gradients
     for whole, one, two in zip(together, first, second, strict=True):
         torch.testing.assert_close(whole, (one + two) / 2)
+
+
+def test_the_attacker_searches_in_a_precision_of_its_own(tmp_path):
+    found = []
+
+    class Record(PGD):
+        def run(self, *arguments, search=None, **options):
+            found.append(search)
+            return super().run(*arguments, search=search, **options)
+
+    search = Search("bf16", channels_last=True)
+    net = module(attack=Record(steps=2), attack_search=search)
+    trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(net, datamodule=scenes())
+    assert found == [search] * 2
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    batch = toy_batch(4, num_classes=7)
+    low, high = net._mix(batch), module(attack=PGD(steps=2))._mix(batch)
+    assert low.images.dtype == high.images.dtype
+    assert torch.equal(low.images[:2], high.images[:2])
+
+
+def test_an_attacker_that_cannot_search_so_is_refused_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: False, raising=False)
+    net = module(attack=PGD(steps=1), attack_search=Search("fp16"))
+    with pytest.raises(TrainingError, match=r"model\.attack_search\.precision = fp16: this CPU does not compute in it"):
+        trainer(tmp_path).fit(net, datamodule=scenes())
+    net = module(attack=PGD(steps=1), attack_search=Search())
+    with pytest.raises(TrainingError, match="images and model are in bfloat16"):
+        trainer(tmp_path, precision="bf16-true").fit(net, datamodule=scenes())
+    standard = module(attack_search=Search("fp16"))  # without an attacker nothing searches
+    trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(standard, datamodule=scenes())
 
 
 def test_nothing_of_the_attacker_is_in_the_checkpoint(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,9 @@ from robustseg.attacks.losses.base import IGNORED, correct_pixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, ThreatModel, per_image
 from robustseg.attacks.victim import Victim
+
+Decision = Callable[[Tensor, Tensor], Tensor]
+"""Function of logits and targets that returns the pixels that show their target, B×H×W bool."""
 
 
 class MinimumNormAttack(Attack):
@@ -56,7 +60,7 @@ class MinimumNormAttack(Attack):
     ) -> Tensor:
         if self.threat is not None and self.threat.eps == 0:
             return images
-        nearest = Nearest(images, targets, self.norm, self.success, self.targeted)
+        nearest = Nearest(images, targets, self.norm, self.success, self.targeted, victim)
         self.search(victim, images, targets, noise, on_step, nearest)
         if self.threat is None:
             return nearest.images_adv
@@ -92,7 +96,7 @@ class MinimumNormAttack(Attack):
 class Nearest:
     """The nearest fooled iterate of each image, or the one with most fooled pixels while none is fooled enough.
 
-    No method waits for the device.
+    No method waits for the device, except in a search in low precision: what seems fooled enough is judged first.
 
     Args:
         images: B×3×H×W, the clean images.
@@ -100,9 +104,19 @@ class Nearest:
         norm: Norm of the distance.
         success: Share of the valid pixels that must be fooled.
         targeted: ``targets`` are the attacker's labels.
+        victim: The model, with these images, that judges; None if all logits are verdicts.
     """
 
-    def __init__(self, images: Tensor, targets: Tensor, norm: Norm, success: float, targeted: bool):
+    def __init__(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        norm: Norm,
+        success: float,
+        targeted: bool,
+        victim: Victim | None = None,
+    ):
+        self._victim = victim
         self._images = images
         self._targets = targets
         self._norm = norm
@@ -128,7 +142,24 @@ class Nearest:
         Returns:
             B bool: the iterate is fooled enough.
         """
-        return self.offer_hits(images_adv, correct_pixels(logits, _part(self._targets, rows)), rows)
+        hits = self.confirmed(images_adv, correct_pixels(logits, _part(self._targets, rows)), correct_pixels, rows)
+        return self.offer_hits(images_adv, hits, rows)
+
+    def confirmed(self, images_adv: Tensor, hits: Tensor, decide: Decision, rows: Tensor | None = None) -> Tensor:
+        """Return the decision for each pixel, by a verdict for iterates that seem nearer and fooled enough.
+
+        Args:
+            images_adv: See :meth:`offer`.
+            hits: B×H×W bool, decided by the logits of the search.
+            decide: Function of logits and targets that decides.
+            rows: See :meth:`offer`.
+        """
+        if self._victim is None or not self._victim.searches:
+            return hits
+        victim = self._victim if rows is None else self._victim.select(rows)
+        targets = _part(self._targets, rows)
+        nearer = self._compare(images_adv, hits, rows)[1]
+        return victim.confirmed(hits, nearer, images_adv.detach(), lambda logits, at: decide(logits, targets[at]))
 
     def offer_hits(self, images_adv: Tensor, hits: Tensor, rows: Tensor | None = None) -> Tensor:
         """Compare iterates as :meth:`offer` does, with the attack's own decision for each pixel.
@@ -138,6 +169,18 @@ class Nearest:
             hits: B×H×W bool: pixels that show their target, False where ignored.
             rows: See :meth:`offer`.
         """
+        enough, nearer, more, distance, fooled = self._compare(images_adv, hits, rows)
+        before, most = _part(self.distance, rows), _part(self._most, rows)
+        kept = torch.where(per_image(nearer | more, images_adv), images_adv.detach(), _part(self.images_adv, rows))
+        self.distance = _put(self.distance, torch.where(nearer, distance, before), rows)
+        self._most = _put(self._most, torch.maximum(most, fooled), rows)
+        self.images_adv = _put(self.images_adv, kept, rows)
+        return enough
+
+    def _compare(
+        self, images_adv: Tensor, hits: Tensor, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return B values each: fooled enough, nearer and so, more fooled than all before, distance, pixels fooled."""
         count = hits.flatten(1).sum(1)
         fooled = count if self._targeted else _part(self._valid, rows) - count
         enough = fooled >= _part(self._enough, rows)
@@ -146,11 +189,7 @@ class Nearest:
         nearer = enough & (distance < before)
         # While no iterate is fooled enough, the one with most fooled pixels is kept.
         more = ~enough & before.isinf() & (fooled > most)
-        kept = torch.where(per_image(nearer | more, images_adv), images_adv.detach(), _part(self.images_adv, rows))
-        self.distance = _put(self.distance, torch.where(nearer, distance, before), rows)
-        self._most = _put(self._most, torch.maximum(most, fooled), rows)
-        self.images_adv = _put(self.images_adv, kept, rows)
-        return enough
+        return enough, nearer, more, distance, fooled
 
 
 def _part(values: Tensor, rows: Tensor | None) -> Tensor:

@@ -170,16 +170,26 @@ class CW(MinimumNormAttack):
 
     def _judge(self, logits: Tensor, images_adv: Tensor, batch: _Batch, nearest: Nearest) -> tuple[Tensor, Tensor]:
         """Return f of each image and a mask of images fooled enough, B values each; offer the iterate as a result."""
-        # In float32 at least: the sum over an image overflows float16.
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        true, runner_up = true_and_runner_up(wide, batch.targets)
-        valid = batch.targets >= 0
-        decreased = runner_up - true if self.targeted else true - runner_up
-        # If targeted, pixels that show the target by κ; otherwise pixels that are not yet wrong by κ.
-        hits = (decreased <= -self.confidence if self.targeted else decreased >= -self.confidence) & valid
+        decreased, valid = self._margins(logits, batch.targets), batch.targets >= 0
+        hits = self._hits(decreased) & valid
+        if batch.victim.searches:
+            hits = nearest.confirmed(images_adv, hits, self._decide, batch.rows)
         enough = nearest.offer_hits(images_adv, hits, batch.rows)
         pixels = torch.where(valid, decreased.clamp_min(-self.confidence), torch.zeros_like(decreased))
         return pixels.flatten(1).sum(1), enough
+
+    def _margins(self, logits: Tensor, targets: Tensor) -> Tensor:
+        # In float32 at least: the sum over an image overflows float16.
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        true, runner_up = true_and_runner_up(wide, targets)
+        return runner_up - true if self.targeted else true - runner_up
+
+    def _decide(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self._hits(self._margins(logits, targets)) & (targets >= 0)
+
+    def _hits(self, decreased: Tensor) -> Tensor:
+        """If targeted, pixels that show the target by κ; otherwise pixels that are not yet wrong by κ."""
+        return decreased <= -self.confidence if self.targeted else decreased >= -self.confidence
 
     def _objective(
         self, grad: Tensor, loss: Tensor, images_adv: Tensor, batch: _Batch, c: Tensor

@@ -160,12 +160,23 @@ class DAG(Attack):
 
     def _rank(self, state: _State, images_adv: Tensor, hits: Tensor) -> None:
         """Keep the iterate of each unfinished image if it fools more pixels than any before."""
-        shown = hits.flatten(1).sum(1)
-        fooled = shown if self.targeted else state.count - shown
-        better = (fooled > state.most) & ~state.finished
+        fooled = self._fooled(hits, state.count)
+        ends = (fooled >= state.enough) & ~state.finished
+
+        def judge(logits: Tensor, rows: Tensor) -> Tensor:
+            return self._fooled(correct_pixels(logits, state.targets[rows]), state.count[rows])
+
+        judged = state.victim.confirmed(fooled, ends, images_adv, judge)
+        # By the word of a search, an iterate before may have fooled as many pixels as the one that ends it.
+        better = ((judged > state.most) | (ends & (judged >= state.enough))) & ~state.finished
+        fooled = judged
         state.most = torch.where(better, fooled, state.most)
         state.best = torch.where(per_image(better, images_adv), images_adv, state.best)
         state.finished = state.finished | (fooled >= state.enough)
+
+    def _fooled(self, hits: Tensor, count: Tensor) -> Tensor:
+        shown = hits.flatten(1).sum(1)
+        return shown if self.targeted else count - shown
 
     def _gap(self, logits: Tensor, state: _State, active: Tensor) -> Tensor:
         """Compute Σ_T (u_{l'} − u_y) of each image: B values."""

@@ -75,8 +75,8 @@ class WorstOf(Attack):
 
     @staticmethod
     def _offer(best: Best, batch: Batch, images_adv: Tensor) -> None:
-        with torch.no_grad():
-            logits = check_logits(batch.victim(images_adv), images_adv, batch.targets, differentiable=False)
+        verdict = batch.victim.verdict(images_adv)
+        logits = check_logits(verdict, images_adv, batch.targets, differentiable=False)
         best.offer(images_adv, logits, batch.rows)
 
     def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102

@@ -98,6 +98,7 @@ class Square(Attack):
             for step in range(self.steps):
                 if step and step % LEAVE_EVERY == 0:
                     _refuse_non_finite(state)
+                    self._confirm(state)
                     going = (~state.finished).nonzero()[:, 0]
                     if len(going) < len(state.rows):
                         images_adv = images_adv.index_copy(0, state.rows, state.images_adv)
@@ -106,6 +107,7 @@ class Square(Attack):
                         break
                 self._query(state, step, on_step)
             _refuse_non_finite(state)
+            self._confirm(state)
             return images_adv.index_copy(0, state.rows, state.images_adv)
 
     def _begin(self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource) -> _State:
@@ -145,6 +147,14 @@ class Square(Attack):
         state.finite = state.finite & loss.isfinite().all()
         if on_step is not None:
             on_step(AttackStep(step + 1, self.steps, 0, candidate, logits, state.targets, loss, state.rows))
+
+    def _confirm(self, state: _State) -> None:
+        """Have images that a search found finished judged; those that are not go on."""
+
+        def judge(logits: Tensor, rows: Tensor) -> Tensor:
+            return self._judge(logits, state.targets[rows])[1]
+
+        state.finished = state.victim.confirmed(state.finished, state.finished, state.images_adv, judge)
 
     def _judge(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return, for each image, the mean cross-entropy, a flag for finished images, and the correct pixels."""

@@ -53,6 +53,13 @@ class Targeted(Attack):
             return self.attack.perturb(victim, images, wanted, noise, on_step)
         return self.attack._perturb_some(aimed.nonzero()[:, 0], victim, images, wanted, noise, on_step)
 
+    def verified(  # noqa: D102
+        self, victim: Victim, images: Tensor, targets: Tensor, images_adv: Tensor
+    ) -> Tensor:
+        # The inner attack aims at the map: its verdict counts the pixels that show it, of images that have any.
+        wanted = self.wanted(targets, IGNORED)
+        return self.attack.verified(victim, images, wanted, images_adv)
+
     def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102
         inner = self.attack.for_data(class_pixels)
         return self if inner is self.attack else self.replace(attack=inner)

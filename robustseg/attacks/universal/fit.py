@@ -18,6 +18,7 @@ from robustseg.attacks.guard import Model, attack_mode
 from robustseg.attacks.losses.base import IGNORED, AttackLoss
 from robustseg.attacks.losses.pixelwise import CrossEntropy
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.precision import Search
 from robustseg.attacks.settings import Checked
 from robustseg.attacks.steps.sign import SignStep
 from robustseg.attacks.targets.maps import TargetMap
@@ -113,6 +114,7 @@ class UniversalPerturbation(Checked):
         start: UniversalDelta | None = None,
         on_step: OnUniversalStep | None = None,
         device: torch.device | str | None = None,
+        search: Search | None = None,
     ) -> UniversalDelta:
         """Fit the perturbation; the model and the global random state are not changed.
 
@@ -124,13 +126,14 @@ class UniversalPerturbation(Checked):
             start: Perturbation to continue from: two fits of n epochs are one of 2n (for a loss without a schedule).
             on_step: Called after each batch.
             device: Device of the model, to which batches are moved; by default they stay on their own.
+            search: Precision of the forwards and gradients.
 
         Raises:
             AttackError: Batches that do not fit together or cannot be iterated again, a model that cannot be
                 differentiated.
             ValueError: ``start`` is larger than ε or not of the wanted size.
         """
-        with attack_mode(model) as attacked:
+        with attack_mode(model, search=search) as attacked:
             delta: Tensor | None = None
             if start is not None:
                 self._check_start(start)

@@ -66,6 +66,7 @@ class EvaluationModule(pl.LightningModule):
             views=of.every_view,
             for_itself=of.for_itself,
             targets=of.targets,
+            search=of.search,
         )
 
     def test_dataloader(self) -> _Batches:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
@@ -21,6 +22,7 @@ from robustseg.evaluation.benchmark.detection import Consistency
 from robustseg.evaluation.benchmark.facts import data_facts, model_facts
 from robustseg.evaluation.card import ModelFacts, Part, Protocol
 from robustseg.evaluation.protocol import FIRST_NOISE, digest
+from robustseg.evaluation.searched import MeasuredSearch
 from robustseg.evaluation.targets import (
     TargetKind,
     check_targets,
@@ -90,6 +92,8 @@ class Benchmark:
         false_positive_rate: Largest share of the benign images that a detector's threshold may reject.
         threshold_images: Number of benign images that thresholds are fitted on, evenly spread over the training split;
             None for all.
+        search: Precision that attacks search in, with the images that are searched in float32 as well; None for float32
+            throughout.
 
     Raises:
         DataError: A sample is missing or cannot be used.
@@ -117,6 +121,7 @@ class Benchmark:
     false_positive_rate: float = 0.05
     threshold_images: int | None = 100
     targets: TargetKind = "labels"
+    search: MeasuredSearch | None = None
 
     def __post_init__(self) -> None:
         self._check_targets()
@@ -149,6 +154,7 @@ class Benchmark:
             "noise": NOISE_VERSION,
             # Left out for labels, so that folders from before there was a choice are continued.
             **({"targets": self.targets} if self.targets != "labels" else {}),
+            **({} if self.search is None else {"search": self.search.describe()}),
             # A model that was trained in bf16-true is evaluated in that precision.
             "precision": str(next(self.model.parameters(), self.model.mean).dtype).removeprefix("torch."),
         }
@@ -164,6 +170,7 @@ class Benchmark:
                 "precision": self.facts["precision"],
                 "seed": self.seed,
                 "noise": self.facts.get("noise", FIRST_NOISE),
+                **({} if self.search is None else {"search": self.search.describe()}),
             },
         }
 
@@ -266,6 +273,25 @@ class Benchmark:
     def probe_indices(self) -> list[int]:
         """Indices of the samples to probe the model on, evenly spread over the scored ones."""
         return [self.indices[place] for place in _spread(self.check_images, len(self.indices))]
+
+    @property
+    def float32_indices(self) -> list[int]:
+        """Indices of the samples that are searched in float32 as well, evenly spread over the scored ones."""
+        count = 0 if self.search is None else self.search.images
+        return [self.indices[place] for place in _spread(count, len(self.indices))]
+
+    def refuse_search(self, device: torch.device) -> None:
+        """Refuse a device that cannot search as this evaluation is to.
+
+        Raises:
+            EvaluationError: It cannot.
+        """
+        reason = "" if self.search is None else self.search.why_not(device, getattr(torch, self.facts["precision"]))
+        if reason and self.search is not None:
+            raise EvaluationError(
+                f"robustness.search.precision = {self.search.precision}: {reason}: leave robustness.search out, or set "
+                "its precision to float32."
+            )
 
     @property
     def benign_indices(self) -> list[int]:

@@ -50,7 +50,7 @@ def checks_of(
     if not of.check_images:
         return None
     path = of.checks_file(folder)
-    found = _read(path)
+    found = kept_evidence(path)
     if found is not None:
         return found
     dataset = of.data.dataset(of.split)
@@ -89,7 +89,7 @@ def checks_of(
     except OSError as error:
         raise not_written(path, error) from error
     # Read back, so that a continued evaluation gives the same bytes.
-    return _read(path)
+    return kept_evidence(path)
 
 
 def _alike(samples: Sequence[Sample], ignore_index: int) -> list[Sample]:
@@ -99,7 +99,12 @@ def _alike(samples: Sequence[Sample], ignore_index: int) -> list[Sample]:
     return [sample for sample, size in zip(valid, sizes, strict=True) if size == max(sizes, key=sizes.count)]
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def kept_evidence(path: Path) -> dict[str, Any] | None:
+    """Return the evidence in a file; None, with a warning, for one that was altered.
+
+    Raises:
+        EvaluationError: Something else than a file is there.
+    """
     try:
         found = read_json(path)
         if SEAL not in found:

@@ -19,6 +19,7 @@ from robustseg.evaluation import (
     draw_panel,
 )
 from robustseg.evaluation.attack_stage import FORWARD, AttackStage
+from robustseg.evaluation.benchmark.in_float32 import STAGE, float32_steps, search_facts
 from robustseg.evaluation.benchmark.module import EvaluationModule
 from robustseg.evaluation.benchmark.old_noise import keep_noise
 from robustseg.evaluation.benchmark.plan import Benchmark
@@ -100,7 +101,8 @@ def _after(benchmark: Benchmark, folder: Path) -> dict[str, tuple[float, int]]:
     """Return what follows the attacks: gradient steps for one image, and images."""
     images = 0 if benchmark.checks_file(folder).exists() else len(benchmark.probe_indices)
     detectors = {f"threshold of {name}": (FORWARD, len(benchmark.benign_indices)) for name in benchmark.detectors}
-    return {PROBE: (PROBE_STEPS, images), **detectors}
+    searches = {STAGE: (float32_steps(benchmark), len(benchmark.float32_indices))} if benchmark.search else {}
+    return {**searches, PROBE: (PROBE_STEPS, images), **detectors}
 
 
 def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path, stage: AttackStage | None = None) -> None:
@@ -122,6 +124,7 @@ def measure(trainer: pl.Trainer, benchmark: Benchmark, folder: Path, stage: Atta
             measure(trainer, benchmark, folder, stage)
         return
     keep_noise(benchmark, folder, trainer.is_global_zero)
+    benchmark.refuse_search(trainer.strategy.root_device)
     # Claimed before the trainer starts, since its loggers write into folders that may be refused.
     refuse_others(streams(folder), claim(folder, benchmark.facts), benchmark.record_settings)
     module = EvaluationModule(benchmark, folder, stage)
@@ -152,7 +155,10 @@ def make_card(
     measured = read_measurements(
         folder, claim(folder, of.facts), of.samples, settings, of.model.num_classes, views=of.detector_views
     )
-    card = build_card(about(of, measured), measured, settings, checks_of(of, measured, folder, device, stage))
+    facts = about(of, measured)
+    if (search := search_facts(of, measured, folder, device, stage)) is not None:
+        facts["protocol"]["search"] = search
+    card = build_card(facts, measured, settings, checks_of(of, measured, folder, device, stage))
     if of.detectors:
         found = detectors_of(of, measured, folder, device, stage)
         card = parse_card({**card.as_dict(), "detectors": found}, "the result card")

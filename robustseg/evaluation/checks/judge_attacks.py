@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
-from robustseg.evaluation.card import Card, Flag
+from robustseg.evaluation.card import Card, Flag, SearchFacts
 from robustseg.evaluation.checks.flag import (
     NOT_PROBED,
     Finding,
@@ -95,8 +95,30 @@ def judge_convergence(card: Card) -> Flag:
                 f"by {points(doubled['change'])}: take more steps.",
             )
         )
+    findings += list(_search_findings(card.protocol.search))
     finding = worst_finding(findings, "Twice the steps and another start change the figure by less than 0.5 points.")
-    return flag_of(6, "convergence", finding, {"probe": found, "suite": doubled})
+    search = card.protocol.search
+    searched = {} if search is None else {"search": search.as_dict()}
+    return flag_of(6, "convergence", finding, {"probe": found, "suite": doubled, **searched})
+
+
+def _search_findings(search: SearchFacts | None) -> Iterator[Finding]:
+    """Judge what a search in low precision leaves more than one in float32."""
+    if search is None:
+        return
+    lost, limit = search.most_lost(), search.limit or 0.0
+    if lost is None:
+        yield Finding(
+            "not checked",
+            f"Attacks searched in {search.precision}, and nothing says what that costs: set robustness.search.images.",
+        )
+    elif lost > limit / 100:
+        worst = max(search.lost, key=lambda name: search.lost[name].get("pixel_acc") or 0.0)
+        yield Finding(
+            "caution",
+            f"{worst} searched in {search.precision} leaves {points(lost)} of pixel_acc more than in float32 on "
+            f"{search.images} images, above the limit of {limit:g}: leave robustness.search out.",
+        )
 
 
 def _effort_findings(found: Mapping[str, Any]) -> Iterator[Finding]:

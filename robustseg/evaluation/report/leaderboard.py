@@ -16,6 +16,7 @@ from robustseg.evaluation.report.wording import (
     NOTHING,
     model_name,
     plain,
+    search_name,
     settings_of,
     sha,
     shorten,
@@ -128,6 +129,7 @@ def protocol_of(card: Card) -> dict[str, Any]:
     parts = {"data": card.data.as_dict(), "protocol": card.protocol.as_dict()}
     found = {f"{part}.{key}": parts[part].get(key, _MISSING) for part, keys in _PROTOCOL.items() for key in keys}
     found["protocol.targets"] = card.protocol.targets  # labels in cards from before there was a choice
+    found["protocol.search"] = search_name(card.protocol.search)
     for name, row in card.attacks.items():
         found |= {f"attacks.{name}.{key}": value for key, value in settings_of(row.settings).items()}
     return found
@@ -248,7 +250,7 @@ def _table(cards: Mapping[str, Card]) -> LeaderboardTable:
     below = (
         f"{data.images} of {data.split_images} images, {resolution}; suite {', '.join(suites)}: "
         f"{', '.join(plain(name) for name in first.attacks) or 'no attack'}; seed {first.protocol.seed}, "
-        f"{plain(first.protocol.precision)}; data sha256 {sha(data.sha256)}…{_noise(cards)}"
+        f"{plain(first.protocol.precision)}{_search(first)}; data sha256 {sha(data.sha256)}…{_noise(cards)}"
     )
     return LeaderboardTable(heading, below, (*placed, *apart))
 
@@ -259,6 +261,11 @@ def _noise(cards: Mapping[str, Card]) -> str:
     names = [", ".join(plain(name) for name, card in cards.items() if card.protocol.noise == each) for each in versions]
     parts = [f"of version {version} in {shown}" for version, shown in zip(versions, names, strict=True)]
     return f"; noise {' and '.join(parts)}, other numbers for the same seed" if len(parts) > 1 else ""
+
+
+def _search(card: Card) -> str:
+    search = card.protocol.search
+    return "" if search is None else f", searched in {search_name(search)}"
 
 
 def _entry(name: str, card: Card) -> Entry:

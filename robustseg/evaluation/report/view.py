@@ -18,6 +18,7 @@ from robustseg.evaluation.report.wording import (
     percent,
     plain,
     points,
+    searched,
     setting,
     settings_of,
     sha,
@@ -101,6 +102,7 @@ def facts(card: Card) -> dict[str, str]:
         "Suite": plain(protocol.suite or "none, attacks chosen one by one"),
         "Precision, seed": f"{plain(protocol.precision)}, {protocol.seed}",
         "Noise": f"version {protocol.noise}",
+        **({} if protocol.search is None else {"Search": searched(protocol.search)}),
         "Versions": versions,
         "Commit": plain(card.commit or UNKNOWN),
     }

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from robustseg.attacks.describe import CLASS, setting_text
-from robustseg.evaluation.card import UNKNOWN, AttackSettings, Card, Protocol
+from robustseg.evaluation.card import UNKNOWN, AttackSettings, Card, Protocol, SearchFacts
 from robustseg.evaluation.table import ends_text, finite
 from robustseg.types import parse_fraction
 
@@ -146,3 +146,20 @@ def threat(protocol: Protocol) -> str:
     if protocol.eps is None:
         return "differs between the attacks, see their settings"
     return f"{plain(protocol.norm or 'norm unknown')}, eps = {plain(protocol.eps)}"
+
+
+def search_name(search: SearchFacts | None) -> str:
+    """Name the precision and the layout that attacks searched in: ``bf16, channels last``."""
+    if search is None:
+        return "float32"
+    return f"{plain(search.precision)}{', channels last' if search.channels_last else ''}"
+
+
+def searched(search: SearchFacts) -> str:
+    """Say what attacks searched in, and what that cost on the images that were searched in float32 as well."""
+    found = f"{search_name(search)}; results judged in float32"
+    lost, miou = search.most_lost(), search.most_lost("miou")
+    if lost is None:
+        return f"{found}; not compared with a search in float32"
+    figures = f"{points(lost)} points of pixel_acc" + ("" if miou is None else f" and {points(miou)} of miou")
+    return f"{found}; at most {figures} more left than by a search in float32, on {search.images} images"
