@@ -3,8 +3,9 @@
 A draw has 64 bits of key for each image, and each element of the image an index. The word of an element is the index
 plus one half of the key, sent through the three multiply-xorshift rounds of ``triple32`` (Wellons, 2018, "Prospecting
 for Hash Functions"), with the other half of the key added after the first. Keys are mixed by the finaliser of
-splitmix64 (Steele et al., OOPSLA 2014). All sums and products wrap around; a right shift of a signed number is masked, which makes
-a logical one of it. Floating point begins after the last integer, with conversions and products that are exact.
+splitmix64 (Steele et al., OOPSLA 2014). All sums and products wrap around; a right shift of a signed number is masked,
+which makes a logical one of it. Floating point begins after the last integer, with conversions and products that are
+exact.
 """
 
 from __future__ import annotations
