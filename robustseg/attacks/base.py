@@ -119,7 +119,7 @@ class Attack(Configured, ABC):
             model: Maps B×3×H×W images in [0, 1] to B×C×H×W logits; normalisation happens inside.
             images: B×3×H×W floating point in [0, 1].
             targets: B×H×W integer class ids, or the ignore index.
-            generator: Source of the start noise. A :class:`NoiseSource` with one generator per image makes each
+            generator: Source of the start noise. A :class:`NoiseSource` that is made for sample ids makes each
                 image's result independent of its batch. By default a fresh one from the attack's seed.
             on_step: Called after each gradient.
             mode: Mode of the model during the attack, see :func:`~robustseg.attacks.guard.attack_mode`.

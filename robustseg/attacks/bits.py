@@ -81,21 +81,22 @@ def uniform_double(found: Tensor, further: Tensor) -> Tensor:
 
 
 def normal(found: Tensor) -> Tensor:
-    """Turn random words into float32 numbers of a normal distribution, from −5.42 to 5.42.
+    """Turn random words, which are overwritten, into float32 numbers of a normal distribution, from −5.42 to 5.42.
 
     23 bits are the distance from the end of the tail, in units of 2^-24 of the probability, and one bit is the sign.
     The quantile is interpolated linearly in a table that has 128 intervals for each octave of the probability: the
     error is below 1e-5.
     """
     # Odd numbers below 2^24, which float32 holds exactly. Their exponent and first bits are the place in the table.
-    place = (_shifted(found, 9) * 2 + 1).to(torch.float32).view(torch.int32)
+    place = _shifted(found, 9).mul_(2).add_(1).to(torch.float32).view(torch.int32)
     rest = 23 - _PER_OCTAVE
-    interval = (place >> rest) - (127 << _PER_OCTAVE)
+    interval = (place >> rest).sub_(127 << _PER_OCTAVE).flatten()
     table = torch.tensor(_quantiles()).to(found.device, non_blocking=True)
-    quantile = table.index_select(0, interval.flatten()).view_as(found)
-    inner = table.index_select(0, interval.add_(1).flatten()).view_as(found)
-    quantile = quantile - ((quantile - inner).mul_(place & (1 << rest) - 1) >> rest)
-    sign = (found >> 7 & 2) - 1
+    quantile = table.index_select(0, interval).view_as(found)
+    step = table.index_select(0, interval.add_(1)).view_as(found)
+    torch.sub(quantile, step, out=step)
+    quantile.sub_(step.mul_(place.bitwise_and_((1 << rest) - 1)).bitwise_right_shift_(rest))
+    sign = found.bitwise_right_shift_(7).bitwise_and_(2).sub_(1)
     return quantile.mul_(sign).to(torch.float32).mul_(2.0**-_QUANTILE_BITS)
 
 

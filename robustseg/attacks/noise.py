@@ -60,7 +60,7 @@ class NoiseSource:
             step: Global step in training; 0 in evaluation.
         """
         numbers = torch.tensor([bits.signed(_hash("sample", sample)) for sample in ids], dtype=torch.int64)
-        return cls(_hash(seed, step), _moved(numbers, device), device)
+        return cls(_hash("batch", seed, step), _moved(numbers, device), device)
 
     def uniform(self, like: Tensor) -> Tensor:
         """Draw U[0, 1) of the shape, dtype and device of ``like`` (B×…), contiguous.
@@ -103,7 +103,7 @@ class NoiseSource:
             device: Device of the new source; this source's by default.
         """
         fork = copy.copy(self)
-        fork._seed = _hash(self._seed, seed) if seed else self._seed
+        fork._seed = _hash("fork", self._seed, seed) if seed else self._seed
         fork._shared = _Shared(0 if seed else self._shared.drawn)
         fork._images = self._images.fork(bits.mix(fork._seed), self._rows, not seed, device or self._images.device)
         fork._rows = None

@@ -113,7 +113,7 @@ class AllowedSet:
     def sample(self, noise: NoiseSource) -> Tensor:
         """Draw a random start: uniform in the ball, then clipped to the box."""
         if self.threat.norm == "linf":
-            delta = (2 * noise.uniform(self.images) - 1) * self._eps
+            delta = noise.uniform(self.images).mul_(2).sub_(1).mul_(self._eps)
         else:
             normal = noise.normal(self.images)
             radius = noise.uniform(self.images.flatten(1)[:, :1]) ** (1 / self.images[0].numel())

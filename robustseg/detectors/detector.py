@@ -90,7 +90,7 @@ class Detector(Checked, ABC):
         Args:
             model: The model, see :meth:`scores`.
             images: B×3×H×W.
-            noise: Noise on the CPU, with a generator for each image.
+            noise: Noise on the CPU, by sample id.
             ignored: B×H×W bool, pixels that are left out, or None.
 
         Returns:

@@ -131,7 +131,7 @@ def noise_since(checkpoint: Mapping[str, Any], name: str = "the checkpoint") -> 
     found = checkpoint[RUN_KEY].get("noise", {"1": 0})
     if not isinstance(found, Mapping) or not found or not all(type(step) is int for step in found.values()):
         raise TrainingError(f"{name}: {RUN_KEY}.noise is no step by version: give another checkpoint.")
-    if max(found, key=found.__getitem__) in NOISE_SINCE:
+    if max(found, key=lambda version: (found[version], version)) in NOISE_SINCE:
         return dict(found)
     step = checkpoint.get("global_step")  # checked with the rest of the training state
     return dict(found) | dict.fromkeys(NOISE_SINCE, step if type(step) is int else 0)
@@ -208,9 +208,9 @@ def check_continuation(
         )
     notes = [f"no longer the same run: {line}" for line in rest]
     since = noise_since(checkpoint, name)
-    if len(since) > len(found.get("noise", {"1": 0})) and _is_attacked(found.get("settings")):
+    if since != found.get("noise") and _is_attacked(found.get("settings")):
         notes.append(
-            f"no longer the same run: from step {max(since.values())} on the attacker's noise is of version "
+            f"no longer the same run: from step {since[str(NOISE_VERSION)]} on the attacker's noise is of version "
             f"{NOISE_VERSION}, other numbers for the same seed; the weights up to there stay valid"
         )
     if _global(before) != _global(facts):

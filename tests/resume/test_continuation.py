@@ -12,6 +12,7 @@ from robustseg.resume.continuation import (
     check_continuation,
     close_epoch,
     deciding_settings,
+    noise_since,
     rescale_batches,
     run_record,
 )
@@ -97,6 +98,38 @@ def test_another_configuration_is_refused_with_its_keys_unless_told(other, line)
         assert line in str(error.value)
         assert ("--resume changed" in str(error.value)) == ("network" not in line)  # other shapes cannot continue
     assert check(configuration=other, resume="changed") == [f"no longer the same run: {line}"]
+
+
+ATTACKED = changed(CONFIGURATION, model__attack={"class_path": "PGD"})
+
+
+@pytest.mark.parametrize("noise", [None, {"1": 0}, {"2": 0, "1": 5}])
+def test_other_noise_is_said_with_its_step_and_remembered(noise):
+    before = record(configuration=ATTACKED) | {"global_step": 12}
+    before[RUN_KEY].pop("noise")
+    if noise is not None:
+        before[RUN_KEY]["noise"] = noise
+    (note,) = check(configuration=ATTACKED, checkpoint=before)
+    assert "from step 12 on the attacker's noise is of version 2, other numbers" in note
+    since = noise_since(before)
+    assert since == {**(noise or {"1": 0}), "2": 12}
+    after = {RUN_KEY: run_record(FACTS, deciding_settings(ATTACKED), since), "global_step": 20}
+    assert check(configuration=ATTACKED, checkpoint=after) == []
+    assert noise_since(after) == since
+
+
+def test_noise_does_not_matter_without_an_attack():
+    before = changed(record(configuration=changed(CONFIGURATION, model__attack=None)), global_step=12)
+    before[RUN_KEY]["noise"] = {"1": 0}
+    assert check(configuration=changed(CONFIGURATION, model__attack=None), checkpoint=before) == []
+
+
+@pytest.mark.parametrize("noise", [3, [], {}, {"1": "0"}, {"1": True}, None])
+def test_noise_that_is_none_is_refused(noise):
+    before = record()
+    before[RUN_KEY]["noise"] = noise
+    with pytest.raises(TrainingError, match=r"last\.ckpt: robustseg_run\.noise is no step by version"):
+        check(checkpoint=before)
 
 
 def test_functions_are_compared_by_name_and_not_by_address():

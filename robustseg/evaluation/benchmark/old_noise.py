@@ -30,7 +30,7 @@ def keep_noise(benchmark: Benchmark, folder: Path, says: bool = True) -> None:
         return
     found = read(folder)
     version = found.get("noise", FIRST_NOISE)
-    if version == of.facts.get("noise", FIRST_NOISE) or not isinstance(version, int):
+    if version == of.facts.get("noise", FIRST_NOISE) or type(version) is not int:
         return
     if _apart(found) != _apart(of.facts):
         return

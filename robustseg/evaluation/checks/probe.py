@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robustseg.attacks import Attack, ThreatModel, attack_mode
+from robustseg.attacks import NOISE_VERSION, Attack, ThreatModel, attack_mode
 from robustseg.attacks.checks import checked_batch
 from robustseg.attacks.generators import global_generators
 from robustseg.attacks.guard import Model
@@ -94,6 +94,7 @@ def probe_model(
             "ids": subject.ids,
             "eps": str(threat.eps),
             "norm": norm,
+            "noise": NOISE_VERSION,
             "reference_miou": None if reference_miou is None else number(reference_miou),
             **_experiments(subject, dict(attacks or {}), known),
         }

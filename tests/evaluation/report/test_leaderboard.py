@@ -34,6 +34,15 @@ def test_order_is_that_of_the_worst_case_pixel_acc():
     assert ranks(cards) == [("strong", 1), ("middle", 2), ("weak", 3)]
 
 
+def test_versions_of_the_noise_are_said_where_they_differ():
+    cards = {"old": card(0.3, "a"), "new": changed(card(1.0, "b"), "protocol.noise", 2)}
+    (table,) = board_of(cards).tables
+    assert table.below.endswith("; noise of version 1 in old and of version 2 in new, other numbers for the same seed")
+    assert "noise" not in board_of({"old": cards["old"]}).tables[0].below
+    assert "noise" not in board_of({"new": cards["new"]}).tables[0].below
+    assert "noise of version 1 in old" in leaderboard_html(board_of(cards))
+
+
 def test_equal_as_shown_is_an_equal_rank():
     key = "worst_case.per_image.pixel_acc"
     values = {"a": 0.41231, "b": 0.41229, "c": 0.41226, "d": 0.41224, "e": 0.5, "f": 0.1}
