@@ -65,6 +65,8 @@ def split_plan(args: Sequence[str]) -> tuple[Plan | None, list[str]]:
             if not equals and not has_value:
                 raise PlanError(f"{_JSON} needs a file for the plan.")
             json = Path(value if equals else waiting.pop(0))
+            if not json.absolute().parent.is_dir():
+                raise PlanError(f"--json {json}: there is no folder {json.absolute().parent}; make it first.")
         else:
             rest.append(f"{name}{equals}{value}")
     return Plan(parse_time(within), json, _without_shard(rest), shown().created), rest
@@ -95,35 +97,36 @@ def show_plan(plan: Plan, cli: RobustSegCLI, parts: Sequence[Part], command: str
         part.benchmark.shard = Shard()  # the plan says how many there should be
     device, start = cli.trainer.strategy.root_device, shown().clock() - plan.began
     bill = bill_of_evaluation(parts, device, start)
-    return _show_evaluation(plan, bill, command, str(folder), cli.datamodule.data.num_workers)
-
-
-def _show_evaluation(plan: Plan, bill: Bill, command: str, where: str, workers: int) -> int:
-    shards = bill.processes_within(plan.within)
-    lines = _facts(bill)
+    shards, limit, workers = bill.processes_within(plan.within), time_text(plan.within), cli.datamodule.data.num_workers
+    lines, ranks = _facts(bill), cli.trainer.world_size
+    if ranks > 1:
+        lines.append(f"The configured {ranks} ranks share the images: {time_text(bill.seconds(ranks))}.")
     if not bill.batches:
         lines.append("Everything is measured: the command would only write the results again.")
     elif shards is None:
-        shortest = bill.seconds(bill.batches, at_most=True)
+        shortest = time_text(bill.seconds(bill.batches, at_most=True))
         lines.append(
-            f"Within {time_text(plan.within)}: no number of shards ends it; {bill.batches} on as many devices take "
-            f"{time_text(shortest)}."
+            f"Within {limit}: no number of shards ends it; {bill.batches}, one for each batch, would take {shortest}, "
+            f"{time_text(bill.start)} of them for the start."
         )
     elif shards == 1:
-        lines.append(f"Within {time_text(plan.within)}: one process on this device ends it.")
+        lines.append(f"Within {limit}: one process on this device ends it.")
         lines.append(_sbatch(plan, command, 1, workers, bill.device))
     else:
         took = time_text(bill.seconds(shards, at_most=True))
-        lines.append(f"Within {time_text(plan.within)}: {shards} shards on as many devices end it, in {took}:")
+        lines.append(f"Within {limit}: {shards} shards on as many devices end it, in {took}:")
         lines.append(_sbatch(plan, command, shards, workers, bill.device))
         lines.append(f"or each by itself: {_command(command, plan.arguments)} --shard i/{shards}")
-    return _show(plan, bill, f"Plan of {command}, into {where}; nothing is written", lines, shards)
+    return _show(plan, bill, f"Plan of {command}, into {folder}; nothing is written", lines, shards)
 
 
 def _facts(bill: Bill) -> list[str]:
     kept = f" {bill.kept:,} scores of (image, attack) are there and kept." if bill.kept else ""
     lines = [f"{bill.device}; memory: {memory_text(bill.memory)} at its peak.{kept}"]
-    lines += [f"{item.name} cannot run: {item.error}" for item in bill.items if item.error]
+    reasons = dict.fromkeys(item.error for item in bill.items if item.error)
+    for reason in reasons:
+        names = ", ".join(item.name for item in bill.items if item.error == reason)
+        lines.append(f"Cannot run on this model: {names}: {reason}")
     return [*lines, f"Measured in {time_text(bill.took)}; figures of a busy device are those of a busy device."]
 
 

@@ -98,10 +98,16 @@ class Leaf:
         self._now, self._feeds = now, feeds
 
     @property
-    def keeps_best(self) -> bool:
-        """True if images without a correct pixel left leave early."""
+    def endings(self) -> int:
+        """Forwards after the last steps of all runs, for the choice of the best iterate; 0 if nothing is chosen.
+
+        Where it is chosen, images may leave before the last step.
+        """
         attack = self.attack
-        return not isinstance(attack, IterativeAttack) or attack.keep == "best" or attack.restarts > 1
+        if not isinstance(attack, IterativeAttack):
+            return 1
+        stages = len(attack.stages) if attack.keep == "best" else 1
+        return attack.restarts * stages if attack.keep == "best" or attack.restarts > 1 else 0
 
     def perturb(
         self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
@@ -133,12 +139,11 @@ class Leaf:
     def _continued(self, watch: _Watch) -> Reading:
         """Continue the measured steps to the end of the attack."""
         step = sum(watch.steps[1:]) / len(watch.steps[1:])
-        ending = FORWARD * step if self.keeps_best else 0.0
-        of_steps = watch.steps[0] + (self.steps - 1) * step + ending
+        of_steps = watch.steps[0] + (self.steps - 1 + FORWARD * self.endings) * step
         watched = watch.watched if self._feeds else watch.watched * self.steps / len(watch.steps)
         first, later = watch.counted(0, 1), watch.counted(-2, -1)
         gradients, forwards = (a + (self.steps - 1) * b for a, b in zip(first, later, strict=True))
-        return Reading(of_steps, watched, self._now() - watch.began, gradients, forwards + float(self.keeps_best))
+        return Reading(of_steps, watched, self._now() - watch.began, gradients, forwards + self.endings)
 
     def _feed(self, watch: _Watch, last: AttackStep, on_step: OnStep | None) -> None:
         if on_step is None or not self._feeds:
@@ -172,7 +177,7 @@ class CutAttack:
         self._now, self._feeds = now, feeds
         self.attack = self._cut(attack)
         ensembles = [each for each in _inside(attack) if isinstance(each, WorstOf) and len(each.attacks) > 1]
-        self.early = bool(ensembles) or any(leaf.steps > 1 and leaf.keeps_best for leaf in self.leaves)
+        self.early = bool(ensembles) or any(leaf.steps > 1 and leaf.endings for leaf in self.leaves)
         """True if images may leave before the last step, so that a reading is a bound."""
         self._own = float(sum(1 + len(each.attacks) for each in _inside(attack) if isinstance(each, WorstOf)))
 

@@ -268,9 +268,9 @@ def _shared_items(part: Part, sizes: Sizes, items: Sequence[Item], rates: Rates)
     computing = (scoring + sum(item.expected for item in items)) / images
     waiting = sizes.seconds if not of.data.num_workers else max(0.0, sizes.seconds / of.data.num_workers - computing)
     first = sizes.seconds * of.data.val_batch_size if of.data.num_workers else 0.0
-    views = f", {', '.join(of.every_view)}" if of.every_view else ""
+    views = f", {len(of.every_view)} views" if of.every_view else ""
     return [
-        Item(f"scores, also in 8 bit{views}", scoring, images),
+        Item(f"scores, in 8 bit too{views}", scoring, images),
         Item("loading images", waiting * images + first, images),
     ]
 

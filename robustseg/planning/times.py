@@ -33,19 +33,19 @@ def parse_time(text: str) -> float:
 
 
 def time_text(seconds: float) -> str:
-    """Format a time in two units at most: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``5 h 02 min``, ``2 d 7 h``."""
+    """Format a time in two units at most: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``5 h 02 min``, ``2 d 07 h``."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    minutes = round(seconds / 60)
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    hours = round(seconds / 3600)
-    return f"{hours // 24} d {hours % 24} h"
+    for unit, name, part, of_part in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= unit * (2 if name == "d" else 1):
+            large, small = divmod(round(seconds / part), unit // part)
+            return f"{large} {name}" + (f" {small:02} {of_part}" if small else "")
+    return f"{whole} s"
 
 
 def slurm_time(seconds: float) -> str:
