@@ -52,9 +52,8 @@ class Compile:
                 f"model.compile.mode = {self.mode} is inductor's, and backend = {self.backend!r}: drop one."
             )
         if isinstance(self.backend, str):
-            known = torch._dynamo.list_backends(exclude_tags=())
-            if self.backend not in known:
-                shown = ", ".join(name for name in known if "TESTING" not in name)
+            if self.backend not in torch._dynamo.list_backends(exclude_tags=()):
+                shown = ", ".join([*torch._dynamo.list_backends(), "eager", "aot_eager"])
                 raise ModelError(f"model.compile.backend = {self.backend!r} is none of {shown}.")
 
     def function(self, run: Pass) -> Pass:

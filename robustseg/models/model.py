@@ -143,7 +143,7 @@ class SegmentationModel(nn.Module):
             if self.compiled is None:
                 return _pass(self, images, with_aux)
             return self.compiled(_pass, self, images.contiguous(memory_format=layout), with_aux)
-        except Exception as error:
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # not what ends a recomputation early
             if self.channels_last and (reason := layout_at_fault(self.network, self._normalise(images), error)):
                 raise ModelError(
                     f"model.channels_last: {type(self.network).__name__} needs another layout of its features "
