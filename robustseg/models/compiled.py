@@ -51,10 +51,9 @@ class Compile:
             raise ModelError(
                 f"model.compile.mode = {self.mode} is inductor's, and backend = {self.backend!r}: drop one."
             )
-        if isinstance(self.backend, str):
-            if self.backend not in torch._dynamo.list_backends(exclude_tags=()):
-                shown = ", ".join([*torch._dynamo.list_backends(), "eager", "aot_eager"])
-                raise ModelError(f"model.compile.backend = {self.backend!r} is none of {shown}.")
+        if isinstance(self.backend, str) and self.backend not in torch._dynamo.list_backends(exclude_tags=()):
+            shown = ", ".join([*torch._dynamo.list_backends(), "eager", "aot_eager"])
+            raise ModelError(f"model.compile.backend = {self.backend!r} is none of {shown}.")
 
     def function(self, run: Pass) -> Pass:
         """Return the compiled function."""

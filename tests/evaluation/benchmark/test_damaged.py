@@ -28,10 +28,10 @@ def test_evidence(tmp_path, alteration):
     evidence = {"ids": ["a"], "gradients": {"zero": 0.5}}
     path = tmp_path / "checks-0.json"
     path.write_text(json.dumps(sealed(evidence)))
-    assert probe._read(path) == evidence
+    assert probe.kept_evidence(path) == evidence
     path.write_text(ALTERATIONS[alteration](path.read_text()))
     with pytest.warns(UserWarning, match=r"checks-0\.json is not used, and the model is probed again"):
-        assert probe._read(path) is None
+        assert probe.kept_evidence(path) is None
 
 
 @pytest.mark.parametrize("alteration", [name for name in ALTERATIONS if name != "without the checksum"])
@@ -45,7 +45,7 @@ def test_scores(tmp_path, alteration):
         assert thresholds._read(path, about) == {}
 
 
-@pytest.mark.parametrize("read", [probe._read, lambda path: thresholds._read(path, {})], ids=["evidence", "scores"])
+@pytest.mark.parametrize("read", [probe.kept_evidence, lambda path: thresholds._read(path, {})], ids=["evidence", "scores"])
 def test_a_pipe_in_its_place_is_named(tmp_path, read):
     os.mkfifo(tmp_path / "x.json")
     with pytest.raises(EvaluationError, match=r"x\.json: it is a named pipe, not a regular file: remove it"):
