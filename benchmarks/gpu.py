@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -56,14 +57,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--minutes {args.minutes:g}: use more than 0.")
     if args.output is not None and not args.output.absolute().parent.is_dir():
         parser.error(f"--output {args.output}: no such folder.")
-    try:
-        kind = torch.device(args.device).type
-    except RuntimeError:
-        kind = "none"
-    if kind not in ("cuda", "cpu"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
         parser.error(f"--device {args.device}: use cuda, cuda:N or cpu.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        parser.error(f"--device {args.device}: torch finds no GPU; use --device cpu --tiny to try the script.")
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if args.device != "cpu" and int(args.device.partition(":")[2] or 0) >= found:
+        parser.error(f"--device {args.device}: torch finds {found} GPUs; --device cpu --tiny tries the script.")
     return args
 
 

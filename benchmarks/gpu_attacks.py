@@ -42,8 +42,8 @@ ATTACKS: dict[str, Callable[[int], Attack]] = {
     "CW": lambda steps: attacks.CW(steps=steps),
 }
 """A representative of each loss, step rule, transform and search; the most used ones first."""
-CHAOTIC = ("ALMAProx",)
-"""Attacks whose decisions amplify the rounding of float64 within ten steps: they are judged by the pixels left."""
+AMPLIFYING = {torch.float32: ("ALMAProx", "PDPGD", "DeepFool", "CW"), torch.float64: ("ALMAProx",)}
+"""Attacks that amplify the rounding of a dtype beyond CLOSE: they are judged by the pixels that are left."""
 
 
 def attack_checks(device: Device, tiny: bool) -> Iterator[Check]:
@@ -75,7 +75,7 @@ def exact_float32(device: Device) -> str:
             raise Wrong(f"the guard of evaluations fails under torch's {name} switches: {error}") from error
     found = ", ".join(f"{error:.1e} under the {name} switches" for name, error in errors.items())
     found = f"largest relative error within the guard {found}; with TF32 allowed {allowed:.1e}"
-    if max(errors.values()) > 1e-5:
+    if max(errors.values()) > 5e-5:  # TF32 has 3e-4, float32 by Winograd's kernels up to 1e-5
         raise Wrong(found)
     return found
 
@@ -153,7 +153,11 @@ def like_the_cpu(device: Device, name: str) -> str:
         f"values beyond {CLOSE:g}: {exact:.3f} % in float64; in float32 {first:.3f} % after one step and {last:.2f} % "
         f"at the end, where pixel_acc differs by {difference:.2f}"
     )
-    if first > 0.1 or difference > 1 or (exact > 0.1 and name not in CHAOTIC):
+    apart_in = [
+        exact > 0.1 and name not in AMPLIFYING[torch.float64],
+        first > 0.1 and name not in AMPLIFYING[torch.float32],
+    ]
+    if any(apart_in) or difference > 2:
         raise Wrong(found)
     return found
 

@@ -31,7 +31,8 @@ class Device:
     def __init__(self, name: str):
         self.torch = torch.device(name)
         self.cuda = self.torch.type == "cuda"
-        if self.cuda:
+        if self.cuda:  # with its index, without which set_device refuses it
+            self.torch = torch.device("cuda", self.torch.index or 0)
             torch.cuda.set_device(self.torch)
 
     def wait(self) -> None:

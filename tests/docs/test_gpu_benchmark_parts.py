@@ -86,6 +86,7 @@ def test_ctrl_c_leaves_the_rows_so_far(gpu, monkeypatch, tmp_path):
         (["--output", "/nowhere/gpu.md"], "--output /nowhere/gpu.md: no such folder."),
         (["--device", "mps"], "--device mps: use cuda, cuda:N or cpu."),
         (["--device", "gpu"], "--device gpu: use cuda, cuda:N or cpu."),
+        (["--device", "cuda:"], "--device cuda:: use cuda, cuda:N or cpu."),
         (["--device", "cuda:7"], "--device cuda:7: torch finds "),
     ],
 )
@@ -104,7 +105,7 @@ class Gpu:
             name="Test GPU", total_memory=16 * 2**30, multi_processor_count=40, major=7, minor=5
         )
         for name, value in {
-            "set_device": lambda device: None,
+            "set_device": lambda device: torch.cuda._utils._get_device_index(device),  # refuses a device without index
             "synchronize": lambda device=None: None,
             "empty_cache": lambda: None,
             "memory_allocated": lambda device=None: 1000,
@@ -126,6 +127,8 @@ def test_what_is_asked_of_cuda(gpu, monkeypatch):
     stand_in = Gpu(monkeypatch, waits=4)
     device = gpu.device.Device("cuda")
     assert device.cuda
+    assert device.torch == torch.device("cuda", 0)
+    assert gpu.device.Device("cuda:1").torch == torch.device("cuda", 1)
     assert device.synchronisations(stand_in.run) == 4
     assert stand_in.modes == ["warn", 0]
     assert device.allocated() == 1000
@@ -199,7 +202,7 @@ def test_the_operations_of_a_forward_and_an_input_gradient_are_counted(gpu):
 
 def test_networks_and_batches_stay_on_a_gpu(gpu, monkeypatch):
     """Nothing of a row is made on the CPU and mixed with tensors of the GPU."""
-    where = torch.device("cuda")
+    where = torch.device("cuda", 0)
     Gpu(monkeypatch)
     monkeypatch.setattr(torch.autograd, "grad", lambda value, point, *rest, **options: (torch.ones_like(point),))
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, *given, **options: self)  # the mode cannot move weights
