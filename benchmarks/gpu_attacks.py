@@ -176,7 +176,7 @@ def _run(device: Device, place: str, attack: Attack, dtype: torch.dtype) -> Tens
 
 def strength(device: Device, name: str, precision: Precision, tiny: bool) -> str:
     """Search in lower precision and in float32; a float32 forward says what is left of a model's right pixels."""
-    model, images, targets = trained_model(device.torch, 40 if tiny else 150)
+    model, images, targets = trained_model(device.torch, 40 if tiny else 100)
     images, targets = images[: 4 if tiny else 16], targets[: 4 if tiny else 16]
     attack = ATTACKS[name](3 if tiny else STEPS)
     left = {}
