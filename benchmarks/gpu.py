@@ -1,4 +1,4 @@
-"""What a GPU computes and how fast: one table of correctness and speed in at most five minutes.
+"""Checks of a GPU: one table of correctness and speed in at most five minutes.
 
     python benchmarks/gpu.py --output gpu.md
     python benchmarks/gpu.py --device cpu --tiny   # the same checks at the smallest size, in place of a GPU

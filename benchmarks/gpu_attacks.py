@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from gpu_device import Device, Precision, deterministic, float32
 from gpu_networks import IDS, pixel_acc, tiny_batch, tiny_model, trained_model
-from gpu_table import Check, Wrong
+from gpu_table import Absent, Check, Wrong
 from torch import Tensor, nn
 
 from robustseg import attacks
@@ -179,11 +179,14 @@ def strength(device: Device, name: str, precision: Precision, tiny: bool) -> str
     model, images, targets = trained_model(device.torch, 40 if tiny else 100)
     images, targets = images[: 4 if tiny else 16], targets[: 4 if tiny else 16]
     attack = ATTACKS[name](3 if tiny else STEPS)
+    search = attacks.Search(precision)
+    if reason := search.why_not(device.torch):
+        raise Absent(reason)
     left = {}
-    for each in ("fp32", precision):
-        with device.precision(each):
+    for each, way in (("fp32", None), (precision, search)):
+        with float32():
             noise = NoiseSource.for_samples(0, [str(index) for index in range(len(images))], device.torch)
-            images_adv = attack(model, images, targets, generator=noise)
+            images_adv = attack(model, images, targets, generator=noise, search=way)
         with float32():
             left[each] = pixel_acc(model, images_adv, targets)
     with float32():

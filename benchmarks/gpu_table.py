@@ -15,7 +15,7 @@ Verdict = Literal["ok", "FAILED", "measured", "not run"]
 
 
 class Wrong(Exception):
-    """What a check found to be wrong."""
+    """A fault that a check found."""
 
 
 class Absent(Exception):
