@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from robustseg.attacks import PGD, Attack, Search, SegPGD
 from robustseg.data import SyntheticScenes
 from robustseg.data.lightning import SegmentationDataModule
-from robustseg.models import Compile
+from robustseg.models import FCN, Compile
 from robustseg.training import RobustSegmentation, TrainingError
 from tests.helpers.nets import ToyNetwork, toy_batch
 
@@ -249,13 +249,13 @@ def test_initial_weights_come_from_a_checkpoint(tmp_path):
 
 
 def test_an_auxiliary_head_without_weight_does_not_run(tmp_path):
-    net = module(aux=True, aux_weight=0, attack=PGD(steps=1))
-    net.model.network.aux.register_forward_hook(lambda *_: pytest.fail("it ran"))
+    net = RobustSegmentation(FCN(7, "test_resnet", channels=8), aux_weight=0, attack=PGD(steps=1))
+    net.model.network.aux_head.register_forward_hook(lambda *_: pytest.fail("it ran"))
     before = copy.deepcopy(net.model.state_dict())
     trainer(tmp_path).fit(net, datamodule=scenes())
     changed = {name for name, value in net.model.state_dict().items() if not torch.equal(value, before[name])}
-    assert "network.head.weight" in changed
-    assert not any(name.startswith("network.aux.") for name in changed)
+    assert "network.head.2.weight" in changed
+    assert not any(name.startswith("network.aux_head.") for name in changed)
 
 
 def test_an_optimiser_has_the_same_parameters_on_several_ranks(monkeypatch, tmp_path):
