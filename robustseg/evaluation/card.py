@@ -218,7 +218,7 @@ class ModelFacts(Part):
     """Name of the project that the file's tensor names come from, if it is another one."""
     window: dict[str, Any] | None = None
     execution: dict[str, Any] | None = None
-    """How the network ran, if not as written: ``compile`` with the settings of torch.compile, ``channels_last``."""
+    """Execution of the network, if not as written: ``compile`` with torch.compile's settings, ``channels_last``."""
     trained_with: AttackSettings | Literal["unknown"] | None = UNKNOWN
     """Settings of the attacker in the training loop; None for training on clean images only."""
 

@@ -76,7 +76,7 @@ class SegmentationModel(nn.Module):
 
     @property
     def execution(self) -> dict[str, Any]:
-        """How the network runs, as plain values, as far as it is not as written: figures differ in rounding with it."""
+        """Execution of the network, as far as it is not as written, in plain values; rounding differs with it."""
         compiled = {} if self.compiled is None else {"compile": self.compiled.settings.describe()}
         return compiled | ({"channels_last": True} if self.channels_last else {})
 

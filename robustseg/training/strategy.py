@@ -13,6 +13,8 @@ from torch import nn
 from robustseg.training.module import RobustSegmentation
 from robustseg.training.split import TrainingError
 
+_WAITING = ("Expected to have finished reduction", "parameters that were not used in producing the loss")
+"""Words of torch's error about parameters without gradient, and of Lightning's in its place."""
 SMALL_BATCH = 4
 """Images per process that BatchNorm needs for fair statistics of one process."""
 
@@ -82,7 +84,7 @@ def named_gradients() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "Expected to have finished reduction" not in str(error):
+        if not any(words in str(error) for words in _WAITING):
             raise
         raise TrainingError(
             "an update did not depend on all parameters of model.network, for whose gradients the ranks wait: freeze "

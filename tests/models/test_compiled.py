@@ -62,9 +62,9 @@ def assert_equal(one: object, two: object) -> None:
 @pytest.mark.parametrize(
     ("sizes", "dynamic", "channels_last"),
     [
-        ((4, 17, 1, 2), None, False),
+        ((4, 15, 1, 2), None, False),  # torch takes another convolution from 16 images on, on the CPU
         pytest.param((1, 4), True, False, marks=pytest.mark.exhaustive),
-        # torch's convolutions for one image, and for more than 15, are others in this layout on the CPU
+        # and in this layout for one image
         pytest.param((4, 15, 2), None, True, marks=pytest.mark.exhaustive),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 from tests.helpers.paths import ROOT
+from tests.training.unused_worker import CASES
 
 
-def run(folder: Path, ranks: int) -> dict:
+def run(folder: Path, ranks: int, worker: str = "ddp_worker") -> dict:
     path = folder / f"{ranks}.pt"
-    command = [sys.executable, "-m", "tests.training.ddp_worker", str(path), str(ranks)]
+    command = [sys.executable, "-m", f"tests.training.{worker}", str(path)]
+    command += [str(ranks)] if worker == "ddp_worker" else []
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
@@ -21,7 +24,7 @@ def run(folder: Path, ranks: int) -> dict:
         "GLOO_SOCKET_IFNAME": "lo",
     }
     with open(folder / "log", "w") as log:  # a file, since orphaned ranks would hold a pipe open
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=180, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=230, check=False)
     assert done.returncode == 0, (folder / "log").read_text()[-3000:]
     return torch.load(path, weights_only=True)
 
@@ -47,3 +50,33 @@ def test_uneven_validation_ends_and_scores_every_image_once(runs):
     assert {"val/miou", "val/pgd2/miou", "val/clean/miou", "val/pgd2/pixel_acc"} <= set(single)
     for name, value in single.items():
         torch.testing.assert_close(value, double[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+AUX = {
+    **dict.fromkeys(("PSPNet", "DeepLabV3", "FCN", "UPerNet"), r"network\.aux_head\."),
+    "torchvision": r"network\.module\.aux_classifier\.",
+    **dict.fromkeys(("dict", "values"), r"network\.module\.extra\."),
+    "spare": r"network\.spare\.",
+    "frozen": r"network\.(backbone|aux)\.",
+    "compiled, without weight": r"network\.aux\.",
+}
+"""Parameters that a case of the worker does not train; all in other cases."""
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("unused"), 2, "unused_worker")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in CASES if case != "alternating"])
+def test_two_ranks_train_all_parameters_but_those_without_part_in_the_loss(outcomes, case):
+    outcome = outcomes[case]
+    assert isinstance(outcome, list), outcome
+    names = [name for name, _ in CASES[case]().model.named_parameters()]
+    assert outcome == [name for name in names if case in AUX and re.match(AUX[case], name)]
+
+
+@pytest.mark.slow
+def test_parameters_that_take_turns_are_one_error_with_the_setting(outcomes):
+    assert re.match(r"TrainingError: .*trainer\.strategy to ddp_find_unused_parameters_true", outcomes["alternating"])

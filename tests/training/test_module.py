@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from robustseg.attacks import PGD, Attack, Search, SegPGD
 from robustseg.data import SyntheticScenes
 from robustseg.data.lightning import SegmentationDataModule
+from robustseg.models import FCN, Compile
 from robustseg.training import RobustSegmentation, TrainingError
 from tests.helpers.nets import ToyNetwork, toy_batch
 
@@ -245,3 +246,44 @@ def test_initial_weights_come_from_a_checkpoint(tmp_path):
     second = module(seed=2, attack=PGD(steps=1), init_weights=str(tmp_path / "first.ckpt"))
     for name, value in second.model.state_dict().items():
         assert torch.equal(value, first.model.state_dict()[name]), name
+
+
+def test_an_auxiliary_head_without_weight_does_not_run(tmp_path):
+    net = RobustSegmentation(FCN(7, "test_resnet", channels=8), aux_weight=0, attack=PGD(steps=1))
+    net.model.network.aux_head.register_forward_hook(lambda *_: pytest.fail("it ran"))
+    before = copy.deepcopy(net.model.state_dict())
+    trainer(tmp_path).fit(net, datamodule=scenes())
+    changed = {name for name, value in net.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert "network.head.2.weight" in changed
+    assert not any(name.startswith("network.aux_head.") for name in changed)
+
+
+def test_an_optimiser_has_the_same_parameters_on_several_ranks(monkeypatch, tmp_path):
+    """A run of an earlier version without weight of its auxiliary head goes on: its optimiser has that head's too."""
+
+    def shapes(ranks):
+        net = module(aux=True, aux_weight=0)
+        net.trainer = trainer(tmp_path, max_steps=3)
+        monkeypatch.setattr(type(net.trainer), "world_size", ranks)
+        net.setup("fit")
+        frozen = [name for name, parameter in net.model.named_parameters() if not parameter.requires_grad]
+        groups = net.configure_optimizers()["optimizer"].param_groups
+        return frozen, [[parameter.shape for parameter in group["params"]] for group in groups]
+
+    (frozen, one), (frozen_of_two, two) = shapes(1), shapes(2)
+    assert one == two
+    assert (frozen, frozen_of_two) == ([], ["network.aux.weight", "network.aux.bias"])
+
+
+def test_a_compiled_module_with_the_channels_last_trains_to_the_same_weights(tmp_path):
+    """With the attack in the loop, accumulation, validation and a stand-alone test."""
+    found = []
+    for settings in ({}, {"compile": Compile(backend="eager"), "channels_last": True}):
+        torch._dynamo.reset()
+        pl.seed_everything(0, verbose=False)
+        net, run = module(aux=True, attack=SegPGD(steps=2), **settings), trainer(tmp_path, accumulate_grad_batches=2)
+        run.fit(net, datamodule=scenes())
+        assert "test/miou" in trainer(tmp_path).test(net, datamodule=scenes(), verbose=False)[0]
+        found.append(net.state_dict())
+    assert list(found[0]) == list(found[1])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
