@@ -1,6 +1,9 @@
 """The cost of an attack's step beyond the forward and the input gradient that every attack needs.
 
-    python benchmarks/attack_loop.py [--network resnet18 --size 96 96 --batch 4 --steps 10 --precision fp32]
+    python benchmarks/attack_loop.py [--network small --size 96 128 --batch 4 --steps 3 5 10 --precision fp32]
+
+The network is small by default, 1.6 million parameters, so that the fixed costs of a call show. An update of
+adversarial training (SegPGD-AT, half of the batch attacked) is compared with a limit of its own.
 
 All contenders run in rounds, one after the other in each round, and ratios are formed within a round, so that a
 temporary slowdown of the machine cancels. With --threads 1 on a CPU, processor time is measured, the best choice on a
@@ -10,6 +13,7 @@ shared machine. The output shows the medians over the rounds, and the smallest a
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import platform
 import statistics
@@ -26,6 +30,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from robustseg import attacks
 from robustseg.models import PSPNet, SegmentationModel
+from robustseg.training import RobustSegmentation
+from robustseg.types import Batch
 
 EPS, ALPHA = 8 / 255, 0.01
 CLASSES = 21
@@ -33,27 +39,35 @@ BARE_LOOP = """the bare loop: per step one forward, F.cross_entropy(ignore_index
     x + α·sign(∇), clamp to x ± ε (torch.min/max with bounds computed once); parameters frozen, model in eval mode,
     start U(−ε, ε), same precision; no checks, no state saved or restored, nothing recorded"""
 
+LIMIT = """the limit of an update: the bare loop on half of the batch in eval mode, forward and backward of the
+    cross-entropy on all of it in train mode, a step of SGD"""
+SMALL = {"backbone": "resnet10t", "channels": 64, "backbone_args": {"channels": [32, 64, 128, 256]}}
+PEER = "torchattacks PGD"
+UPDATE, UPDATE_LIMIT = "SegPGD-AT update", "limit of an update"
+DEFAULT = ("PGD", "PGD l2", "SegPGD", "SegPGD keep=best", "CosPGD", "APGD", "MIFGSM", "DS", UPDATE)
+
 Contender = Callable[[], Tensor]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default="resnet18", help="timm backbone of the PSPNet")
-    parser.add_argument("--size", type=int, nargs=2, default=(96, 96), metavar=("H", "W"))
+    parser.add_argument("--network", default="small", help="timm backbone of the PSPNet")
+    parser.add_argument("--size", type=int, nargs=2, default=(96, 128), metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, nargs="+", default=(3, 5, 10), help="one table for each")
     parser.add_argument("--repeats", type=int, default=15, help="rounds")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", nargs="*", help="names of the contenders to run besides the bare loop")
+    parser.add_argument("--only", nargs="*", default=DEFAULT, help="names of the contenders")
     return parser.parse_args()
 
 
 def frozen_model(args: argparse.Namespace) -> nn.Module:
     """Build a PSPNet with its own BatchNorm statistics: the initial ones let activations fade into denormals."""
     torch.manual_seed(0)
-    model = SegmentationModel(PSPNet(CLASSES, args.network, aux_head=False, channels=128)).to(args.device).train()
+    settings = SMALL if args.network == "small" else {"backbone": args.network, "channels": 128}
+    model = SegmentationModel(PSPNet(CLASSES, aux_head=False, **settings)).to(args.device).train()
     with torch.no_grad():
         for _ in range(40):
             model(torch.rand(args.batch, 3, *args.size, device=args.device))
@@ -82,6 +96,7 @@ def contenders(model: nn.Module, images: Tensor, targets: Tensor, steps: int) ->
         "SegPGD": attacks.SegPGD(**settings),
         "SegPGD keep=best": attacks.SegPGD(**settings, keep="best"),
         "CosPGD": attacks.CosPGD(**settings),
+        "APGD": attacks.APGD(eps=EPS, steps=steps),
         "MIFGSM": attacks.MIFGSM(**settings),
         "DS": attacks.DS(**settings),
     }
@@ -95,8 +110,46 @@ def contenders(model: nn.Module, images: Tensor, targets: Tensor, steps: int) ->
         # It has no ignore index, and its cross-entropy ignores nothing: it gets labels that are all valid.
         peer = torchattacks.PGD(model, eps=EPS, alpha=ALPHA, steps=steps)
         valid = targets.masked_fill(targets == 255, 0)
-        result["torchattacks PGD"] = lambda: peer(images, valid)
-    return result
+        result[PEER] = lambda: peer(images, valid)
+    return result | updates(model, images, targets, steps)
+
+
+def updates(model: nn.Module, images: Tensor, targets: Tensor, steps: int) -> dict[str, Contender]:
+    """Return an update of adversarial training without Lightning's loop around it, and its limit."""
+    half = len(images) // 2
+    batch = Batch(images, targets, [str(number) for number in range(len(images))])
+    attack = attacks.SegPGD(eps=EPS, step_size=ALPHA, steps=steps)
+    module = Unlogged(copy.deepcopy(model.network), attack).to(images.device).requires_grad_(True).train()
+    plain = copy.deepcopy(model).requires_grad_(True).train()
+    optimizers = [torch.optim.SGD(net.parameters(), 1e-6) for net in (module, plain)]
+
+    def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def limit() -> Tensor:
+        plain.eval().requires_grad_(False)
+        images_adv = bare_loop(plain, images[half:], targets[half:], steps)
+        logits = plain.train().requires_grad_(True)(torch.cat([images[:half], images_adv]))
+        return step(optimizers[1], F.cross_entropy(logits, targets, ignore_index=255))
+
+    return {
+        UPDATE_LIMIT: limit,
+        UPDATE: lambda: step(optimizers[0], module.training_step(batch, 0)),
+    }
+
+
+class Unlogged(RobustSegmentation):
+    """The training module without a trainer."""
+
+    def log(self, *args: object, **kwargs: object) -> None:
+        pass
+
+    @property
+    def global_step(self) -> int:
+        return 0
 
 
 def timed(run: Contender, device: torch.device, clock: Callable[[], float]) -> float:
@@ -159,39 +212,53 @@ def main() -> None:
     print(
         f"PSPNet on {args.network}, {args.batch}×3×{args.size[0]}×{args.size[1]}, {CLASSES} classes, {args.precision}"
     )
-    print(f"{args.steps} steps, {args.repeats} rounds, {args.threads} threads, {clock.__name__}")
-    print(f"ratio 1 is {BARE_LOOP}\n")
+    print(f"{args.repeats} rounds, {args.threads} threads, {clock.__name__}")
+    print(f"ratio 1 is {BARE_LOOP}\n{UPDATE}: ratio 1 is {LIMIT}")
 
     def precision() -> AbstractContextManager[object]:
         return torch.autocast(device.type, torch.bfloat16) if args.precision == "bf16" else nullcontext()
 
-    runs = contenders(model, images, targets, args.steps)
-    if args.only is not None:
-        runs = {name: run for name, run in runs.items() if name == "bare loop" or name in args.only}
     with precision():
-        for run in runs.values():  # warm up
-            run()
-        rounds = []
-        for first in range(args.repeats):
-            # Each round starts with another contender, so that no contender always follows the same one.
-            names = [*runs][first % len(runs) :] + [*runs][: first % len(runs)]
-            rounds.append({name: timed(runs[name], device, clock) for name in names})
         base = peak_bytes(lambda: one_gradient(model, images, targets), device)
-        peaks = {name: peak_bytes(run, device) for name, run in runs.items()}
-
-    peer = "torchattacks PGD"
-    header = f"{'attack':18} {'ms/step':>8}  {'/ bare loop':24} {'/ ' + peer:24} {'peak MiB':>8} {'/ 1 fwd+bwd':>11}"
-    print(header, "-" * len(header), sep="\n")
-    for name in runs:
-        step = statistics.median(times[name] for times in rounds) / args.steps * 1000
-        to_bare = summary([times[name] / times["bare loop"] for times in rounds])
-        to_peer = summary([times[name] / times[peer] for times in rounds]) if peer in runs else "-"
-        memory = f"{peaks[name] / 2**20:8.1f} {peaks[name] / base:11.3f}"
-        print(f"{name:18} {step:8.2f}  {to_bare:24} {to_peer:24} {memory}")
+        for steps in args.steps:
+            runs = contenders(model, images, targets, steps)
+            always = {"bare loop", PEER, *([UPDATE_LIMIT] if UPDATE in args.only else [])}
+            runs = {name: run for name, run in runs.items() if name in always or name in args.only}
+            rounds = measured(runs, args.repeats, device, clock)
+            print_table(steps, rounds, {name: peak_bytes(run, device) for name, run in runs.items()}, base)
     kind = (
         "torch.cuda.max_memory_allocated" if device.type == "cuda" else "live bytes of torch's CPU allocator, profiled"
     )
     print(f"\npeak: {kind}, beyond model and batch; one forward and input gradient takes {base / 2**20:.1f} MiB")
+
+
+def measured(
+    runs: dict[str, Contender], repeats: int, device: torch.device, clock: Callable[[], float]
+) -> list[dict[str, float]]:
+    """Time all contenders in rounds; each round starts with another one, so that none always follows the same."""
+    for run in runs.values():  # warm up
+        run()
+    rounds = []
+    for first in range(repeats):
+        names = [*runs][first % len(runs) :] + [*runs][: first % len(runs)]
+        rounds.append({name: timed(runs[name], device, clock) for name in names})
+    return rounds
+
+
+def print_table(steps: int, rounds: list[dict[str, float]], peaks: dict[str, int], base: int) -> None:
+    header = f"T = {steps:<14} {'ms/step':>8}  {'/ bare loop':24} {'/ ' + PEER:24} {'peak MiB':>8} {'/ 1 fwd+bwd':>11}"
+    print("\n" + header, "-" * len(header), sep="\n")
+    for name in rounds[0]:
+        if name == UPDATE_LIMIT:
+            continue
+        step = statistics.median(times[name] for times in rounds) / steps * 1000
+        limit = UPDATE_LIMIT if name == UPDATE else "bare loop"
+        to_limit = summary([times[name] / times[limit] for times in rounds])
+        to_peer = "-"
+        if PEER in rounds[0] and name != UPDATE:
+            to_peer = summary([times[name] / times[PEER] for times in rounds])
+        memory = f"{peaks[name] / 2**20:8.1f} {peaks[name] / base:11.3f}"
+        print(f"{name:18} {step:8.2f}  {to_limit:24} {to_peer:24} {memory}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -10,16 +10,18 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from robustseg.attacks.checks import UNIT, check_form, checked_batch
-from robustseg.attacks.errors import AttackError, NonFiniteError
-from robustseg.attacks.guard import Model, attack_mode
-from robustseg.attacks.losses.base import IGNORED, ClassPixels, correct_pixels
+from robustseg.attacks.checks import UNIT, check_form, unknown_class
+from robustseg.attacks.entry import checked_entry
+from robustseg.attacks.errors import AttackError
+from robustseg.attacks.guard import Guarded, Model, attack_mode
+from robustseg.attacks.losses.base import ClassPixels, correct_pixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.precision import Search
 from robustseg.attacks.settings import Configured
 from robustseg.attacks.state import AttackMode
 from robustseg.attacks.threat import ThreatModel, box_excess, per_image
 from robustseg.attacks.victim import Victim
+from robustseg.devices import on_device, read
 from robustseg.types import IGNORE_INDEX, checked_ignore_index
 
 
@@ -60,6 +62,13 @@ def reads_no_logits(on_step: Observer) -> Observer:
 def reads_logits(on_step: OnStep) -> bool:
     """Return whether an observer may read the logits of a step."""
     return bool(getattr(on_step, "reads_logits", True))
+
+
+def shown_logits(on_step: OnStep | None, logits: Tensor) -> Tensor | None:
+    """Return what an observer is given as the logits; an empty tensor if it does not read them, None without one."""
+    if on_step is None:
+        return None
+    return logits.detach() if reads_logits(on_step) else logits.new_empty(0)
 
 
 class AttackResult(NamedTuple):
@@ -156,39 +165,40 @@ class Attack(Configured, ABC):
         """
         with attack_mode(model, mode, search) as attacked:
             bounds = UNIT if self.threat is None else self.threat.bounds
-            images, targets = checked_batch(images, targets, self.ignore_index, bounds)
+            entry = checked_entry(images, targets, self.ignore_index, bounds, self.own_targets)
+            images, targets, valid, highest = entry[:4]
             noise = self._noise(generator, images.device)
-            victim = Victim(attacked, len(images))
-            valid = (targets != IGNORED).flatten(1).any(1).cpu()
+            victim = Victim(attacked, len(images), None if entry.aims is None else (self, entry.aims))
+            victim.require(highest, functools.partial(unknown_class, highest))
             if bool(valid.all()):
                 # A copy: the budget is asserted around images that no attack could change.
                 images_adv = self.perturb(victim, images.clone(), targets, noise, on_step)
                 images_adv = check_form(images_adv, images, type(self).__name__)
                 images_adv = self.verified(victim, images, targets, images_adv)
             else:
-                rows = valid.nonzero()[:, 0].to(images.device)
-                images_adv = self._perturb_some(rows, victim, images, targets, noise, on_step)
-            images_adv = self._within_budget(images_adv, images, victim)
+                images_adv = self._perturb_some(valid.nonzero()[:, 0], victim, images, targets, noise, on_step)
+            images_adv = self._within_budget(images_adv, images, victim, attacked)
             return AttackResult(images_adv, victim.forwards, victim.backwards, valid)
 
-    def _within_budget(self, images_adv: Tensor, images: Tensor, victim: Victim) -> Tensor:
-        """Return the result within the threat model; waits for the device once.
+    def own_targets(self, targets: Tensor) -> Tensor | None:
+        """Return the targets that the attack itself makes of B×H×W ones, IGNORED where ignored; None if it does not."""
+        return None
+
+    def _within_budget(self, images_adv: Tensor, images: Tensor, victim: Victim, model: Guarded) -> Tensor:
+        """Return the result within the threat model, and read all that is known at the end; waits for the device once.
 
         A result of this package's attacks is there already. One that is beyond by a rounding of its dtype, as that of
         ``images + eps``, is projected; one that is farther away is an error.
 
         Raises:
-            NonFiniteError: Some logits of the model were not finite.
+            NonFiniteError: Some gradients or logits of the model were not finite.
             AttackError: The images leave the ball or the box, or are not finite.
         """
         allowed = None if self.threat is None else self.threat.around(images)
         excess = box_excess(images_adv, UNIT) if allowed is None else allowed.excess(images_adv)
-        doubt, beyond = torch.stack([victim.doubt(images.device), excess]).tolist()
-        if not math.isfinite(doubt):
-            raise NonFiniteError(
-                "the attack met logits that are not finite: the model overflows or divides by zero on some perturbed "
-                "images; run it in float32 and look for non-finite weights."
-            )
+        *doubts, changed, beyond = read(*victim.doubts(images.device), model.changed(images.device), excess)
+        model.settle(images.device, bool(changed))
+        victim.refuse_non_finite(*doubts)
         if beyond <= 0:
             return images_adv
         if beyond <= torch.finfo(images.dtype).eps:
@@ -209,14 +219,15 @@ class Attack(Configured, ABC):
         noise: NoiseSource,
         on_step: OnStep | None,
     ) -> Tensor:
-        """Attack the images at ``rows`` only."""
+        """Attack the images at ``rows``, indices on the CPU, only."""
         if not len(rows):
             return images
-        observer = None if on_step is None else shift_rows(on_step, rows)
-        some, own, wanted = victim.select(rows), images[rows], targets[rows]
+        here = on_device(rows, images.device)
+        observer = None if on_step is None else shift_rows(on_step, here)
+        some, own, wanted = victim.select(rows), images[here], targets[here]
         part = self.perturb(some, own, wanted, noise.select(rows, len(images)), observer)
         part = check_form(part, own, type(self).__name__)
-        return images.index_copy(0, rows, self.verified(some, own, wanted, part))
+        return images.index_copy(0, here, self.verified(some, own, wanted, part))
 
     def verified(self, victim: Victim, images: Tensor, targets: Tensor, images_adv: Tensor) -> Tensor:
         """Return the results of a search, with the clean image for one that is weaker by the verdict of the model.

@@ -8,6 +8,7 @@ from torch import Tensor
 from robustseg.attacks.losses.base import IGNORED, correct_pixels
 from robustseg.attacks.threat import per_image
 from robustseg.attacks.victim import Victim
+from robustseg.devices import on_device, positions
 
 
 class Best:
@@ -75,10 +76,10 @@ class Best:
             return
         assert self._score is not None
         lowest = torch.iinfo(self._score.dtype).min
-        new = (self._score[rows] > lowest).nonzero()[:, 0]
+        new = positions(self._score[rows] > lowest)
         if not len(new):
             return
-        victim, rows = victim.select(new), rows[new]
+        victim, rows = victim.select(new), rows[on_device(new, rows.device)]
         if self._judged is None:
             self._judged, self._settled = torch.full_like(self._score, lowest), self._candidates
         found = self._candidates[rows]
@@ -92,15 +93,15 @@ class Best:
     def confirm(self, victim: Victim, rows: Tensor) -> None:
         """Have the candidates of images that look finished judged, as :meth:`settle`; arguments as there."""
         if victim.searches and self._score is not None:
-            done = torch.ones_like(rows, dtype=torch.bool).index_fill(0, self.unfinished(rows), False).nonzero()[:, 0]
-            self.settle(victim.select(done), rows[done])
+            done = torch.ones(len(rows), dtype=torch.bool).index_fill(0, self.unfinished(rows), False).nonzero()[:, 0]
+            self.settle(victim.select(done), rows[on_device(done, rows.device)])
 
     def unfinished(self, rows: Tensor) -> Tensor:
-        """Return the positions within ``rows`` of the images that can still improve; waits for the device."""
+        """Return the positions on the CPU, within ``rows``, of images that can still improve; waits for the device."""
         if self._score is None:
-            return torch.arange(len(rows), device=rows.device)
+            return torch.arange(len(rows))
         score = self._score if self._judged is None else torch.maximum(self._score, self._judged)
-        return (score[rows] < self._perfect[rows]).nonzero()[:, 0]
+        return positions(score[rows] < self._perfect[rows])
 
     def _rate(self, logits: Tensor, targets: Tensor) -> Tensor:
         hits = correct_pixels(logits, targets).flatten(1).sum(1)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+
+from robustseg.devices import read
+
+Restore = Callable[[Tensor], None]
+"""Function that gives a tensor back what it held."""
 
 
 class Slots(NamedTuple):
@@ -53,55 +58,91 @@ class Contents(NamedTuple):
     tensor: Tensor
     """The tensor itself."""
     shape: torch.Size
+    dtype: torch.dtype
     copy: Tensor
-    """Its values in one row, or a clone if it has no plain memory (sparse, quantised, a class of its own)."""
+    """Its values in one row of bytes, or a clone if it has no plain memory (sparse, quantised, a class of its own)."""
     version: int | None
     """Count of its changes, where bytes cannot be compared."""
 
     def restore(self, tensor: Tensor) -> None:
-        """Give the tensor these values, unless it has them; its memory and its version stay the same if possible."""
+        """Give the tensor these values, unless it has them."""
         if self.version is not None:
             if tensor._version != self.version:
                 tensor.copy_(self.copy)
-        elif tensor.shape != self.shape or not _same_bytes(_row(tensor), self.copy):
-            values = self.copy.view(self.shape)
-            if tensor.dtype == values.dtype:
-                with suppress(RuntimeError):  # of another size now, or several elements in one place
-                    # Through data, as a graph that was built before may need the tensor.
-                    tensor.data.copy_(values)
-                    return
-            tensor.data = values.clone()
+        elif not self.has_form_of(tensor) or not torch.equal(_bytes(tensor), self.copy):
+            self.put_back(tensor)
+
+    def put_back(self, tensor: Tensor) -> None:
+        """Give a tensor of plain memory these values; its memory and its version stay the same if possible."""
+        # A clone, since wider numbers cannot start at any byte.
+        values = self.copy.clone().view(self.dtype).view(self.shape)
+        if tensor.dtype == values.dtype:
+            with suppress(RuntimeError):  # of another size now, or several elements in one place
+                # Through data, as a graph that was built before may need the tensor.
+                tensor.data.copy_(values)
+                return
+        tensor.data = values
+
+    def has_form_of(self, tensor: Tensor) -> bool:
+        """Return whether the tensor still has the shape and dtype, and plain memory."""
+        return (tensor.shape, tensor.dtype) == (self.shape, self.dtype) and _is_plain(tensor)
 
 
 def contents_of(tensors: Iterable[Tensor]) -> Iterator[Contents]:
-    """Copy the values of tensors, with one copy for each device and dtype; lazy and meta tensors have none."""
-    alike: dict[object, list[Tensor]] = {}
+    """Copy the values of tensors, with one copy for each device; lazy and meta tensors have none."""
+    together: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
         if _is_plain(tensor):
-            alike.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+            together.setdefault(tensor.device, []).append(tensor)
         elif not is_lazy(tensor) and not tensor.is_meta:
             with suppress(Exception):  # of a class whose tensors cannot be copied
-                yield Contents(tensor, tensor.shape, tensor.detach().clone(), tensor._version)
-    for group in alike.values():
-        copies = torch.split(torch.cat([_row(tensor) for tensor in group]), [tensor.numel() for tensor in group])
-        for tensor, copy in zip(group, copies, strict=True):
-            yield Contents(tensor, tensor.shape, copy, None)
+                yield Contents(tensor, tensor.shape, tensor.dtype, tensor.detach().clone(), tensor._version)
+    for group in together.values():
+        rows = [_bytes(tensor) for tensor in group]
+        for tensor, copy in zip(group, torch.split(torch.cat(rows), [len(row) for row in rows]), strict=True):
+            yield Contents(tensor, tensor.shape, tensor.dtype, copy, None)
 
 
-def changed(contents: Sequence[Contents]) -> Iterator[Contents]:
-    """Return those that may differ from their tensors: one comparison for each device and dtype, if none does."""
-    alike: dict[object, list[Contents]] = {}
-    for content in contents:
-        tensor = content.tensor
-        same = content.version is None and tensor.dtype == content.copy.dtype and tensor.shape == content.shape
-        if same and _is_plain(tensor):
-            alike.setdefault((tensor.device, tensor.dtype), []).append(content)
-        else:
-            yield content
-    for group in alike.values():
-        now = torch.cat([_row(content.tensor) for content in group])
-        if not _same_bytes(now, torch.cat([content.copy for content in group])):
-            yield from group
+class Comparison:
+    """A comparison of tensors with what they held: those on one device by one value on it, without a wait.
+
+    Args:
+        contents: What they held.
+    """
+
+    def __init__(self, contents: Sequence[Contents]):
+        self._groups: dict[torch.device, list[Contents]] = {}
+        self._apart: list[Contents] = []
+        """Those that each have to be looked at."""
+        for content in contents:
+            if content.version is None and content.has_form_of(content.tensor):
+                self._groups.setdefault(content.tensor.device, []).append(content)
+            else:
+                self._apart.append(content)
+        self.changed = {device: _differ(group).any() for device, group in self._groups.items()}
+        """One flag on each device: some of its tensors changed."""
+
+    def to_restore(self, known: Mapping[torch.device, bool]) -> Iterator[tuple[Tensor, Restore]]:
+        """Return the tensors that differ, or may, with the way back; waits once for each device of which some do.
+
+        Args:
+            known: Values of :attr:`changed` that were read already; the others are read here.
+        """
+        yield from ((content.tensor, content.restore) for content in self._apart)
+        for device, flag in self.changed.items():
+            if known[device] if device in known else bool(flag):
+                group = self._groups[device]
+                rows = torch.split(_differ(group), [len(content.copy) for content in group])
+                (flags,) = read(torch.stack([row.any() for row in rows]))
+                for content, differs in zip(group, flags.tolist(), strict=True):
+                    if differs:
+                        yield content.tensor, content.put_back
+
+
+def _differ(group: Sequence[Contents]) -> Tensor:
+    """Compare tensors of one device with what they held, byte by byte."""
+    now = torch.cat([_bytes(content.tensor) for content in group])
+    return now != torch.cat([content.copy for content in group])
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -109,12 +150,6 @@ def _is_plain(tensor: Tensor) -> bool:
     return plain and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg() or tensor.is_meta)
 
 
-def _row(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1)
-
-
-def _same_bytes(first: Tensor, second: Tensor) -> bool:
-    """Compare two rows bit by bit, since NaN equals nothing and 0 equals −0."""
-    return first.dtype == second.dtype and torch.equal(
-        first.contiguous().view(torch.uint8), second.contiguous().view(torch.uint8)
-    )
+def _bytes(tensor: Tensor) -> Tensor:
+    """Return the values as one row of bytes: NaN equals nothing and 0 equals −0, and autocast refuses some dtypes."""
+    return tensor.reshape(-1).contiguous().view(torch.uint8)

@@ -9,44 +9,11 @@ from torch import Tensor
 
 from robustseg.attacks.errors import AttackError, NoGradientError, NonFiniteError
 from robustseg.attacks.gradients import NO_GRADIENT
-from robustseg.attacks.losses.base import IGNORED
-from robustseg.types import ignored_pixels
+from robustseg.devices import read
 
 Bounds = tuple[float, float]
 UNIT: Bounds = (0.0, 1.0)
 """Smallest and largest value of an image."""
-
-
-def checked_batch(
-    images: Tensor, targets: Tensor, ignore_index: int | None, bounds: Bounds = UNIT
-) -> tuple[Tensor, Tensor]:
-    """Refuse tensors that no attack accepts, before the first forward, and return copies that an attack works on.
-
-    Args:
-        images: B×3×H×W floating point within ``bounds``.
-        targets: B×H×W integer class ids, or the ignore index.
-        ignore_index: Label of ignored pixels; None if no pixel is ignored.
-        bounds: Smallest and largest value of the images.
-
-    Returns:
-        The images, detached, with values beyond the bounds by rounding set to the bound, and the targets as int64 with
-        :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
-
-    Raises:
-        AttackError: Wrong types, shapes, dtypes or pixel range, negative labels that are not the ignore index.
-    """
-    images = checked_images(images, bounds=bounds)
-    _refuse_no_targets(targets, images)
-    # In uint8, an ignore index of −1 would equal 255.
-    targets = plain_tensor(targets).detach().clone().long()
-    ignored = ignored_pixels(targets, ignore_index)
-    lowest = int(targets.masked_fill(ignored, 0).amin())
-    if lowest < 0:
-        raise AttackError(
-            f"targets hold {lowest}, which is neither a class nor ignore_index = {ignore_index}: "
-            "give the attack the data's ignore_index."
-        )
-    return images, targets.masked_fill(ignored, IGNORED)
 
 
 def checked_images(images: Tensor, error: type[Exception] = AttackError, bounds: Bounds = UNIT) -> Tensor:
@@ -64,10 +31,15 @@ def checked_images(images: Tensor, error: type[Exception] = AttackError, bounds:
         AttackError: The images have another type, shape or dtype, values that are not finite or out of range; an
             ``error`` if one is given.
     """
-    _refuse_no_images(images, error)
+    refuse_no_images(images, error)
     # Inference tensors cannot take part in autograd; their clones can.
     images = plain_tensor(images).detach().clone()
-    lowest, highest = (float(value) for value in torch.stack(torch.aminmax(images)).tolist())
+    lowest, highest = read(images.amin(), images.amax())
+    return within(images, float(lowest), float(highest), error, bounds)
+
+
+def within(images: Tensor, lowest: float, highest: float, error: type[Exception], bounds: Bounds) -> Tensor:
+    """Return images with these values, set to the bounds where they leave them by rounding, or refuse them."""
     lower, upper = bounds
     slack = max(1e-6, 2 * torch.finfo(images.dtype).eps)
     if not (lowest >= lower - slack and highest <= upper + slack):
@@ -106,16 +78,36 @@ def plain_tensor(tensor: Tensor) -> Tensor:
     return tensor.as_subclass(Tensor)
 
 
-def _refuse_no_images(images: object, error: type[Exception]) -> None:
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_nested
+
+
+def _layout(tensor: Tensor) -> str:
+    return "nested" if tensor.is_nested else str(tensor.layout)
+
+
+def _dense(name: str, tensor: Tensor) -> str:
+    """Return the code that makes a tensor of that name dense, for a message."""
+    return f"torch.stack({name}.unbind())" if tensor.is_nested else f"{name}.to_dense()"
+
+
+def refuse_no_images(images: object, error: type[Exception]) -> None:
+    """Refuse what does not have the form of a batch of images, without waiting for a device."""
     wanted = "images must be B×3×H×W floating point in [0, 1]"
     if not isinstance(images, Tensor):
         raise error(
             f"{wanted}, not a {type(images).__name__}: make a tensor of them, torch.from_numpy(array) for example, "
             "torch.stack(images) for a list of tensors, or torchvision's to_tensor for a file's image."
         )
+    if not _is_dense(images):
+        raise error(f"{wanted}, not {_layout(images)}: give {_dense('images', images)}.")
     given = f"{images.dtype} of shape {tuple(images.shape)}"
+    if images.is_meta:
+        raise error(f"{wanted}, not on meta, where they have no values: give them on the model's device.")
     if not images.is_floating_point():
         raise error(f"{wanted}, not {given}: divide 8-bit images by 255.")
+    if images.dtype.itemsize == 1:
+        raise error(f"{wanted}, not {given}: nothing computes in it, images.float().")
     remedy = "give RGB images"
     if images.ndim == 3:
         layout = ".permute(2, 0, 1)" if images.shape[0] != 3 and images.shape[-1] == 3 else ""
@@ -128,13 +120,16 @@ def _refuse_no_images(images: object, error: type[Exception]) -> None:
         raise error(f"{wanted}, not {given}: {remedy if images.numel() else 'they hold no pixel'}.")
 
 
-def _refuse_no_targets(targets: object, images: Tensor) -> None:
+def refuse_no_targets(targets: object, images: Tensor) -> None:
+    """Refuse what does not have the form of the targets of ``images``, without waiting for a device."""
     wanted = f"targets must be B×H×W integers that fit images of shape {tuple(images.shape)}"
     if not isinstance(targets, Tensor):
         remedy = "torch.from_numpy(array) makes one of an array"
         if targets is None:
             remedy = "give the true labels, or the model's own predictions, model(images).argmax(1)"
         raise AttackError(f"{wanted}, not a {type(targets).__name__}: {remedy}.")
+    if not _is_dense(targets):
+        raise AttackError(f"{wanted}, not {_layout(targets)}: give {_dense('targets', targets)}.")
     given = f"{targets.dtype} of shape {tuple(targets.shape)}"
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise AttackError(f"{wanted}, not {given}: class ids are whole numbers, targets.long().")
@@ -166,6 +161,8 @@ def checked_answer(logits: object, images: Tensor, targets: Tensor | None = None
             f"the model returned a {type(logits).__name__}, not a tensor of logits: wrap it so that it returns "
             f"B×C×H×W{_wrapper(logits)}."
         )
+    if not _is_dense(logits):
+        raise AttackError(f"the model returned {_layout(logits)} logits: return {_dense('logits', logits)}.")
     sizes = [images.shape[-2:]]
     if targets is not None and targets.shape[-2] == 1:
         sizes.append(targets.shape[-2:])
@@ -178,8 +175,6 @@ def checked_answer(logits: object, images: Tensor, targets: Tensor | None = None
         raise AttackError(
             f"the model returned {logits.dtype}, not floating point logits: return the values before the argmax."
         )
-    if logits.layout != torch.strided:
-        raise AttackError(f"the model returned {logits.layout} logits: return logits.to_dense().")
     if logits.device != images.device:
         raise AttackError(
             f"the model returned logits on {logits.device} for images on {images.device}: return them where the images "
@@ -200,7 +195,7 @@ def _wrapper(output: object) -> str:
 
 
 def check_logits(logits: object, images: Tensor, targets: Tensor, differentiable: bool = True) -> Tensor:
-    """Refuse a model output that no attack accepts. The check waits for the device: call it on the first forward only.
+    """Refuse a model output that no attack accepts; waits for the device once.
 
     Args:
         logits: Output of the model.
@@ -216,23 +211,44 @@ def check_logits(logits: object, images: Tensor, targets: Tensor, differentiable
     logits = checked_answer(logits, images, targets)
     if differentiable and not logits.requires_grad:
         raise NoGradientError(NO_GRADIENT)
-    if not bool(torch.isfinite(logits.detach()).all()):
+    doubt, highest = read(doubt_of(logits), targets.amax())
+    check_first(doubt, logits.shape[1])
+    if int(highest) >= logits.shape[1]:
+        raise AttackError(unknown_class(int(highest), logits.shape[1]))
+    return logits
+
+
+def doubt_of(logits: Tensor) -> Tensor:
+    """Compute a value on the device of the logits that is not finite if any of them is not."""
+    # Not the sum of all, which overflows where a model masks classes by the lowest number of its dtype.
+    logits = logits.detach()
+    return logits.amin() + logits.amax()
+
+
+def check_first(doubt: Tensor, classes: int) -> None:
+    """Refuse the logits of a first forward, of which :func:`doubt_of` was read.
+
+    Raises:
+        AttackError: They are not finite, or of one class.
+    """
+    if not math.isfinite(doubt):
         raise NonFiniteError(
             "the model returned logits that are not finite: it overflows or divides by zero on these images; run it in "
             "float32 and look for non-finite weights."
         )
-    if logits.shape[1] < 2:
+    if classes < 2:
         raise AttackError(
             "the model has one output channel, by which no pixel can be classified: for the logit u of a model of two "
             "classes return torch.cat([torch.zeros_like(u), u], 1)."
         )
-    highest = int(targets.max())
-    if highest >= logits.shape[1]:
-        raise AttackError(
-            f"targets hold class {highest} but the model has {logits.shape[1]} classes: give the attack the data's "
-            "ignore_index, or use a model of these classes."
-        )
-    return logits
+
+
+def unknown_class(highest: int, classes: int) -> str:
+    """Return the message of an error for targets with a class that the model does not have."""
+    return (
+        f"targets hold class {highest} but the model has {classes} classes: give the attack the data's "
+        "ignore_index, or use a model of these classes."
+    )
 
 
 def check_form(images_adv: object, images: Tensor, attack: str) -> Tensor:

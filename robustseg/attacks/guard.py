@@ -37,6 +37,7 @@ class Guarded(nn.Module):
         # Compiled code keeps no hooks, and torch warns of global ones: what it runs is found by the search.
         compiled = is_compiled(model, modules)
         self._watch = nullcontext if compiled else hold.watch
+        self.changed, self.settle = hold.changed, hold.settle
         self._judging = False
         self.searching: Searching | None = None
         if search is not None:
@@ -77,7 +78,7 @@ def wide(logits: Tensor) -> Tensor:
 
 
 @contextmanager
-def attack_mode(model: Model, mode: AttackMode = "eval", search: Search | None = None) -> Iterator[Model]:
+def attack_mode(model: Model, mode: AttackMode = "eval", search: Search | None = None) -> Iterator[Guarded]:
     """Prepare ``model`` for an attack and restore its state afterwards, also after an exception.
 
     Parameters are frozen, so that no weight gradients are computed; autograd is on, also inside

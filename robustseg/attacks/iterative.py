@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, AttackStep, OnStep, reads_logits
+from robustseg.attacks.base import Attack, AttackStep, OnStep, shown_logits
 from robustseg.attacks.best import Best
-from robustseg.attacks.checks import UNIT, check_logits
+from robustseg.attacks.checks import UNIT
 from robustseg.attacks.describe import describe_part, setting_text
-from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
+from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only
 from robustseg.attacks.losses.base import AttackLoss, ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.settings import settings_of
@@ -122,7 +122,7 @@ class IterativeAttack(Attack):
             slopes = slopes + slope
             if best is not None:
                 best.settle(batch.victim, batch.rows)
-        refuse_non_finite(slopes)
+        victim.add_slopes(slopes)
         return self.threat.around(images).finish(images_adv if best is None else best.images_adv)
 
     def _restart(self, batch: _Batch, restart: int, best: Best | None, on_step: OnStep | None) -> tuple[Tensor, Tensor]:
@@ -180,9 +180,6 @@ class IterativeAttack(Attack):
         if self.transform is not None:
             seen, seen_targets = self.transform(point, batch.targets, batch.noise)
         logits = batch.victim(seen)
-        if step == run.before == run.restart == 0:
-            # Checks all targets: a transform may cut off the pixel with the wrong label.
-            check_logits(logits, seen, batch.targets)
         loss = self._objective(batch.victim, logits, seen_targets, (run.before + step) / self.steps)
         watched = loss.detach() if self.watched is None else self._watch(logits, seen_targets, run.before + step)
         if run.kept is not None and self.keep == "best":
@@ -191,9 +188,7 @@ class IterativeAttack(Attack):
                 images_adv, logits.detach() if is_iterate else logits_only(batch.victim, images_adv), batch.ranked
             )
         # The loss has saved what it needs; the logits would stay in memory through the backward pass.
-        shown = None
-        if run.on_step is not None:
-            shown = logits.detach() if reads_logits(run.on_step) else logits.new_empty(0)
+        shown = shown_logits(run.on_step, logits)
         del seen, logits
         grad = input_gradient(-loss.sum() if self.targeted else loss.sum(), point)
         if run.on_step is not None and shown is not None:
@@ -213,7 +208,7 @@ class IterativeAttack(Attack):
         watched = -watched if self.targeted else watched
         moved = self.step_rule.update(images_adv, grad, watched, batch.state, batch.allowed)
         batch.images_adv = batch.allowed.project(moved)
-        # Checked after the run, since the check waits; the sign of NaN is 0, so the model would seem robust.
+        # Looked at after the run, since that waits; the sign of NaN is 0, so the model would seem robust.
         return grad.sum(dtype=torch.float32)
 
     def _objective(self, victim: Victim, logits: Tensor, targets: Tensor, progress: float) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import bits
+from robustseg.devices import on_device
 
 NOISE_VERSION: Final = 2
 """Version of the numbers that a seed gives; raised with every change of them.
@@ -60,7 +61,7 @@ class NoiseSource:
             step: Global step in training; 0 in evaluation.
         """
         numbers = torch.tensor([bits.signed(_hash("sample", sample)) for sample in ids], dtype=torch.int64)
-        return cls(_hash("batch", seed, step), _moved(numbers, device), device)
+        return cls(_hash("batch", seed, step), on_device(numbers, device), device)
 
     def uniform(self, like: Tensor) -> Tensor:
         """Draw U[0, 1) of the shape, dtype and device of ``like`` (B×…), contiguous.
@@ -118,7 +119,7 @@ class NoiseSource:
         if known != count and not (self._rows is None and self._images.by_row):
             raise ValueError(f"noise for {known} samples was given to a batch of {count} images.")
         keys = self._images.next_keys(self._rows, count)
-        return bits.words(_moved(keys, like.device), math.prod(like.shape[1:]))
+        return bits.words(on_device(keys, like.device), math.prod(like.shape[1:]))
 
 
 class _Shared:
@@ -161,12 +162,12 @@ class _Images:
         """Copy the images at ``rows``, or all, for another seed; ``continued`` keeps the numbers of their draws."""
         ids, drawn = self._ids, self._drawn
         if rows is not None:
-            rows = rows.to(self.device)
+            rows = on_device(rows, self.device)
             ids, drawn = ids[rows], drawn[rows]
-        fork = _Images(seed, _moved(ids, device), device)
+        fork = _Images(seed, on_device(ids, device), device)
         fork.by_row = self.by_row and rows is None
         if continued:
-            fork._drawn = _moved(drawn, device)
+            fork._drawn = on_device(drawn, device)
         return fork
 
     def next_keys(self, rows: Tensor | None, count: int) -> Tensor:
@@ -177,15 +178,10 @@ class _Images:
             keys, numbers = self._keys, self._drawn
             self._drawn = numbers + 1
         else:
-            rows = torch.arange(count, device=self.device) if rows is None else rows.to(self.device)
+            rows = torch.arange(count, device=self.device) if rows is None else on_device(rows, self.device)
             keys, numbers = self._keys[rows], self._drawn[rows]
             self._drawn = self._drawn.index_copy(0, rows, numbers + 1)
         return bits.mixed(keys + numbers * bits.signed(bits.GOLDEN))
-
-
-def _moved(numbers: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device; to a GPU without waiting for it."""
-    return numbers.to(device, non_blocking=device.type != "cpu")
 
 
 def _hash(*parts: object) -> int:

@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
-from robustseg.attacks.buffers import Slots, changed, contents_of
+from robustseg.attacks.buffers import Comparison, Slots, contents_of
 from robustseg.attacks.errors import AttackError
 from robustseg.attacks.generators import global_generators
 
@@ -42,6 +42,8 @@ class Hold:
         self._modules: dict[int, nn.Module] = {}
         self._hook: RemovableHandle | None = None
         self._watches = False
+        self._comparison: Comparison | None = None
+        self._known: dict[torch.device, bool] = {}
         # By kind and the owner's id: the owner and its state.
         self._saved: dict[str, dict[int, tuple[Any, Any]]] = {kind: {} for kind in _RESTORE}
         with _LOCK:
@@ -106,6 +108,21 @@ class Hold:
         if self._watches and threading.get_ident() == self._thread:
             self.take(module.modules())
 
+    def changed(self, device: torch.device) -> Tensor:
+        """Return one flag on the device that some buffer there has changed; does not wait for it."""
+        nothing = torch.zeros((), dtype=torch.bool, device=device)
+        with _LOCK, torch.no_grad(), suppress(Exception):  # of a buffer without memory, at which the release looks
+            self._comparison = Comparison([content for _, content in self._saved["contents"].values()])
+        return nothing if self._comparison is None else self._comparison.changed.get(device, nothing)
+
+    def settle(self, device: torch.device, changed: bool) -> None:
+        """Take the value of :meth:`changed` that was read, so that the release need not wait for it again.
+
+        The model must not run between these two and the release.
+        """
+        if self._comparison is not None:
+            self._known[device] = changed
+
     def release(self) -> list[BaseException]:
         """Restore everything that no other thread's attack holds; return the errors of what could not be restored."""
         failures: list[BaseException] = []
@@ -117,8 +134,10 @@ class Hold:
                 held = set[int]().union(*(other._saved[kind] for other in self._others()))
                 pairs = [pair for key, pair in self._saved[kind].items() if key not in held]
                 if kind == "contents":
+                    contents, pairs = [pair[1] for pair in pairs], [(tensor, each.restore) for tensor, each in pairs]
                     with suppress(Exception):  # otherwise each is looked at by itself
-                        pairs = [(content.tensor, content) for content in changed([content for _, content in pairs])]
+                        compared = (self._known and self._comparison) or Comparison(contents)
+                        pairs = [pair for pair in compared.to_restore(self._known) if id(pair[0]) not in held]
                 for owner, state in pairs:
                     try:
                         restore(owner, state)
@@ -169,7 +188,7 @@ def _set_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
 
 _RESTORE: dict[str, Callable[[Any, Any], None]] = {
     "slots": lambda module, slots: slots.restore(module),
-    "contents": lambda tensor, content: content.restore(tensor),
+    "contents": lambda tensor, restore: restore(tensor),
     "requires_grad": _set_requires_grad,
     "training": _set_training,
     "forward": _set_forward,

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from robustseg.attacks.checks import checked_answer
-from robustseg.attacks.errors import AttackError, NoGradientError
-from robustseg.attacks.gradients import NO_GRADIENT
+from robustseg.attacks.checks import check_first, checked_answer, doubt_of
+from robustseg.attacks.entry import Aims
+from robustseg.attacks.errors import AttackError, NoGradientError, NonFiniteError
+from robustseg.attacks.gradients import NO_GRADIENT, refuse_non_finite
 from robustseg.attacks.guard import Guarded, Model
+from robustseg.devices import on_device, positions, read
+
+_Unknown = Callable[[int], str]
 
 
 @dataclass
 class _Answers:
-    """Facts about all logits so far, shared by all parts of a victim."""
+    """Facts about all answers and gradients so far, shared by all parts of a victim."""
 
-    doubt: Tensor | float = 0.0
-    """Zero times the sum of all logits: NaN is never the largest logit, so the pixel would seem fooled."""
+    aims: tuple[object, Aims] | None
+    """An attack that makes its own targets, and these, for all images."""
+    doubt: Tensor | None = None
+    """Zero, or NaN if some logits were not finite: NaN is never the largest logit, so the pixel would seem fooled."""
+    slopes: Tensor | None = None
+    """Sum of all gradients."""
     kind: tuple[int, torch.dtype] | None = None
     """Number of classes and dtype; None before the first forward."""
     guard: Guarded | None = None
     """The model, if its forwards run in the precision of a search."""
+    wanted: list[tuple[int, _Unknown]] = field(default_factory=list)
+    """Classes that the model must have, each with the message for a model of so many classes."""
 
 
 class Victim:
@@ -33,12 +44,16 @@ class Victim:
     Counts are kept on the CPU, and counting does not wait for the device. A backward is counted when the gradient
     passes the logits, so that several gradients of one forward count several times.
 
+    The first answer is looked at, which waits for the device, if :meth:`require` was called. That later answers and all
+    gradients are finite is found at the end, by :meth:`refuse_non_finite`.
+
     Args:
         model: Prepared by :func:`~robustseg.attacks.guard.attack_mode`.
         count: Number of images of the batch.
+        aims: An attack that makes its own targets, and these.
     """
 
-    def __init__(self, model: Model, count: int):
+    def __init__(self, model: Model, count: int, aims: tuple[object, Aims] | None = None):
         self.model = model
         self.forwards = torch.zeros(count, dtype=torch.int64)
         """B counts."""
@@ -46,7 +61,7 @@ class Victim:
         """B counts."""
         self._rows = torch.arange(count)
         searches = isinstance(model, Guarded) and model.searching is not None
-        self._answers = _Answers(guard=model if searches else None)  # type: ignore[arg-type]
+        self._answers = _Answers(aims, guard=model if searches else None)  # type: ignore[arg-type]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Compute the logits of ``images``: one per image of this victim, or several versions of the whole batch.
@@ -58,15 +73,15 @@ class Victim:
         logits = checked_answer(self.model(images), images)
         if not torch.is_grad_enabled():  # another thread, or a model that enables autograd itself, built a graph
             logits = logits.detach()
-        self._compare(logits)
+        if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+            raise NoGradientError(NO_GRADIENT)
+        doubt = doubt_of(logits)
+        self._compare(logits, doubt)
         rows = self._rows.repeat(len(images) // max(1, len(self._rows)))
         self.forwards.index_add_(0, rows, torch.ones_like(rows))
-        doubt = 0 * logits.detach().sum(dtype=torch.promote_types(logits.dtype, torch.float32))
-        self._answers.doubt = self._answers.doubt + doubt
+        self.add_doubt(doubt)
         if logits.requires_grad:
             logits.register_hook(lambda _: self._passed(rows))  # type: ignore[no-untyped-call]
-        elif images.requires_grad and torch.is_grad_enabled():
-            raise NoGradientError(NO_GRADIENT)
         return logits
 
     @property
@@ -102,14 +117,37 @@ class Victim:
         """
         if not self.searches:
             return found
-        rows = doubtful.nonzero()[:, 0]
+        rows = positions(doubtful)
         if not len(rows):
             return found
-        return found.index_copy(0, rows, judge(self.select(rows).verdict(images[rows]), rows))
+        here = on_device(rows, images.device)
+        return found.index_copy(0, here, judge(self.select(rows).verdict(images[here]), here))
 
-    def _compare(self, logits: Tensor) -> None:
-        """Refuse logits of another number of classes or dtype than before; does not wait for the device."""
+    def require(self, highest: int, unknown: _Unknown) -> None:
+        """Refuse a model without class ``highest``, now or at its first answer.
+
+        Args:
+            highest: A class.
+            unknown: Function from the number of the model's classes to the message.
+
+        Raises:
+            AttackError: The model has answered with fewer classes.
+        """
+        self._answers.wanted.append((highest, unknown))
+        if self._answers.kind is not None:
+            self._refuse_few(self._answers.kind[0])
+
+    def _refuse_few(self, classes: int) -> None:
+        for highest, unknown in self._answers.wanted:
+            if highest >= classes:
+                raise AttackError(unknown(classes))
+
+    def _compare(self, logits: Tensor, doubt: Tensor) -> None:
+        """Look at the first answer, and refuse others of another number of classes or dtype, without a wait."""
         kind = (logits.shape[1], logits.dtype)
+        if self._answers.kind is None and self._answers.wanted:
+            check_first(read(doubt)[0], logits.shape[1])
+            self._refuse_few(logits.shape[1])
         if self._answers.kind not in (None, kind):
             classes, dtype = self._answers.kind or kind
             raise AttackError(
@@ -121,12 +159,50 @@ class Victim:
     def _passed(self, rows: Tensor) -> None:
         self.backwards.index_add_(0, rows, torch.ones_like(rows))
 
-    def doubt(self, device: torch.device) -> Tensor:
-        """Return one float64 on ``device`` that is not finite if some logits were not; does not wait for it."""
-        return torch.as_tensor(self._answers.doubt, dtype=torch.float64, device=device)
+    def aims_of(self, attack: object) -> Aims | None:
+        """Return the attack's own targets for these images; None if they were not made at the entry."""
+        if self._answers.aims is None or self._answers.aims[0] is not attack:
+            return None
+        aims = self._answers.aims[1]
+        if len(self._rows) == len(aims.aimed):
+            return aims
+        here = on_device(self._rows, aims.targets.device)
+        return aims._replace(targets=aims.targets[here], aimed=aims.aimed[self._rows])
+
+    def add_doubt(self, value: Tensor) -> None:
+        """Add a value of which only it matters whether it is finite, for the look at the end."""
+        before = self._answers.doubt
+        # Zero times infinity is NaN.
+        self._answers.doubt = 0 * value if before is None else before.add(value, alpha=0)
+
+    def add_slopes(self, slopes: Tensor) -> None:
+        """Add the sum of some gradients, or another value that is not finite if any is not, for the look at the end."""
+        before = self._answers.slopes
+        self._answers.slopes = slopes if before is None else before + slopes
+
+    def doubts(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return two values on ``device`` that :meth:`refuse_non_finite` needs; does not wait for it."""
+        nothing = torch.zeros((), device=device)
+        slopes, doubt = self._answers.slopes, self._answers.doubt
+        return nothing if slopes is None else slopes, nothing if doubt is None else doubt
+
+    @staticmethod
+    def refuse_non_finite(slopes: Tensor, doubt: Tensor) -> None:
+        """Refuse gradients or logits that were not finite, by the values of :meth:`doubts`, which were read.
+
+        Raises:
+            NonFiniteGradientError: Some gradient was not finite.
+            NonFiniteError: Some logits were not.
+        """
+        refuse_non_finite(slopes)
+        if not math.isfinite(float(doubt)):
+            raise NonFiniteError(
+                "the attack met logits that are not finite: the model overflows or divides by zero on some perturbed "
+                "images; run it in float32 and look for non-finite weights."
+            )
 
     def select(self, rows: Tensor) -> Victim:
-        """Return the victim for the images at ``rows`` of this one, with the same counters."""
+        """Return the victim for the images at ``rows``, indices on the CPU, with the same counters."""
         part = Victim(self.model, 0)
         part.share(self)
         part._rows = self._rows[rows.cpu()]

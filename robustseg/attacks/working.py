@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.victim import Victim
+from robustseg.devices import on_device
 
 Own = TypeVar("Own", bound="Working")
 
@@ -27,11 +28,12 @@ class Working:
     """Indices in the batch of the call, B values."""
 
     def select(self: Own, going: Tensor) -> Own:
-        """Return the images at these positions, ascending; if these are all, ``self``."""
-        count = len(self.rows)
+        """Return the images at these positions, ascending and on the CPU; if these are all, ``self``."""
+        count, going = len(self.rows), going.cpu()
         if len(going) == count:
             return self
-        return replace(self, **{name: _part(value, going, count) for name, value in vars(self).items()})
+        here = on_device(going, self.rows.device)
+        return replace(self, **{name: _part(value, going, here, count) for name, value in vars(self).items()})
 
 
 @dataclass
@@ -42,11 +44,13 @@ class Batch(Working):
     """B×3×H×W."""
 
 
-def _part(value: Any, going: Tensor, count: int) -> Any:
+def _part(value: Any, going: Tensor, here: Tensor, count: int) -> Any:
     if isinstance(value, Tensor):
-        return value[going] if value.ndim else value
+        return value[here] if value.ndim else value
     if isinstance(value, dict):
-        return {name: _part(entry, going, count) for name, entry in value.items()}
+        return {name: _part(entry, going, here, count) for name, entry in value.items()}
     if isinstance(value, NoiseSource):
         return value.select(going, count)
-    return value.select(going) if hasattr(value, "select") else value
+    if isinstance(value, Victim):
+        return value.select(going)
+    return value.select(here) if hasattr(value, "select") else value

@@ -168,8 +168,10 @@ class OnPatches(AdaptiveAttack):
     targeted attack.
 
     Cost: a patch counts as a forward, and a gradient through it as a backward. One step costs 1 + K of each, K of them
-    on patch_size² pixels instead of H·W; all K·B patches are in one batch. Logits and targets shown to ``on_step`` are
-    those of the whole image.
+    on patch_size² pixels instead of H·W. The K·B patches are in one forward, or in several if they are more than
+    ``patches_per_forward``: memory is then needed for one of these at a time, and each is computed once more for the
+    gradient, which is not counted and takes about a third more time. The result is the same. Logits and targets
+    shown to ``on_step`` are those of the whole image.
 
     Args:
         attack: The inner attack: any that works pixel by pixel on logits. Not those with an input transform, MLAttack,
@@ -177,18 +179,31 @@ class OnPatches(AdaptiveAttack):
         patch_size: Side s of the patches in pixels; the detector's.
         k: Number K ≥ 1 of patches per image; the detector's in the paper's Table 1.
         redraw: Draw new patches for each forward.
+        patches_per_forward: Most patches in one forward, but one of each image at least; null for as many as have 4
+            million pixels together, 16 patches of 512×512 for example.
 
     Raises:
-        DetectorError: ``patch_size`` or ``k`` is below 1, or ``attack`` cannot be wrapped.
+        DetectorError: ``patch_size``, ``k`` or ``patches_per_forward`` is below 1, or ``attack`` cannot be wrapped.
     """
 
-    def __init__(self, attack: Attack, patch_size: int = 512, k: int = 50, redraw: bool = False):
+    def __init__(
+        self,
+        attack: Attack,
+        patch_size: int = 512,
+        k: int = 50,
+        redraw: bool = False,
+        patches_per_forward: int | None = None,
+    ):
         super().__init__(attack)
         if patch_size < 1:
             raise DetectorError(f"patch_size = {patch_size}: a side in pixels expected, that of the detector.")
         if k < 1:
             raise DetectorError(f"k = {k}: at least one patch is attacked (none is the attack without OnPatches).")
+        if patches_per_forward is not None and patches_per_forward < 1:
+            raise DetectorError(f"patches_per_forward = {patches_per_forward}: at least one, or null, expected.")
         self.patch_size = patch_size
+        # Not among the settings of a result, which does not depend on it.
+        self.patches_per_forward = patches_per_forward
         self.k = k
         self.redraw = redraw
         self._refuse_other_views()
@@ -211,7 +226,9 @@ class OnPatches(AdaptiveAttack):
         if self.threat is not None and self.threat.eps == 0:
             return images
         own = noise.fork(_STREAM, torch.device("cpu"))
-        patches = PatchVictim(victim, self.patch_size, self.k, own, images, targets, self.redraw)
+        patches = PatchVictim(
+            victim, self.patch_size, self.k, own, images, targets, self.redraw, self.patches_per_forward
+        )
         shown = None if on_step is None else patches.shown_to(on_step, targets)
         return self._inner(patches, images, patches.canvas_of(targets), noise, shown)
 

@@ -14,16 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from robustseg.attacks.base import OnStep
+from robustseg.attacks.base import OnStep, reads_logits, reads_no_logits
 from robustseg.attacks.errors import AttackError
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.victim import Victim
 from robustseg.detectors.patches import integer
+from robustseg.devices import on_device
 
 Blur = Callable[[Tensor], Tensor]
+PIXELS = 2**22
+"""Pixels of patches in one forward by default: 16 patches of 512×512, about 5 GiB with DRN-D-22."""
 Corners = list[list[tuple[int, int]]]
 """Top left corners of each image's patches."""
 
@@ -110,10 +114,12 @@ class CanvasVictim(_Wrapped):
         pixels = height * width
 
         def show(step: Any) -> None:
-            logits = step.logits[..., :pixels].unflatten(-1, (height, width)).squeeze(2)
+            logits = step.logits
+            if logits.numel():
+                logits = logits[..., :pixels].unflatten(-1, (height, width)).squeeze(2)
             on_step(step._replace(logits=logits, targets=targets[step.rows]))
 
-        return show
+        return show if reads_logits(on_step) else reads_no_logits(show)
 
 
 class TwiceVictim(CanvasVictim):
@@ -150,13 +156,22 @@ class PatchVictim(CanvasVictim):
         images: B×3×H×W, the clean images.
         targets: B×H×W, :data:`~robustseg.attacks.losses.base.IGNORED` where ignored.
         redraw: Draw new patches for each forward.
+        per_forward: Most patches in one forward, but one of each image at least; None for :data:`PIXELS`.
 
     Raises:
         AttackError: A patch is larger than the images.
     """
 
     def __init__(
-        self, victim: Victim, size: int, k: int, noise: NoiseSource, images: Tensor, targets: Tensor, redraw: bool
+        self,
+        victim: Victim,
+        size: int,
+        k: int,
+        noise: NoiseSource,
+        images: Tensor,
+        targets: Tensor,
+        redraw: bool,
+        per_forward: int | None = None,
     ):
         super().__init__(victim)
         self._height, self._width = images.shape[-2:]
@@ -166,6 +181,7 @@ class PatchVictim(CanvasVictim):
                 f"about {min(self._height, self._width) // 2}."
             )
         self._size, self._k = size, k
+        self._per_forward = per_forward or max(1, PIXELS // size**2)
         self._noise = noise
         self._count = len(images)
         self._corners = None if redraw else self._draw()
@@ -183,9 +199,33 @@ class PatchVictim(CanvasVictim):
         corners = (self._corners or self._draw()) * (len(images) // self._count)
         # All images' first patches, then their second ones: the order in which a victim counts several versions of a
         # batch.
-        logits = self._flat(self._cut(images, corners).transpose(0, 1).flatten(0, 1))
-        further = list(logits.view(self._k, len(images), *logits.shape[1:]).unbind())
+        patches = self._cut(images, corners).transpose(0, 1).flatten(0, 1)
+        logits = [self._answer(part, patches) for part in torch.split(patches, self._at_once(len(images)))]
+        further = [one for part in logits for one in part.view(-1, len(images), *part.shape[1:]).unbind()]
         return further if self._corners is not None else [self._exchanged(further, whole, corners)]
+
+    def _at_once(self, images: int) -> int:
+        """Return the number of patches in one forward: a multiple of the images, of which each has as many in it."""
+        return images * max(1, self._per_forward // images)
+
+    def _answer(self, part: Tensor, patches: Tensor) -> Tensor:
+        """Return the logits of some of the patches; of several parts none keeps its graph, but makes it once more."""
+        if len(part) == len(patches) or not (part.requires_grad and torch.is_grad_enabled()):
+            return self._flat(part)
+        counts: list[Tensor] = []
+
+        def ask(part: Tensor) -> Tensor:
+            if not counts:  # the first time; the second one is no answer to anything new
+                counts.append(self.forwards)
+                return self._flat(part)
+            before = self.forwards.clone()
+            logits = self._flat(part)
+            self.forwards.copy_(before)
+            return logits
+
+        with set_checkpoint_early_stop(False):  # it is an exception, which would pass for one of the model
+            logits: Tensor = checkpoint(ask, part, use_reentrant=False)
+        return logits
 
     def _cut(self, values: Tensor, corners: Corners) -> Tensor:
         """Cut the patches of B×…×H×W values: B×K×…×s×s."""
@@ -217,14 +257,14 @@ class PatchVictim(CanvasVictim):
         return self._cut(targets, self._corners).flatten(1)
 
     def select(self, rows: Tensor) -> PatchVictim:
-        """Return the victim for some of the images: ``rows`` are their indices in the batch."""
+        """Return the victim for some of the images: ``rows`` are their indices in the batch, on the CPU."""
         part: PatchVictim = super().select(rows)
-        chosen = rows.cpu()
-        part._noise = self._noise.select(chosen, self._count)
-        part._count = len(chosen)
-        part._corners = None if self._corners is None else [self._corners[row] for row in chosen.tolist()]
-        part._targets = self._targets[rows]
-        part._spare = None if self._spare is None else self._spare[rows]
+        part._noise = self._noise.select(rows, self._count)
+        part._count = len(rows)
+        part._corners = None if self._corners is None else [self._corners[row] for row in rows.tolist()]
+        here = on_device(rows, self._targets.device)
+        part._targets = self._targets[here]
+        part._spare = None if self._spare is None else self._spare[here]
         return part
 
 

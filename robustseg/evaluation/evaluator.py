@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import Attack, AttackStep, NoGradientError, Search
-from robustseg.attacks.base import OnStep
+from robustseg.attacks.base import OnStep, reads_logits, reads_no_logits
 from robustseg.attacks.checks import checked_images
 from robustseg.attacks.guard import Model
+from robustseg.devices import on_device
 from robustseg.evaluation.attack_stage import AttackStage
 from robustseg.evaluation.attacking import (
     CLEAN,
@@ -165,7 +166,7 @@ class Evaluator:
             if not rows:
                 continue
             stage.attack(attack, len(rows))
-            part = Batch(images[rows], targets[rows], [ids[row] for row in rows])
+            part = Batch(_rows(images, rows), _rows(targets, rows), [ids[row] for row in rows])
             wanted = set[str]().union(*(missing[sample] for sample in part.ids))
             with full_precision():
                 looks = {name: view.begin(model, part, models) for name, view in views.items() if name in wanted}
@@ -245,6 +246,11 @@ class Evaluator:
         self.sink.close()
 
 
+def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """Return some images' part of a batch, or ``values`` if these are all."""
+    return values if len(rows) == len(values) else values[on_device(torch.tensor(rows), values.device)]
+
+
 def _each(observers: Sequence[OnStep]) -> OnStep | None:
     """Combine several observers into one; return None if there are none."""
     if len(observers) < 2:
@@ -254,4 +260,4 @@ def _each(observers: Sequence[OnStep]) -> OnStep | None:
         for one in observers:
             one(step)
 
-    return show
+    return show if any(map(reads_logits, observers)) else reads_no_logits(show)

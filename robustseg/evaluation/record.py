@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from robustseg.attacks import AttackResult
+from robustseg.devices import on_device
 from robustseg.metrics import target_success
 from robustseg.types import IGNORE_INDEX, ignored_pixels
 
@@ -84,7 +85,7 @@ def image_figures(
         "target_success": nothing if wanted is None else target_success(predictions, wanted, targets, ignore_index),
         "rms": delta.square().mean(1).sqrt(),
     }
-    return torch.stack([found[name].to(device=images.device, dtype=torch.float64) for name in COLUMNS], 1)
+    return torch.stack([on_device(found[name], images.device).double() for name in COLUMNS], 1)
 
 
 def summarise(rows: Tensor, fooled: float = FOOLED) -> dict[str, Tensor]:

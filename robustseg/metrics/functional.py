@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robustseg.devices import read
 from robustseg.metrics.counts import (
     class_counts,
     class_iou_from_counts,
@@ -40,17 +41,25 @@ def confusion_matrix(
         raise ValueError(
             f"predictions {tuple(predictions.shape)} and targets {tuple(targets.shape)} must both be B×H×W."
         )
-    batch, valid = len(targets), ~ignored_pixels(targets, ignore_index)
-    image = torch.arange(batch, device=targets.device).view(-1, 1, 1).expand_as(targets)[valid]
-    true, predicted = targets[valid].long(), predictions[valid].long()
-    for name, ids in (("targets", true), ("predictions", predicted)):
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < num_classes:
+    batch, bins = len(targets), len(targets) * num_classes**2
+    if not targets.numel():
+        return torch.zeros(batch, num_classes, num_classes, dtype=torch.int64, device=targets.device)
+    ignored = ignored_pixels(targets, ignore_index)
+    maps = {"targets": targets.long(), "predictions": predictions.long()}
+    true, predicted = (ids.masked_fill(ignored, 0) for ids in maps.values())
+    ends = read(torch.stack([true.amin(), true.amax(), predicted.amin(), predicted.amax()]))[0].tolist()
+    for (name, ids), lowest, highest in zip(maps.items(), ends[::2], ends[1::2], strict=True):
+        if not 0 <= lowest <= highest < num_classes:
+            valid = ids[~ignored]
             raise ValueError(
-                f"{name} hold ids from {int(ids.min())} to {int(ids.max())}, outside of the {num_classes} classes: "
+                f"{name} hold ids from {int(valid.min())} to {int(valid.max())}, outside of the {num_classes} classes: "
                 f"check num_classes and ignore_index (= {ignore_index})."
             )
-    flat = (image * num_classes + true) * num_classes + predicted
-    return torch.bincount(flat, minlength=batch * num_classes**2).view(batch, num_classes, num_classes)
+    image = torch.arange(batch, device=targets.device).view(-1, 1, 1)
+    flat = ((image * num_classes + true) * num_classes + predicted).masked_fill(ignored, bins)
+    # One bin more, for the ignored pixels: a mask as an index would wait for the device.
+    counts = torch.bincount(flat.flatten(), minlength=bins + 1)[:bins]
+    return counts.view(batch, num_classes, num_classes)
 
 
 def class_iou(confusion: Tensor) -> Tensor:

@@ -89,8 +89,8 @@ class Row:
     """Can be targeted."""
     layers: bool = False
     """Needs the layers of a module: a plain function is no model for it."""
-    waits: bool = False
-    """Looks at the device's results within its loop, or reads numbers from a generator on the CPU."""
+    looks: int = 0
+    """Looks at which images are finished, so that they can leave: between runs, or every tenth gradient."""
     looks_ahead: bool = False
     """The gradient is taken elsewhere than at the iterate."""
     leaves_ball: bool = False
@@ -109,28 +109,25 @@ ROWS: dict[str, Row] = {
     "BIM": Row(lambda **kw: BIM(step_size=0.02, steps=3, **kw), (3, 3), **CLEAN_START),
     "BIM best": Row(lambda **kw: BIM(step_size=0.02, steps=3, keep="best", **kw), (4, 3), **CLEAN_START),
     "PGD": Row(lambda **kw: PGD(step_size=0.02, steps=3, **kw), (3, 3)),
-    "PGD restarts": Row(lambda **kw: PGD(step_size=0.02, steps=2, restarts=3, **kw), (9, 6)),
+    "PGD restarts": Row(lambda **kw: PGD(step_size=0.02, steps=2, restarts=3, **kw), (9, 6), looks=2),
     "PGD restarts best": Row(
-        lambda **kw: PGD(step_size=0.02, steps=2, restarts=2, keep="best", **kw), (6, 4), norms=EVERY_NORM
+        lambda **kw: PGD(step_size=0.02, steps=2, restarts=2, keep="best", **kw), (6, 4), norms=EVERY_NORM, looks=1
     ),
     "SegPGD": Row(lambda **kw: SegPGD(step_size=0.02, steps=3, **kw), (3, 3)),
     "SegPGD best": Row(lambda **kw: SegPGD(step_size=0.02, steps=3, schedule="log", keep="best", **kw), (4, 3)),
     "CosPGD": Row(lambda **kw: CosPGD(step_size=0.02, steps=3, **kw), (3, 3)),
     "MIFGSM": Row(lambda **kw: MIFGSM(step_size=0.02, steps=3, **kw), (3, 3), **CLEAN_START),
-    "DS": Row(
-        lambda **kw: DS(step_size=0.02, steps=3, **kw), (3, 3), random_start=False, shared_noise=True, waits=True
-    ),
-    "DS best": Row(lambda **kw: DS(step_size=0.02, steps=3, random_start=True, keep="best", **kw), (7, 3), waits=True),
+    "DS": Row(lambda **kw: DS(step_size=0.02, steps=3, **kw), (3, 3), random_start=False, shared_noise=True),
+    "DS best": Row(lambda **kw: DS(step_size=0.02, steps=3, random_start=True, keep="best", **kw), (7, 3)),
     "APGD": Row(lambda **kw: APGD(steps=4, **kw), (5, 4)),
     "APGD shrinking": Row(
         lambda **kw: APGD(steps=4, loss=JensenShannon(), shrinking=True, restarts=2, **kw),
         (14, 8),
         norms=EVERY_NORM,
         leaves_ball=True,
+        looks=1,
     ),
-    "worst of": Row(
-        lambda **kw: WorstOf([BIM(step_size=0.02, steps=2, **kw), APGD(steps=3, **kw)]), (9, 5), waits=True
-    ),
+    "worst of": Row(lambda **kw: WorstOf([BIM(step_size=0.02, steps=2, **kw), APGD(steps=3, **kw)]), (9, 5), looks=2),
     "SegPGD with momentum": Row(
         lambda eps, norm, **kw: IterativeAttack(
             ThreatModel(eps, norm), SegPGDLoss("exp"), MomentumStep(0.02, 0.5), steps=3, **kw
@@ -153,7 +150,9 @@ ROWS: dict[str, Row] = {
     "PAdamCos clean": Row(
         lambda **kw: PAdamCos(step_size=0.02, steps=3, random_start=False, **kw), (3, 3), **CLEAN_START
     ),
-    "PAdamCos best": Row(lambda **kw: PAdamCos(step_size=0.02, steps=3, restarts=2, keep="best", **kw), (8, 6)),
+    "PAdamCos best": Row(
+        lambda **kw: PAdamCos(step_size=0.02, steps=3, restarts=2, keep="best", **kw), (8, 6), looks=1
+    ),
     "MCE-Bal by hand": Row(
         lambda eps, norm, **kw: IterativeAttack(
             ThreatModel(eps, norm), BalancedMaskedCrossEntropy((5, 70, 0, 300)), SignStep(0.02), steps=3, **kw
@@ -174,7 +173,6 @@ ROWS: dict[str, Row] = {
         (3, 3),
         random_start=False,
         shared_noise=True,
-        waits=True,
     ),
     "TIFGSM": Row(
         lambda **kw: TIFGSM(step_size=0.02, steps=3, kernel_size=5, **kw), (3, 3), edges=("l2",), **CLEAN_START
@@ -203,7 +201,6 @@ ROWS: dict[str, Row] = {
             **kw,
         ),
         (7, 3),
-        waits=True,
         looks_ahead=True,
     ),
     "CosPGD translation-invariant": Row(
@@ -251,15 +248,17 @@ ROWS: dict[str, Row] = {
             norm=norm, step_size=0.02, steps=3, search_steps=2 if norm == "l2" else 1, initial_c=0.1, **kw
         ),
         None,
+        looks=1,
         **CLEAN_START,
     ),
     "CW confident": Row(
         lambda **kw: CW(success=0.9, step_size=0.1, steps=3, search_steps=1, confidence=0.5, **kw),
         (4, 3),
+        looks=1,
         **CLEAN_START,
     ),
     "DeepFool": Row(
-        lambda targeted=False, **kw: DeepFool(steps=2, **kw), (3, 6), targeted=False, waits=True, **CLEAN_START
+        lambda targeted=False, **kw: DeepFool(steps=2, **kw), (3, 6), targeted=False, looks=1, **CLEAN_START
     ),
 }
 

@@ -1,14 +1,12 @@
-"""What an attack costs: T forwards and T input gradients, and nothing that waits for the device in between."""
+"""What an attack costs: T forwards and T input gradients."""
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustseg.attacks import DS, FGSM, PGD, Attack, AttackStep
+from robustseg.attacks import DS, FGSM, PGD, Attack
 from tests.helpers.cases import partly
 from tests.helpers.nets import CountingNet, tiny_batch, tiny_net
 
-from .table import LOOPS, ROWS, WITH_NORM, aims, build, first_or_own_norm
+from .table import LOOPS, ROWS, WITH_NORM, aims, build
 
 
 @pytest.mark.parametrize(
@@ -56,48 +54,3 @@ def test_radius_zero_costs_nothing(attack: Attack):
     model = CountingNet(tiny_net())
     attack(model, *tiny_batch())
     assert model.forwards == 0
-
-
-class Waits(TorchDispatchMode):
-    """Records operations that would make the host wait for the device, while it is armed."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.armed = False
-        self.waits: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        indexed_by_mask = name == "index" and any(
-            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-        )
-        if self.armed and (indexed_by_mask or name.rstrip("_") in self.WAITING or "unique" in name):
-            self.waits.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-# Dynamic scale reads its scale from a generator on the CPU, which on a CPU cannot be told from a wait.
-@pytest.mark.parametrize(
-    ("name", "norm"), partly([case for case in WITH_NORM if not ROWS[case[0]].waits], first_or_own_norm)
-)
-def test_nothing_waits_for_the_device_within_the_loop(name: str, norm: str):
-    model, (images, targets) = tiny_net(), tiny_batch()
-    attack = build(name, 0.05, norm)
-    with Waits() as watch:
-
-        def arm(step: AttackStep) -> None:
-            # From the first gradient of a restart to its last one: what it has reached may be looked at.
-            watch.armed = step.step != step.steps
-
-        attack(model, images, targets, on_step=arm)
-    assert watch.waits == []
-
-
-@pytest.mark.parametrize("wait", [lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: bool((x > 0).any())])
-def test_waits_would_be_noticed(wait):
-    with Waits() as watch:
-        watch.armed = True
-        wait(torch.randn(5))
-    assert watch.waits

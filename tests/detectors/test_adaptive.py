@@ -205,8 +205,8 @@ def test_bad_settings(create, message):
         (OnPatches(PGD(), 4, 2), lambda x: x[..., ::2, ::2], r"returned \(2, 3, 4, 3\) for images \(2, 3, 7, 6\)"),
         (
             OnPatches(PGD(), 4, 2),
-            lambda x: F.interpolate(x, (7, 6)),
-            r"returned \(4, 3, 7, 6\) for images \(4, 3, 4, 4\)",
+            lambda x: F.interpolate(torch.cat([x, x], 1), (7, 6)),
+            r"returned \(4, 6, 7, 6\) for images \(4, 3, 4, 4\)",
         ),
         (OnPatches(PGD(), 4, 2), lambda x: [x], r"returned a list, not a tensor of logits"),
         (OnPatches(PGD(), 4, 2), lambda x: x.detach(), r"does not depend on its input"),

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from robustseg.attacks import BIM, DAG, FGSM, NoiseSource
 from robustseg.attacks.base import AttackStep
@@ -233,3 +234,54 @@ def own_loss(model, images_adv, wanted, corners, size):
             at = (slice(row, row + 1), ..., slice(top, top + size), slice(left, left + size))
             total[row] += summed_cross_entropy(model, images_adv[at], wanted[at])[0]
     return total
+
+
+class Sizes(nn.Module):
+    """Notes the number of images of each forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = tiny_net()
+        self.sizes = []
+
+    def forward(self, images):
+        self.sizes.append(len(images))
+        return self.net(images)
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+@pytest.mark.parametrize("inner", ["PGD", "DAG", "DeepFool", "Square"])
+def test_patches_in_several_forwards_give_the_same(inner: str, redraw: bool):
+    images, targets = tiny_batch()
+    attack = build(inner)
+    whole, parts = Sizes(), Sizes()
+    expected = OnPatches(attack, SIZE, 5, redraw).run(whole, images, targets, generator=noise_of("ab"))
+    for per_forward in (1, 4, 5):
+        parts.sizes.clear()
+        limited = OnPatches(attack, SIZE, 5, redraw, patches_per_forward=per_forward)
+        result = limited.run(parts, images, targets, generator=noise_of("ab"))
+        torch.testing.assert_close(result.images_adv, expected.images_adv, rtol=0, atol=1e-9)
+        assert torch.equal(result.forwards, expected.forwards)
+        assert torch.equal(result.backwards, expected.backwards)
+        assert max(parts.sizes) == max(2, per_forward // 2 * 2)
+        assert limited.describe() == OnPatches(attack, SIZE, 5, redraw).describe()
+    assert max(whole.sizes) == 10
+
+
+def test_patches_in_several_forwards_take_less_memory():
+    """Bytes that autograd keeps for the gradient, at the time of the backward."""
+    images, targets = tiny_batch()
+
+    def kept(per_forward):
+        most, now = [0], [0]
+
+        def pack(tensor):
+            now[0] += tensor.numel()
+            most[0] = max(most[0], now[0])
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            OnPatches(build("FGSM"), SIZE, 20, patches_per_forward=per_forward)(tiny_net(), images, targets)
+        return most[0]
+
+    assert kept(2) < kept(None) / 2

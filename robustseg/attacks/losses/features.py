@@ -19,6 +19,7 @@ from robustseg.attacks.errors import AttackError
 from robustseg.attacks.guard import Guarded, Model
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.victim import Victim
+from robustseg.devices import on_device
 
 Visit = Callable[[int, Tensor], None]
 """Function of a layer's index among the chosen layers and of its output."""
@@ -206,7 +207,8 @@ class FeatureVictim(Victim):
         """Return the victim for the images at ``rows``, with the same counters."""
         part = copy.copy(self)
         part._rows = self._rows[rows.cpu()]
-        part._clean = [clean.select(rows) for clean in self._clean]
+        here = on_device(rows, self._clean[0].features.device)
+        part._clean = [clean.select(here) for clean in self._clean]
         return part
 
 

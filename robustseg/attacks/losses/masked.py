@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustseg.attacks.errors import AttackError
 from robustseg.attacks.losses.base import AttackLoss, ClassPixels, correct_pixels, cross_entropy
+from robustseg.devices import on_device
 
 
 def open_pixels(logits: Tensor, targets: Tensor, targeted: bool) -> Tensor:
@@ -94,8 +95,7 @@ class BalancedMaskedCrossEntropy(AttackLoss):
                 f"class_pixels has {len(known)} numbers but the model has {logits.shape[1]} classes: give "
                 "the number of training pixels of each class, in the order of the logits."
             )
-        # Without non_blocking the copy would wait for all work that is queued on the device.
-        weights = torch.tensor(known, dtype=logits.dtype).to(logits.device, non_blocking=True)
+        weights = on_device(torch.tensor(known, dtype=logits.dtype), logits.device)
         weight = weights[targets.clamp_min(0)] * open_pixels(logits, targets, targeted)
         return cross_entropy(logits, targets) * weight
 

@@ -76,7 +76,8 @@ class CosPGDLoss(AttackLoss):
         with torch.no_grad():
             probabilities = logits.softmax(1)
             true = probabilities.gather(1, targets.clamp_min(0).unsqueeze(1)).squeeze(1)
-            cosine: Tensor = true / probabilities.norm(dim=1)
+            # Not norm(dim=1), which takes ten times as long on a CPU; nothing here is above 1 or all close to 0.
+            cosine: Tensor = true / probabilities.square_().sum(1).sqrt_()
             weight = 1 - cosine if targeted else cosine
         return cross_entropy(logits, targets) * weight
 

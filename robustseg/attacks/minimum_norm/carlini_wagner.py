@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import AttackStep, OnStep
-from robustseg.attacks.checks import check_logits
-from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
+from robustseg.attacks.base import AttackStep, OnStep, shown_logits
+from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only
 from robustseg.attacks.losses.margin import true_and_runner_up
 from robustseg.attacks.minimum_norm.base import MinimumNormAttack, Nearest
 from robustseg.attacks.minimum_norm.coordinates import Adam, BallChart, Chart, TanhChart
@@ -20,6 +19,7 @@ from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, per_image
 from robustseg.attacks.victim import Victim
 from robustseg.attacks.working import Batch
+from robustseg.devices import positions
 from robustseg.types import parse_fraction
 
 _FACTOR = 10.0
@@ -120,7 +120,7 @@ class CW(MinimumNormAttack):
             if not len(batch.rows):
                 break
             weights.update(succeeded)
-        refuse_non_finite(slopes)
+        victim.add_slopes(slopes)
 
     def _chart(self, images: Tensor) -> Chart:
         if self.norm == "l2":
@@ -144,12 +144,10 @@ class CW(MinimumNormAttack):
             adam = batch.adam
             point = batch.chart.images(adam.at).to(batch.images.dtype).detach().requires_grad_()
             logits = batch.victim(point)
-            if step == run == 0:
-                check_logits(logits, point, batch.targets)
             loss, enough = self._judge(logits, point.detach(), batch, nearest)
             succeeded = _mark(succeeded, batch.rows, enough)
             going = self._going(batch, step, run, nearest)
-            shown = logits.detach() if on_step is not None else None
+            shown = shown_logits(on_step, logits)
             del logits
             grad = input_gradient(loss.sum(), point).to(adam.at.dtype)
             slope = slope + grad.sum(dtype=torch.float32)
@@ -208,7 +206,7 @@ class CW(MinimumNormAttack):
             return None
         distance = nearest.distance[batch.rows]
         finished = distance == 0 if self.norm == "l2" else distance.isfinite()
-        going = (~finished).nonzero()[:, 0]
+        going = positions(~finished)
         return None if len(going) == len(finished) else going
 
     def describe(self) -> dict[str, Any]:  # noqa: D102

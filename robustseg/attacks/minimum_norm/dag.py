@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import Attack, AttackStep, OnStep
-from robustseg.attacks.checks import check_logits
-from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, refuse_non_finite
+from robustseg.attacks.base import Attack, AttackStep, OnStep, shown_logits
+from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient
 from robustseg.attacks.losses.base import IGNORED, correct_pixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import AllowedSet, Norm, ThreatModel, per_image
 from robustseg.attacks.victim import Victim
 from robustseg.attacks.working import Working
+from robustseg.devices import positions
 from robustseg.types import parse_fraction
 
 Aim = Literal["random", "runner-up"]
@@ -98,7 +98,7 @@ class DAG(Attack):
         slope = torch.zeros((), device=images.device)
         for step in range(self.steps):
             if step and step % LEAVE_EVERY == 0:
-                going = (~state.finished).nonzero()[:, 0]
+                going = positions(~state.finished)
                 if len(going) < len(state.rows):
                     images_adv = images_adv.index_copy(0, state.rows, state.best)
                     state = state.select(going)
@@ -110,9 +110,7 @@ class DAG(Attack):
                 point = state.point.to(images.dtype)
                 logits = state.victim(point)
                 self._rank(state, point, correct_pixels(logits, state.targets))
-                # NaN is never the largest logit, so the pixel would seem fooled.
-                slope = slope + logits.sum(dtype=torch.float32)
-        refuse_non_finite(slope)
+        victim.add_slopes(slope)
         images_adv = images_adv.index_copy(0, state.rows, state.best)
         return images_adv if allowed is None else allowed.finish(images_adv)
 
@@ -137,15 +135,13 @@ class DAG(Attack):
         """Count the fooled pixels and move the images that are not finished; return the sum of the gradient."""
         point = state.point.to(state.best.dtype).detach().requires_grad_()
         logits = state.victim(point)
-        if step == 0:
-            classes = check_logits(logits, point, state.targets).shape[1]
-            if self.aim == "random" and not self.targeted:
-                state.wrong = _wrong_classes(state.targets, classes, noise)
+        if step == 0 and self.aim == "random" and not self.targeted:
+            state.wrong = _wrong_classes(state.targets, logits.shape[1], noise)
         hits = correct_pixels(logits.detach(), state.targets)
         self._rank(state, point.detach(), hits)
         active = ~hits & (state.targets != IGNORED) if self.targeted else hits
         loss = self._gap(logits, state, active)
-        shown = logits.detach() if on_step is not None else None
+        shown = shown_logits(on_step, logits)
         del logits
         grad = input_gradient(loss.sum(), point)
         if on_step is not None and shown is not None:

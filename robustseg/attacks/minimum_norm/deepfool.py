@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import AttackStep, OnStep
-from robustseg.attacks.checks import check_logits
-from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only, refuse_non_finite
+from robustseg.attacks.base import AttackStep, OnStep, shown_logits
+from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only
 from robustseg.attacks.losses.base import correct_pixels
 from robustseg.attacks.minimum_norm.base import MinimumNormAttack, Nearest
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import AllowedSet, Norm, per_image
 from robustseg.attacks.victim import Victim
 from robustseg.attacks.working import Working
+from robustseg.devices import positions
 
 _LEAST = 1e-4
 """Smallest mean margin that a step assumes, in units of the logits."""
@@ -106,15 +106,13 @@ class DeepFool(MinimumNormAttack):
         for step in range(self.steps):
             point = batch.at.to(images.dtype).detach().requires_grad_()
             logits = batch.victim(point)
-            if step == 0:
-                check_logits(logits, point, targets)
             fooled = nearest.offer(point, logits.detach(), batch.rows)
             looks = step % max(1, LEAVE_EVERY // min(self.candidates, max(1, logits.shape[1] - 1))) == 0
-            going = (~fooled).nonzero()[:, 0] if looks else None
+            going = positions(~fooled) if looks else None
             if going is not None and not len(going):
-                refuse_non_finite(slopes)
+                victim.add_slopes(slopes)
                 return
-            shown = logits.detach() if on_step is not None else None
+            shown = shown_logits(on_step, logits)
             delta, margin, slope = self._shortest(logits, point, batch.targets)
             del logits
             slopes = slopes + slope
@@ -128,7 +126,7 @@ class DeepFool(MinimumNormAttack):
             batch = batch if going is None else batch.select(going)
         last = batch.at.to(images.dtype)
         nearest.offer(last, logits_only(batch.victim, last), batch.rows)
-        refuse_non_finite(slopes)
+        victim.add_slopes(slopes)
 
     def _shortest(self, logits: Tensor, point: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the shortest candidate step of each image, zero if there is none.

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustseg.attacks.base import AttackStep, OnStep
-from robustseg.attacks.checks import check_logits
-from robustseg.attacks.gradients import input_gradient, logits_only, refuse_non_finite
+from robustseg.attacks.base import AttackStep, OnStep, shown_logits
+from robustseg.attacks.gradients import input_gradient, logits_only
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.minimum_norm.base import MinimumNormAttack, Nearest
 from robustseg.attacks.minimum_norm.constraints import DropLargest, check_drop_largest, kept_constraints
@@ -111,11 +110,9 @@ class DescentAttack(MinimumNormAttack):
         for step in range(self.steps):
             point = _perturbed(clean, delta, images).requires_grad_()
             logits = victim(point)
-            if step == 0:
-                check_logits(logits, point, targets)
             enough = nearest.offer(point.detach(), logits.detach())
             loss = search.loss(logits, enough, step)
-            shown = logits.detach() if on_step is not None else None
+            shown = shown_logits(on_step, logits)
             del logits
             grad = input_gradient((loss / search.gain).sum(), point).to(clean.dtype)
             grad = grad * per_image(search.gain, grad).to(grad.dtype)
@@ -125,7 +122,7 @@ class DescentAttack(MinimumNormAttack):
                 on_step(AttackStep(step + 1, self.steps, 0, seen, shown, targets, loss.detach(), rows))
             del shown, loss
             delta = search.move(delta, grad, step)
-        refuse_non_finite(slopes)
+        victim.add_slopes(slopes)
         last = _perturbed(clean, delta, images)
         nearest.offer(last, logits_only(victim, last))
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from robustseg.attacks.base import Attack, OnStep, shift_rows
 from robustseg.attacks.best import Best
-from robustseg.attacks.checks import check_logits
 from robustseg.attacks.losses.base import ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.victim import Victim
@@ -63,11 +62,13 @@ class WorstOf(Attack):
         best = Best(targets, self.targeted)
         batch = Batch(victim, targets, torch.arange(len(images), device=images.device), images)
         self._offer(best, batch, images)
+        rows = torch.arange(len(images))
         for member in self.attacks:
-            batch = batch.select(best.unfinished(batch.rows))
-            if not len(batch.rows):
+            going = best.unfinished(batch.rows)
+            batch, rows = batch.select(going), rows[going]
+            if not len(rows):
                 break
-            own = noise.fork(member.seed).select(batch.rows, len(images))
+            own = noise.fork(member.seed).select(rows, len(images))
             shown = None if on_step is None else shift_rows(on_step, batch.rows)
             images_adv = member.perturb(batch.victim, batch.images, batch.targets, own, shown)
             self._offer(best, batch, images_adv.detach())
@@ -75,8 +76,7 @@ class WorstOf(Attack):
 
     @staticmethod
     def _offer(best: Best, batch: Batch, images_adv: Tensor) -> None:
-        verdict = batch.victim.verdict(images_adv)
-        logits = check_logits(verdict, images_adv, batch.targets, differentiable=False)
+        logits = batch.victim.verdict(images_adv)
         best.offer(images_adv, logits, batch.rows)
 
     def for_data(self, class_pixels: ClassPixels) -> Attack:  # noqa: D102

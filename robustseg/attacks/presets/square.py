@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, AttackStep, OnStep
-from robustseg.attacks.checks import check_logits
-from robustseg.attacks.errors import NonFiniteError
 from robustseg.attacks.gradients import LEAVE_EVERY
 from robustseg.attacks.losses.base import IGNORED, correct_pixels, cross_entropy
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.threat import Norm, ThreatModel, per_image
 from robustseg.attacks.victim import Victim
 from robustseg.attacks.working import Working
+from robustseg.devices import positions
 
 Stripes = Literal["vertical", "horizontal"]
 Objective = Literal["loss", "accuracy"]
@@ -97,16 +96,14 @@ class Square(Attack):
             images_adv = state.images_adv
             for step in range(self.steps):
                 if step and step % LEAVE_EVERY == 0:
-                    _refuse_non_finite(state)
                     self._confirm(state)
-                    going = (~state.finished).nonzero()[:, 0]
+                    going = positions(~state.finished)
                     if len(going) < len(state.rows):
                         images_adv = images_adv.index_copy(0, state.rows, state.images_adv)
                         state = state.select(going)
                     if not len(going):
                         break
                 self._query(state, step, on_step)
-            _refuse_non_finite(state)
             self._confirm(state)
             return images_adv.index_copy(0, state.rows, state.images_adv)
 
@@ -128,23 +125,20 @@ class Square(Attack):
             images_adv=torch.where(stripes, low, high),
             score=torch.full((count,), -math.inf, dtype=torch.float64, device=images.device),
             finished=torch.zeros(count, dtype=torch.bool, device=images.device),
-            finite=torch.ones((), dtype=torch.bool, device=images.device),
         )
 
     def _query(self, state: _State, step: int, on_step: OnStep | None) -> None:
         """Query the model with the start or a candidate and keep it for images with a worse objective."""
         candidate = self._candidate(state, step - 1) if step else state.images_adv
         logits = state.victim(candidate)
-        if step == 0:
-            check_logits(logits, candidate, state.targets, differentiable=False)
         loss, perfect, hits = self._judge(logits, state.targets)
         score = loss if self.objective == "loss" else -hits
         score = -score if self.targeted else score
         kept = ((score > state.score) | perfect) & ~state.finished
         state.score = torch.where(kept, score.to(state.score.dtype), state.score)
         state.images_adv = torch.where(per_image(kept, candidate), candidate, state.images_adv)
-        state.finished = state.finished | perfect
-        state.finite = state.finite & loss.isfinite().all()
+        state.victim.add_doubt(loss.sum())
+        state.finished = state.finished | perfect | ~loss.isfinite()
         if on_step is not None:
             on_step(AttackStep(step + 1, self.steps, 0, candidate, logits, state.targets, loss, state.rows))
 
@@ -228,21 +222,4 @@ class _State(Working):
     score: Tensor
     """B values of the objective, the larger the worse for the model."""
     finished: Tensor
-    """B bool: no pixel is left to fool."""
-    finite: Tensor
-    """One bool: all losses so far were finite."""
-
-
-def _refuse_non_finite(state: _State) -> None:
-    """Refuse losses that are not finite: NaN is never the largest logit, so the pixel would seem fooled.
-
-    The check waits for the device and is made only now and then.
-
-    Raises:
-        NonFiniteError: Some loss so far was not finite.
-    """
-    if not bool(state.finite):
-        raise NonFiniteError(
-            "the attack met logits that are not finite: the model overflows or divides by zero on these images; run it "
-            "in float32 and look for non-finite weights."
-        )
+    """B bool: no pixel is left to fool, or the loss is not finite, which is an error at the end."""

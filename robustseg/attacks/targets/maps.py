@@ -13,6 +13,7 @@ from robustseg.attacks.errors import AttackError
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.settings import Checked
 from robustseg.attacks.targets.label_files import text_mask
+from robustseg.devices import on_device
 from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 
@@ -122,7 +123,7 @@ class Strip(TargetMap):
         across = width if self.direction == "vertical" else height
         position = torch.arange(across, device=targets.device)
         stripe = position * len(self.classes) // across if self.width is None else position // self.width
-        line = torch.tensor(self.classes, device=targets.device)[stripe % len(self.classes)]
+        line = on_device(torch.tensor(self.classes), targets.device)[stripe % len(self.classes)]
         return (line.unsqueeze(0) if self.direction == "vertical" else line.unsqueeze(1)).expand(height, width)
 
 
@@ -191,7 +192,7 @@ class Text(TargetMap):
                 "(width x height): take a smaller size or a shorter text."
             )
         ground = targets if self.background is None else torch.full_like(targets, self.background)
-        return ground.masked_fill(letters.to(targets.device), self.text_class)
+        return ground.masked_fill(on_device(letters, targets.device), self.text_class)
 
 
 def check_class(name: str, class_id: int) -> int:

@@ -13,6 +13,7 @@ from robustseg.attacks.errors import AttackError
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.targets.label_files import label_files, read_labels
 from robustseg.attacks.targets.maps import TargetMap
+from robustseg.devices import on_device
 from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 
@@ -44,7 +45,7 @@ class LabelImage(TargetMap):
 
     def draw(self, targets: Tensor, ids: Sequence[str] | None) -> Tensor:  # noqa: D102
         _check_size(self.path, self._labels, targets)
-        return self._labels.to(targets.device)
+        return on_device(self._labels, targets.device)
 
 
 class Scene(TargetMap):
@@ -93,7 +94,7 @@ class Scene(TargetMap):
         digest = hashlib.blake2b(content, digest_size=8, salt=self.seed.to_bytes(8, "big")).digest()
         first = int.from_bytes(digest, "big") % len(self._scenes)
         for number in range(len(self._scenes)):
-            labels = self._labels((first + number) % len(self._scenes), true).to(true.device)
+            labels = on_device(self._labels((first + number) % len(self._scenes), true), true.device)
             differs = (labels != true) & (labels != IGNORED)
             if bool((differs & (true != IGNORED)).any()) or not bool((true != IGNORED).any()):
                 return labels

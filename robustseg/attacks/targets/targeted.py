@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, OnStep
-from robustseg.attacks.checks import check_logits
 from robustseg.attacks.describe import describe_part
-from robustseg.attacks.errors import AttackError
+from robustseg.attacks.entry import read_aims
 from robustseg.attacks.losses.base import IGNORED, ClassPixels
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.targets.maps import TargetMap
@@ -46,12 +45,20 @@ class Targeted(Attack):
     def perturb(  # noqa: D102
         self, victim: Victim, images: Tensor, targets: Tensor, noise: NoiseSource, on_step: OnStep | None
     ) -> Tensor:
-        wanted = self.wanted(targets, IGNORED)
-        victim = _Checked(victim, targets, wanted, self.target_map)
-        aimed = (wanted != IGNORED).flatten(1).any(1)
-        if bool(aimed.all()):
-            return self.attack.perturb(victim, images, wanted, noise, on_step)
-        return self.attack._perturb_some(aimed.nonzero()[:, 0], victim, images, wanted, noise, on_step)
+        aims = victim.aims_of(self) or read_aims(self.wanted(targets, IGNORED))
+        victim.require(
+            aims.highest,
+            lambda classes: (
+                f"{self.target_map} wants class {aims.highest} but the model has {classes} classes: give the map a "
+                "class of the model."
+            ),
+        )
+        if bool(aims.aimed.all()):
+            return self.attack.perturb(victim, images, aims.targets, noise, on_step)
+        return self.attack._perturb_some(aims.aimed.nonzero()[:, 0], victim, images, aims.targets, noise, on_step)
+
+    def own_targets(self, targets: Tensor) -> Tensor:  # noqa: D102
+        return self.wanted(targets, IGNORED)
 
     def verified(  # noqa: D102
         self, victim: Victim, images: Tensor, targets: Tensor, images_adv: Tensor
@@ -82,32 +89,3 @@ class Targeted(Attack):
             "target_map": describe_part(self.target_map),
             "inner": self.attack.describe(),
         }
-
-
-class _Checked(Victim):
-    """A victim that checks its first logits against the true targets: the map may hide labels that are no classes."""
-
-    def __init__(self, victim: Victim, targets: Tensor, wanted: Tensor, target_map: TargetMap):
-        super().__init__(victim.model, 0)
-        self.share(victim)
-        self._targets: Tensor | None = targets
-        self._wanted = wanted
-        self._target_map = target_map
-
-    def __call__(self, images: Tensor) -> Tensor:
-        logits = super().__call__(images)
-        if self._targets is not None:
-            check_logits(logits, images, self._targets, differentiable=images.requires_grad)
-            highest = int(self._wanted.max())
-            if highest >= logits.shape[1]:
-                raise AttackError(
-                    f"{self._target_map} wants class {highest} but the model has {logits.shape[1]} classes: give the "
-                    "map a class of the model."
-                )
-            self._targets = None
-        return logits
-
-    def select(self, rows: Tensor) -> _Checked:
-        part = _Checked(super().select(rows), self._wanted[rows], self._wanted[rows], self._target_map)
-        part._targets = None if self._targets is None else self._targets[rows]
-        return part

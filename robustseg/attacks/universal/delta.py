@@ -14,6 +14,7 @@ from torch import Tensor
 from robustseg import __version__
 from robustseg.attacks.errors import AttackError
 from robustseg.attacks.threat import AllowedSet, ThreatModel
+from robustseg.devices import on_device
 from robustseg.files import write_whole
 from robustseg.opening.tensors import load_safetensors_about
 
@@ -116,7 +117,7 @@ class UniversalDelta:
         Raises:
             AttackError: Another number of channels, or another size without ``tile``.
         """
-        delta = self.delta.to(images.device, torch.promote_types(images.dtype, torch.float32))
+        delta = on_device(self.delta.to(torch.promote_types(images.dtype, torch.float32)), images.device)
         check_fit(delta, images, tile)
         return tiled(delta, *images.shape[-2:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.base import Attack, OnStep
-from robustseg.attacks.checks import check_logits, checked_batch
+from robustseg.attacks.checks import unknown_class
 from robustseg.attacks.describe import plain_setting
+from robustseg.attacks.entry import checked_entry
 from robustseg.attacks.errors import AttackError
 from robustseg.attacks.gradients import input_gradient, refuse_non_finite
 from robustseg.attacks.guard import Model, attack_mode
@@ -25,6 +27,7 @@ from robustseg.attacks.targets.maps import TargetMap
 from robustseg.attacks.threat import ThreatModel
 from robustseg.attacks.universal.delta import UniversalDelta, ball, check_fit, folded, tiled, unit_free_threat
 from robustseg.attacks.victim import Victim
+from robustseg.devices import on_device, positions
 from robustseg.terminal import track
 from robustseg.types import IGNORE_INDEX, checked_ignore_index
 
@@ -170,15 +173,20 @@ class UniversalPerturbation(Checked):
         for number, (images, targets, *_) in enumerate(track(batches, "batch"), start=1):
             # What is no tensor is refused below.
             moved = (each.to(device) if isinstance(each, Tensor) else each for each in (images, targets))
-            images, targets = self._prepare(*moved)
+            images, targets, highest = self._prepare(*moved)
             delta = self._start(images) if delta is None else _at_least_as_wide(delta, images)
             slope = torch.zeros_like(delta) if slope is None else slope
             check_fit(delta, images, self.tile_size is not None)
-            valid = (targets != IGNORED).flatten(1).any(1)
-            if not bool(valid.any()):
+            rows = positions((targets != IGNORED).flatten(1).any(1))
+            if not len(rows):
                 continue
-            images, targets = images[valid], targets[valid]
-            loss, grad = self._gradient(model, images, targets, delta, epoch)
+            if len(rows) < len(images):
+                here = on_device(rows, images.device)
+                images, targets = images[here], targets[here]
+            victim = Victim(model, len(images))
+            if epoch == 0:
+                victim.require(highest, functools.partial(unknown_class, highest))
+            loss, grad = self._gradient(victim, images, targets, delta, epoch)
             slope, count = slope + grad, count + len(images)
             if on_step is not None:
                 on_step(UniversalStep(epoch + 1, self.epochs, number, count, loss, delta))
@@ -189,9 +197,15 @@ class UniversalPerturbation(Checked):
             )
         return delta, slope / count
 
-    def _prepare(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        images, targets = checked_batch(images, targets, self.ignore_index)
-        return images, targets if self.target_map is None else self.target_map(targets, ignore_index=IGNORED)
+    def _prepare(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Return checked images, the targets of the fit, and the largest of these."""
+        entry = checked_entry(images, targets, self.ignore_index, wanted_of=self._wanted)
+        if entry.aims is None:
+            return entry.images, entry.targets, entry.highest
+        return entry.images, entry.aims.targets, entry.aims.highest
+
+    def _wanted(self, targets: Tensor) -> Tensor | None:
+        return None if self.target_map is None else self.target_map(targets, ignore_index=IGNORED)
 
     def _start(self, images: Tensor) -> Tensor:
         height, width = self.tile_size or images.shape[-2:]
@@ -204,13 +218,11 @@ class UniversalPerturbation(Checked):
         return ball(self.threat, zero.cpu()).sample(noise)[0].to(images.device)
 
     def _gradient(
-        self, model: Model, images: Tensor, targets: Tensor, delta: Tensor, epoch: int
+        self, victim: Victim, images: Tensor, targets: Tensor, delta: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """Compute each image's mean loss over its valid pixels, B values, and their sum's gradient at ``delta``."""
         seen = _perturbed(images, delta).requires_grad_()
-        logits = Victim(model, len(seen))(seen)
-        if epoch == 0:
-            check_logits(logits, seen, targets)
+        logits = victim(seen)
         loss = self.loss(logits, targets, epoch / self.epochs, self.targeted)
         pixels = (targets != IGNORED).flatten(1).sum(1)
         # Gradients of a mean over the pixels would underflow in a half-precision model.

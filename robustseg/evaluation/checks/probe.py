@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from robustseg.attacks import NOISE_VERSION, Attack, ThreatModel, attack_mode
-from robustseg.attacks.checks import checked_batch
+from robustseg.attacks.entry import checked_batch
 from robustseg.attacks.generators import global_generators
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED

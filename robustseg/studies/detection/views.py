@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks import AttackStep
+from robustseg.attacks.base import reads_no_logits
 from robustseg.attacks.guard import Model
 from robustseg.detectors import Detector, GaussianBlur, self_entropy
 from robustseg.evaluation.attacking import Outcome, predict
@@ -96,6 +97,7 @@ class _CurveLook(Look):
         self._view, self._model, self._batch = view, model, batch
         self._scores = torch.full((len(batch.ids), len(view.steps)), math.nan, dtype=torch.float64)
 
+    @reads_no_logits
     def step(self, step: AttackStep) -> None:
         if step.step in self._view.steps and not step.restart:
             ids = [self._batch.ids[row] for row in step.rows.tolist()]
