@@ -233,6 +233,9 @@ def attack_items(
             continue
         rate = rates.attacks[name]
         calls = -(-images // batch_size)
+        if name == CLEAN:  # its scores are all of its cost
+            items.append(Item(name, rate.scoring.of(calls, images * sizes.pixels), images, forwards=1.0))
+            continue
         cost, likely = rate.gradients + rate.forwards, None
         if rate.early and known and name in known and cost:
             likely = min(1.0, known[name] / cost)
@@ -242,7 +245,7 @@ def attack_items(
                 rate.attack.of(calls, images * sizes.pixels),
                 images,
                 rate.gradients,
-                rate.forwards + (name == CLEAN),
+                rate.forwards,
                 likely,
                 rate.early,
             )
@@ -251,12 +254,12 @@ def attack_items(
 
 
 def scoring_seconds(rates: Rates, lacking: Mapping[str, int], sizes: Sizes, batch_size: int) -> float:
-    """Return the seconds of the scores and views of all images."""
+    """Return the seconds of the scores and views of all adversarial images."""
     measured: dict[str, Rate] = rates.attacks
     return sum(
         measured[name].scoring.of(-(-images // batch_size), images * sizes.pixels)
         for name, images in lacking.items()
-        if name in measured
+        if name in measured and name != CLEAN
     )
 
 
@@ -270,7 +273,7 @@ def _shared_items(part: Part, sizes: Sizes, items: Sequence[Item], rates: Rates)
     first = sizes.seconds * of.data.val_batch_size if of.data.num_workers else 0.0
     views = f", {len(of.every_view)} views" if of.every_view else ""
     return [
-        Item(f"scores, in 8 bit too{views}", scoring, images),
+        Item(f"scores, also 8 bit{views}", scoring, images),
         Item("loading images", waiting * images + first, images),
     ]
 
@@ -291,5 +294,5 @@ def _following(of: Benchmark, device: torch.device, now: Callable[[], float]) ->
     numbers = torch.arange(len(of.samples) * of.model.num_classes) % 997
     counts = numbers.view(len(of.samples), 1, -1).expand(-1, 3, -1).contiguous()
     scores(counts, of.data.class_names)
-    items.append(Item("intervals and report", WRITING + (now() - began) * (2 + len(of.attacks)), shared=False))
+    items.append(Item("intervals, report", WRITING + (now() - began) * (2 + len(of.attacks)), shared=False))
     return items

@@ -62,7 +62,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Scored:
-    """What an evaluator computes beside the attacks; its arguments of the same names."""
+    """Further arguments of an evaluator, of the same names."""
 
     num_classes: int
     ignore_index: int | None = IGNORE_INDEX
