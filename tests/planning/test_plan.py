@@ -101,6 +101,13 @@ def test_attacks_that_cannot_run_say_why(evaluation, capsys):
     assert capsys.readouterr().out.count("autograd") == 1
 
 
+def test_a_search_is_repeated_in_float32(evaluation):
+    plan = planned([*evaluation, "--robustness.search", "{precision: float32, images: 4}"])
+    items = {item["name"]: item for item in plan["items"]}
+    assert (items["searching in float32"]["count"], items["searching in float32"]["gradients"]) == (4, 1 + 30 + 20)
+    assert not items["searching in float32"]["shared"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
