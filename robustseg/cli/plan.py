@@ -16,7 +16,7 @@ from robustseg.planning.bill import Bill
 from robustseg.planning.evaluation import Part, bill_of_evaluation
 from robustseg.planning.page import as_json, memory_text, print_plan, table_of
 from robustseg.planning.times import PlanError, parse_time, slurm_time, time_text
-from robustseg.planning.training import Training, bill_of_training, length_of
+from robustseg.planning.training import Training, attacked_images, bill_of_training, length_of
 from robustseg.terminal import shown
 
 _JSON = "--json"
@@ -159,10 +159,13 @@ def show_training(plan: Plan, cli: RobustSegCLI) -> int:
     device, start = trainer.strategy.root_device, shown().clock() - plan.began
     length = length_of(trainer, cli.datamodule, of.robustness, done)
     bill = bill_of_training(of, Part(benchmark, folder / benchmark.name), device, start)
+    size = cli.datamodule.batch_size
+    of_update = length.accumulated * trainer.world_size
+    attacked = attacked_images(cli.model, size) * of_update
     lines = [
-        f"{length.updates:,} updates in {length.epochs:.4g} epochs of {length.per_epoch:,}"
-        + (f", after {done:,} that are done" if done else "")
-        + f"; {length.validations} validations, {length.attacked} of them under attack."
+        f"{length.updates:,} updates of {size * of_update} images, {attacked} of them attacked, in {length.epochs:.4g} "
+        f"epochs of {length.per_epoch:,}" + (f", after {done:,} that are done." if done else "."),
+        f"{length.validations} validations, {length.attacked} of them under attack.",
     ]
     return _show_training(plan, bill, str(folder), trainer.world_size, cli.datamodule.data.num_workers, lines)
 

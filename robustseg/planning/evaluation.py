@@ -14,6 +14,7 @@ from robustseg.data import SegmentationData, collate
 from robustseg.data.base import Split
 from robustseg.evaluation.attacking import CLEAN, full_precision
 from robustseg.evaluation.benchmark import Benchmark
+from robustseg.evaluation.benchmark.in_float32 import STAGE, float32_steps
 from robustseg.evaluation.benchmark.probe import PROBE, PROBE_FORWARDS, PROBE_STEPS
 from robustseg.evaluation.build_card import scores
 from robustseg.evaluation.protocol import PROTOCOL, claim
@@ -189,6 +190,7 @@ def items_of(part: Part, device: torch.device, now: Callable[[], float], seconds
 
 def _items(part: Part, kept: Kept, device: torch.device, now: Callable[[], float], seconds: float) -> list[Item]:
     of = part.benchmark
+    of.refuse_search(device)
     model = of.model.to(device)
     probed = 0 if not part.follows or of.checks_file(part.folder).exists() else len(of.probe_indices)
     items: list[Item] = []
@@ -197,11 +199,20 @@ def _items(part: Part, kept: Kept, device: torch.device, now: Callable[[], float
         attacks = {name: attack for name, attack in of.attacks.items() if part.lacking.get(name)}
         data = of.data
         scored = Scored(
-            of.model.num_classes, data.ignore_index, of.seed, of.scored, of.every_view, of.for_itself, of.targets
+            of.model.num_classes,
+            data.ignore_index,
+            of.seed,
+            of.scored,
+            of.every_view,
+            of.for_itself,
+            of.targets,
+            of.search,
         )
         rates = measure_rates(model, attacks, sizes.measured, scored, device, seconds)
         items = attack_items(rates, part.lacking, sizes, data.val_batch_size, kept.gradients)
         items += _shared_items(part, sizes, items, rates) if part.batches else []
+        if of.search is not None and part.follows:
+            items.append(_in_float32(part, rates, sizes))
         if probed:
             steps = rates.gradient.of(-(-probed // data.val_batch_size), probed * sizes.pixels)
             items.append(Item(PROBE, PROBE_STEPS * steps, probed, PROBE_STEPS, PROBE_FORWARDS, shared=False))
@@ -233,6 +244,9 @@ def attack_items(
             continue
         rate = rates.attacks[name]
         calls = -(-images // batch_size)
+        if name == CLEAN:  # its scores are all of its cost
+            items.append(Item(name, rate.scoring.of(calls, images * sizes.pixels), images, forwards=1.0))
+            continue
         cost, likely = rate.gradients + rate.forwards, None
         if rate.early and known and name in known and cost:
             likely = min(1.0, known[name] / cost)
@@ -242,7 +256,7 @@ def attack_items(
                 rate.attack.of(calls, images * sizes.pixels),
                 images,
                 rate.gradients,
-                rate.forwards + (name == CLEAN),
+                rate.forwards,
                 likely,
                 rate.early,
             )
@@ -251,12 +265,12 @@ def attack_items(
 
 
 def scoring_seconds(rates: Rates, lacking: Mapping[str, int], sizes: Sizes, batch_size: int) -> float:
-    """Return the seconds of the scores and views of all images."""
+    """Return the seconds of the scores and views of all adversarial images."""
     measured: dict[str, Rate] = rates.attacks
     return sum(
         measured[name].scoring.of(-(-images // batch_size), images * sizes.pixels)
         for name, images in lacking.items()
-        if name in measured
+        if name in measured and name != CLEAN
     )
 
 
@@ -270,9 +284,18 @@ def _shared_items(part: Part, sizes: Sizes, items: Sequence[Item], rates: Rates)
     first = sizes.seconds * of.data.val_batch_size if of.data.num_workers else 0.0
     views = f", {len(of.every_view)} views" if of.every_view else ""
     return [
-        Item(f"scores, in 8 bit too{views}", scoring, images),
+        Item(f"scores, also 8 bit{views}", scoring, images),
         Item("loading images", waiting * images + first, images),
     ]
+
+
+def _in_float32(part: Part, rates: Rates, sizes: Sizes) -> Item:
+    """Return the search of some images in float32 beside that in low precision, at the speed of plain gradients."""
+    of, images = part.benchmark, len(part.benchmark.float32_indices)
+    there = len([*part.folder.glob("checks-float32-*.json")]) / max(1, len(of.attacks))
+    steps = float32_steps(of) * max(0.0, 1.0 - there)
+    seconds = steps * rates.gradient.of(-(-images // of.data.val_batch_size), images * sizes.pixels)
+    return Item(STAGE, seconds, images, steps, steps, early=True, shared=False)
 
 
 def _following(of: Benchmark, device: torch.device, now: Callable[[], float]) -> list[Item]:
@@ -291,5 +314,5 @@ def _following(of: Benchmark, device: torch.device, now: Callable[[], float]) ->
     numbers = torch.arange(len(of.samples) * of.model.num_classes) % 997
     counts = numbers.view(len(of.samples), 1, -1).expand(-1, 3, -1).contiguous()
     scores(counts, of.data.class_names)
-    items.append(Item("intervals and report", WRITING + (now() - began) * (2 + len(of.attacks)), shared=False))
+    items.append(Item("intervals, report", WRITING + (now() - began) * (2 + len(of.attacks)), shared=False))
     return items

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from robustseg.attacks import Attack, AttackStep, NoGradientError, attack_mode
+from robustseg.attacks import Attack, AttackStep, NoGradientError, Search, attack_mode
 from robustseg.attacks.base import reads_no_logits
 from robustseg.attacks.gradients import input_gradient
 from robustseg.attacks.guard import Model
@@ -28,6 +28,8 @@ from robustseg.planning.cut import NOTHING, CutAttack, Reading
 from robustseg.terminal import shown
 from robustseg.types import IGNORE_INDEX, Batch
 
+JUDGING = 2.0
+"""Forwards that judge the result of a search in low precision."""
 Points = list[tuple[float, float]]
 """Pixels of a batch and seconds for it."""
 
@@ -62,7 +64,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Scored:
-    """What an evaluator computes beside the attacks; its arguments of the same names."""
+    """Further arguments of an evaluator, of the same names."""
 
     num_classes: int
     ignore_index: int | None = IGNORE_INDEX
@@ -72,6 +74,7 @@ class Scored:
     views: Mapping[str, View] = field(default_factory=dict)
     for_itself: Collection[str] = ()
     targets: TargetKind = "labels"
+    search: Search | None = None
     rounds: bool = True
     """True if images are scored in 8 bit as well."""
 
@@ -182,6 +185,7 @@ def measure_rates(
         views=scored.views,
         for_itself=scored.for_itself,
         targets=scored.targets,
+        search=scored.search,
     )
     answering = {name: each.to(device) for name, each in scored.models.items()} or None
     readings: dict[str, list[tuple[float, float, Reading]]] = {name: [] for name in (CLEAN, *attacks)}
@@ -195,17 +199,18 @@ def measure_rates(
     rates.refused = sink.refused
     for name, found in readings.items():
         if found and name not in rates.refused:
-            rates.attacks[name] = _rate(found, name in cuts and cuts[name].early)
+            judged = JUDGING if name in cuts and scored.search is not None else 0.0
+            rates.attacks[name] = _rate(found, name in cuts and cuts[name].early, judged)
     return rates
 
 
-def _rate(found: Sequence[tuple[float, float, Reading]], early: bool) -> Rate:
+def _rate(found: Sequence[tuple[float, float, Reading]], early: bool, judged: float) -> Rate:
     count = len(found)
     return Rate(
         Line.through([(pixels, of.seconds) for pixels, _, of in found]),
         Line.through([(pixels, lap - of.passed + of.watched) for pixels, lap, of in found]),
         sum(of.gradients for *_, of in found) / count,
-        sum(of.forwards for *_, of in found) / count,
+        sum(of.forwards for *_, of in found) / count + judged,
         early,
     )
 

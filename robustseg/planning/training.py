@@ -17,8 +17,8 @@ from robustseg.data.lightning import SegmentationDataModule
 from robustseg.evaluation.attack_stage import gradient_steps
 from robustseg.evaluation.attacking import CLEAN
 from robustseg.planning.bill import Bill, Item
-from robustseg.planning.evaluation import Part, Sizes, attack_items, items_of, load_sizes, scoring_seconds
-from robustseg.planning.rates import Rates, Scored, clock_of, device_name, measure_rates, peak_memory
+from robustseg.planning.evaluation import Part, attack_items, items_of, load_sizes, scoring_seconds
+from robustseg.planning.rates import Scored, clock_of, device_name, measure_rates, peak_memory
 from robustseg.training import RobustSegmentation
 
 MOST_BATCHES = 12
@@ -131,29 +131,21 @@ def bill_of_training(of: Training, end: Part, device: torch.device, start: float
     items += [replace(item, name=f"test: {item.name}") for item in last]
     if length.updates:
         batch, loading = _measure_updates(of, device, now, seconds / 3)
-        images, gradients = _attacked_images(of.module, of.datamodule.batch_size)
-        batches = length.updates * length.accumulated
-        update = f"updates of {length.accumulated * of.datamodule.batch_size * ranks} images, {images * ranks} attacked"
+        gradients = 0.0 if of.module.attack is None else float(gradient_steps(of.module.attack.describe()))
+        batches = length.updates * length.accumulated * ranks
+        early = _may_end_earlier(of.module.attack)
         items = [
-            Item(
-                update,
-                batch * batches * ranks,
-                length.updates,
-                gradients,
-                early=_may_end_earlier(of.module.attack),
-            ),
-            Item("waiting for training images", loading * batches * ranks),
+            Item("updates", batch * batches, length.updates, gradients, early=early),
+            Item("loading images", loading * batches),
             *items,
         ]
     parts = of.datamodule.batches(1, 1)
     return Bill(items, start, parts, device_name(device), peak_memory(device), 0, now() - began)
 
 
-def _attacked_images(module: RobustSegmentation, batch_size: int) -> tuple[int, float]:
-    """Return the attacked images of a batch, and the input gradients of each of them."""
-    if module.attack is None:
-        return 0, 0.0
-    return module.split.sizes(batch_size)[1], float(gradient_steps(module.attack.describe()))
+def attacked_images(module: RobustSegmentation, batch_size: int) -> int:
+    """Return the attacked images of a rank's batch."""
+    return 0 if module.attack is None else module.split.sizes(batch_size)[1]
 
 
 def _may_end_earlier(attack: Attack | None) -> bool:
@@ -174,11 +166,15 @@ def _validation_items(
     images = min(len(dataset), size * (int(batches * limit) if isinstance(limit, float) else min(batches, limit)))
     attacks = {name: robustness.attacks[name].for_data(data.class_pixels) for name in robustness.validate_with}
     model = of.module.model
-    scored = Scored(model.num_classes, of.module.ignore_index, of.module.seed, rounds=False)
+    search = robustness.validation_search
+    if search is not None and search.why_not(device, next(model.parameters(), model.mean).dtype):
+        search = None
+    scored = Scored(model.num_classes, of.module.ignore_index, of.module.seed, search=search, rounds=False)
     rates = measure_rates(model.to(device), attacks if length.attacked else {}, sizes.measured, scored, device, seconds)
     sanity = 0 if of.done else of.trainer.num_sanity_val_steps
     clean = images * length.validations + min(len(dataset), size * (len(dataset) if sanity == -1 else int(sanity)))
-    found = [Item(f"validations ({length.validations}), clean", _clean(rates, clean, sizes, size), clean)]
+    (item,) = attack_items(rates, {CLEAN: clean}, sizes, size)
+    found = [replace(item, name="val: clean", seconds=item.seconds + clean * sizes.seconds)]
     if length.attacked:
         attacked = min(images, robustness.num_images or images) * length.attacked
         lacking = dict.fromkeys((CLEAN, *attacks), attacked)
@@ -187,10 +183,6 @@ def _validation_items(
         found += [replace(item, name=f"val: {item.name}") for item in items if item.name != CLEAN]
         found.append(Item("val: scores", scoring, attacked))
     return found
-
-
-def _clean(rates: Rates, images: int, sizes: Sizes, batch_size: int) -> float:
-    return scoring_seconds(rates, {CLEAN: images}, sizes, batch_size) + images * sizes.seconds
 
 
 class _RankZero(SegmentationDataModule):

@@ -101,6 +101,13 @@ def test_attacks_that_cannot_run_say_why(evaluation, capsys):
     assert capsys.readouterr().out.count("autograd") == 1
 
 
+def test_a_search_is_repeated_in_float32(evaluation):
+    plan = planned([*evaluation, "--robustness.search", "{precision: float32, images: 4}"])
+    items = {item["name"]: item for item in plan["items"]}
+    assert (items["searching in float32"]["count"], items["searching in float32"]["gradients"]) == (4, 1 + 30 + 20)
+    assert not items["searching in float32"]["shared"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -144,11 +151,13 @@ def test_a_plan_of_a_training(tmp_path, monkeypatch, capsys):
     options = {"max_epochs": 6, "limit_train_batches": 2, "check_val_every_n_epoch": 2}
     command = ["train", "--config", str(TINY), "--robustness.every_n_epochs", "4"]
     plan = planned([*command, *(part for key, value in options.items() for part in (f"--trainer.{key}", str(value)))])
-    assert "12 updates in 6 epochs of 2; 3 validations, 1 of them under attack." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "12 updates of 4 images, 2 of them attacked, in 6 epochs of 2." in said
+    assert "3 validations, 1 of them under attack." in said
     items = {item["name"]: item for item in plan["items"]}
-    assert items["updates of 4 images, 2 attacked"]["count"] == 12
-    assert items["updates of 4 images, 2 attacked"]["gradients"] == 2
-    assert items["validations (3), clean"]["count"] == 3 * 5 + 2 * 2
+    assert items["updates"]["count"] == 12
+    assert items["updates"]["gradients"] == 2
+    assert items["val: clean"]["count"] == 3 * 5 + 2 * 2
     assert items["val: pgd2"]["count"] == 5
     assert items["test: pgd2"]["count"] == 3
 
@@ -170,4 +179,4 @@ def test_studies(folder, evaluation, capsys):
     plan = planned(["study", *curve[1:]])
     steps = {item["name"]: item["gradients"] for item in plan["items"]}
     assert (steps["pgd1"], steps["pgd100"]) == (1, 100)
-    assert "intervals and report" not in steps
+    assert "intervals, report" not in steps
