@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 import robustseg
+from robustseg.training.sharding import ShardedStrategy
 
 CIRCUMSTANCES_KEY = "circumstances"
 """Entry in the record of a checkpoint's run."""
@@ -22,6 +23,7 @@ _NAMES = {
     "device": "device",
     "processor": "processor",
     "matmul": "precision of float32 products",
+    "strategy": "strategy",
 }
 
 
@@ -41,6 +43,7 @@ def circumstances(trainer: pl.Trainer) -> dict[str, str]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "matmul": torch.get_float32_matmul_precision(),
+        "strategy": "fsdp2" if isinstance(trainer.strategy, ShardedStrategy) else "ddp",
     }
 
 

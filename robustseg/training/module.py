@@ -25,6 +25,7 @@ from robustseg.training.objective import LossCombination, count_valid, update_lo
 from robustseg.training.record import checkpoint_record, validation_record
 from robustseg.training.schedule import ScheduleName, scheduler_of
 from robustseg.training.seeding import seed_step
+from robustseg.training.sharding import gather, is_sharded, spread
 from robustseg.training.split import AdversarialSplit, MixedBatch, TrainingError
 from robustseg.types import IGNORE_INDEX, Batch, checked_ignore_index
 
@@ -191,6 +192,9 @@ class RobustSegmentation(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step, and drop the newest validation's scores, which the update makes obsolete."""
         seed_step(self.seed, "train", self.global_step, batch_idx, self.global_rank)
+        if is_sharded(self.model):
+            self._share_buffers()  # as DistributedDataParallel does
+            gather(self.model)
         self._validation = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -208,6 +212,7 @@ class RobustSegmentation(pl.LightningModule):
                 split or attacked.
         """
         mixed, failed = self._mix_or_not(batch)
+        spread(self.model, at_once=False)
         valid = count_valid(mixed.targets, mixed.clean, self.ignore_index, self._weights)
         self.non_finite.remember(self.model)
         logits, aux_logits = self.model.forward_with_aux(mixed.images)
@@ -279,6 +284,7 @@ class RobustSegmentation(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Share rank 0's buffers, so that every rank validates the state that a checkpoint will hold."""
         self._share_buffers()
+        gather(self.model)
 
     def _share_buffers(self) -> None:
         """Broadcast rank 0's buffers: BatchNorm's statistics differ after each rank's own part of the last batch.
@@ -301,6 +307,7 @@ class RobustSegmentation(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the data set's clean scores, and keep them for the checkpoint's record."""
         self._share_buffers()  # again: after a validation of averaged weights the trained ones are back
+        spread(self.model)
         scores = self._log_scores("val")
         fixed = getattr(getattr(self.trainer, "datamodule", None), "overfit_batches", 0)
         # fixed samples are of the training split, and no figures of the validation split
