@@ -2,6 +2,7 @@
 # One start of a training run inside a SLURM job, and whether the job is to be started again. Called by the batch files
 # beside it with the options of `robustseg train`. Variables that change it:
 #   ROBUSTSEG_RUNS   where runs are kept, "runs" by default
+#   STRATEGY         ddp by default, or fsdp2
 #   MAX_CRASHES      how often a job that crashed is started again, 10 by default
 set -uo pipefail
 
@@ -47,8 +48,8 @@ log "on $SLURM_JOB_NODELIST"
 # options after "$@" are the job's, whatever a configuration says.
 # --cpus-per-task: since SLURM 22.05 srun does not take it from sbatch.
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" bash -c "$task" task \
-  robustseg train "$@" --ckpt_path last --experiment "$name" --trainer.default_root_dir "$runs" --trainer.strategy ddp \
-  --trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "${SLURM_NTASKS_PER_NODE:-1}"
+  robustseg train "$@" --ckpt_path last --experiment "$name" --trainer.default_root_dir "$runs" \
+  --trainer.strategy "${STRATEGY:-ddp}" --trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "${SLURM_NTASKS_PER_NODE:-1}"
 status=$?
 
 failed="status $status"

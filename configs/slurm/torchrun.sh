@@ -8,6 +8,8 @@
 #
 #   NODES=2 ENDPOINT=first:29500 configs/slurm/torchrun.sh 4 --config ...
 #
+# STRATEGY=fsdp2 spreads gradients and optimiser over the processes; ddp by default.
+#
 # The same command continues the run. SIGTERM to torchrun reaches all processes: they save and leave, and torchrun ends
 # with status 1, not 85. RESTARTS=3 lets torchrun itself start all processes again, from the newest checkpoint, when one
 # has crashed.
@@ -24,4 +26,4 @@ fi
 # Bits depend on the number of threads.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 exec torchrun "${meeting[@]}" --nnodes="$nodes" --nproc-per-node="$processes" --max-restarts="${RESTARTS:-0}" train.py \
-  --ckpt_path last --trainer.strategy ddp --trainer.num_nodes "$nodes" --trainer.devices "$processes" "$@"
+  --ckpt_path last --trainer.strategy "${STRATEGY:-ddp}" --trainer.num_nodes "$nodes" --trainer.devices "$processes" "$@"

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 import robustseg
+from robustseg.training.sharding import ShardedStrategy
 
 CIRCUMSTANCES_KEY = "circumstances"
 """Entry in the record of a checkpoint's run."""
@@ -23,6 +24,7 @@ _NAMES = {
     "processor": "processor",
     "matmul": "precision of float32 products",
     "execution": "execution of the network",
+    "strategy": "strategy",
 }
 
 
@@ -43,6 +45,7 @@ def circumstances(trainer: pl.Trainer) -> dict[str, str]:
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "matmul": torch.get_float32_matmul_precision(),
         "execution": str(getattr(getattr(trainer.lightning_module, "model", None), "execution", None) or "as written"),
+        "strategy": "fsdp2" if isinstance(trainer.strategy, ShardedStrategy) else "ddp",
     }
 
 

@@ -27,6 +27,7 @@ from robustseg.training.ranks import share_buffers
 from robustseg.training.record import checkpoint_record, validation_record
 from robustseg.training.schedule import ScheduleName, scheduler_of
 from robustseg.training.seeding import seed_step
+from robustseg.training.sharding import gather, is_sharded, spread
 from robustseg.training.split import AdversarialSplit, MixedBatch, TrainingError
 from robustseg.types import IGNORE_INDEX, Batch, checked_ignore_index
 
@@ -216,6 +217,9 @@ class RobustSegmentation(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step, and drop the newest validation's scores, which the update makes obsolete."""
         seed_step(self.seed, "train", self.global_step, batch_idx, self.global_rank)
+        if is_sharded(self.model):
+            self._share_buffers()  # as DistributedDataParallel does
+            gather(self.model)
         self._validation = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -233,6 +237,7 @@ class RobustSegmentation(pl.LightningModule):
                 split or attacked.
         """
         mixed, failed = self._mix_or_not(batch)
+        spread(self.model, at_once=False)
         valid = count_valid(mixed.targets, mixed.clean, self.ignore_index, self._weights)
         self.non_finite.remember(self.model)
         # without a weight the auxiliary head does not run
@@ -306,6 +311,7 @@ class RobustSegmentation(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Share rank 0's buffers, so that every rank validates the state that a checkpoint will hold."""
         share_buffers(self.model)
+        gather(self.model)
 
     def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Seed the random numbers of the batch."""
@@ -318,6 +324,7 @@ class RobustSegmentation(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the data set's clean scores, and keep them for the checkpoint's record."""
         share_buffers(self.model)  # again: after a validation of averaged weights the trained ones are back
+        spread(self.model)
         scores = self._log_scores("val")
         fixed = getattr(getattr(self.trainer, "datamodule", None), "overfit_batches", 0)
         # fixed samples are of the training split, and no figures of the validation split

@@ -9,6 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from robustseg.terminal.text import complain
+from robustseg.training.sharding import own_part, spread
 from robustseg.training.split import TrainingError
 
 NonFinitePolicy = Literal["stop", "skip"]
@@ -98,7 +99,8 @@ class NonFiniteLoss:
             for buffer, before in self._buffers:
                 buffer.copy_(before)
         self._buffers = []
-        return torch.stack([parameter.sum() * 0 for parameter in model.parameters() if parameter.requires_grad]).sum()
+        spread(model)
+        return torch.stack([own_part(p).sum() * 0 for p in model.parameters() if p.requires_grad]).sum()
 
     def before_update(self, optimizer: Optimizer) -> None:
         """Remove the gradients of an update if all its batches were left out: without gradients nothing changes."""

@@ -11,6 +11,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
 from robustseg.training.module import RobustSegmentation
+from robustseg.training.sharding import ShardedStrategy
 from robustseg.training.split import TrainingError
 
 _WAITING = ("Expected to have finished reduction", "parameters that were not used in producing the loss")
@@ -22,9 +23,9 @@ SMALL_BATCH = 4
 def check_strategy(trainer: pl.Trainer, module: RobustSegmentation, batch_size: int) -> list[str]:
     """Refuse a trainer that would hang or train something other than configured.
 
-    One device and DistributedDataParallel are tested. The attacker runs forwards on each rank alone, as many as it
-    needs there. Strategies that shard layers make each forward a collective operation, so that ranks with different
-    numbers of attack steps would deadlock.
+    One device, DistributedDataParallel and :class:`~robustseg.training.sharding.ShardedStrategy` are tested: there the
+    attacker runs its forwards on each rank alone, as many as it needs. Other strategies that shard layers make each
+    forward a collective operation, so that ranks with different numbers of attack steps would deadlock.
 
     Synchronised BatchNorm (``trainer.sync_batchnorm``) is for the forward of the update only: the attack runs in eval
     mode, which does not communicate. Without it, each rank normalises with the statistics of its own images, and rank
@@ -44,18 +45,31 @@ def check_strategy(trainer: pl.Trainer, module: RobustSegmentation, batch_size: 
     """
     strategy = trainer.strategy
     name = type(strategy).__name__
-    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy, ShardedStrategy)):
         raise TrainingError(
             f"trainer.strategy is {name}: an attack's forwards would be collectives there, and ranks that take "
-            "different numbers of steps would wait for one another for ever; use ddp, or auto on one device."
+            "different numbers of steps would wait for one another for ever; use ddp, fsdp2 (which gathers the weights "
+            "before the attack), or auto on one device."
         )
-    if not isinstance(strategy, DDPStrategy):
+    if isinstance(strategy, SingleDeviceStrategy):
         return []
-    if strategy._start_method != "popen":
+    if isinstance(strategy, ShardedStrategy):
+        strategy.check(trainer)
+    elif strategy._start_method != "popen":
         raise TrainingError(
             f"trainer.strategy starts its processes by {strategy._start_method}: they would neither read the command "
             "line again nor hear of one another's failures; use ddp."
         )
+    elif strategy._ddp_kwargs.get("static_graph"):
+        changing = {
+            "model.on_non_finite_loss is skip": module.non_finite.policy == "skip",
+            "trainer.accumulate_grad_batches is more than 1": trainer.accumulate_grad_batches > 1,
+        }
+        for setting in (key for key, found in changing.items() if found):
+            raise TrainingError(
+                f"trainer.strategy has static_graph, and {setting}: the graph of a step is then not always the same; "
+                "set static_graph to false."
+            )
     layers = list(_batch_norms(module.model))
     synchronised = isinstance(strategy._layer_sync, TorchSyncBatchNorm) or any(
         isinstance(layer, nn.SyncBatchNorm) for layer in layers

@@ -46,11 +46,11 @@ def camvid_options(root: str) -> list[str]:
 class Runs:
     """Runs of one configuration."""
 
-    def __init__(self, folder: Path, ranks: int, options: list[str]) -> None:
+    def __init__(self, folder: Path, ranks: int, options: list[str], strategy: str = "ddp") -> None:
         self.folder, self.ranks = folder, ranks
         self.options = [*EVALUATION, *options]
         if ranks > 1:
-            self.options += ["--trainer.devices", str(ranks), "--trainer.strategy", "ddp"]
+            self.options += ["--trainer.devices", str(ranks), "--trainer.strategy", strategy]
 
     def start(self, name: str, before: Callable[[], None] = lambda: None) -> int:
         """A run in the folder of that name, from the beginning or from where it was."""

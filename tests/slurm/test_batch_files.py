@@ -94,6 +94,7 @@ def endings(cluster, submit) -> dict[str, int]:
         "told": submit("told", "--cpus-per-task=3", name="told"),
         "several": submit("done", "--ntasks-per-node=1", name="several", **several),
         "cancelled": submit("told", name="cancelled"),
+        "sharded": submit("done", name="sharded", STRATEGY="fsdp2"),
     }
 
 
@@ -107,6 +108,13 @@ def test_done(cluster, endings):
     assert line.startswith(f"start 0 task 0: 1 8 {node} {12000 + job % 18000} train {given} --ckpt_path last"), line
     assert "--experiment done --trainer.default_root_dir " in line
     assert line.endswith("--trainer.strategy ddp --trainer.num_nodes 1 --trainer.devices 2"), line
+
+
+def test_the_strategy_is_chosen_by_a_variable(cluster, endings):
+    job = endings["sharded"]
+    cluster.wait(job, "COMPLETED")
+    (line,) = starts(cluster, job)
+    assert line.endswith("--trainer.strategy fsdp2 --trainer.num_nodes 1 --trainer.devices 2"), line
 
 
 def test_several_nodes_meet_at_the_first_one(cluster, endings):

@@ -46,6 +46,7 @@ class Run:
     folder: Path
     name: str
     file: str = "one_node.sbatch"
+    strategy: str = "ddp"
 
     def __post_init__(self) -> None:
         self.brake = self.folder / f"{self.name}.brake"
@@ -56,6 +57,7 @@ class Run:
         """The shipped file as it is, on loopback."""
         here = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         here |= {"ROBUSTSEG_RUNS": str(self.folder), "BRAKE": str(self.brake), "PYTHONPATH": str(ROOT)}
+        here["STRATEGY"] = self.strategy
         tasks = "--ntasks-per-node=1" if self.file == "several_nodes.sbatch" else "--ntasks-per-node=2"
         options = (f"--job-name={self.name}", f"--chdir={ROOT}", tasks, *options)
         output = self.folder / f"{self.name}-{len(self.outputs)}.out"
@@ -181,6 +183,24 @@ def test_signalled_and_requeued_on_two_nodes(whole, wrong, cluster, folder):
     assert run.starts_from() == [3, 6]
     assert cluster.restarts(run.job) == 2
     assert_same_bits(run, whole)
+
+
+def test_sharded_signalled_and_requeued(cluster, folder):
+    """Without the EMA, which FSDP2 refuses."""
+    alone = ["--trainer.callbacks=[tests.slurm.brake.Brake]", "--trainer.max_epochs=1"]
+    runs = [Run(cluster, folder, name, strategy="fsdp2") for name in ("sharded_whole", "sharded")]
+    for run in runs:
+        if run is runs[1]:
+            run.hold(0)
+        run.submit(more=alone)
+    run.interrupt(lambda: cluster.signal(run.job, "USR1"))
+    for each in runs:
+        each.finish()
+    assert run.starts_from() == [3]
+    whole, requeued = (each.checkpoints() for each in runs)
+    assert sorted(whole) == sorted(requeued)
+    for step, path in whole.items():
+        assert not unlike(state(path), state(requeued[step])), f"step {step}"
 
 
 def test_a_rank_killed_then_cancelled_and_submitted_again(whole, cluster, folder):

@@ -9,10 +9,13 @@ import sys
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
 from robustseg.attacks import PGD, Attack
+from robustseg.callbacks.averaging import EMA
 from robustseg.training import RobustSegmentation, TrainingError
 from robustseg.training.strategy import check_strategy
 from robustseg.types import Batch
@@ -34,8 +37,51 @@ def module(**arguments):
 def test_sharded_models_are_refused(strategy):
     run = trainer()
     run._accelerator_connector.strategy = strategy.__new__(strategy)  # Lightning itself wants GPUs for them
-    with pytest.raises(TrainingError, match=rf"trainer.strategy is {strategy.__name__}: .*collectives.*use ddp"):
+    with pytest.raises(TrainingError, match=rf"trainer.strategy is {strategy.__name__}: .*collectives.*use ddp, fsdp2"):
         check_strategy(run, module(), 8)
+
+
+def test_fsdp2_is_for_several_processes():
+    with pytest.raises(TrainingError, match=r"fsdp2 and there is one process.*trainer.devices to 2 or more"):
+        check_strategy(trainer(strategy="fsdp2", devices=1), module(), 8)
+    assert check_strategy(trainer(strategy="fsdp2"), module(), 8) == []
+    assert check_strategy(trainer(strategy="fsdp2", precision="bf16-mixed"), module(), 8) == []
+
+
+def test_fsdp2_without_a_command_line_is_refused_as_well():
+    with pytest.raises(TrainingError, match=r"there is one process"):
+        trainer(strategy="fsdp2", devices=1, max_epochs=1).fit(module(), datamodule=OneBatch(1))
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("average", [EMA(), EMAWeightAveraging(), StochasticWeightAveraging(1e-2)], ids=type)
+def test_averages_of_whole_weights_are_refused_where_there_are_parts(average):
+    with pytest.raises(TrainingError, match=rf"{type(average).__name__}.*averages whole weights.*strategy ddp"):
+        check_strategy(trainer(strategy="fsdp2", callbacks=[average]), module(), 8)
+
+
+def test_a_scaler_of_gradients_is_refused_where_there_are_parts():
+    run = trainer(strategy="fsdp2", plugins=MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu")))
+    with pytest.raises(TrainingError, match=r"precision is 16-mixed.*bf16-mixed"):
+        check_strategy(run, module(), 8)
+
+
+def test_a_static_graph_is_refused_where_graphs_change():
+    def static(**arguments):
+        return trainer(strategy=DDPStrategy(static_graph=True), **arguments)
+
+    assert check_strategy(static(), module(), 8) == []
+    with pytest.raises(TrainingError, match=r"static_graph, and model.on_non_finite_loss is skip"):
+        check_strategy(static(), module(on_non_finite_loss="skip"), 8)
+    with pytest.raises(TrainingError, match=r"static_graph, and trainer.accumulate_grad_batches"):
+        check_strategy(static(accumulate_grad_batches=2), module(), 8)
+
+
+def test_few_images_and_synchronised_batchnorm_are_seen_with_fsdp2_as_well():
+    (said,) = check_strategy(trainer(strategy="fsdp2"), module(), 2)
+    assert "the 2 images of each process" in said
+    with pytest.raises(TrainingError, match=r"model.attack_mode is train .*sync_batchnorm"):
+        check_strategy(trainer(strategy="fsdp2", sync_batchnorm=True), module(attack_mode="train"), 8)
 
 
 @pytest.mark.parametrize("start", ["spawn", "fork"])
