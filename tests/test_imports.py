@@ -83,7 +83,13 @@ def test_albumentations_is_used_in_one_file():
 
 
 def test_the_top_of_the_package_is_folders():
-    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "files.py", "types.py"}
+    assert {path.name for path in PACKAGE.glob("*.py")} == {
+        "__init__.py",
+        "__main__.py",
+        "devices.py",
+        "files.py",
+        "types.py",
+    }
 
 
 def module_graph(folder: Path) -> dict[str, set[str]]:

@@ -28,7 +28,7 @@ from robustseg.training.record import checkpoint_record, validation_record
 from robustseg.training.schedule import ScheduleName, scheduler_of
 from robustseg.training.seeding import seed_step
 from robustseg.training.sharding import gather, is_sharded, spread
-from robustseg.training.split import AdversarialSplit, MixedBatch, TrainingError
+from robustseg.training.split import AdversarialSplit, MixedBatch, TrainingError, refuse_windows
 from robustseg.types import IGNORE_INDEX, Batch, checked_ignore_index
 
 
@@ -218,7 +218,7 @@ class RobustSegmentation(pl.LightningModule):
         """Seed the step, and drop the newest validation's scores, which the update makes obsolete."""
         seed_step(self.seed, "train", self.global_step, batch_idx, self.global_rank)
         if is_sharded(self.model):
-            self._share_buffers()  # as DistributedDataParallel does
+            share_buffers(self.model)  # as DistributedDataParallel does
             gather(self.model)
         self._validation = None
 
@@ -289,13 +289,7 @@ class RobustSegmentation(pl.LightningModule):
             return MixedBatch(batch.images, batch.targets, batch.ids, clean), str(error)
 
     def _mix(self, batch: Batch) -> MixedBatch:
-        window, size = self.model.window, batch.images.shape[-2:]
-        if window is not None and not window.covers(*size):
-            raise TrainingError(
-                f"training images of {size[0]}×{size[1]} pixels are larger than model.window.size = "
-                f"{list(window.size)}: the update sees crops whole, but the attacker and the validation would see "
-                "windows; set data.crop_size to the window's size or less."
-            )
+        refuse_windows(self.model.window, *batch.images.shape[-2:])
         if self.attack is None:
             return MixedBatch(batch.images, batch.targets, batch.ids, len(batch.images))
         clean, _ = self.split.sizes(len(batch.images))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustseg.attacks import Attack, AttackMode, NoiseSource, Search
 from robustseg.attacks.guard import Model
+from robustseg.models import SlidingWindow
 from robustseg.types import Batch
 
 
@@ -28,6 +29,20 @@ class MixedBatch(NamedTuple):
     """B sample ids."""
     clean: int
     """Number of clean images."""
+
+
+def refuse_windows(window: SlidingWindow | None, height: int, width: int) -> None:
+    """Refuse training images that the attacker and the validation would see in windows, but the update whole.
+
+    Raises:
+        TrainingError: The images are larger than a window.
+    """
+    if window is not None and not window.covers(height, width):
+        raise TrainingError(
+            f"training images of {height}×{width} pixels are larger than model.window.size = {list(window.size)}: the "
+            "update sees crops whole, but the attacker and the validation would see windows; set data.crop_size to the "
+            "window's size or less."
+        )
 
 
 class AdversarialSplit:
