@@ -98,6 +98,10 @@ def test_outputs_that_hold_the_logits(wrap: Callable[[Tensor], Any], remedy: str
         (lambda u: u.to("meta"), r"logits on meta for images on cpu: .*logits.to\(images.device\)"),
         (lambda u: u.to_sparse(), r"torch.sparse_coo logits: return logits.to_dense\(\)"),
         (lambda u: u.detach().to_sparse_csr(), r"torch.sparse_csr logits: return logits.to_dense\(\)"),
+        (
+            lambda u: torch.nested.nested_tensor([*u.detach()]),
+            r"nested logits: return torch.stack\(logits.unbind\(\)\)",
+        ),
     ],
 )
 def test_logits_elsewhere_and_in_other_layouts(change: Callable[[Tensor], Tensor], message: str):

@@ -153,6 +153,10 @@ IMAGES = {
     "a little too much": (lambda i: i * (1 + 1e-5), r"in \[0, 1.00001\] .*images.clamp\(0, 1\)"),
     "NaN": (lambda i: i.masked_fill(i == 1, float("nan")), r"in \[nan, nan\] .*not all finite"),
     "infinite": (lambda i: i.masked_fill(i == 1, float("inf")), r"inf\] .*not all finite"),
+    "sparse": (lambda i: i.to_sparse(), r"not torch.sparse_coo: give images.to_dense\(\)"),
+    "nested": (lambda i: torch.nested.nested_tensor([*i]), r"not nested: give torch.stack\(images.unbind\(\)\)"),
+    "device": (lambda i: i.to("meta"), r"not on meta, .*no values"),
+    "8-bit floats": (lambda i: i.to(torch.float8_e4m3fn), r"not torch.float8_e4m3fn .*images.float\(\)"),
 }
 TARGETS = {
     "None": (lambda t: None, r"not a NoneType: .*model\(images\).argmax\(1\)"),
@@ -163,6 +167,8 @@ TARGETS = {
     "bool": (lambda t: t == 0, r"not torch.bool .*targets.long\(\)"),
     "other size": (lambda t: t[:, 1:], r"one label per pixel"),
     "device": (lambda t: t.to("meta"), r"targets.to\('cpu'\)"),
+    "sparse": (lambda t: t.to_sparse(), r"not torch.sparse_coo: give targets.to_dense\(\)"),
+    "nested": (lambda t: torch.nested.nested_tensor([*t]), r"not nested: give torch.stack\(targets.unbind\(\)\)"),
 }
 
 

@@ -21,7 +21,10 @@ class Module(RobustSegmentation):
     """The training module without a trainer."""
 
     global_step = 0
-    device = DEVICE
+
+    @property
+    def device(self):
+        return next(self.parameters()).device
 
     def log(self, *args, **kwargs):
         """Log nothing."""
