@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from robustseg.attacks import Attack, AttackStep, NoGradientError, attack_mode
+from robustseg.attacks import Attack, AttackStep, NoGradientError, Search, attack_mode
 from robustseg.attacks.base import reads_no_logits
 from robustseg.attacks.gradients import input_gradient
 from robustseg.attacks.guard import Model
@@ -74,6 +74,7 @@ class Scored:
     targets: TargetKind = "labels"
     rounds: bool = True
     """True if images are scored in 8 bit as well."""
+    search: Search | None = None
 
 
 class _NoSink(MemorySink):
@@ -182,6 +183,7 @@ def measure_rates(
         views=scored.views,
         for_itself=scored.for_itself,
         targets=scored.targets,
+        search=scored.search,
     )
     answering = {name: each.to(device) for name, each in scored.models.items()} or None
     readings: dict[str, list[tuple[float, float, Reading]]] = {name: [] for name in (CLEAN, *attacks)}

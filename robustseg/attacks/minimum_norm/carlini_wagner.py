@@ -188,7 +188,7 @@ class CW(MinimumNormAttack):
         return self._hits(self._margins(logits, targets)) & (targets >= 0)
 
     def _hits(self, decreased: Tensor) -> Tensor:
-        """If targeted, pixels that show the target by κ; otherwise pixels that are not yet wrong by κ."""
+        """Return the pixels that show the target by κ if targeted; otherwise those that are not yet wrong by κ."""
         return decreased <= -self.confidence if self.targeted else decreased >= -self.confidence
 
     def _objective(

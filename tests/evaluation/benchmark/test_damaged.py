@@ -45,7 +45,9 @@ def test_scores(tmp_path, alteration):
         assert thresholds._read(path, about) == {}
 
 
-@pytest.mark.parametrize("read", [probe.kept_evidence, lambda path: thresholds._read(path, {})], ids=["evidence", "scores"])
+@pytest.mark.parametrize(
+    "read", [probe.kept_evidence, lambda path: thresholds._read(path, {})], ids=["evidence", "scores"]
+)
 def test_a_pipe_in_its_place_is_named(tmp_path, read):
     os.mkfifo(tmp_path / "x.json")
     with pytest.raises(EvaluationError, match=r"x\.json: it is a named pipe, not a regular file: remove it"):
