@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -186,7 +187,9 @@ class RobustnessEvaluation(pl.Callback):
             attacks = {name: attack.for_data(data.class_pixels) for name, attack in attacks.items()}
         self._sink = MemorySink(module.device)
         given = (attacks, module.model.num_classes, self._sink, module.ignore_index, module.seed)
-        self._evaluator = Evaluator(*given, search=self._validation_search(module, trainer.is_global_zero))
+        self._evaluator = Evaluator(
+            *given, search=self.search_at_validation(module, module.device, trainer.is_global_zero)
+        )
         self._examples = {name: [] for name in attacks}
         if num_images is None:
             num_images = 2**62
@@ -197,10 +200,19 @@ class RobustnessEvaluation(pl.Callback):
         self._stage.plan([[CLEAN, *attacks]] * here)
         shown().begin(self._stage)
 
-    def _validation_search(self, module: RobustSegmentation, speaks: bool) -> Search | None:
+    def search_at_validation(
+        self, module: RobustSegmentation, device: torch.device, speaks: bool = False
+    ) -> Search | None:
+        """Return the precision that attacks search in at validation; None for float32.
+
+        Args:
+            module: The module.
+            device: Device that it will be on.
+            speaks: Say once that the device or the model cannot do it.
+        """
         search = self.validation_search
         dtype = next(module.model.parameters(), module.model.mean).dtype
-        reason = "" if search is None else search.why_not(module.device, dtype)
+        reason = "" if search is None else search.why_not(device, dtype)
         if search is not None and reason and speaks and not self._said:
             write(f"validation searches in float32 instead of {search.precision}: {reason}.")
             self._said = True

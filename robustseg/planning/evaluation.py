@@ -14,7 +14,7 @@ from robustseg.data import SegmentationData, collate
 from robustseg.data.base import Split
 from robustseg.evaluation.attacking import CLEAN, full_precision
 from robustseg.evaluation.benchmark import Benchmark
-from robustseg.evaluation.benchmark.in_float32 import STAGE, float32_steps
+from robustseg.evaluation.benchmark.in_float32 import STAGE, float32_images, float32_steps
 from robustseg.evaluation.benchmark.probe import PROBE, PROBE_FORWARDS, PROBE_STEPS
 from robustseg.evaluation.build_card import scores
 from robustseg.evaluation.protocol import PROTOCOL, claim
@@ -194,7 +194,8 @@ def _items(part: Part, kept: Kept, device: torch.device, now: Callable[[], float
     model = of.model.to(device)
     probed = 0 if not part.follows or of.checks_file(part.folder).exists() else len(of.probe_indices)
     items: list[Item] = []
-    if part.batches or probed:
+    compared = float32_images(of, part.folder) if part.follows and of.search is not None else 0
+    if part.batches or probed or compared:
         sizes = load_sizes(of.data, of.split, part.batches or of.batches(), now)
         attacks = {name: attack for name, attack in of.attacks.items() if part.lacking.get(name)}
         data = of.data
@@ -206,12 +207,12 @@ def _items(part: Part, kept: Kept, device: torch.device, now: Callable[[], float
             of.every_view,
             of.for_itself,
             of.targets,
-            of.search,
+            search=of.search,
         )
         rates = measure_rates(model, attacks, sizes.measured, scored, device, seconds)
         items = attack_items(rates, part.lacking, sizes, data.val_batch_size, kept.gradients)
         items += _shared_items(part, sizes, items, rates) if part.batches else []
-        if of.search is not None and part.follows:
+        if compared:
             items.append(_in_float32(part, rates, sizes))
         if probed:
             steps = rates.gradient.of(-(-probed // data.val_batch_size), probed * sizes.pixels)

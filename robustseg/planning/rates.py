@@ -74,9 +74,9 @@ class Scored:
     views: Mapping[str, View] = field(default_factory=dict)
     for_itself: Collection[str] = ()
     targets: TargetKind = "labels"
-    search: Search | None = None
     rounds: bool = True
     """True if images are scored in 8 bit as well."""
+    search: Search | None = None
 
 
 class _NoSink(MemorySink):

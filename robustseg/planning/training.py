@@ -166,10 +166,13 @@ def _validation_items(
     images = min(len(dataset), size * (int(batches * limit) if isinstance(limit, float) else min(batches, limit)))
     attacks = {name: robustness.attacks[name].for_data(data.class_pixels) for name in robustness.validate_with}
     model = of.module.model
-    search = robustness.validation_search
-    if search is not None and search.why_not(device, next(model.parameters(), model.mean).dtype):
-        search = None
-    scored = Scored(model.num_classes, of.module.ignore_index, of.module.seed, search=search, rounds=False)
+    scored = Scored(
+        model.num_classes,
+        of.module.ignore_index,
+        of.module.seed,
+        rounds=False,
+        search=robustness.search_at_validation(of.module, device),
+    )
     rates = measure_rates(model.to(device), attacks if length.attacked else {}, sizes.measured, scored, device, seconds)
     sanity = 0 if of.done else of.trainer.num_sanity_val_steps
     clean = images * length.validations + min(len(dataset), size * (len(dataset) if sanity == -1 else int(sanity)))

@@ -60,7 +60,9 @@ def test_logged_figures_are_those_of_the_first_images(tmp_path, scenes, num_imag
     samples = [scenes.data.dataset("val")[index] for index in range(num_images or 7)]
     sink = MemorySink()
     images, targets = (torch.stack([sample[field] for sample in samples]) for field in (0, 1))
-    Evaluator(ATTACKS, 7, sink, seed=net.seed).update(net.model, [sample.id for sample in samples], images, targets)
+    Evaluator(ATTACKS, 7, sink, seed=net.seed, search=Search()).update(
+        net.model, [sample.id for sample in samples], images, targets
+    )
     for name, scores in sink.compute().items():
         for figure in ("miou", "pixel_acc", "image_miou"):
             assert float(trainer.callback_metrics[f"val/{name}/{figure}"]) == pytest.approx(

@@ -36,6 +36,13 @@ def float32_steps(benchmark: Benchmark) -> float:
     return float(sum(gradient_steps(settings) for settings in benchmark.attack_settings.values()))
 
 
+def float32_images(benchmark: Benchmark, folder: Path) -> int:
+    """Return the number of images that are still to be searched in float32."""
+    ids = _ids(benchmark)
+    there = all(_path(folder, _about(benchmark, name, ids)).exists() for name in benchmark.attacks)
+    return 0 if there else len(ids)
+
+
 def search_facts(
     benchmark: Benchmark, measured: Measurements, folder: Path, device: torch.device, stage: AttackStage
 ) -> dict[str, Any] | None:
@@ -58,8 +65,7 @@ def search_facts(
     if search is None:
         return None
     stage.follow(STAGE, len(benchmark.float32_indices))
-    dataset = benchmark.data.dataset(benchmark.split)
-    ids = [dataset.sample_id(index) for index in benchmark.float32_indices]
+    ids = _ids(benchmark)
     rows = [measured.samples.index(sample) for sample in ids]
     lost = {}
     for name in benchmark.attacks if rows else ():
@@ -76,11 +82,10 @@ def _counts(
     benchmark: Benchmark, name: str, ids: list[str], folder: Path, device: torch.device, stage: AttackStage
 ) -> Tensor:
     """Return the class counts of the images after a search in float32, N×3×C, measured or read."""
-    settings = benchmark.attack_settings[name]
-    about = {"attack": settings, "images": ids, "facts": digest({**benchmark.facts, "search": None})}
-    path = folder / f"checks-float32-{digest(about)[:8]}.json"
+    steps, about = gradient_steps(benchmark.attack_settings[name]), _about(benchmark, name, ids)
+    path = _path(folder, about)
     found = kept_evidence(path)
-    if found is not None and found.get("about") == digest(about):
+    if found is not None and found.get("about") == about:
         return torch.tensor(found["counts"], dtype=torch.int64)
     counts = []
     for batch in _batches(benchmark, device):
@@ -90,12 +95,27 @@ def _counts(
             predictions = predict(model, outcome.result.images_adv, batch.targets, benchmark.data.ignore_index)
         matrices = confusion_matrix(predictions, batch.targets, model.num_classes, benchmark.data.ignore_index)
         counts.append(class_counts(matrices).cpu())
-        stage.follow_step(gradient_steps(settings) * len(batch.ids) / len(ids), name)
+        stage.follow_step(steps * len(batch.ids) / len(ids), name)
     try:
-        write_json(sealed({"about": digest(about), "counts": torch.cat(counts).tolist()}), path)
+        write_json(sealed({"about": about, "counts": torch.cat(counts).tolist()}), path)
     except OSError as error:
         raise not_written(path, error) from error
     return torch.cat(counts)
+
+
+def _ids(benchmark: Benchmark) -> list[str]:
+    dataset = benchmark.data.dataset(benchmark.split)
+    return [dataset.sample_id(index) for index in benchmark.float32_indices]
+
+
+def _about(benchmark: Benchmark, name: str, ids: list[str]) -> str:
+    """Return the digest of what the result of an attack depends on."""
+    settings = benchmark.attack_settings[name]
+    return digest({"attack": settings, "images": ids, "facts": {**benchmark.facts, "search": None}})
+
+
+def _path(folder: Path, about: str) -> Path:
+    return folder / f"checks-float32-{about[:8]}.json"
 
 
 def _batches(benchmark: Benchmark, device: torch.device) -> Iterator[Batch]:

@@ -19,7 +19,7 @@ from robustseg.evaluation import (
     draw_panel,
 )
 from robustseg.evaluation.attack_stage import FORWARD, AttackStage
-from robustseg.evaluation.benchmark.in_float32 import STAGE, float32_steps, search_facts
+from robustseg.evaluation.benchmark.in_float32 import STAGE, float32_images, float32_steps, search_facts
 from robustseg.evaluation.benchmark.module import EvaluationModule
 from robustseg.evaluation.benchmark.old_noise import keep_noise
 from robustseg.evaluation.benchmark.plan import Benchmark
@@ -101,7 +101,7 @@ def _after(benchmark: Benchmark, folder: Path) -> dict[str, tuple[float, int]]:
     """Return what follows the attacks: gradient steps for one image, and images."""
     images = 0 if benchmark.checks_file(folder).exists() else len(benchmark.probe_indices)
     detectors = {f"threshold of {name}": (FORWARD, len(benchmark.benign_indices)) for name in benchmark.detectors}
-    searches = {STAGE: (float32_steps(benchmark), len(benchmark.float32_indices))} if benchmark.search else {}
+    searches = {STAGE: (float32_steps(benchmark), float32_images(benchmark, folder))} if benchmark.search else {}
     return {**searches, PROBE: (PROBE_STEPS, images), **detectors}
 
 

@@ -8,6 +8,7 @@ import torch
 from robustseg.attacks import PGD, Attack, Search
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.attacking import attack_batch, predict
+from robustseg.evaluation.benchmark.in_float32 import float32_images
 from robustseg.evaluation.card import SearchFacts
 from robustseg.evaluation.card_file import parse_card
 from robustseg.evaluation.checks import trust_flags
@@ -65,6 +66,8 @@ def test_the_card_says_how_it_was_searched_and_what_that_cost(tmp_path, searches
     assert search.lost["pgd2"]["pixel_acc"] == pytest.approx(expected, abs=2e-4)
     assert "bf16, channels last; results judged in float32; at most" in facts(card)["Search"]
     assert "by a search in float32, on 4 images" in scores_table(card).notes[0]
+    assert float32_images(benchmark, tmp_path) == 0
+    assert float32_images(benchmark, tmp_path / "elsewhere") == 4
     # A continued evaluation reads what was measured.
     searches.clear()
     written = (tmp_path / "card.json").read_bytes()
