@@ -54,6 +54,11 @@ class ShardedStrategy(ModelParallelStrategy):
         self._plain: nn.Module | None = None
 
     @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """The weights and the place in the data are restored first: the schedule's length opens the training data."""
+        return False
+
+    @property
     def lightning_restore_optimizer(self) -> bool:
         """Lightning restores the optimiser through :meth:`load_optimizer_state_dict`."""
         return True
@@ -151,11 +156,9 @@ class ShardedStrategy(ModelParallelStrategy):
         return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Load this process's part of whole weights."""
+        """Load whole weights, before they are spread."""
         assert self.lightning_module is not None
-        own = self.lightning_module.state_dict()
-        state = {name: _part(value, own.get(name)) for name, value in checkpoint["state_dict"].items()}
-        self.lightning_module.load_state_dict(state, strict=strict)
+        self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Load this process's part of whole states of the optimisers."""
