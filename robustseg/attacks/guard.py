@@ -60,7 +60,7 @@ class Guarded(nn.Module):
 
     @property
     def float16(self) -> bool:
-        """The search is in float16, some module worked in it in the first forward, or may have, unseen by a compiler."""
+        """The search is in float16, or some module worked in it in the first forward; or compiled code may."""
         searches = self.searching is not None and self.searching.search.dtype == torch.float16
         return searches or self._compiled or bool(self._hold.float16)
 

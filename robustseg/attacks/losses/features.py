@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -21,6 +20,7 @@ from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.scaling import Scaling, wide
 from robustseg.attacks.victim import Victim
 from robustseg.devices import on_device
+from robustseg.numerics.resampling import average_pool
 
 Visit = Callable[[int, Tensor], None]
 """Function of a layer's index among the chosen layers and of its output."""
@@ -243,7 +243,7 @@ def _valid_share(features: Tensor, targets: Tensor) -> Tensor | None:
     if abs(image_height * width - image_width * height) > max(image_height, image_width):
         return None
     valid = (targets != IGNORED).unsqueeze(1).to(torch.promote_types(features.dtype, torch.float32))
-    return F.adaptive_avg_pool2d(valid, (height, width))
+    return average_pool(valid, (height, width))
 
 
 def _sum_of_squares(values: Tensor, share: Tensor | None) -> Tensor:
