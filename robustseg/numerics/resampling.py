@@ -80,6 +80,27 @@ def _product(maps: Tensor, height: int, width: int, build: Build) -> Tensor:
     return result.to(maps.dtype)
 
 
+def gaussian_blur(maps: Tensor, sigma: float, reach: int) -> Tensor:
+    """Convolve B×C×H×W maps with a Gaussian cut at ``reach`` cells; borders are mirrored about the outermost cell."""
+    height, width = maps.shape[-2:]
+
+    def build(before: int, after: int, device: torch.device) -> Tensor:
+        taps = torch.arange(-reach, reach + 1, device=device)
+        kernel = torch.exp(-0.5 * (taps / sigma) ** 2)
+        cells = torch.arange(before, device=device)
+        places = (cells.unsqueeze(1) + taps).abs()
+        places = torch.where(places < before, places, 2 * (before - 1) - places)
+        weights = torch.zeros(before, before, device=device)
+        for place, weight in zip(places.unbind(1), kernel / kernel.sum(), strict=True):
+            weights = weights + (cells == place.unsqueeze(1)) * weight
+        return weights
+
+    wide = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    rows, columns = (build(side, side, maps.device).to(wide.dtype) for side in (height, width))
+    with without_autocast(maps.device.type):
+        return (rows @ wide @ columns.t()).to(maps.dtype)
+
+
 def without_autocast(kind: str) -> AbstractContextManager[Any]:
     """Return a ``with`` block in which operations on a type of device compute in the types of their tensors."""
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur as torchvision_blur
 
 from robustseg.models.heads import PSPHead, pooled_conv
-from robustseg.numerics.resampling import average_pool, resize, spread
+from robustseg.numerics.resampling import average_pool, gaussian_blur, resize, spread
 
 SIZES = [(1, 1), (2, 3), (6, 6), (7, 5), (12, 16), (45, 60), (13, 100)]
 
@@ -124,3 +125,8 @@ def test_export_and_compiled_code_with_any_size():
             assert torch.allclose(compiled(features), head(features), atol=1e-2)
     exported = torch.export.export(head, (small,)).module()
     assert torch.allclose(exported(small), head(small), atol=1e-6)
+
+
+def test_blur_is_torchvisions():
+    images = torch.rand(2, 3, 17, 30, dtype=torch.float64)
+    equal(lambda x: gaussian_blur(x, 1.7, 7), lambda x: torchvision_blur(x, [15, 15], [1.7, 1.7]), images)
