@@ -19,7 +19,9 @@ RAISES = (
     *("kthvalue", "grid_sampler_2d_backward", "scatter_reduce", "max_pool3d_with_indices_backward"),
 )
 """Operators of the documentation of torch.use_deterministic_algorithms that raise on CUDA; losses are never reduced."""
-SMALL = [name for name in catalogue() if name.endswith("_small")]
+_ONE_SIZE = ("_small", "_lraspp", "_unet_r34", "_deeplabv3_r50")
+NETWORKS = ["pspnet_small", *(name for name in catalogue() if name.endswith(_ONE_SIZE) and name != "pspnet_small")]
+"""One network of each architecture, and of those of other libraries each that is shipped."""
 
 
 class Called(TorchDispatchMode):
@@ -64,16 +66,15 @@ def step(network: nn.Module, side: int = 64) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["pspnet_small", *(pytest.param(n, marks=pytest.mark.exhaustive) for n in SMALL if n != "pspnet_small")]
+    "name", ["pspnet_small", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in NETWORKS[1:])]
 )
-def test_no_small_network_calls_what_raises_on_cuda(name):
+def test_no_network_calls_what_raises_on_cuda(name):
     variant = catalogue()[name]
     arguments = {key: value for key, value in variant.init_args.items() if key not in ("pretrained", "weights")}
-    try:
-        network = classes()[variant.network](4, **arguments)
-    except Exception as error:
-        pytest.skip(str(error))
-    assert step(network) == set()
+    network = classes()[variant.network](4, **arguments)
+    # Of other projects' code: torch.nn.functional.interpolate computes in another, deterministic way where it must.
+    allowed = {"upsample_bilinear2d_backward.default"} if hasattr(network, "library") else set()
+    assert step(network) <= allowed
 
 
 def test_the_operators_of_torch_are_found():
