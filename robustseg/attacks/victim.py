@@ -84,7 +84,7 @@ class Victim:
         """
         scaling = Scaling(together=getattr(self._guard, "together", False))
         seen = scaling.entering(images).to(self._dtype or images.dtype)
-        logits = checked_answer(self._answer(seen), seen)
+        logits = checked_answer(self.model(seen), seen)
         if not torch.is_grad_enabled():  # another thread, or a model that enables autograd itself, built a graph
             logits = logits.detach()
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
@@ -143,9 +143,6 @@ class Victim:
     def _guard(self) -> object:
         """The guard of :func:`~robustseg.attacks.guard.attack_mode`, which may be inside another module."""
         return self.model if isinstance(self.model, Guarded) else getattr(self.model, "model", None)
-
-    def _answer(self, images: Tensor) -> object:
-        return self.model(images)
 
     def _scaled(self, logits: Tensor, scaling: Scaling) -> Tensor:
         return scaling.leaving([logits])[0]

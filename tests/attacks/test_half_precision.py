@@ -104,7 +104,7 @@ def cosine(first: Tensor, second: Tensor) -> float:
 def gradient(model, images: Tensor, targets: Tensor, factor: float = 1.0) -> Tensor:
     with attack_mode(model) as attacked:
         point = leaf(images)
-        logits = Victim(attacked, len(images), images.dtype)(point)
+        logits = Victim(attacked, len(images), dtype=images.dtype)(point)
         return input_gradient(factor * CrossEntropy()(logits, targets, 0.0).sum(), point)
 
 
