@@ -15,7 +15,7 @@ from tests.helpers.paths import ROOT
 PACKAGE = ROOT / "robustseg"
 LAYERS = [
     {"terminal", "writing"},
-    {"types", "files", "opening", "devices"},
+    {"types", "files", "opening", "devices", "numerics"},
     {"shipped"},
     {"attacks", "models", "data", "metrics"},
     {"detectors", "evaluation"},

@@ -168,7 +168,8 @@ class Attack(Configured, ABC):
             entry = checked_entry(images, targets, self.ignore_index, bounds, self.own_targets)
             images, targets, valid, highest = entry[:4]
             noise = self._noise(generator, images.device)
-            victim = Victim(attacked, len(images), None if entry.aims is None else (self, entry.aims))
+            aims = None if entry.aims is None else (self, entry.aims)
+            victim = Victim(attacked, len(images), aims, images.dtype)
             victim.require(highest, functools.partial(unknown_class, highest))
             if bool(valid.all()):
                 # A copy: the budget is asserted around images that no attack could change.

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from robustseg.attacks.errors import AttackError, ModelErrors
@@ -25,6 +26,9 @@ class Guarded(nn.Module):
         model: The model.
         hold: Takes the modules that the model runs.
         search: Precision of the forwards that do not judge; None for that of the caller.
+
+    Attributes:
+        together: Images of a batch influence one another through its statistics.
     """
 
     def __init__(self, model: Model, hold: Hold, search: Search | None = None):
@@ -35,13 +39,14 @@ class Guarded(nn.Module):
         with ModelErrors():
             hold.take(modules)
         # Compiled code keeps no hooks, and torch warns of global ones: what it runs is found by the search.
-        compiled = is_compiled(model, modules)
-        self._watch = nullcontext if compiled else hold.watch
+        self._compiled = is_compiled(model, modules)
+        self._watch = nullcontext if self._compiled else hold.watch
         self.changed, self.settle = hold.changed, hold.settle
+        self.together = any(isinstance(module, _BatchNorm) and _by_batch(module) for module in modules)
         self._judging = False
         self.searching: Searching | None = None
         if search is not None:
-            self.searching = Searching(search, [] if compiled else modules)
+            self.searching = Searching(search, [] if self._compiled else modules)
             hold.override(self.searching.layers)
 
     @contextmanager
@@ -52,6 +57,12 @@ class Guarded(nn.Module):
             yield
         finally:
             self._judging = before
+
+    @property
+    def float16(self) -> bool:
+        """The search is in float16, or some module worked in it in the first forward; or compiled code may."""
+        searches = self.searching is not None and self.searching.search.dtype == torch.float16
+        return searches or self._compiled or bool(self._hold.float16)
 
     def forward(self, images: Tensor) -> Tensor:
         """Call the model on a copy of ``images``, since it may change its input; the gradient passes the copy.
@@ -75,6 +86,10 @@ def wide(logits: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.layout != torch.strided:
         return logits
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
+
+
+def _by_batch(layer: _BatchNorm) -> bool:
+    return layer.training or layer.running_mean is None
 
 
 @contextmanager

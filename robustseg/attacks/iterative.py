@@ -17,6 +17,7 @@ from robustseg.attacks.describe import describe_part, setting_text
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only
 from robustseg.attacks.losses.base import AttackLoss, ClassPixels
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.scaling import leaf
 from robustseg.attacks.settings import settings_of
 from robustseg.attacks.steps.base import StepRule, StepState
 from robustseg.attacks.threat import AllowedSet, ThreatModel
@@ -175,7 +176,7 @@ class IterativeAttack(Attack):
         images_adv = batch.images_adv
         ahead = self.step_rule.look_ahead(images_adv, batch.state, batch.allowed)
         # Each step has its own graph; the rule may have returned the iterate itself.
-        point = ahead.detach().requires_grad_()
+        point = leaf(ahead)
         seen, seen_targets = point, batch.targets
         if self.transform is not None:
             seen, seen_targets = self.transform(point, batch.targets, batch.noise)

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from robustseg.attacks.buffers import Comparison, Slots, contents_of
 from robustseg.attacks.errors import AttackError
 from robustseg.attacks.generators import global_generators
+from robustseg.attacks.scaling import in_float16
 
 AttackMode = Literal["eval", "train"]
 
@@ -44,6 +45,8 @@ class Hold:
         self._watches = False
         self._comparison: Comparison | None = None
         self._known: dict[torch.device, bool] = {}
+        self.float16: bool | None = None
+        """Some module works in float16; None before the first forward."""
         # By kind and the owner's id: the owner and its state.
         self._saved: dict[str, dict[int, tuple[Any, Any]]] = {kind: {} for kind in _RESTORE}
         with _LOCK:
@@ -100,13 +103,17 @@ class Hold:
             yield
         finally:
             self._watches = before
+            self.float16 = bool(self.float16)
 
-    def _meet(self, module: nn.Module, inputs: object) -> None:
+    def _meet(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         # Compiled code keeps no hooks: a compiler sees nothing of this one but the first condition.
-        if torch.compiler.is_dynamo_compiling() or id(module) in self._modules:
+        if torch.compiler.is_dynamo_compiling() or (self.float16 is not None and id(module) in self._modules):
             return
         if self._watches and threading.get_ident() == self._thread:
-            self.take(module.modules())
+            if self.float16 is None and any(isinstance(each, Tensor) and in_float16(each) for each in inputs):
+                self.float16 = True
+            if id(module) not in self._modules:
+                self.take(module.modules())
 
     def changed(self, device: torch.device) -> Tensor:
         """Return one flag on the device that some buffer there has changed; does not wait for it."""

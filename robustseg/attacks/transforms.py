@@ -12,6 +12,7 @@ from torch import Tensor
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.settings import Checked
+from robustseg.numerics.resampling import resize
 
 
 class InputTransform(Checked, ABC):
@@ -131,7 +132,7 @@ class Chain(InputTransform):
 
 def _resize(images_adv: Tensor, targets: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Resize images bilinearly and targets by nearest neighbour at the same sampling points."""
-    resized = F.interpolate(images_adv, size=size, mode="bilinear", align_corners=False)
+    resized = resize(images_adv, size)
     # nearest-exact samples pixel centres, as bilinear does; plain nearest is shifted by up to half a pixel.
     nearest = F.interpolate(targets.unsqueeze(1).float(), size=size, mode="nearest-exact")
     return resized, nearest.squeeze(1).to(targets.dtype)

@@ -15,6 +15,7 @@ from robustseg.attacks.entry import Aims
 from robustseg.attacks.errors import AttackError, NoGradientError, NonFiniteError
 from robustseg.attacks.gradients import NO_GRADIENT, refuse_non_finite
 from robustseg.attacks.guard import Guarded, Model
+from robustseg.attacks.scaling import Scaling, in_float16
 from robustseg.devices import on_device, positions, read
 
 _Unknown = Callable[[int], str]
@@ -47,14 +48,25 @@ class Victim:
     The first answer is looked at, which waits for the device, if :meth:`require` was called. That later answers and all
     gradients are finite is found at the end, by :meth:`refuse_non_finite`.
 
+    A model in float16, or under autocast to it, neither loses nor overflows gradients: they are scaled within it, see
+    :mod:`~robustseg.attacks.scaling`, and return as they are.
+
     Args:
         model: Prepared by :func:`~robustseg.attacks.guard.attack_mode`.
         count: Number of images of the batch.
         aims: An attack that makes its own targets, and these.
+        dtype: Type of the images that the model takes, to which others are cast; None for their own.
     """
 
-    def __init__(self, model: Model, count: int, aims: tuple[object, Aims] | None = None):
+    def __init__(
+        self,
+        model: Model,
+        count: int,
+        aims: tuple[object, Aims] | None = None,
+        dtype: torch.dtype | None = None,
+    ):
         self.model = model
+        self._dtype = dtype
         self.forwards = torch.zeros(count, dtype=torch.int64)
         """B counts."""
         self.backwards = torch.zeros(count, dtype=torch.int64)
@@ -70,7 +82,9 @@ class Victim:
             AttackError: The model returned no logits of these images, others than on its forwards before, or logits
                 without a gradient to images that need one.
         """
-        logits = checked_answer(self.model(images), images)
+        scaling = Scaling(together=getattr(self._guard, "together", False))
+        seen = scaling.entering(images).to(self._dtype or images.dtype)
+        logits = checked_answer(self.model(seen), seen)
         if not torch.is_grad_enabled():  # another thread, or a model that enables autograd itself, built a graph
             logits = logits.detach()
         if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
@@ -81,6 +95,8 @@ class Victim:
         self.forwards.index_add_(0, rows, torch.ones_like(rows))
         self.add_doubt(doubt)
         if logits.requires_grad:
+            if in_float16(seen) or in_float16(logits) or getattr(self._guard, "float16", False):
+                logits = self._scaled(logits, scaling)
             logits.register_hook(lambda _: self._passed(rows))  # type: ignore[no-untyped-call]
         return logits
 
@@ -122,6 +138,14 @@ class Victim:
             return found
         here = on_device(rows, images.device)
         return found.index_copy(0, here, judge(self.select(rows).verdict(images[here]), here))
+
+    @property
+    def _guard(self) -> object:
+        """The guard of :func:`~robustseg.attacks.guard.attack_mode`, which may be inside another module."""
+        return self.model if isinstance(self.model, Guarded) else getattr(self.model, "model", None)
+
+    def _scaled(self, logits: Tensor, scaling: Scaling) -> Tensor:
+        return scaling.leaving([logits])[0]
 
     def require(self, highest: int, unknown: _Unknown) -> None:
         """Refuse a model without class ``highest``, now or at its first answer.
@@ -210,5 +234,5 @@ class Victim:
 
     def share(self, victim: Victim) -> None:
         """Take over the images and counters of ``victim``; both then count together."""
-        self.forwards, self.backwards = victim.forwards, victim.backwards
+        self.forwards, self.backwards, self._dtype = victim.forwards, victim.backwards, victim._dtype
         self._rows, self._answers = victim._rows, victim._answers

@@ -17,6 +17,7 @@ from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.settings import Checked
 from robustseg.attacks.victim import Victim
 from robustseg.detectors.errors import DetectorError
+from robustseg.numerics.precision import full_precision, lowered
 
 LEFT_OUT = -1
 """Class id of pixels that are not compared; it is no valid class id."""
@@ -128,14 +129,22 @@ def batch_of(images: Tensor, ids: Sequence[str]) -> Tensor:
 
 @contextmanager
 def asked(model: Model) -> Iterator[Model]:
-    """Yield the model in eval mode without autograd; it gets copies of the images, and its answers have one form.
+    """Yield the model in eval mode and full precision, without autograd.
+
+    It gets copies of the images, and its answers have one form.
 
     Raises:
-        DetectorError: The model returned no logits of the images' size, or others than on its forwards before.
+        DetectorError: The model returned no logits of the images' size, or others than on its forwards before, or
+            switched on a lower precision.
     """
     try:
-        with attack_mode(model) as attacked, torch.no_grad():
+        with full_precision(), attack_mode(model) as attacked, torch.no_grad():
             yield Victim(attacked, 0)
+            if lower := lowered():
+                raise DetectorError(
+                    f"the model's forward switched on {lower}, and scores are computed in float32: let it leave "
+                    "torch's switches alone, or switch it off again before it returns."
+                )
     except AttackError as error:
         raise DetectorError(str(error)) from error
 

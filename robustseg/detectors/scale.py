@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from robustseg.attacks.guard import Model
 from robustseg.attacks.noise import NoiseSource
 from robustseg.detectors.detector import LEFT_OUT, Detector, predictions_of
 from robustseg.detectors.errors import DetectorError
 from robustseg.metrics.functional import confusion_matrix, miou
+from robustseg.numerics.resampling import gaussian_blur
 
 
 class GaussianBlur:
@@ -37,8 +37,7 @@ class GaussianBlur:
             DetectorError: They are smaller than the kernel's reach.
         """
         self.check(*images.shape[-2:])
-        blurred: Tensor = gaussian_blur(images, [2 * self._reach + 1] * 2, [self.sigma] * 2)
-        return blurred
+        return gaussian_blur(images, self.sigma, self._reach)
 
     def check(self, height: int, width: int) -> None:
         """Refuse sizes of images that are smaller than the kernel's reach.

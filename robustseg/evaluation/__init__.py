@@ -1,6 +1,6 @@
 """Robustness evaluation: pure torch, usable in any loop."""
 
-from robustseg.evaluation.attacking import CLEAN, Attacked, full_precision
+from robustseg.evaluation.attacking import CLEAN, Attacked
 from robustseg.evaluation.card import Card
 from robustseg.evaluation.card_file import read_card
 from robustseg.evaluation.disk import DiskSink
@@ -9,6 +9,7 @@ from robustseg.evaluation.evaluator import Evaluator
 from robustseg.evaluation.panels import Example, draw_panel
 from robustseg.evaluation.record import FOOLED, AttackRecord
 from robustseg.evaluation.sinks import MemorySink, Sink
+from robustseg.numerics.precision import full_precision
 
 __all__ = [
     "CLEAN",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,8 @@ from robustseg.attacks import Attack, AttackResult, AttackStep, NoiseSource, Sea
 from robustseg.attacks.checks import check_logits
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED
+from robustseg.evaluation.errors import EvaluationError
+from robustseg.numerics.precision import full_precision, lowered
 from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 CLEAN = "clean"
@@ -48,11 +49,19 @@ def predict(model: Model, images: Tensor, targets: Tensor, ignore_index: int | N
         targets: B×H×W class ids, to check the shape of the logits against.
         ignore_index: Label of pixels that are not counted; None counts all.
 
+    It is computed in full precision.
+
     Raises:
         AttackError: The logits do not fit the targets, or are not finite.
+        EvaluationError: The model switched on a lower precision.
     """
-    with attack_mode(model) as evaluated, torch.no_grad():
+    with full_precision(), attack_mode(model) as evaluated, torch.no_grad():
         answer = evaluated(images)
+        if lower := lowered():
+            raise EvaluationError(
+                f"the model's forward switched on {lower}, and figures are computed in float32: let it leave torch's "
+                "switches alone, or switch it off again before it returns."
+            )
         valid = targets.long().masked_fill(ignored_pixels(targets, ignore_index), IGNORED)
         # NaN would be scored as some class: a broken model must not get figures.
         return check_logits(answer, images, valid, differentiable=False).argmax(1)
@@ -74,7 +83,7 @@ def attack_batch(
     on_step: Callable[[AttackStep], None] | None = None,
     search: Search | None = None,
 ) -> Outcome:
-    """Attack a batch; to be called within :func:`full_precision`.
+    """Attack a batch; to be called within :func:`~robustseg.numerics.precision.full_precision`.
 
     Args:
         model: Function from images in [0, 1] to logits at their size.
@@ -96,20 +105,3 @@ def attack_batch(
         torch.cuda.synchronize(images.device)
     seconds = time.perf_counter() - start
     return Outcome(result, attack.wanted(targets) if isinstance(attack, Targeted) else None, seconds)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Disable autocast and TF32 in a ``with`` block: robustness figures are computed in full precision."""
-    matmul = torch.get_float32_matmul_precision()
-    cudnn = torch.backends.cudnn
-    try:
-        torch.set_float32_matmul_precision("highest")
-        with (
-            cudnn.flags(cudnn.enabled, cudnn.benchmark, cudnn.benchmark_limit, cudnn.deterministic, allow_tf32=False),
-            torch.autocast("cuda", enabled=False),
-            torch.autocast("cpu", enabled=False),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul)

@@ -19,7 +19,6 @@ from robustseg.evaluation.attacking import (
     Attacked,
     Outcome,
     attack_batch,
-    full_precision,
     predict,
     untouched,
 )
@@ -30,6 +29,7 @@ from robustseg.evaluation.store import ImageRecord
 from robustseg.evaluation.targets import TargetKind, check_targets, own_predictions, refuse_ignored_classes
 from robustseg.evaluation.views import Look, View, seen_name
 from robustseg.metrics import confusion_matrix, pixel_acc
+from robustseg.numerics.precision import full_precision
 from robustseg.types import IGNORE_INDEX, Batch, checked_ignore_index
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robustseg.attacks.guard import Model
-from robustseg.evaluation.attacking import full_precision, predict
+from robustseg.evaluation.attacking import predict
 
 TargetKind = Literal["labels", "predictions"]
 OWN = "the model's own clean predictions"
@@ -94,5 +94,4 @@ def own_predictions(model: Model, images: Tensor) -> Tensor:
         AttackError: The model's output is not logits of the images' size, or not finite.
     """
     nothing = torch.zeros(len(images), *images.shape[-2:], dtype=torch.long, device=images.device)
-    with full_precision():
-        return predict(model, images, nothing)
+    return predict(model, images, nothing)

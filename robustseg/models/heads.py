@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustseg.models.errors import ModelError
+from robustseg.numerics.resampling import ExactAveragePool2d, spread
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):
@@ -75,7 +76,7 @@ def convolutions(in_channels: int, channels: int, kernel: int, number: int) -> n
 def pooled_conv(in_channels: int, out_channels: int, bins: int) -> nn.Sequential:
     """Build an average over a ``bins``×``bins`` grid, a 1×1 convolution, BatchNorm and ReLU."""
     return nn.Sequential(
-        nn.AdaptiveAvgPool2d(bins),
+        ExactAveragePool2d(bins),
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         PooledBatchNorm2d(out_channels) if bins == 1 else nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
@@ -172,10 +173,7 @@ class PSPHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return B×C×h×w logits for B×in_channels×h×w features."""
         size = features.shape[-2:]
-        pooled = [
-            F.interpolate(branch(features), size, mode="bilinear", align_corners=self.align_corners)
-            for branch in self.branches
-        ]
+        pooled = [spread(branch(features), size, self.align_corners) for branch in self.branches]
         logits: Tensor = self.classifier(torch.cat([features, *pooled], dim=1))
         return logits
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustseg.models.compiled import AsGiven, Compile, Compiled, network_in_compiled
 from robustseg.models.errors import ModelError
 from robustseg.models.layout import layout_at_fault, to_channels_last
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
 from robustseg.models.window import SlidingWindow
+from robustseg.numerics.resampling import resize
 
 
 class SegmentationModel(nn.Module):
@@ -170,7 +170,7 @@ class SegmentationModel(nn.Module):
         if logits.shape[-2:] == images.shape[-2:]:
             return logits
         aligned = bool(getattr(self.network, "align_corners", False))
-        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=aligned)
+        return resize(logits, images.shape[-2:], aligned)
 
     def _check_logits(self, logits: object, images: Tensor) -> None:
         name = type(self.network).__name__

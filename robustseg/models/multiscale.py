@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustseg.models.errors import ModelError
+from robustseg.numerics.resampling import resize
 
 
 class MultiScale(nn.Module):
@@ -96,4 +96,4 @@ class MultiScale(nn.Module):
 def _resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     if maps.shape[-2:] == tuple(size):
         return maps
-    return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=False)
+    return resize(maps, size)

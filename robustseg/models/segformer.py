@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustseg.models.backbone import Backbone
 from robustseg.models.errors import ModelError
 from robustseg.models.heads import conv_bn_relu
 from robustseg.models.network import Network
+from robustseg.numerics.resampling import resize
 
 MIX_TRANSFORMERS = {f"mit_b{size}": f"pvt_v2_b{size}" for size in range(6)}
 """timm's PVT v2 of the same depths and widths; a mix transformer differs by an MLP ratio of 4 in every stage."""
@@ -54,10 +54,7 @@ class SegFormerHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return B×C×h×w logits at the resolution of the first level."""
         size = features[0].shape[-2:]
-        projected = [
-            F.interpolate(project(level), size, mode="bilinear", align_corners=False)
-            for project, level in zip(self.projections, features, strict=True)
-        ]
+        projected = [resize(project(level), size) for project, level in zip(self.projections, features, strict=True)]
         # the coarsest level first, as in the authors' checkpoints
         logits: Tensor = self.classifier(self.dropout(self.fuse(torch.cat(projected[::-1], dim=1))))
         return logits

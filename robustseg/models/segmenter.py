@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from robustseg.models.backbone import Backbone
 from robustseg.models.errors import ModelError
 from robustseg.models.network import Network
+from robustseg.numerics.resampling import resize, spread
 
 HEAD_EPS = 1e-5
 """The eps of every LayerNorm in the mask transformer: PyTorch's default, in all projects that have one."""
@@ -92,7 +93,7 @@ class ViTBackbone(Backbone):
             return positions
         own = positions[:, 1:].transpose(1, 2).reshape(1, -1, *vit.patch_embed.grid_size)
         # not timm's own resizing, which is bicubic with antialiasing
-        resized = F.interpolate(own, size=grid, mode=self.position_resize, align_corners=False)
+        resized = spread(own, grid, cubic=self.position_resize == "bicubic")
         return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
 
@@ -225,5 +226,5 @@ class Segmenter(Network):
             return logits
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()  # see SegmentationModel
-        logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+        logits = resize(logits, padded.shape[-2:])
         return logits[..., :height, :width]

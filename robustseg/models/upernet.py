@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustseg.models.backbone import Backbone
 from robustseg.models.errors import ModelError
 from robustseg.models.heads import FCNHead, PooledBatchNorm2d, conv_bn_relu, pooled_conv
 from robustseg.models.network import Network
+from robustseg.numerics.resampling import resize, spread
 
 
 class UPerHead(nn.Module):
@@ -55,18 +55,14 @@ class UPerHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return B×C×h×w logits at the resolution of the first level."""
         *finer, coarsest = features
-        pooled = [_resize(branch(coarsest), coarsest) for branch in self.pooling]
+        pooled = [spread(branch(coarsest), coarsest.shape[-2:]) for branch in self.pooling]
         levels = [self.bottleneck(torch.cat([coarsest, *pooled], dim=1))]
         for lateral, level in zip(reversed(self.lateral), reversed(finer), strict=True):
-            levels.insert(0, lateral(level) + _resize(levels[0], level))
+            levels.insert(0, lateral(level) + resize(levels[0], level.shape[-2:]))
         smoothed = [smooth(level) for smooth, level in zip(self.smooth, levels[:-1], strict=True)]
-        pyramid = [_resize(level, features[0]) for level in (*smoothed, levels[-1])]
+        pyramid = [resize(level, features[0].shape[-2:]) for level in (*smoothed, levels[-1])]
         logits: Tensor = self.classifier(self.dropout(self.fuse(torch.cat(pyramid, dim=1))))
         return logits
-
-
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class UPerNet(Network):

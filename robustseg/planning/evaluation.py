@@ -12,7 +12,7 @@ import torch
 
 from robustseg.data import SegmentationData, collate
 from robustseg.data.base import Split
-from robustseg.evaluation.attacking import CLEAN, full_precision
+from robustseg.evaluation.attacking import CLEAN
 from robustseg.evaluation.benchmark import Benchmark
 from robustseg.evaluation.benchmark.in_float32 import STAGE, float32_images, float32_steps
 from robustseg.evaluation.benchmark.probe import PROBE, PROBE_FORWARDS, PROBE_STEPS
@@ -22,6 +22,7 @@ from robustseg.evaluation.record import named
 from robustseg.evaluation.records import answers_to, refuse_others, unique_records
 from robustseg.evaluation.store import streams
 from robustseg.evaluation.views import seen_name
+from robustseg.numerics.precision import full_precision
 from robustseg.planning.bill import Bill, Item
 from robustseg.planning.rates import Rate, Rates, Scored, clock_of, device_name, measure_rates, peak_memory
 from robustseg.types import Batch

@@ -17,12 +17,13 @@ from robustseg.attacks.gradients import input_gradient
 from robustseg.attacks.guard import Model
 from robustseg.evaluation import MemorySink
 from robustseg.evaluation.attack_stage import AttackStage
-from robustseg.evaluation.attacking import CLEAN, Attacked, full_precision
+from robustseg.evaluation.attacking import CLEAN, Attacked
 from robustseg.evaluation.evaluator import Evaluator
 from robustseg.evaluation.store import ImageRecord
 from robustseg.evaluation.targets import TargetKind
 from robustseg.evaluation.trace import Traced
 from robustseg.evaluation.views import View
+from robustseg.numerics.precision import full_precision
 from robustseg.planning.bill import Line
 from robustseg.planning.cut import NOTHING, CutAttack, Reading
 from robustseg.terminal import shown

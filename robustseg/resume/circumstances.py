@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 import robustseg
+from robustseg.numerics.precision import matmul_precision
 from robustseg.training.sharding import ShardedStrategy
 
 CIRCUMSTANCES_KEY = "circumstances"
@@ -43,7 +44,7 @@ def circumstances(trainer: pl.Trainer) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "matmul": torch.get_float32_matmul_precision(),
+        "matmul": matmul_precision(),
         "execution": str(getattr(getattr(trainer.lightning_module, "model", None), "execution", None) or "as written"),
         "strategy": "fsdp2" if isinstance(trainer.strategy, ShardedStrategy) else "ddp",
     }

@@ -11,15 +11,16 @@ from types import TracebackType
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from robustseg.attacks.errors import AttackError
 from robustseg.attacks.guard import Guarded, Model
 from robustseg.attacks.losses.base import IGNORED
+from robustseg.attacks.scaling import Scaling, wide
 from robustseg.attacks.victim import Victim
 from robustseg.devices import on_device
+from robustseg.numerics.resampling import average_pool
 
 Visit = Callable[[int, Tensor], None]
 """Function of a layer's index among the chosen layers and of its output."""
@@ -149,10 +150,9 @@ class _Clean(NamedTuple):
         share = None if self.share is None else self.share[rows]
         return _Clean(self.features[rows], share, self.energy[rows])
 
-    def distance(self, features: Tensor) -> Tensor:
-        """Compute ‖f − f₀‖² / ‖f₀‖² of each image, B values."""
-        wide = torch.promote_types(features.dtype, torch.float32)
-        return _sum_of_squares(features.to(wide) - self.features, self.share) / self.energy
+    def distance(self, difference: Tensor) -> Tensor:
+        """Compute ‖f − f₀‖² / ‖f₀‖² of each image from f − f₀, B values."""
+        return _sum_of_squares(difference, self.share) / self.energy
 
 
 class FeatureVictim(Victim):
@@ -177,7 +177,8 @@ class FeatureVictim(Victim):
         self._taps = taps
         self._weights = weights
         self._clean: list[_Clean] = []
-        self._terms: list[Tensor] = []
+        self._places: list[int] = []
+        self._differences: list[Tensor] = []
         clean: dict[int, _Clean] = {}
 
         def keep(place: int, features: Tensor) -> None:
@@ -191,17 +192,23 @@ class FeatureVictim(Victim):
         """Compute the logits; with autograd on, measure the distances as well."""
         if not torch.is_grad_enabled():
             return super().__call__(images)
-        self._terms = []
+        self._places, self._differences = [], []
 
         def measure(place: int, features: Tensor) -> None:
-            self._terms.append(self._weights[place] * self._clean[place].distance(features))
+            self._places.append(place)
+            self._differences.append(wide(features) - self._clean[place].features)
 
         return self._taps.read(lambda: super(FeatureVictim, self).__call__(images), measure)
 
     def distance(self) -> Tensor:
         """Sum the layers' weighted relative squared distances of the last forward with autograd: B values."""
-        terms, self._terms = self._terms, []
-        return torch.stack(terms).sum(0)
+        found, self._differences = zip(self._places, self._differences, strict=True), []
+        return torch.stack([self._weights[place] * self._clean[place].distance(each) for place, each in found]).sum(0)
+
+    def _scaled(self, logits: Tensor, scaling: Scaling) -> Tensor:
+        # The gradient enters the model at the layers as well.
+        logits, *self._differences = scaling.leaving([logits, *self._differences])
+        return logits
 
     def select(self, rows: Tensor) -> FeatureVictim:
         """Return the victim for the images at ``rows``, with the same counters."""
@@ -221,7 +228,7 @@ def _clean(features: Tensor, images: Tensor, targets: Tensor) -> _Clean:
     # Cloned: a later layer may work in place.
     features = features.clone()
     share = _valid_share(features, targets)
-    energy = _sum_of_squares(features.to(torch.promote_types(features.dtype, torch.float32)), share)
+    energy = _sum_of_squares(wide(features), share)
     return _Clean(features, share, torch.where(energy > 0, energy, torch.ones_like(energy)))
 
 
@@ -236,7 +243,7 @@ def _valid_share(features: Tensor, targets: Tensor) -> Tensor | None:
     if abs(image_height * width - image_width * height) > max(image_height, image_width):
         return None
     valid = (targets != IGNORED).unsqueeze(1).to(torch.promote_types(features.dtype, torch.float32))
-    return F.adaptive_avg_pool2d(valid, (height, width))
+    return average_pool(valid, (height, width))
 
 
 def _sum_of_squares(values: Tensor, share: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from robustseg.attacks.losses.margin import true_and_runner_up
 from robustseg.attacks.minimum_norm.base import MinimumNormAttack, Nearest
 from robustseg.attacks.minimum_norm.coordinates import Adam, BallChart, Chart, TanhChart
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.scaling import leaf
 from robustseg.attacks.threat import Norm, per_image
 from robustseg.attacks.victim import Victim
 from robustseg.attacks.working import Batch
@@ -142,18 +143,19 @@ class CW(MinimumNormAttack):
         batch.adam = Adam(batch.chart.start)
         for step in range(self.steps):
             adam = batch.adam
-            point = batch.chart.images(adam.at).to(batch.images.dtype).detach().requires_grad_()
+            seen = batch.chart.images(adam.at).to(batch.images.dtype)
+            point = leaf(seen)
             logits = batch.victim(point)
-            loss, enough = self._judge(logits, point.detach(), batch, nearest)
+            loss, enough = self._judge(logits, seen, batch, nearest)
             succeeded = _mark(succeeded, batch.rows, enough)
             going = self._going(batch, step, run, nearest)
             shown = shown_logits(on_step, logits)
             del logits
             grad = input_gradient(loss.sum(), point).to(adam.at.dtype)
             slope = slope + grad.sum(dtype=torch.float32)
-            grad, value = self._objective(grad, loss.detach(), point.detach(), batch, c)
+            grad, value = self._objective(grad, loss.detach(), seen, batch, c)
             if on_step is not None and shown is not None:
-                on_step(AttackStep(step + 1, self.steps, run, point.detach(), shown, batch.targets, value, batch.rows))
+                on_step(AttackStep(step + 1, self.steps, run, seen, shown, batch.targets, value, batch.rows))
             moved = batch.chart.within(adam.step(grad * batch.chart.slope(adam.at), float(self.step_size)))
             # Within a ball a fooled image keeps its iterate: the result must not depend on the step at which it leaves.
             stays = enough & (self.norm == "linf")

@@ -13,6 +13,7 @@ from robustseg.attacks.base import Attack, AttackStep, OnStep, shown_logits
 from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient
 from robustseg.attacks.losses.base import IGNORED, correct_pixels
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.scaling import leaf
 from robustseg.attacks.threat import AllowedSet, Norm, ThreatModel, per_image
 from robustseg.attacks.victim import Victim
 from robustseg.attacks.working import Working
@@ -133,23 +134,22 @@ class DAG(Attack):
 
     def _step(self, state: _State, step: int, noise: NoiseSource, on_step: OnStep | None) -> Tensor:
         """Count the fooled pixels and move the images that are not finished; return the sum of the gradient."""
-        point = state.point.to(state.best.dtype).detach().requires_grad_()
+        seen = state.point.to(state.best.dtype)
+        point = leaf(seen)
         logits = state.victim(point)
         if step == 0 and self.aim == "random" and not self.targeted:
             state.wrong = _wrong_classes(state.targets, logits.shape[1], noise)
         hits = correct_pixels(logits.detach(), state.targets)
-        self._rank(state, point.detach(), hits)
+        self._rank(state, seen, hits)
         active = ~hits & (state.targets != IGNORED) if self.targeted else hits
         loss = self._gap(logits, state, active)
         shown = shown_logits(on_step, logits)
         del logits
         grad = input_gradient(loss.sum(), point)
         if on_step is not None and shown is not None:
-            seen = point.detach()
             on_step(AttackStep(step + 1, self.steps, 0, seen, shown, state.targets, loss.detach(), state.rows))
-        wide = grad.to(state.point.dtype)
-        largest = per_image(wide.abs().flatten(1).amax(1), wide).clamp_min(torch.finfo(wide.dtype).tiny)
-        moved = state.point + wide / largest * float(self.step_size)
+        largest = per_image(grad.abs().flatten(1).amax(1), grad).clamp_min(torch.finfo(grad.dtype).tiny)
+        moved = state.point + grad / largest * float(self.step_size)
         moved = moved.clamp(0, 1) if state.allowed is None else state.allowed.project(moved)
         state.point = torch.where(per_image(state.finished, moved), state.point, moved)
         return grad.sum(dtype=torch.float32)

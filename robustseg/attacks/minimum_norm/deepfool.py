@@ -14,6 +14,7 @@ from robustseg.attacks.gradients import LEAVE_EVERY, input_gradient, logits_only
 from robustseg.attacks.losses.base import correct_pixels
 from robustseg.attacks.minimum_norm.base import MinimumNormAttack, Nearest
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.scaling import leaf
 from robustseg.attacks.threat import AllowedSet, Norm, per_image
 from robustseg.attacks.victim import Victim
 from robustseg.attacks.working import Working
@@ -104,9 +105,10 @@ class DeepFool(MinimumNormAttack):
         batch = _Iterates(victim, targets, rows, at, None if self.threat is None else self.threat.around(images))
         slopes = torch.zeros((), device=images.device)
         for step in range(self.steps):
-            point = batch.at.to(images.dtype).detach().requires_grad_()
+            seen = batch.at.to(images.dtype)
+            point = leaf(seen)
             logits = batch.victim(point)
-            fooled = nearest.offer(point, logits.detach(), batch.rows)
+            fooled = nearest.offer(seen, logits.detach(), batch.rows)
             looks = step % max(1, LEAVE_EVERY // min(self.candidates, max(1, logits.shape[1] - 1))) == 0
             going = positions(~fooled) if looks else None
             if going is not None and not len(going):
@@ -117,7 +119,6 @@ class DeepFool(MinimumNormAttack):
             del logits
             slopes = slopes + slope
             if on_step is not None and shown is not None:
-                seen = point.detach()
                 on_step(AttackStep(step + 1, self.steps, 0, seen, shown, batch.targets, margin, batch.rows))
             moved = (batch.at + (1 + self.overshoot) * delta.to(batch.at.dtype)).clamp(0, 1)
             if batch.allowed is not None:
@@ -148,7 +149,7 @@ class DeepFool(MinimumNormAttack):
         for rank in range(wrong.shape[1]):
             differences = (logits.gather(1, wrong[:, rank : rank + 1]).squeeze(1) - true) * still
             value = differences.flatten(1).sum(1)
-            grad = input_gradient(value.sum(), point, retain_graph=rank + 1 < wrong.shape[1]).to(shortest.dtype)
+            grad = input_gradient(value.sum(), point, retain_graph=rank + 1 < wrong.shape[1])
             slope = slope + grad.sum(dtype=torch.float32)
             size = -value.detach()
             if rank == 0:

@@ -14,6 +14,7 @@ from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.minimum_norm.base import MinimumNormAttack, Nearest
 from robustseg.attacks.minimum_norm.constraints import DropLargest, check_drop_largest, kept_constraints
 from robustseg.attacks.noise import NoiseSource
+from robustseg.attacks.scaling import leaf
 from robustseg.attacks.threat import per_image
 from robustseg.attacks.victim import Victim
 from robustseg.types import parse_fraction
@@ -108,9 +109,10 @@ class DescentAttack(MinimumNormAttack):
         slopes = torch.zeros((), device=images.device)
         rows = torch.arange(len(images), device=images.device)
         for step in range(self.steps):
-            point = _perturbed(clean, delta, images).requires_grad_()
+            seen = _perturbed(clean, delta, images)
+            point = leaf(seen)
             logits = victim(point)
-            enough = nearest.offer(point.detach(), logits.detach())
+            enough = nearest.offer(seen, logits.detach())
             loss = search.loss(logits, enough, step)
             shown = shown_logits(on_step, logits)
             del logits
@@ -118,7 +120,6 @@ class DescentAttack(MinimumNormAttack):
             grad = grad * per_image(search.gain, grad).to(grad.dtype)
             slopes = slopes + grad.sum(dtype=torch.float32)
             if on_step is not None and shown is not None:
-                seen = point.detach()
                 on_step(AttackStep(step + 1, self.steps, 0, seen, shown, targets, loss.detach(), rows))
             del shown, loss
             delta = search.move(delta, grad, step)

@@ -21,6 +21,7 @@ from robustseg.attacks.losses.base import IGNORED, AttackLoss
 from robustseg.attacks.losses.pixelwise import CrossEntropy
 from robustseg.attacks.noise import NoiseSource
 from robustseg.attacks.precision import Search
+from robustseg.attacks.scaling import leaf
 from robustseg.attacks.settings import Checked
 from robustseg.attacks.steps.sign import SignStep
 from robustseg.attacks.targets.maps import TargetMap
@@ -183,7 +184,7 @@ class UniversalPerturbation(Checked):
             if len(rows) < len(images):
                 here = on_device(rows, images.device)
                 images, targets = images[here], targets[here]
-            victim = Victim(model, len(images))
+            victim = Victim(model, len(images), dtype=images.dtype)
             if epoch == 0:
                 victim.require(highest, functools.partial(unknown_class, highest))
             loss, grad = self._gradient(victim, images, targets, delta, epoch)
@@ -221,7 +222,7 @@ class UniversalPerturbation(Checked):
         self, victim: Victim, images: Tensor, targets: Tensor, delta: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """Compute each image's mean loss over its valid pixels, B values, and their sum's gradient at ``delta``."""
-        seen = _perturbed(images, delta).requires_grad_()
+        seen = leaf(_perturbed(images, delta))
         logits = victim(seen)
         loss = self.loss(logits, targets, epoch / self.epochs, self.targeted)
         pixels = (targets != IGNORED).flatten(1).sum(1)

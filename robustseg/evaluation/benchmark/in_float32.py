@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustseg.data import collate
 from robustseg.evaluation.attack_stage import AttackStage, gradient_steps
-from robustseg.evaluation.attacking import attack_batch, full_precision, predict
+from robustseg.evaluation.attacking import attack_batch, predict
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.benchmark.probe import kept_evidence
 from robustseg.evaluation.card import SearchFacts
@@ -22,6 +22,7 @@ from robustseg.evaluation.protocol import digest
 from robustseg.evaluation.targets import own_predictions
 from robustseg.files import write_json
 from robustseg.metrics import class_counts, confusion_matrix, scores_from_counts
+from robustseg.numerics.precision import full_precision
 from robustseg.opening.seal import sealed
 from robustseg.types import Batch
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from robustseg.attacks import NOISE_VERSION
 from robustseg.data import DataError, collate
 from robustseg.detectors import Detector, DetectorError, Threshold, auc
-from robustseg.evaluation import CLEAN, EvaluationError, full_precision
+from robustseg.evaluation import CLEAN, EvaluationError
 from robustseg.evaluation.attack_stage import FORWARD, AttackStage
 from robustseg.evaluation.benchmark.plan import Benchmark
 from robustseg.evaluation.errors import not_written
@@ -126,8 +126,7 @@ def _benign_scores(
                     f"version {NOISE_VERSION}: choose another --output."
                 )
             batch = collate(samples)
-            with full_precision():
-                found = detector.scores(of.model.to(device), batch.images.to(device), batch.ids, seed=of.seed)
+            found = detector.scores(of.model.to(device), batch.images.to(device), batch.ids, seed=of.seed)
             known |= dict(zip(prints, found.tolist(), strict=True))
             try:
                 write_json(sealed({**about, "scores": known}), path, durable=False)

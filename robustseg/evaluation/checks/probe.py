@@ -13,12 +13,12 @@ from robustseg.attacks.generators import global_generators
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.threat import Norm
-from robustseg.evaluation.attacking import full_precision
 from robustseg.evaluation.checks.answers import probe_answers, probe_inputs
 from robustseg.evaluation.checks.convergence import gradients_of, in_threat, probe_convergence
 from robustseg.evaluation.checks.gradients import probe_gradients
 from robustseg.evaluation.checks.strength import WhiteBox, probe_eps_curve, probe_one_step, probe_order
 from robustseg.evaluation.checks.subject import Evidence, Subject, guarded, number
+from robustseg.numerics.precision import full_precision
 from robustseg.types import IGNORE_INDEX
 
 
