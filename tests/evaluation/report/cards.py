@@ -150,7 +150,7 @@ def typed(card: dict[str, Any]) -> Card:
 
 def few_scores(pixel_acc: float, miou: float, width: float = 0.04) -> dict[str, Any]:
     """The figures of a `small_card` that flags look at."""
-    interval = [miou - width / 2, miou + width / 2]
+    interval = [max(miou - width / 2, 0.0), min(miou + width / 2, 1.0)]
     return {"pixel_acc": pixel_acc, "miou": miou, "confidence": {"miou": interval}}
 
 
