@@ -13,12 +13,14 @@ import jsonargparse
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import robustseg
 from robustseg.cli.main import main
 from robustseg.config import safety
 from robustseg.config.build import RobustSegCLI
+from robustseg.opening.plain import YAML_LOADER
 from tests.helpers import hostile_configs
 from tests.helpers.hostile_configs import CASES, Payload
 from tests.helpers.paths import ROOT
@@ -407,6 +409,7 @@ class TestRules:
 
 def test_no_other_reader_in_the_package():
     """Every torch.load and np.load says that it unpickles nothing, and nothing else that could is called."""
+    assert YAML_LOADER in (yaml.SafeLoader, yaml.CSafeLoader)
     for path in Path(robustseg.__file__).parent.rglob("*.py"):
         for call in (node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)):
             named = ast.unparse(call.func)
@@ -415,6 +418,10 @@ def test_no_other_reader_in_the_package():
                 assert "weights_only=True" in options, f"{path}:{call.lineno}"
             if named in ("np.load", "numpy.load"):
                 assert "allow_pickle=False" in options, f"{path}:{call.lineno}"
+            if named == "yaml.load":
+                loaders = [ast.unparse(argument) for argument in call.args[1:]]
+                assert loaders == ["YAML_LOADER"], f"{path}:{call.lineno}"
+                continue
             module, _, function = named.rpartition(".")
             assert named not in ("eval", "exec"), f"{path}:{call.lineno}"
             assert module not in ("pickle", "dill", "joblib", "marshal", "shelve", "yaml", "torch.hub") or (
