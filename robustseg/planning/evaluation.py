@@ -286,7 +286,7 @@ def _shared_items(part: Part, sizes: Sizes, items: Sequence[Item], rates: Rates)
     first = sizes.seconds * of.data.val_batch_size if of.data.num_workers else 0.0
     views = f", {len(of.every_view)} views" if of.every_view else ""
     return [
-        Item(f"scores, also 8 bit{views}", scoring, images),
+        Item(f"8-bit scores{views}", scoring, images),
         Item("loading images", waiting * images + first, images),
     ]
 
