@@ -75,7 +75,7 @@ class Guarded(nn.Module):
                 return self.model(images.clone())
         if self._judging:
             with ModelErrors(), self._watch(), torch.autocast(images.device.type, enabled=False):
-                return self.model(images.clone())
+                return wide(self.model(images.clone()))  # a model may have an autocast of its own
         search = self.searching.search
         with self.searching.forward(images), self._watch(), ModelErrors(channels_last=search.channels_last):
             return wide(self.model(images.clone(memory_format=search.memory_format)))
