@@ -26,8 +26,12 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy what was computed on the CPU to a device, without a wait for the work that is queued there."""
-    return values.to(device, non_blocking=True)
+    """Copy what was computed on the CPU to a device, without a wait for the work that is queued there.
+
+    A copy from a device to the CPU waits.
+    """
+    # Without a wait, the CPU could read its copy before it is there, and Apple's GPUs a source that has changed since.
+    return values.to(device, non_blocking=device.type not in ("cpu", "mps"))
 
 
 def _bits(value: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustseg.devices import on_device
+
 GOLDEN = 0x9E3779B97F4A7C15
 """Distance of the counters of splitmix64, 2^64 over the golden ratio."""
 _KEY_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
@@ -91,7 +93,7 @@ def normal(found: Tensor) -> Tensor:
     place = _shifted(found, 9).mul_(2).add_(1).to(torch.float32).view(torch.int32)
     rest = 23 - _PER_OCTAVE
     interval = (place >> rest).sub_(127 << _PER_OCTAVE).flatten()
-    table = torch.tensor(_quantiles()).to(found.device, non_blocking=True)
+    table = on_device(torch.tensor(_quantiles()), found.device)
     quantile = table.index_select(0, interval).view_as(found)
     step = table.index_select(0, interval.add_(1)).view_as(found)
     torch.sub(quantile, step, out=step)

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robustseg.attacks.errors import AttackError, ModelErrors
 from robustseg.attacks.precision import Search, Searching
+from robustseg.attacks.scaling import wide
 from robustseg.attacks.search import is_compiled, modules_of
 from robustseg.attacks.state import AttackMode, Hold
 
@@ -75,17 +76,17 @@ class Guarded(nn.Module):
                 return self.model(images.clone())
         if self._judging:
             with ModelErrors(), self._watch(), torch.autocast(images.device.type, enabled=False):
-                return self.model(images.clone())
+                return _plain(self.model(images.clone()))  # a model may have an autocast of its own
         search = self.searching.search
         with self.searching.forward(images), self._watch(), ModelErrors(channels_last=search.channels_last):
-            return wide(self.model(images.clone(memory_format=search.memory_format)))
+            return _plain(self.model(images.clone(memory_format=search.memory_format)))
 
 
-def wide(logits: Tensor) -> Tensor:
+def _plain(logits: Tensor) -> Tensor:
     """Return logits in float32 and in the usual layout; what is no tensor stays, to be refused."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.layout != torch.strided:
         return logits
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
+    return wide(logits).contiguous()
 
 
 def _by_batch(layer: _BatchNorm) -> bool:

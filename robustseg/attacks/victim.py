@@ -34,7 +34,7 @@ class _Answers:
     kind: tuple[int, torch.dtype] | None = None
     """Number of classes and dtype; None before the first forward."""
     guard: Guarded | None = None
-    """The model, if its forwards run in the precision of a search."""
+    """The model within its attack mode, whatever wraps it."""
     wanted: list[tuple[int, _Unknown]] = field(default_factory=list)
     """Classes that the model must have, each with the message for a model of so many classes."""
 
@@ -72,8 +72,7 @@ class Victim:
         self.backwards = torch.zeros(count, dtype=torch.int64)
         """B counts."""
         self._rows = torch.arange(count)
-        searches = isinstance(model, Guarded) and model.searching is not None
-        self._answers = _Answers(aims, guard=model if searches else None)  # type: ignore[arg-type]
+        self._answers = _Answers(aims, guard=model if isinstance(model, Guarded) else None)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Compute the logits of ``images``: one per image of this victim, or several versions of the whole batch.
@@ -82,7 +81,8 @@ class Victim:
             AttackError: The model returned no logits of these images, others than on its forwards before, or logits
                 without a gradient to images that need one.
         """
-        scaling = Scaling(together=getattr(self._guard, "together", False))
+        guard = self._answers.guard
+        scaling = Scaling(together=guard is not None and guard.together)
         seen = scaling.entering(images).to(self._dtype or images.dtype)
         logits = checked_answer(self.model(seen), seen)
         if not torch.is_grad_enabled():  # another thread, or a model that enables autograd itself, built a graph
@@ -95,7 +95,7 @@ class Victim:
         self.forwards.index_add_(0, rows, torch.ones_like(rows))
         self.add_doubt(doubt)
         if logits.requires_grad:
-            if in_float16(seen) or in_float16(logits) or getattr(self._guard, "float16", False):
+            if in_float16(seen) or in_float16(logits) or (guard is not None and guard.float16):
                 logits = self._scaled(logits, scaling)
             logits.register_hook(lambda _: self._passed(rows))  # type: ignore[no-untyped-call]
         return logits
@@ -103,7 +103,8 @@ class Victim:
     @property
     def searches(self) -> bool:
         """True if forwards run in the precision of a search, so that only :meth:`verdict` may judge its results."""
-        return self._answers.guard is not None
+        guard = self._answers.guard
+        return guard is not None and guard.searching is not None
 
     @property
     def searched(self) -> bool:
@@ -138,11 +139,6 @@ class Victim:
             return found
         here = on_device(rows, images.device)
         return found.index_copy(0, here, judge(self.select(rows).verdict(images[here]), here))
-
-    @property
-    def _guard(self) -> object:
-        """The guard of :func:`~robustseg.attacks.guard.attack_mode`, which may be inside another module."""
-        return self.model if isinstance(self.model, Guarded) else getattr(self.model, "model", None)
 
     def _scaled(self, logits: Tensor, scaling: Scaling) -> Tensor:
         return scaling.leaving([logits])[0]

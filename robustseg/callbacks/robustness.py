@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
-from robustseg.attacks import Attack, Search
+from robustseg.attacks import PGD, Attack, AttackError, Search
+from robustseg.attacks.guard import Model
 from robustseg.callbacks.pictures import log_panel
 from robustseg.data import SegmentationData
 from robustseg.data.lightning import data_of
@@ -187,9 +187,7 @@ class RobustnessEvaluation(pl.Callback):
             attacks = {name: attack.for_data(data.class_pixels) for name, attack in attacks.items()}
         self._sink = MemorySink(module.device)
         given = (attacks, module.model.num_classes, self._sink, module.ignore_index, module.seed)
-        self._evaluator = Evaluator(
-            *given, search=self.search_at_validation(module, module.device, trainer.is_global_zero)
-        )
+        self._evaluator = Evaluator(*given)
         self._examples = {name: [] for name in attacks}
         if num_images is None:
             num_images = 2**62
@@ -200,21 +198,21 @@ class RobustnessEvaluation(pl.Callback):
         self._stage.plan([[CLEAN, *attacks]] * here)
         shown().begin(self._stage)
 
-    def search_at_validation(
-        self, module: RobustSegmentation, device: torch.device, speaks: bool = False
-    ) -> Search | None:
+    def search_at_validation(self, module: RobustSegmentation, images: Tensor, speaks: bool = False) -> Search | None:
         """Return the precision that attacks search in at validation; None for float32.
 
         Args:
             module: The module.
-            device: Device that it will be on.
+            images: B×3×H×W in [0, 1] on the module's device, the first of which is searched for a step.
             speaks: Say once that the device or the model cannot do it.
         """
         search = self.validation_search
+        if search is None:
+            return None
         dtype = next(module.model.parameters(), module.model.mean).dtype
-        reason = "" if search is None else search.why_not(device, dtype)
-        if search is not None and reason and speaks and not self._said:
-            write(f"validation searches in float32 instead of {search.precision}: {reason}.")
+        reason = search.why_not(images.device, dtype) or _refusal(module.model, images[:1], search)
+        if reason and speaks and not self._said:
+            write(f"validation searches in float32 instead of {search.precision}: {reason.removesuffix('.')}.")
             self._said = True
         return None if reason else search
 
@@ -224,8 +222,10 @@ class RobustnessEvaluation(pl.Callback):
         take = min(self._images_left, len(batch.images))
         self._images_left -= take
         images, targets, ids = batch.images[:take], batch.targets[:take], batch.ids[:take]
-        model = _as_robust(pl_module).model
-        self._evaluator.update(model, ids, images, targets, self._stage if shown().visible else None)
+        module = _as_robust(pl_module)
+        if not self._sink.seen:
+            self._evaluator.search = self.search_at_validation(module, images, trainer.is_global_zero)
+        self._evaluator.update(module.model, ids, images, targets, self._stage if shown().visible else None)
         if trainer.is_global_zero:
             self._keep_examples(self._sink.seen, ids, images, targets)
 
@@ -240,6 +240,17 @@ class RobustnessEvaluation(pl.Callback):
                     seen[name].predictions[row],
                 )
                 kept.append(Example(ids[row], *(tensor.detach().cpu() for tensor in tensors)))
+
+
+def _refusal(model: Model, images: Tensor, search: Search) -> str:
+    """Return what a model raises in a step of a search; empty if nothing."""
+    try:
+        PGD(steps=1, ignore_index=None)(
+            model, images, images.new_zeros(len(images), *images.shape[-2:]).long(), search=search
+        )
+    except AttackError as error:
+        return str(error)
+    return ""
 
 
 def _images_of(data: object, trainer: pl.Trainer) -> int:

@@ -55,7 +55,8 @@ class Traced(Attack):
     """An attack whose result also has a ``trace``, B×(T+1)×4 float64 with :data:`COLUMNS`.
 
     Row t is the iterate after t steps: row 0 is the start, and row T the result, which takes one more forward pass. An
-    image without valid pixels has zeros. The adversarial images are the same as without a trace.
+    image without valid pixels has zeros. The adversarial images are the same as without a trace. A search in low
+    precision is traced in float32, which takes one more forward pass at each step.
 
     Args:
         attack: The attack to trace, a single run with a fixed number of steps and gradients at its own iterates.
@@ -100,7 +101,7 @@ class Traced(Attack):
             if on_step is not None:
                 on_step(step)
 
-        result = self.attack.run(model, images, targets, generator=generator, on_step=watch, mode=mode, search=search)
+        result = super().run(model, images, targets, generator=generator, on_step=watch, mode=mode, search=search)
         masked = targets.long().masked_fill(ignored_pixels(targets, self.ignore_index), IGNORED)
         with attack_mode(model, mode) as attacked, torch.no_grad():
             logits = check_logits(attacked(result.images_adv), images, masked, differentiable=False)
@@ -118,7 +119,11 @@ class Traced(Attack):
         noise: NoiseSource,
         on_step: Callable[[AttackStep], None] | None,
     ) -> Tensor:
-        return self.attack.perturb(victim, images, targets, noise, on_step)
+        def judged(step: AttackStep) -> None:
+            if on_step is not None:
+                on_step(step._replace(logits=victim.verdict(step.images_adv)))
+
+        return self.attack.perturb(victim, images, targets, noise, judged if victim.searches else on_step)
 
     def describe(self) -> dict[str, Any]:  # noqa: D102
         return {**self.attack.describe(), "traced": True}

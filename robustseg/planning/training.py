@@ -165,15 +165,15 @@ def _validation_items(
     batches = -(-len(dataset) // size)
     images = min(len(dataset), size * (int(batches * limit) if isinstance(limit, float) else min(batches, limit)))
     attacks = {name: robustness.attacks[name].for_data(data.class_pixels) for name in robustness.validate_with}
-    model = of.module.model
+    model = of.module.model.to(device)
     scored = Scored(
         model.num_classes,
         of.module.ignore_index,
         of.module.seed,
         rounds=False,
-        search=robustness.search_at_validation(of.module, device),
+        search=robustness.search_at_validation(of.module, sizes.measured[0].images.to(device)),
     )
-    rates = measure_rates(model.to(device), attacks if length.attacked else {}, sizes.measured, scored, device, seconds)
+    rates = measure_rates(model, attacks if length.attacked else {}, sizes.measured, scored, device, seconds)
     sanity = 0 if of.done else of.trainer.num_sanity_val_steps
     clean = images * length.validations + min(len(dataset), size * (len(dataset) if sanity == -1 else int(sanity)))
     (item,) = attack_items(rates, {CLEAN: clean}, sizes, size)

@@ -103,6 +103,11 @@ def test_a_tensor_elsewhere_would_be_noticed(fault):
         on_the_device(Elsewhere(fault), *tiny_batch())
 
 
+def test_a_copy_that_may_be_read_too_early_would_be_noticed():
+    with pytest.raises(RuntimeError, match="may read this copy before it is there"):
+        on_the_device(Elsewhere(lambda x: x.to("cpu", non_blocking=True)), *tiny_batch())
+
+
 @pytest.mark.parametrize(
     "fault",
     [

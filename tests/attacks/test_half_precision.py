@@ -13,10 +13,12 @@ from robustseg.attacks import (
     Attack,
     CrossEntropy,
     NoGradientError,
+    Search,
     UniversalPerturbation,
     Victim,
     attack_mode,
 )
+from robustseg.attacks import precision as precision_module
 from robustseg.attacks import victim as victim_module
 from robustseg.attacks.gradients import input_gradient
 from robustseg.attacks.losses.base import IGNORED
@@ -72,6 +74,31 @@ def test_no_attack_overflows_in_a_large_image(name):
     assert result.images_adv.isfinite().all()
     if name not in ("Universal", "Square"):
         assert result.backwards.sum() > 0
+
+
+@pytest.mark.parametrize("name", ["PGD", "worst of", "MLAttack", "on patches"])
+def test_no_search_in_float16_overflows(name, monkeypatch):
+    """The first forward of an ensemble is a verdict in float32."""
+    monkeypatch.setattr(precision_module, "_supported", lambda dtype, device: True)
+    model, images, targets = coherent()
+    targets[:, 0] = model(images).argmax(1)[:, 0]  # otherwise there is nothing left to search for
+    result = wrapped(name).run(model, images, targets, search=Search("fp16"))
+    assert result.backwards.sum() > 0
+
+
+def test_a_model_with_an_autocast_of_its_own_does_not_overflow_behind_two_blurs():
+    class Own(nn.Module):
+        def __init__(self, model: nn.Module):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.float16):
+                return self.model(images).float()
+
+    model, images, targets = coherent()
+    attack = ThroughBlur(ThroughBlur(build("MLAttack"), sigma=1.0), sigma=1.0)
+    assert attack.run(Own(model), images, targets).backwards.sum() > 0
 
 
 def test_no_universal_perturbation_overflows_in_a_large_image():

@@ -30,7 +30,7 @@ from robustseg.attacks import (
 )
 from robustseg.attacks import precision as precision_module
 from robustseg.detectors import OnPatches, ThroughBlur
-from robustseg.evaluation.trace import Traced
+from robustseg.evaluation.trace import Traced, trace_columns
 from tests.attacks.table import ROWS
 from tests.helpers.nets import TinyNet
 
@@ -158,6 +158,15 @@ def test_no_result_is_weaker_than_the_clean_image(batch: tuple[Tensor, Tensor], 
     assert (hits(net, images_adv, targets) <= hits(net, images, targets)).all()
 
 
+def test_a_trace_is_of_float32(batch: tuple[Tensor, Tensor]) -> None:
+    images, net = batch[0], Opposite().eval()
+    targets = net(images).argmax(1)
+    result = Traced(PGD(steps=2, random_start=False)).run(net, images, targets, search=BF16)
+    assert result.trace is not None
+    assert result.trace[:, 0].tolist() == trace_columns(net(images), targets).tolist()
+    assert result.forwards.tolist() == [2 * 2 + 2 + 1] * 3, "two of each step, two that judge the result, one traced"
+
+
 class Blind(Recorder):
     """Is fooled completely in low precision, and never in float32: no image is finished."""
 
@@ -225,6 +234,13 @@ def test_a_model_with_autocast_of_its_own(batch: tuple[Tensor, Tensor]) -> None:
     net = Exact().eval()
     PGD(steps=2)(net, *batch, search=BF16)
     assert {dtype for dtype, *_ in net.noted} == {torch.float32}
+
+    class Narrow(Recorder):
+        def forward(self, images: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return super().forward(images)
+
+    APGD(steps=12)(Narrow().eval(), *batch, search=BF16)  # its verdicts are bfloat16 as well
     outer = Recorder().eval()
     with torch.autocast("cpu", torch.bfloat16):
         PGD(steps=2)(outer, *batch, search=BF16)

@@ -26,7 +26,7 @@ def scenes():
     return SegmentationDataModule(SyntheticScenes(image_size=(32, 32), num_workers=0, **sizes))
 
 
-def fit(tmp_path, scenes, callback, epochs=4, callbacks=(), **changes):
+def fit(tmp_path, scenes, callback, epochs=4, callbacks=(), network=ToyNetwork, **changes):
     torch.manual_seed(0)
     arguments = dict(
         default_root_dir=tmp_path,
@@ -39,7 +39,7 @@ def fit(tmp_path, scenes, callback, epochs=4, callbacks=(), **changes):
         callbacks=[callback, *callbacks],
     )
     trainer = pl.Trainer(**(arguments | changes))
-    net = RobustSegmentation(ToyNetwork(7))
+    net = RobustSegmentation(network(7))
     trainer.fit(net, datamodule=scenes)
     return trainer, net
 
@@ -203,4 +203,30 @@ def test_validation_searches_in_float32_where_bf16_is_not_supported(tmp_path, sc
     fit(tmp_path, scenes, RobustnessEvaluation({"pgd": attack}), epochs=2)
     assert set(attack.noted) == {None}
     said = "validation searches in float32 instead of bf16: this CPU does not compute in it."
+    assert capsys.readouterr().out.count(said) == 1
+
+
+class Views(ToyNetwork):
+    """Needs contiguous images."""
+
+    def forward(self, images):
+        return super().forward(images.view(len(images), -1).view_as(images))
+
+
+class Puts(ToyNetwork):
+    """Puts its logits into a tensor of the images' dtype, which autocast does not convert."""
+
+    def forward(self, images):
+        found = super().forward(images)
+        logits = images.new_zeros(found.shape)
+        logits[found.isfinite()] = found[found.isfinite()]
+        return logits
+
+
+@pytest.mark.parametrize("network", [Views, Puts])
+def test_validation_searches_in_float32_where_the_model_cannot(tmp_path, scenes, capsys, network):
+    attack = Searches(steps=1)
+    fit(tmp_path, scenes, RobustnessEvaluation({"pgd": attack}), epochs=2, network=network)
+    assert set(attack.noted) == {None}
+    said = "validation searches in float32 instead of bf16: the model raised RuntimeError"
     assert capsys.readouterr().out.count(said) == 1

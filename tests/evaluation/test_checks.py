@@ -23,6 +23,7 @@ from robustseg.attacks import (
     Square,
     ThreatModel,
     WorstOf,
+    attack_mode,
 )
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.data.synthetic import SceneDataset
@@ -352,6 +353,21 @@ def test_slopes_of_a_smooth_model_are_its_gradient_and_half_of_it_where_half_is_
     for found in half["slope"].values():
         assert found["disagreement"] == pytest.approx(0.5, abs=0.01)
         assert found["measured"] == pytest.approx(2 * found["predicted"], rel=0.02)
+
+
+def test_the_gradient_of_a_model_with_an_autocast_of_its_own_is_finite_as_it_is_in_attacks():
+    images, _ = grey(1, 280)  # 78 400 pixels together leave float16's range
+    classify = nn.Conv2d(3, 2, 1, bias=False)
+    classify.weight.data = 40 * torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).repeat(1, 3, 1, 1)
+
+    def pooled(images):
+        with torch.autocast("cpu", torch.float16):
+            scores = classify(images.mean((2, 3), keepdim=True) - 0.5)
+        return (scores.expand(-1, -1, *images.shape[-2:]) + 0 * images[:, :1]).float()
+
+    with attack_mode(pooled) as attacked:
+        targets = attacked(images).argmin(1)
+        assert probe_gradients(subject(attacked, images, targets))["non_finite"]["max"] == 0
 
 
 def test_ignored_pixels_are_in_no_share():

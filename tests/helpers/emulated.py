@@ -77,8 +77,10 @@ class Emulation(TorchDispatchMode):
         """Note a copy between the devices, but one to the device that does not block."""
         if name == "copy":
             ends_here, starts_here = (isinstance(tensor, OnDevice) for tensor in args[:2])
-        free = ends_here and (kwargs.get("non_blocking") or (name == "copy" and args[2:] and args[2]))
-        if starts_here != ends_here and not free:
+        blocks = not (kwargs.get("non_blocking") or (name == "copy" and args[2:] and args[2]))
+        if starts_here and not ends_here and not blocks:
+            raise RuntimeError(f"{name}: the host may read this copy before it is there")
+        if starts_here != ends_here and (blocks or not ends_here):
             self._note(f"{name} {'to' if ends_here else 'from'} the device")
 
     def _look_at(self, func, name: str, tensors: list[Tensor], args) -> None:

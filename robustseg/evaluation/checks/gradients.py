@@ -10,7 +10,6 @@ from robustseg.attacks.checks import check_logits
 from robustseg.attacks.gradients import input_gradient
 from robustseg.attacks.losses.base import IGNORED
 from robustseg.attacks.losses.pixelwise import CrossEntropy
-from robustseg.attacks.victim import Victim
 from robustseg.evaluation.checks.subject import Evidence, Subject, number, signs, spread
 
 LEVEL = 1 / 255
@@ -55,7 +54,7 @@ def _gradients(subject: Subject, images: Tensor) -> tuple[Tensor, Tensor]:
     for rows in subject.rows():
         point = images[rows].clone().requires_grad_()
         targets = subject.targets[rows]
-        logits = check_logits(Victim(subject.answer, len(rows))(point), point, targets)
+        logits = check_logits(subject.differentiable(point), point, targets)
         grads.append(input_gradient(CrossEntropy()(logits, targets, 0.0).sum(), point))
         shares.append(saturated_share(logits.detach(), targets))
     return torch.cat(grads), torch.cat(shares)

@@ -13,6 +13,7 @@ from robustseg.attacks import Attack, AttackError, NoiseSource, ThreatModel
 from robustseg.attacks.checks import check_logits
 from robustseg.attacks.guard import Model
 from robustseg.attacks.losses.base import IGNORED, cross_entropy
+from robustseg.attacks.victim import Victim
 from robustseg.metrics import class_counts, confusion_matrix, pixel_acc_from_counts
 
 Evidence = dict[str, Any]
@@ -78,12 +79,22 @@ class Subject:
         Raises:
             AttackError: The model raised an exception.
         """
-        logits = self._model(images)
-        self.forwards += len(images)
+        return self._counted(self._model(images), len(images))
+
+    def differentiable(self, images: Tensor) -> Tensor:
+        """Call the model as :meth:`answer`; if it works in half precision, that holds its gradients.
+
+        Raises:
+            AttackError: The model raised an exception, or its output is no logits that have a gradient.
+        """
+        return self._counted(Victim(self._model, len(images))(images), len(images))
+
+    def _counted(self, logits: Tensor, images: int) -> Tensor:
+        self.forwards += images
         if self._on_forward is not None:
-            self._on_forward(len(images))
+            self._on_forward(images)
         if isinstance(logits, Tensor) and logits.requires_grad:
-            logits.register_hook(lambda _: self._count_backward(len(images)))  # type: ignore[no-untyped-call]
+            logits.register_hook(lambda _: self._count_backward(images))  # type: ignore[no-untyped-call]
         return logits
 
     def _count_backward(self, images: int) -> None:
