@@ -57,7 +57,7 @@ def test_only_the_adversarial_part_is_attacked():
     batch, model = toy_batch(5), SegmentationModel(ToyNetwork())
     seen = []
 
-    def attack(model, images, targets, *, generator, mode):
+    def attack(model, images, targets, *, generator, mode, search):
         seen.append((images, targets))
         return images * 0
 
