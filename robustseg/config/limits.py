@@ -85,7 +85,8 @@ def check_settings(config: Namespace, trains: bool) -> None:
     for option in COMMAND_LINE_ONLY:
         key = option.removeprefix("--")
         if key in config:
-            raise ConfigError(f"{key} = {_written(config[key])}: no file can set it: give {option} on the command line.")
+            value = _written(config[key])
+            raise ConfigError(f"{key} = {value} in a file, which cannot set it: give {option} on the command line.")
     seed = config.seed_everything
     if isinstance(seed, bool) or not 0 <= seed <= _LARGEST_SEED:
         raise ConfigError(

@@ -50,7 +50,7 @@ def error(root: Path, options: list[str], capsys: pytest.CaptureFixture[str]) ->
             ["--config", "robustness: {detectors: {2.5: {class_path: ScaleConsistency}}}"],
             ["a detector is called 2.5", "quotes"],
         ),
-        (["--config", "plan: 8h"], ["plan = 8h: no file can set it", "--plan"]),
+        (["--config", "plan: 8h"], ["plan = 8h in a file, which cannot set it", "--plan"]),
         (["--config", "allow_import: [package]"], ["allow_import = ['package']", "--allow_import"]),
         (["--config", "quiet: true"], ["quiet = true", "--quiet"]),
         (["--trainer.max_epochs", "0"], ["trainer.max_epochs = 0", "1 epoch"]),

@@ -94,9 +94,9 @@ def main(folder: Path, name: str) -> None:
     )  # fmt: skip
     watch = Watch()
     trainer = pl.Trainer(
-        accelerator="cpu", devices=2, strategy=STRATEGIES[name.removeprefix(LOW)](), use_distributed_sampler=False, max_epochs=2,
+        accelerator="cpu", devices=2, strategy=STRATEGIES[name.removeprefix(LOW)](), max_epochs=2,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        precision="bf16-mixed" if low else 32,
+        precision="bf16-mixed" if low else "32-true", use_distributed_sampler=False,
         callbacks=[watch, RobustnessEvaluation({"pgd2": PGD(steps=2)}, num_images=4)],
     )  # fmt: skip
     rank = trainer.global_rank
