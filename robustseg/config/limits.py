@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from jsonargparse import Namespace
 
 from robustseg.config.errors import ConfigError
-from robustseg.config.options import FROM_DATA
+from robustseg.config.options import COMMAND_LINE_ONLY, FROM_DATA
 from robustseg.data.lightning import SegmentationDataModule
 
 _LARGEST_SEED = 2**32 - 1
@@ -82,6 +82,11 @@ def check_settings(config: Namespace, trains: bool) -> None:
     Raises:
         ConfigError: There is one; the message names the key and the remedy.
     """
+    for option in COMMAND_LINE_ONLY:
+        key = option.removeprefix("--")
+        if key in config:
+            value = _written(config[key])
+            raise ConfigError(f"{key} = {value} in a file, which cannot set it: give {option} on the command line.")
     seed = config.seed_everything
     if isinstance(seed, bool) or not 0 <= seed <= _LARGEST_SEED:
         raise ConfigError(

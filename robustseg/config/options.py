@@ -29,6 +29,20 @@ ABOUT_PLAN = (
     "Measure a few steps and print what the command would compute: gradients, time, memory, and how many devices end "
     "it within TIME, such as 8h (24h by default), with the sbatch line. Nothing is written; --json FILE keeps the plan."
 )
+COMMAND_LINE_ONLY = {
+    OPTION: (
+        "PACKAGE",
+        "Package whose classes a configuration may name, beside torch, torchvision, timm and robustseg. Can be "
+        "repeated.",
+    ),
+    PLAN_OPTION: ("[TIME]", ABOUT_PLAN),
+    "--quiet": (None, "Leave warnings and results, without progress."),
+    WRITE_OPTION: (
+        "FOLDER",
+        "Folder that a configuration file may write to, beside this one and trainer.default_root_dir. Can be repeated.",
+    ),
+}
+"""Placeholder and help of options that no file can set."""
 FROM_DATA = {"model.network.init_args.num_classes": "num_classes", "model.ignore_index": "ignore_index"}
 """Keys that take their value from an attribute of the data."""
 
@@ -55,30 +69,9 @@ def add_options(parser: LightningArgumentParser, evaluate: bool, study: bool) ->
 
 
 def _add_run_options(parser: LightningArgumentParser, evaluate: bool) -> None:
-    # For the help: it was taken from the command line before, and a file may not allow itself.
-    parser.add_argument(
-        OPTION,
-        action=ActionFail(),
-        metavar="PACKAGE",
-        help="Package whose classes a configuration may name, beside torch, torchvision, timm and robustseg. Can "
-        "be repeated. On the command line only.",
-    )
-    # Likewise: cli.plan has taken it with its --json FILE.
-    parser.add_argument(
-        PLAN_OPTION,
-        action=ActionFail(),
-        metavar="[TIME]",
-        help=f"{ABOUT_PLAN} On the command line only.",
-    )
-    # Likewise: cli.main has taken it, and what a run is does not depend on it.
-    parser.add_argument("--quiet", action=ActionFail(), help="Leave warnings and results, without progress.")
-    parser.add_argument(
-        WRITE_OPTION,
-        action=ActionFail(),
-        metavar="FOLDER",
-        help="Folder that a configuration file may write to, beside this one and trainer.default_root_dir. Can be "
-        "repeated. On the command line only.",
-    )
+    # For the help: they were taken from the command line before, and a file may not allow itself anything.
+    for name, (metavar, about) in COMMAND_LINE_ONLY.items():
+        parser.add_argument(name, action=ActionFail(), metavar=metavar, help=f"{about} On the command line only.")
     parser.add_argument(
         "--experiment", type=str, default="default", help="Name of the run's folder under trainer.default_root_dir."
     )

@@ -108,8 +108,6 @@ def refused_object(config: Namespace, allowed: Sequence[str]) -> str | None:
         config: The parsed configuration, before its objects are built.
         allowed: Packages named by ``--allow_import``; all of their objects may be built.
     """
-    if _KEY in config:
-        return f"{_KEY} = {config[_KEY]} in a file, which cannot allow itself: give {OPTION} on the command line."
     for key, named in _named(config):
         path = named if isinstance(named, str) else _path(named)
         if isinstance(named, str):

@@ -35,8 +35,9 @@ def _raised(network: nn.Module, normalised: Tensor, layout: torch.memory_format)
     tensors |= {name: tensor.clone() for name, tensor in network.named_buffers()}
     if layout == torch.contiguous_format:
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    device = normalised.device
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             functional_call(network, tensors, (normalised.detach().contiguous(memory_format=layout),))
     except Exception as error:
         return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -159,12 +159,8 @@ class RobustSegmentation(pl.LightningModule):
             TrainingError: A batch of one image cannot be split, a callback monitors a figure that is not there or
                 has another direction, or the attacker cannot search in the precision that it is to.
         """
-        search = self.split.search if self.attack is not None else None
-        reason = "" if search is None else search.why_not(self.device, self.model.mean.dtype)
-        if search is not None and reason:
-            raise TrainingError(
-                f"model.attack_search.precision = {search.precision}: {reason}: leave attack_search out."
-            )
+        if self.attack is not None:
+            self.split.refuse_search(self.device, self.model.mean.dtype)
         self.check_batch_size(*self._batch_sizes())
         check_monitors(self.trainer, self, self.logged(*self._batch_sizes()))
         self._weights = class_weights(self.class_weights, data_of(self.trainer), self.device)
@@ -206,13 +202,9 @@ class RobustSegmentation(pl.LightningModule):
         size = 2 if batch_size is None else batch_size
         sizes = (size, 0) if self.attack is None else self.split.sizes(size, global_batch_size)
         parts = zip(("train/loss_clean", "train/loss_adv"), sizes, strict=True)
-        skipped = ["train/skipped"] if self.non_finite.policy == "skip" else []
-        return {
-            "train/loss",
-            *(name for name, size in parts if size),
-            *skipped,
-            *(f"val/{figure}" for figure in LOGGED.values()),
-        }
+        training = {"train/loss", *(name for name, size in parts if size)}
+        skipped = {"train/skipped"} if self.non_finite.policy == "skip" else set()
+        return training | skipped | {f"val/{figure}" for figure in LOGGED.values()}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed the step, and drop the newest validation's scores, which the update makes obsolete."""
@@ -285,13 +277,12 @@ class RobustSegmentation(pl.LightningModule):
         except TrainingError as error:
             if self.non_finite.policy == "stop" or not isinstance(error.__cause__, NonFiniteError):
                 raise
-            clean, _ = self.split.sizes(len(batch.images))
-            return MixedBatch(batch.images, batch.targets, batch.ids, clean), str(error)
+            return MixedBatch(*batch, self.split.sizes(len(batch.images))[0]), str(error)
 
     def _mix(self, batch: Batch) -> MixedBatch:
         refuse_windows(self.model.window, *batch.images.shape[-2:])
         if self.attack is None:
-            return MixedBatch(batch.images, batch.targets, batch.ids, len(batch.images))
+            return MixedBatch(*batch, len(batch.images))
         clean, _ = self.split.sizes(len(batch.images))
         # The seeds are a function of the sample and the step: the same on any rank and in any batch. Accumulated
         # micro-batches share a global step but not their samples.
@@ -323,8 +314,7 @@ class RobustSegmentation(pl.LightningModule):
         fixed = getattr(getattr(self.trainer, "datamodule", None), "overfit_batches", 0)
         # fixed samples are of the training split, and no figures of the validation split
         if not self.trainer.sanity_checking and not fixed:
-            precision = str(self.trainer.precision)
-            self._validation = validation_record(scores, self.model, data_of(self.trainer), precision)
+            self._validation = validation_record(scores, self.model, data_of(self.trainer), str(self.trainer.precision))
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Add a batch to the clean scores, and return the predictions, B×H×W."""

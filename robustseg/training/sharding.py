@@ -188,6 +188,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, unit_size: int) -> nn.Module:
     Returns:
         The model, of a class made for it.
     """
+    for parameter in model.parameters():  # FSDP2 takes no others; with the channels last the images keep that layout
+        parameter.data = parameter.data.contiguous()
     # A weight that two modules share belongs to the root: the weights of a unit are gathered and freed together.
     places = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     containers = [module for module in model.modules() if isinstance(module, (nn.Sequential, nn.ModuleList))]

@@ -98,6 +98,22 @@ class AdversarialSplit:
             adversarial = min(max(math.floor(self.fraction * batch_size + 0.5), 1), batch_size - 1)
         return batch_size - adversarial, adversarial
 
+    def refuse_search(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Refuse a precision of the search that a model cannot be searched in.
+
+        Args:
+            device: Device of the model.
+            dtype: Number format of the model.
+
+        Raises:
+            TrainingError: The device does not compute in it, or the model is not in float32.
+        """
+        reason = "" if self.search is None else self.search.why_not(device, dtype)
+        if self.search is not None and reason:
+            raise TrainingError(
+                f"model.attack_search.precision = {self.search.precision}: {reason}: leave attack_search out."
+            )
+
     def __call__(self, model: Model, attack: Attack, batch: Batch, noise: NoiseSource) -> MixedBatch:
         """Replace the last images of ``batch`` by adversarial examples of ``model``.
 
@@ -106,13 +122,14 @@ class AdversarialSplit:
             attack: The attacker.
             batch: This rank's batch.
             noise: Random numbers of the attack, for the attacked images.
+
         Raises:
             TrainingError: A batch of one image cannot be split.
             AttackError: The attack fails on these images.
         """
         clean, adversarial = self.sizes(len(batch.images))
         if not adversarial:
-            return MixedBatch(batch.images, batch.targets, batch.ids, clean)
+            return MixedBatch(*batch, clean)
         images, targets = batch.images[clean:], batch.targets[clean:]
         images_adv = attack(model, images, targets, generator=noise, mode=self.mode, search=self.search)
         return MixedBatch(torch.cat([batch.images[:clean], images_adv]), batch.targets, batch.ids, clean)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from robustseg.attacks import PGD
 from robustseg.callbacks import RobustnessEvaluation
+from robustseg.models import Compile
 from robustseg.training import RobustSegmentation
 from robustseg.training.sharding import ShardedStrategy, is_sharded
 from tests.helpers.nets import ToyNetwork, toy_batch
@@ -28,6 +29,8 @@ STRATEGIES = {
     "fsdp2": ShardedStrategy,
     "units": lambda: ShardedStrategy(unit_size=1),
 }
+LOW = "low_"
+"""Prefix of a strategy in bf16-mixed, with a compiled network and the channels last."""
 BROKEN = 2
 """The step at which rank 1's loss is not finite."""
 
@@ -84,11 +87,16 @@ class Watch(pl.Callback):
 def main(folder: Path, name: str) -> None:
     torch.set_num_threads(1)
     pl.seed_everything(3, verbose=False)
-    net = Breaking(ToyNetwork(7, aux=True), optimizer=partial(torch.optim.AdamW, lr=0.01), on_non_finite_loss="skip")
+    low = name.startswith(LOW)
+    net = Breaking(
+        ToyNetwork(7, aux=True), optimizer=partial(torch.optim.AdamW, lr=0.01), on_non_finite_loss="skip",
+        compile=low and Compile(backend="eager"), channels_last=low,
+    )  # fmt: skip
     watch = Watch()
     trainer = pl.Trainer(
-        accelerator="cpu", devices=2, strategy=STRATEGIES[name](), use_distributed_sampler=False, max_epochs=2,
+        accelerator="cpu", devices=2, strategy=STRATEGIES[name.removeprefix(LOW)](), max_epochs=2,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        precision="bf16-mixed" if low else "32-true", use_distributed_sampler=False,
         callbacks=[watch, RobustnessEvaluation({"pgd2": PGD(steps=2)}, num_images=4)],
     )  # fmt: skip
     rank = trainer.global_rank

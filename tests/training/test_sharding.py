@@ -14,7 +14,8 @@ from robustseg.training.sharding import ShardedStrategy, is_sharded, own_part, w
 from tests.helpers.paths import ROOT
 from tests.resume.runs import unlike
 
-CASES = ["fsdp2", "units"]
+CASES = {"fsdp2": "ddp", "units": "ddp", "low_units": "low_ddp"}
+"""Strategy of DDP that each is compared with."""
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharding")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
     found = {}
-    for name in ("ddp", *CASES):
+    for name in (*dict.fromkeys(CASES.values()), *CASES):
         with open(folder / "log", "w") as log:  # a file, since orphaned ranks would hold a pipe open
             command = [sys.executable, "-m", "tests.training.sharding_worker", str(folder), name]
             done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=240, check=False)
@@ -38,7 +39,7 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_sharded_ranks_train_as_those_of_ddp_and_write_the_same_file(runs, name):
     """Ranks attack for one and for three steps, start from other weights, and one's loss is not finite once."""
-    (first, second, checkpoint), (ddp, _, expected) = runs[name], runs["ddp"]
+    (first, second, checkpoint), (ddp, _, expected) = runs[name], runs[CASES[name]]
     assert list(checkpoint["state_dict"]) == list(expected["state_dict"])
     assert unlike(checkpoint, expected) == []
     assert {"val/miou", "val/pgd2/miou", "train/loss"} <= set(first["figures"])
