@@ -179,7 +179,7 @@ def _measured(trainer: pl.Trainer, of: Benchmark, folder: Path) -> tuple[Measure
             protocol,
             of.samples,
             of.attack_settings,
-            of.model.num_classes,
+            of.model.num_scored,
             of.scored_on,
             of.views,
             of.for_itself,

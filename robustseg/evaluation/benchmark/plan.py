@@ -94,6 +94,7 @@ class Benchmark:
             None for all.
         search: Precision that attacks search in, with the images that are searched in float32 as well; None for float32
             throughout.
+        count_void: Count ignored pixels as the model's void class.
 
     Raises:
         DataError: A sample is missing or cannot be used.
@@ -122,12 +123,15 @@ class Benchmark:
     threshold_images: int | None = 100
     targets: TargetKind = "labels"
     search: MeasuredSearch | None = None
+    count_void: bool = False
 
     def __post_init__(self) -> None:
         self._check_targets()
         if self.check_images < 0:
             raise EvaluationError(f"check_images = {self.check_images}: use 0 for none.")
-        self.attacks = {name: attack.for_data(self.data.class_pixels) for name, attack in self.attacks.items()}
+        self._check_outputs()
+        pixels = self.model.class_pixels(self.data.class_pixels)
+        self.attacks = {name: attack.for_data(pixels) for name, attack in self.attacks.items()}
         self.split: Split = self.data.test_split()
         everything = self.data.sample_ids(self.split)
         if self.only is not None:
@@ -155,6 +159,7 @@ class Benchmark:
             # Left out for labels, so that folders from before there was a choice are continued.
             **({"targets": self.targets} if self.targets != "labels" else {}),
             **({} if self.search is None else {"search": self.search.describe()}),
+            **({"count_void": True} if self.count_void else {}),
             # A model that was trained in bf16-true is evaluated in that precision.
             "precision": str(next(self.model.parameters(), self.model.mean).dtype).removeprefix("torch."),
         }
@@ -171,6 +176,7 @@ class Benchmark:
                 "seed": self.seed,
                 "noise": self.facts.get("noise", FIRST_NOISE),
                 **({} if self.search is None else {"search": self.search.describe()}),
+                **({"count_void": True} if self.count_void else {}),
             },
         }
 
@@ -191,6 +197,34 @@ class Benchmark:
                 ) from None
             except (TypeError, ValueError) as error:
                 raise EvaluationError(f"a card cannot hold what is known of the {name}: {error}.") from None
+
+    def _check_outputs(self) -> None:
+        """Refuse a model whose classes beside void are not the data's, and void pixels that nothing stands for.
+
+        Raises:
+            EvaluationError: They do not fit.
+        """
+        void, name = self.model.void_class, type(self.data).__name__
+        if void is not None and getattr(self.data, "count_void", False):
+            raise EvaluationError(
+                f"model.void_class = {void} is for pixels that the data ignores, and data.count_void makes {name} "
+                "count them as a class: leave one of the two out."
+            )
+        if self.model.outputs and self.model.num_scored != self.data.num_classes:
+            raise EvaluationError(
+                f"model.drop_classes = {list(self.model.drop_classes)} and model.void_class = {void} leave "
+                f"{self.model.num_scored} classes, and {name} has {self.data.num_classes}: name the outputs that the "
+                "data has no class for."
+            )
+        if self.count_void and void is None:
+            raise EvaluationError(
+                "robustness.count_void counts ignored pixels as the model's void class, and it has none: set "
+                "model.void_class to that output of the network, or leave count_void out."
+            )
+        if self.count_void and self.targets == "predictions":
+            raise EvaluationError(
+                "robustness.count_void: with targets: predictions no pixel is ignored: leave count_void out."
+            )
 
     def _check_targets(self) -> None:
         """Refuse targets that the data does not have, and attacks that ignore other pixels than the scores do.
