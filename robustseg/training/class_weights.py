@@ -65,7 +65,7 @@ def class_weights(
         raise TrainingError(
             f"class_weights = {given}: only a data set of this package counts its classes: give a weight for each."
         )
-    counts = data.class_pixels() + [0] * void
+    counts = [*data.class_pixels(), *[0] * void]
     if not any(counts):
         raise TrainingError(f"class_weights = {given}: no pixel of the training split has a class: check the masks.")
     if given == "inverse":
