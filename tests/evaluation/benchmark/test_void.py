@@ -15,6 +15,8 @@ from robustseg.evaluation.checks.probe import probe_model
 from robustseg.evaluation.report.leaderboard import protocol_of
 from robustseg.evaluation.report.view import facts, model_settings
 from robustseg.models import SegmentationModel
+from robustseg.studies import StudyError, TransferMatrix
+from robustseg.studies.run import parts_of_transfer
 from robustseg.types import IGNORE_INDEX
 from tests.helpers.nets import ToyNetwork
 
@@ -23,6 +25,7 @@ from .tiny import card_of, measure, tiny_benchmark, tiny_data, without_report
 CLASSES = 7
 VOID = 3
 """An output in the middle, which the model moves to its end."""
+OUTPUTS = (("void_class", VOID), ("drop_classes", [VOID]))
 OPTIONS = {"image_size": (32, 32), "test_length": 5, "batch_size": 4, "val_batch_size": 3, "num_workers": 0}
 
 
@@ -142,3 +145,12 @@ def test_outputs_that_do_not_fit_the_data_are_refused(changes, words):
     settings = {"model": model(void_class=VOID), "data": tiny_data(), "attacks": {}}
     with pytest.raises(EvaluationError, match=words):
         tiny_benchmark(**(settings | changes))
+
+
+def test_models_of_one_study_all_have_void_or_none_has(tmp_path):
+    of = {"data": tiny_data(), "attacks": {}}
+    void, dropped = (tiny_benchmark(model=model(**{key: value}), **of) for key, value in OUTPUTS)
+    study = TransferMatrix(attacks={"fgsm": FGSM()})
+    assert set(parts_of_transfer({"a": dropped, "b": dropped}, study)) == {"a", "b"}
+    with pytest.raises(StudyError, match=r"only one of a and b has a model\.void_class"):
+        parts_of_transfer({"a": void, "b": dropped}, study)
