@@ -147,7 +147,7 @@ def test_outputs_that_do_not_fit_the_data_are_refused(changes, words):
         tiny_benchmark(**(settings | changes))
 
 
-def test_models_of_one_study_all_have_void_or_none_has(tmp_path):
+def test_models_of_one_study_all_have_void_or_none_has():
     of = {"data": tiny_data(), "attacks": {}}
     void, dropped = (tiny_benchmark(model=model(**{key: value}), **of) for key, value in OUTPUTS)
     study = TransferMatrix(attacks={"fgsm": FGSM()})
