@@ -20,6 +20,7 @@ from robustseg.detectors import Detector, DetectorError
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark.detection import Consistency
 from robustseg.evaluation.benchmark.facts import data_facts, model_facts
+from robustseg.evaluation.benchmark.outputs import check_outputs
 from robustseg.evaluation.card import ModelFacts, Part, Protocol
 from robustseg.evaluation.protocol import FIRST_NOISE, digest
 from robustseg.evaluation.searched import MeasuredSearch
@@ -129,7 +130,7 @@ class Benchmark:
         self._check_targets()
         if self.check_images < 0:
             raise EvaluationError(f"check_images = {self.check_images}: use 0 for none.")
-        self._check_outputs()
+        check_outputs(self.model, self.data, self.targets, self.count_void)
         pixels = self.model.class_pixels(self.data.class_pixels)
         self.attacks = {name: attack.for_data(pixels) for name, attack in self.attacks.items()}
         self.split: Split = self.data.test_split()
@@ -197,34 +198,6 @@ class Benchmark:
                 ) from None
             except (TypeError, ValueError) as error:
                 raise EvaluationError(f"a card cannot hold what is known of the {name}: {error}.") from None
-
-    def _check_outputs(self) -> None:
-        """Refuse a model whose classes beside void are not the data's, and void pixels that nothing stands for.
-
-        Raises:
-            EvaluationError: They do not fit.
-        """
-        void, name = self.model.void_class, type(self.data).__name__
-        if void is not None and getattr(self.data, "count_void", False):
-            raise EvaluationError(
-                f"model.void_class = {void} is for pixels that the data ignores, and data.count_void makes {name} "
-                "count them as a class: leave one of the two out."
-            )
-        if self.model.outputs and self.model.num_scored != self.data.num_classes:
-            raise EvaluationError(
-                f"model.drop_classes = {list(self.model.drop_classes)} and model.void_class = {void} leave "
-                f"{self.model.num_scored} classes, and {name} has {self.data.num_classes}: name the outputs that the "
-                "data has no class for."
-            )
-        if self.count_void and void is None:
-            raise EvaluationError(
-                "robustness.count_void counts ignored pixels as the model's void class, and it has none: set "
-                "model.void_class to that output of the network, or leave count_void out."
-            )
-        if self.count_void and self.targets == "predictions":
-            raise EvaluationError(
-                "robustness.count_void: with targets: predictions no pixel is ignored: leave count_void out."
-            )
 
     def _check_targets(self) -> None:
         """Refuse targets that the data does not have, and attacks that ignore other pixels than the scores do.
