@@ -55,6 +55,9 @@ class RobustnessEvaluation(pl.Callback):
             float32 throughout.
         validation_search: Precision that attacks search in at validation; null for float32. Where the device or the
             model cannot do it, they search in float32. Scores are float32 in any case.
+        count_void: Count the pixels that the data ignores in the figures of the benchmark, as those of the model's
+            ``void_class``: predicted as another class, they are that class's false positives, as in the figures of
+            SegNet, ENet and ESPNet for CamVid. Means are over the other classes in any case.
 
     Raises:
         ValueError: A number is out of range, ``validate_with`` names an unknown attack, an attack or a detector has a
@@ -77,6 +80,7 @@ class RobustnessEvaluation(pl.Callback):
         targets: str | list[str] = "labels",
         search: MeasuredSearch | None = None,
         validation_search: Search | None = Search(),  # noqa: B008 (it is frozen)
+        count_void: bool = False,
     ):
         self.attacks = check_names("attack", attacks or {})
         unknown = [name for name in validate_with or [] if name not in self.attacks]
@@ -107,6 +111,7 @@ class RobustnessEvaluation(pl.Callback):
         self.targets = check_targets(targets)
         self.search = search
         self.validation_search = validation_search
+        self.count_void = count_void
         self._evaluator: Evaluator | None = None
         self._sink = MemorySink()
         self._stage: AttackStage | None = None
@@ -184,8 +189,9 @@ class RobustnessEvaluation(pl.Callback):
         module = _as_robust(pl_module)
         data = data_of(trainer)
         if isinstance(data, SegmentationData):
-            attacks = {name: attack.for_data(data.class_pixels) for name, attack in attacks.items()}
-        self._sink = MemorySink(module.device)
+            pixels = module.model.class_pixels(data.class_pixels)
+            attacks = {name: attack.for_data(pixels) for name, attack in attacks.items()}
+        self._sink = MemorySink(module.device, module.model.num_scored)
         given = (attacks, module.model.num_classes, self._sink, module.ignore_index, module.seed)
         self._evaluator = Evaluator(*given)
         self._examples = {name: [] for name in attacks}

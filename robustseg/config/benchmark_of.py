@@ -84,6 +84,7 @@ def benchmark_of(
         threshold_images=robustness.threshold_images,
         targets=robustness.targets,
         search=robustness.search,
+        count_void=robustness.count_void,
     )
 
 

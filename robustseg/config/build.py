@@ -105,7 +105,12 @@ class RobustSegCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own options beside Lightning's."""
-        add_options(parser, self.evaluate, self.study)
+        add_options(parser, self.evaluate, self.study, self.outputs_for)
+
+    def outputs_for(self, num_classes: int) -> int:
+        """Return the number of outputs of the network for data of so many classes."""
+        model = self.config.model
+        return num_classes + len(model.drop_classes or ()) + (model.void_class is not None)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse without Lightning's warning about sys.argv."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jsonargparse import ActionFail
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser
@@ -43,17 +45,21 @@ COMMAND_LINE_ONLY = {
     ),
 }
 """Placeholder and help of options that no file can set."""
-FROM_DATA = {"model.network.init_args.num_classes": "num_classes", "model.ignore_index": "ignore_index"}
+NUM_CLASSES = "model.network.init_args.num_classes"
+FROM_DATA = {NUM_CLASSES: "num_classes", "model.ignore_index": "ignore_index"}
 """Keys that take their value from an attribute of the data."""
 
 
-def add_options(parser: LightningArgumentParser, evaluate: bool, study: bool) -> None:
+def add_options(
+    parser: LightningArgumentParser, evaluate: bool, study: bool, outputs_for: Callable[[int], int]
+) -> None:
     """Add the options of a training run, of an evaluation or of a study.
 
     Args:
         parser: Has the sections ``trainer``, ``model`` and ``data`` already.
         evaluate: Whether a checkpoint is to be scored.
         study: Whether that is a study's.
+        outputs_for: Function from the number of the data's classes to that of the network's outputs.
     """
     _add_run_options(parser, evaluate)
     if evaluate:
@@ -65,7 +71,8 @@ def add_options(parser: LightningArgumentParser, evaluate: bool, study: bool) ->
         parser.add_subclass_arguments(Study, "study", required=True)
     _add_sections(parser)
     for key, name in FROM_DATA.items():
-        parser.link_arguments(f"data.{name}", key, apply_on="instantiate")
+        compute = outputs_for if key == NUM_CLASSES else None
+        parser.link_arguments(f"data.{name}", key, compute, apply_on="instantiate")
 
 
 def _add_run_options(parser: LightningArgumentParser, evaluate: bool) -> None:

@@ -219,6 +219,8 @@ class ModelFacts(Part):
     window: dict[str, Any] | None = None
     execution: dict[str, Any] | None = None
     """Execution of the network, if not as written: ``compile`` with torch.compile's settings, ``channels_last``."""
+    outputs: dict[str, Any] | None = None
+    """``drop_classes`` and ``void_class``, outputs of the network that the data has no class for; None without any."""
     trained_with: AttackSettings | Literal["unknown"] | None = UNKNOWN
     """Settings of the attacker in the training loop; None for training on clean images only."""
 
@@ -271,6 +273,8 @@ class Protocol(Part):
     eps: str | float | None = None
     """norm and eps: the budget that all attacks with a bound share; None where they differ."""
     batch_sizes: list[int] = Field(default_factory=list)
+    count_void: bool = False
+    """True if the pixels that the data ignores count as the model's void class."""
     noise: int = 1
     """Version of the random numbers that a seed gives, see :data:`~robustseg.attacks.NOISE_VERSION`."""
 

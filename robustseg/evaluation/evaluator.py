@@ -54,6 +54,7 @@ class Evaluator:
         targets: Targets of attacks and scores: the ``labels`` that :meth:`update` gets, or the attacked model's own
             ``predictions`` on the clean images, with which every pixel counts.
         search: Precision that attacks search in; predictions are made without it.
+        count_void: Count ignored pixels in confusion matrices, as the last class, which is void.
 
     Raises:
         ValueError: An attack has a name that scores cannot be reported under, see
@@ -74,8 +75,10 @@ class Evaluator:
         for_itself: Collection[str] = (),
         targets: TargetKind = "labels",
         search: Search | None = None,
+        count_void: bool = False,
     ):
         self.search = search
+        self.count_void = count_void
         self.attacks = check_names("attack", attacks)
         self.targets = check_targets(targets)
         if targets == "predictions":
@@ -202,7 +205,7 @@ class Evaluator:
         """Score a model on adversarial images; return a record for each image."""
         images_adv = outcome.result.images_adv
         predictions = predict(model, images_adv, batch.targets, self.ignore_index)
-        confusions = confusion_matrix(predictions, batch.targets, self.num_classes, self.ignore_index)
+        confusions = self._confusions(predictions, batch.targets)
         own = name == CLEAN or name in self.attacks
         if own:
             self.sink.see(model, name, batch, Attacked(images_adv, predictions), pixel_acc(confusions))
@@ -218,6 +221,9 @@ class Evaluator:
             records += self._rounded(name, model, batch, images_adv, confusions)
         return records
 
+    def _confusions(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        return confusion_matrix(predictions, targets, self.num_classes, self.ignore_index, self.count_void)
+
     def _rounded(
         self, name: str, model: Model, batch: Batch, images_adv: Tensor, confusions: Tensor
     ) -> list[ImageRecord]:
@@ -225,7 +231,7 @@ class Evaluator:
         images = rounded(images_adv).to(images_adv.dtype)
         if not torch.equal(images, images_adv):
             predictions = predict(model, images, batch.targets, self.ignore_index)
-            confusions = confusion_matrix(predictions, batch.targets, self.num_classes, self.ignore_index)
+            confusions = self._confusions(predictions, batch.targets)
         return self._without_figures(rounded_name(name), batch, confusions.to(self.sink.device))
 
     def _noted(self, name: str, look: Look, batch: Batch, outcome: Outcome) -> list[ImageRecord]:

@@ -46,7 +46,7 @@ def read_measurements(
     protocol: str,
     samples: Sequence[str],
     attacks: Mapping[str, Mapping[str, Any]],
-    num_classes: int,
+    num_scored: int,
     scored_on: Sequence[str] = ("",),
     views: Mapping[str, View] | None = None,
     for_itself: Collection[str] = (),
@@ -58,7 +58,7 @@ def read_measurements(
         protocol: Digest of the evaluation's facts.
         samples: N ids of the requested samples.
         attacks: Settings of the requested attacks, by name.
-        num_classes: Number of classes C.
+        num_scored: Number of classes C that are scored, the first ones.
         scored_on: Names of the scored models; "" is the attacked one.
         views: Views whose records are requested as well, by name.
         for_itself: Attacks whose images only the attacked model was scored on.
@@ -79,7 +79,7 @@ def read_measurements(
         if view.wants(attack)
     }
     rounded = {rounded_name(attack): attack for attack in attacks}
-    counts = {name: torch.zeros(len(samples), 3, num_classes, dtype=torch.int64) for name in (*answers, *rounded)}
+    counts = {name: torch.zeros(len(samples), 3, num_scored, dtype=torch.int64) for name in (*answers, *rounded)}
     figures = {name: torch.zeros(len(samples), len(COLUMNS), dtype=torch.float64) for name in answers}
     there = {name: torch.zeros(len(samples), dtype=torch.bool) for name in (*attack_of, *rounded)}
     sizes, values = set(), dict[str, dict[int, Tensor]]()
@@ -88,7 +88,7 @@ def read_measurements(
         if row is None or record.attack not in there:
             continue
         if record.attack in counts:
-            counts[record.attack][row] = class_counts(record.confusion)
+            counts[record.attack][row] = class_counts(record.confusion, num_scored)
         if record.attack in answers:
             figures[record.attack][row] = record.figures
         there[record.attack][row] = True

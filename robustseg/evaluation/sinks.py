@@ -73,17 +73,21 @@ class MemorySink(Sink):
 
     Args:
         device: Device of the counts.
+        num_scored: Number of classes that are scored, the first ones; None for all.
     """
 
-    def __init__(self, device: torch.device | str = "cpu"):
+    def __init__(self, device: torch.device | str = "cpu", num_scored: int | None = None):
         self.device = torch.device(device)
+        self.num_scored = num_scored
         self.seen: dict[str, Attacked] = {}
         """The last batch by name of the attack, "clean" included, for pictures."""
         self._scores: dict[str, ConfusionScores] = {}
         self._attacks: dict[str, AttackRecord] = {}
 
     def open(self, attacks: Mapping[str, Attack], views: Mapping[str, View], num_classes: int) -> None:  # noqa: D102
-        self._scores = {name: ConfusionScores(num_classes).to(self.device) for name in (CLEAN, *attacks)}
+        self._scores = {
+            name: ConfusionScores(num_classes, self.num_scored).to(self.device) for name in (CLEAN, *attacks)
+        }
         self._attacks = {
             name: AttackRecord(getattr(attack, "success", FOOLED)).to(self.device) for name, attack in attacks.items()
         }

@@ -21,7 +21,11 @@ from robustseg.types import IGNORE_INDEX, ignored_pixels
 
 
 def confusion_matrix(
-    predictions: Tensor, targets: Tensor, num_classes: int, ignore_index: int | None = IGNORE_INDEX
+    predictions: Tensor,
+    targets: Tensor,
+    num_classes: int,
+    ignore_index: int | None = IGNORE_INDEX,
+    count_void: bool = False,
 ) -> Tensor:
     """Count (true class, predicted class) pairs of each image over its valid pixels.
 
@@ -30,6 +34,7 @@ def confusion_matrix(
         targets: B×H×W class ids in [0, C), or the ignore index.
         num_classes: C.
         ignore_index: Label of pixels that are not counted; None counts all.
+        count_void: Count pixels with that label as well, as the last class.
 
     Returns:
         B×C×C int64.
@@ -45,6 +50,8 @@ def confusion_matrix(
     if not targets.numel():
         return torch.zeros(batch, num_classes, num_classes, dtype=torch.int64, device=targets.device)
     ignored = ignored_pixels(targets, ignore_index)
+    if count_void:
+        targets, ignored = targets.masked_fill(ignored, num_classes - 1), torch.zeros_like(ignored)
     maps = {"targets": targets.long(), "predictions": predictions.long()}
     true, predicted = (ids.masked_fill(ignored, 0) for ids in maps.values())
     ends = read(torch.stack([true.amin(), true.amax(), predicted.amin(), predicted.amax()]))[0].tolist()

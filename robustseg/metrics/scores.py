@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from robustseg.metrics.counts import DATASET_SCORES, IMAGE_SCORES, class_counts
-from robustseg.metrics.functional import class_iou, confusion_matrix
+from robustseg.metrics.counts import DATASET_SCORES, IMAGE_SCORES, class_counts, class_iou_from_counts
+from robustseg.metrics.functional import confusion_matrix
 from robustseg.types import IGNORE_INDEX, checked_ignore_index
 
 _FIXED_POINT = 2**40
@@ -25,6 +25,8 @@ class ConfusionScores(Metric):
 
     Args:
         num_classes: Number of classes C.
+        num_scored: Number of classes that are scored, the first ones; None for all. See
+            :func:`~robustseg.metrics.class_counts`.
     """
 
     full_state_update = False
@@ -32,9 +34,10 @@ class ConfusionScores(Metric):
     scored_images: Tensor
     images: Tensor
 
-    def __init__(self, num_classes: int, **kwargs: Any):
+    def __init__(self, num_classes: int, num_scored: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_classes = num_classes
+        self.num_scored = num_scored
         zero = torch.zeros((), dtype=torch.long)
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
         for name in IMAGE_SCORES:
@@ -47,19 +50,19 @@ class ConfusionScores(Metric):
         self.confusion += confusions.sum(0)
         # An image without valid pixels has no score of its own and changes no figure.
         for name, score in IMAGE_SCORES.items():
-            fixed = (score(class_counts(confusions)).nan_to_num(0.0) * _FIXED_POINT).round().long()
+            fixed = (score(class_counts(confusions, self.num_scored)).nan_to_num(0.0) * _FIXED_POINT).round().long()
             setattr(self, f"{name}_sum", getattr(self, f"{name}_sum") + fixed.sum())
         self.scored_images += (confusions.flatten(1).sum(1) > 0).sum()
         self.images += len(confusions)
 
     def compute(self) -> dict[str, Tensor]:
         """Return every score and ``class_iou`` (C) in [0, 1], and ``images``."""
-        total = class_counts(self.confusion)
+        total = class_counts(self.confusion, self.num_scored)
         sums = {name: getattr(self, f"{name}_sum").double() / _FIXED_POINT for name in IMAGE_SCORES}
         return {
             **{name: score(total) for name, score in DATASET_SCORES.items()},
             **{name: value / self.scored_images for name, value in sums.items()},
-            "class_iou": class_iou(self.confusion),
+            "class_iou": class_iou_from_counts(total),
             "images": self.images,
         }
 
@@ -70,10 +73,17 @@ class SegmentationScores(ConfusionScores):
     Args:
         num_classes: Number of classes C.
         ignore_index: Label of pixels that are not counted; None counts all.
+        num_scored: Number of classes that are scored, the first ones; None for all.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int | None = IGNORE_INDEX, **kwargs: Any):
-        super().__init__(num_classes, **kwargs)
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int | None = IGNORE_INDEX,
+        num_scored: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(num_classes, num_scored, **kwargs)
         self.ignore_index = checked_ignore_index(ignore_index)
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:  # type: ignore[override]

@@ -9,6 +9,7 @@ from robustseg.models.dlaseg import DLASeg
 from robustseg.models.drn import DRN
 from robustseg.models.drnseg import DRNSeg
 from robustseg.models.errors import ModelError
+from robustseg.models.espnet import ESPBlock, ESPNet
 from robustseg.models.fcn_vgg import FCN8s, FCN16s, FCN32s
 from robustseg.models.heads import DeepLabV3Head, FCNHead, PooledBatchNorm2d, PSPHead
 from robustseg.models.model import SegmentationModel
@@ -33,6 +34,8 @@ __all__ = [
     "DRNSeg",
     "DeepLabV3",
     "DeepLabV3Head",
+    "ESPBlock",
+    "ESPNet",
     "EncoderDecoder",
     "ExternalNetwork",
     "FCN8s",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from robustseg.models.compiled import AsGiven, Compile, Compiled, network_in_com
 from robustseg.models.errors import ModelError
 from robustseg.models.layout import layout_at_fault, to_channels_last
 from robustseg.models.network import IMAGENET_MEAN, IMAGENET_STD, Network
+from robustseg.models.outputs import kept_outputs
 from robustseg.models.window import SlidingWindow
 from robustseg.numerics.resampling import resize
 
@@ -33,9 +34,12 @@ class SegmentationModel(nn.Module):
         compile: Run the network as compiled by torch.compile, with its settings or the default ones; False does not. A
             ``network`` that went through torch.compile is unwrapped, and compiled with the settings of that call.
         channels_last: Keep weights and images in memory with the channels last, which computes the same up to rounding.
+        drop_classes: Outputs of the network that the model does not have; the others are the data's classes, in order.
+        void_class: Output of the network for pixels that the data ignores. The model has it as its last class, which
+            attacks and predictions may choose like any other, and figures are means over the classes before it.
 
     Raises:
-        ModelError: ``mean`` and ``std`` differ in length, or ``std`` is not positive.
+        ModelError: ``mean`` and ``std`` differ in length, ``std`` is not positive, or the network has no such outputs.
     """
 
     mean: Tensor
@@ -49,6 +53,8 @@ class SegmentationModel(nn.Module):
         window: SlidingWindow | None = None,
         compile: Compile | bool = False,
         channels_last: bool = False,
+        drop_classes: Sequence[int] = (),
+        void_class: int | None = None,
     ) -> None:
         super().__init__()
         settings: Compile | AsGiven | None = Compile() if compile is True else compile or None
@@ -64,6 +70,10 @@ class SegmentationModel(nn.Module):
         self.window = window
         self.compiled = None if settings is None else Compiled(settings, type(network).__name__)
         self.channels_last = channels_last
+        self.drop_classes, self.void_class = tuple(drop_classes), void_class
+        self._kept: list[int] | None = None
+        if drop_classes or void_class is not None:
+            self._kept = kept_outputs(self.num_outputs, drop_classes, void_class)
         if channels_last:
             to_channels_last(network)
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1))
@@ -82,7 +92,40 @@ class SegmentationModel(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """The number of classes C, which is the number of logits per pixel.
+        """The number of classes C, which is the number of logits per pixel; with ``void_class``, that is the last one.
+
+        Raises:
+            ModelError: The network does not say.
+        """
+        return self.num_outputs if self._kept is None else len(self._kept)
+
+    @property
+    def num_scored(self) -> int:
+        """The number of classes that figures are means over, the first ones: all but void.
+
+        Raises:
+            ModelError: The network does not say.
+        """
+        return self.num_classes - (self.void_class is not None)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """Outputs of the network that the data has no class for, in plain values; empty if there are none."""
+        if self._kept is None:
+            return {}
+        return {"drop_classes": list(self.drop_classes), "void_class": self.void_class}
+
+    def class_pixels(self, of_data: Callable[[], list[int]]) -> Callable[[], list[int]]:
+        """Return a function that counts the pixels of each of the model's classes; void, which data ignore, has none.
+
+        Args:
+            of_data: Function that counts those of the data's classes.
+        """
+        return of_data if self.void_class is None else lambda: [*of_data(), 0]
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of logits per pixel of the network.
 
         Raises:
             ModelError: The network does not say.
@@ -164,6 +207,8 @@ class SegmentationModel(nn.Module):
 
     def _resize(self, logits: Tensor, images: Tensor) -> Tensor:
         self._check_logits(logits, images)
+        if self._kept is not None:
+            logits = logits[:, self._kept]
         if logits.dtype in (torch.float16, torch.bfloat16):
             # interpolation in half precision makes neighbouring logits equal, and the loss loses its small gradients
             logits = logits.float()

@@ -313,7 +313,7 @@ def _following(of: Benchmark, device: torch.device, now: Callable[[], float]) ->
         count = len(of.benign_indices)
         items.append(Item(f"threshold of {name}", (now() - began) * count / len(few), count, shared=False))
     began = now()
-    numbers = torch.arange(len(of.samples) * of.model.num_classes) % 997
+    numbers = torch.arange(len(of.samples) * of.model.num_scored) % 997
     counts = numbers.view(len(of.samples), 1, -1).expand(-1, 3, -1).contiguous()
     scores(counts, of.data.class_names)
     items.append(Item("intervals, report", WRITING + (now() - began) * (2 + len(of.attacks)), shared=False))

@@ -164,8 +164,9 @@ def _validation_items(
     limit = of.trainer.limit_val_batches
     batches = -(-len(dataset) // size)
     images = min(len(dataset), size * (int(batches * limit) if isinstance(limit, float) else min(batches, limit)))
-    attacks = {name: robustness.attacks[name].for_data(data.class_pixels) for name in robustness.validate_with}
     model = of.module.model.to(device)
+    pixels = model.class_pixels(data.class_pixels)
+    attacks = {name: robustness.attacks[name].for_data(pixels) for name in robustness.validate_with}
     scored = Scored(
         model.num_classes,
         of.module.ignore_index,

@@ -118,7 +118,8 @@ def part_of(
         source: Name of the attacked model.
 
     Raises:
-        StudyError: The evaluation is of other targets than labels, or two models have the same name.
+        StudyError: The evaluation is of other targets than labels, two models have the same name, or only some have
+            a void class.
     """
     if benchmark.targets != "labels":
         raise StudyError(
@@ -128,6 +129,13 @@ def part_of(
     names = [model.name for model in models]
     if len(set(names)) < len(names):
         raise StudyError(f"two models are called {next(n for n in names if names.count(n) > 1)!r}: rename one of them.")
+    own = benchmark.model.num_classes
+    other = next((each.name for each in models if getattr(each.model, "num_classes", own) != own), None)
+    if other is not None:
+        raise StudyError(
+            f"only one of {source} and {other} has a model.void_class, and all are counted alike: give it to both, or "
+            "use model.drop_classes."
+        )
     # A model with two names is scored once.
     scored: dict[str, nn.Module] = {model.key: model.model for model in models}
     return replace(
@@ -179,7 +187,7 @@ def _measured(trainer: pl.Trainer, of: Benchmark, folder: Path) -> tuple[Measure
             protocol,
             of.samples,
             of.attack_settings,
-            of.model.num_classes,
+            of.model.num_scored,
             of.scored_on,
             of.views,
             of.for_itself,

@@ -39,7 +39,9 @@ def check_class_weights(given: ClassWeights | Sequence[float] | None, num_classe
         raise ValueError(f"class_weights = {list(given)}: use numbers of 0 or more, not all 0.")
 
 
-def class_weights(given: ClassWeights | Sequence[float] | None, data: object, device: torch.device) -> Tensor | None:
+def class_weights(
+    given: ClassWeights | Sequence[float] | None, data: object, device: torch.device, void: bool = False
+) -> Tensor | None:
     """Return the weight of each class, C values, or None if all weigh the same.
 
     With N_y the pixels of class y and p_y its share, ``"inverse"`` is 1/N_y, scaled to a mean of 1 over the classes
@@ -50,6 +52,7 @@ def class_weights(given: ClassWeights | Sequence[float] | None, data: object, de
         given: A rule, a weight for each class, or None.
         data: The data set; a rule counts the pixels of its training split.
         device: Device of the result.
+        void: The model has one class more than the data, void, which no pixel has.
 
     Raises:
         TrainingError: A rule is given, and the data is none of this package or has no valid pixel.
@@ -62,7 +65,7 @@ def class_weights(given: ClassWeights | Sequence[float] | None, data: object, de
         raise TrainingError(
             f"class_weights = {given}: only a data set of this package counts its classes: give a weight for each."
         )
-    counts = data.class_pixels()
+    counts = [*data.class_pixels(), *[0] * void]
     if not any(counts):
         raise TrainingError(f"class_weights = {given}: no pixel of the training split has a class: check the masks.")
     if given == "inverse":

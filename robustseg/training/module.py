@@ -77,6 +77,10 @@ class RobustSegmentation(pl.LightningModule):
         channels_last: Keep weights and images in memory with the channels last; on GPUs it is mostly faster.
         attack_search: Precision that the attacker searches in, whatever the trainer's is; two forwards in float32 judge
             its results. Null for the trainer's.
+        drop_classes: Outputs of the network that the data has no class for and that the model leaves out; the others
+            are the data's classes, in order. The network gets so many outputs more.
+        void_class: Output of the network for void, which the data ignores. It can be predicted, which is wrong where
+            pixels count, and figures are means over the other classes.
 
     Raises:
         ValueError: A value is out of its range.
@@ -105,6 +109,8 @@ class RobustSegmentation(pl.LightningModule):
         compile: Compile | bool = False,
         channels_last: bool = False,
         attack_search: Search | None = None,
+        drop_classes: list[int] | None = None,
+        void_class: int | None = None,
     ):
         super().__init__()
         if not 0 <= aux_weight < math.inf:
@@ -113,7 +119,9 @@ class RobustSegmentation(pl.LightningModule):
             raise ValueError(f"head_lr_factor = {head_lr_factor} must be positive.")
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps = {warmup_steps} is negative.")
-        self.model = SegmentationModel(network, mean, std, window, compile, channels_last)
+        self.model = SegmentationModel(
+            network, mean, std, window, compile, channels_last, drop_classes or (), void_class
+        )
         # Plain attributes: nothing of the attacker is in the state_dict, so a run can resume with another one.
         self.attack = attack
         self.split = AdversarialSplit(adversarial_fraction, attack_mode, attack_search)
@@ -128,7 +136,7 @@ class RobustSegmentation(pl.LightningModule):
         self.head_lr_factor = head_lr_factor
         self.ignore_index = checked_ignore_index(ignore_index)
         self.non_finite = NonFiniteLoss(on_non_finite_loss)
-        self.scores = SegmentationScores(self.model.num_classes, ignore_index)
+        self.scores = SegmentationScores(self.model.num_classes, ignore_index, self.model.num_scored)
         self._validation: dict[str, Any] | None = None
         self._unused: frozenset[nn.Parameter] = frozenset()
         if init_weights is not None:
@@ -163,7 +171,9 @@ class RobustSegmentation(pl.LightningModule):
             self.split.refuse_search(self.device, self.model.mean.dtype)
         self.check_batch_size(*self._batch_sizes())
         check_monitors(self.trainer, self, self.logged(*self._batch_sizes()))
-        self._weights = class_weights(self.class_weights, data_of(self.trainer), self.device)
+        self._weights = class_weights(
+            self.class_weights, data_of(self.trainer), self.device, self.model.void_class is not None
+        )
 
     def on_train_start(self) -> None:
         """Look at schedulers that monitor a figure, which are built by now.

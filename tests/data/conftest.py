@@ -1,20 +1,16 @@
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.paths import ROOT
+from tests.helpers.real import camvid
 
 
 @pytest.fixture
 def camvid_root() -> Path:
     """The real CamVid, where this machine has it."""
-    root = Path(os.environ.get("ROBUSTSEG_CAMVID", ROOT / "data" / "camvid"))
-    if not (root / "train").is_dir():
-        pytest.skip(f"no CamVid in {root}: set ROBUSTSEG_CAMVID to the folder that holds train and trainannot")
-    return root
+    return camvid()
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:

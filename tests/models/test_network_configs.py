@@ -15,6 +15,7 @@ def parse(path):
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Network, "model.network", required=True)
     content = yaml.safe_load(path.read_text())
+    content["model"] = {"network": content["model"]["network"]}
     assert "num_classes" not in content["model"]["network"]["init_args"], "num_classes comes from the data"
     init_args = content["model"]["network"]["init_args"]
     init_args.update(num_classes=6, **{key: False for key in init_args if key == "pretrained"})

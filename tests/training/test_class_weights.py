@@ -87,6 +87,8 @@ def test_rules():
     log = [1 / math.log(1.02 + share) for share in (0.1, 0.3, 0.0, 0.6)]
     assert class_weights("log", data, CPU).tolist() == pytest.approx(log)
     assert log[2] == pytest.approx(50.498, abs=1e-3)
+    # a void class of the model's, which no pixel has
+    assert class_weights("log", data, CPU, void=True).tolist() == pytest.approx([*log, log[2]])
 
 
 @pytest.mark.parametrize(

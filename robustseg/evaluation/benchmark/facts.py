@@ -42,6 +42,7 @@ def model_facts(
         "std": model.std.flatten().tolist(),
         "window": None if model.window is None else model.window.describe(),
         **({"execution": model.execution} if model.execution else {}),
+        **({"outputs": model.outputs} if model.outputs else {}),
     }
 
 

@@ -94,8 +94,9 @@ def _counts(
             model, attack = benchmark.model.to(device), benchmark.attacks[name]
             outcome = attack_batch(model, attack, batch.ids, batch.images, batch.targets, benchmark.seed)
             predictions = predict(model, outcome.result.images_adv, batch.targets, benchmark.data.ignore_index)
-        matrices = confusion_matrix(predictions, batch.targets, model.num_classes, benchmark.data.ignore_index)
-        counts.append(class_counts(matrices).cpu())
+        how = (model.num_classes, benchmark.data.ignore_index, benchmark.count_void)
+        matrices = confusion_matrix(predictions, batch.targets, *how)
+        counts.append(class_counts(matrices, model.num_scored).cpu())
         stage.follow_step(steps * len(batch.ids) / len(ids), name)
     try:
         write_json(sealed({"about": about, "counts": torch.cat(counts).tolist()}), path)

@@ -67,6 +67,7 @@ class EvaluationModule(pl.LightningModule):
             for_itself=of.for_itself,
             targets=of.targets,
             search=of.search,
+            count_void=of.count_void,
         )
 
     def test_dataloader(self) -> _Batches:

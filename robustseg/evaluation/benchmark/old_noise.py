@@ -40,7 +40,7 @@ def keep_noise(benchmark: Benchmark, folder: Path, says: bool = True) -> None:
             digest(found),
             of.samples,
             of.attack_settings,
-            of.model.num_classes,
+            of.model.num_scored,
             of.scored_on,
             of.every_view,
             of.for_itself,

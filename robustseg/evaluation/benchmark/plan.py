@@ -20,6 +20,7 @@ from robustseg.detectors import Detector, DetectorError
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.benchmark.detection import Consistency
 from robustseg.evaluation.benchmark.facts import data_facts, model_facts
+from robustseg.evaluation.benchmark.outputs import check_outputs
 from robustseg.evaluation.card import ModelFacts, Part, Protocol
 from robustseg.evaluation.protocol import FIRST_NOISE, digest
 from robustseg.evaluation.searched import MeasuredSearch
@@ -94,6 +95,7 @@ class Benchmark:
             None for all.
         search: Precision that attacks search in, with the images that are searched in float32 as well; None for float32
             throughout.
+        count_void: Count ignored pixels as the model's void class.
 
     Raises:
         DataError: A sample is missing or cannot be used.
@@ -122,12 +124,15 @@ class Benchmark:
     threshold_images: int | None = 100
     targets: TargetKind = "labels"
     search: MeasuredSearch | None = None
+    count_void: bool = False
 
     def __post_init__(self) -> None:
         self._check_targets()
         if self.check_images < 0:
             raise EvaluationError(f"check_images = {self.check_images}: use 0 for none.")
-        self.attacks = {name: attack.for_data(self.data.class_pixels) for name, attack in self.attacks.items()}
+        check_outputs(self.model, self.data, self.targets, self.count_void)
+        pixels = self.model.class_pixels(self.data.class_pixels)
+        self.attacks = {name: attack.for_data(pixels) for name, attack in self.attacks.items()}
         self.split: Split = self.data.test_split()
         everything = self.data.sample_ids(self.split)
         if self.only is not None:
@@ -155,6 +160,7 @@ class Benchmark:
             # Left out for labels, so that folders from before there was a choice are continued.
             **({"targets": self.targets} if self.targets != "labels" else {}),
             **({} if self.search is None else {"search": self.search.describe()}),
+            **({"count_void": True} if self.count_void else {}),
             # A model that was trained in bf16-true is evaluated in that precision.
             "precision": str(next(self.model.parameters(), self.model.mean).dtype).removeprefix("torch."),
         }
@@ -171,6 +177,7 @@ class Benchmark:
                 "seed": self.seed,
                 "noise": self.facts.get("noise", FIRST_NOISE),
                 **({} if self.search is None else {"search": self.search.describe()}),
+                **({"count_void": True} if self.count_void else {}),
             },
         }
 

@@ -76,6 +76,8 @@ def checks_of(
         eps=str(bounded[0].eps) if bounded else "8/255",
         norm=bounded[0].norm if bounded else "linf",
         num_classes=of.model.num_classes,
+        num_scored=of.model.num_scored,
+        count_void=of.count_void,
         ignore_index=of.data.ignore_index,
         seed=of.seed,
         attacks=of.attacks,

@@ -153,7 +153,7 @@ def make_card(
     stage.follow("reading the records")
     settings = of.attack_settings
     measured = read_measurements(
-        folder, claim(folder, of.facts), of.samples, settings, of.model.num_classes, views=of.detector_views
+        folder, claim(folder, of.facts), of.samples, settings, of.model.num_scored, views=of.detector_views
     )
     facts = about(of, measured)
     if (search := search_facts(of, measured, folder, device, stage)) is not None:

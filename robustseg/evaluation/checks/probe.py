@@ -38,6 +38,8 @@ def probe_model(
     suite: Mapping[str, Tensor] | None = None,
     batch_size: int | None = None,
     on_forward: Callable[[int], None] | None = None,
+    num_scored: int | None = None,
+    count_void: bool = False,
 ) -> dict[str, Any]:
     """Gather the evidence for :func:`~robustseg.evaluation.checks.trust_flags`, which judges it.
 
@@ -62,6 +64,8 @@ def probe_model(
             compared with the worst case over the suite.
         batch_size: Number of images in one forward; all by default.
         on_forward: Called after each forward, with its number of images.
+        num_scored: Number of classes that ``suite`` counts, the first ones; all by default.
+        count_void: Count ignored pixels as the last class, as ``suite`` does.
 
     Returns:
         JSON-serialisable evidence, for ``card["checks"]``.
@@ -72,7 +76,7 @@ def probe_model(
             ``suite`` do not fit the images.
     """
     threat = ThreatModel(eps, norm)
-    images, targets = _checked(ids, images, targets, threat, num_classes, ignore_index, suite or {})
+    images, targets = _checked(ids, images, targets, threat, num_classes, ignore_index, suite or {}, num_scored)
     rows = (targets != IGNORED).flatten(1).any(1).nonzero()[:, 0].tolist()
     known = {name: counts[rows].cpu() for name, counts in (suite or {}).items()}
     with full_precision(), attack_mode(model) as attacked:
@@ -89,6 +93,8 @@ def probe_model(
             seed,
             batch_size or len(rows),
             on_forward,
+            num_scored,
+            count_void,
         )
         evidence: Evidence = {
             "ids": subject.ids,
@@ -137,6 +143,7 @@ def _checked(
     num_classes: int,
     ignore_index: int | None,
     suite: Mapping[str, Tensor],
+    num_scored: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Check the caller's arguments, and return copies of the tensors, with ignored pixels as IGNORED.
 
@@ -154,7 +161,7 @@ def _checked(
     if not bool((targets != IGNORED).any()):
         raise ValueError("targets hold no valid pixel: choose other probe images.")
     for name, counts in suite.items():
-        expected = (len(images), 3, num_classes)
+        expected = (len(images), 3, num_scored or num_classes)
         if counts.shape != expected:
             raise ValueError(
                 f"suite[{name!r}] has the shape {tuple(counts.shape)}, not {expected}: give the class counts of the "

@@ -36,6 +36,8 @@ class Subject:
         seed: Seed of the evaluation.
         batch_size: Number of images in one forward.
         on_forward: Called after each forward, with its number of images.
+        num_scored: Number of classes that are scored, the first ones; None for all.
+        count_void: Count ignored pixels as the last class.
     """
 
     def __init__(
@@ -49,7 +51,11 @@ class Subject:
         seed: int,
         batch_size: int,
         on_forward: Callable[[int], None] | None = None,
+        num_scored: int | None = None,
+        count_void: bool = False,
     ):
+        self._num_scored = num_scored
+        self._count_void = count_void
         self._on_forward = on_forward
         self._model = model
         self.ids = list(ids)
@@ -143,7 +149,8 @@ class Subject:
     def counts(self, images: Tensor) -> Tensor:
         """Compute the class counts of each image, N×3×C int64 on the CPU."""
         predictions = self.logits(images).argmax(1)
-        return class_counts(confusion_matrix(predictions, self.targets, self.num_classes, IGNORED)).cpu()
+        matrices = confusion_matrix(predictions, self.targets, self.num_classes, IGNORED, self._count_void)
+        return class_counts(matrices, self._num_scored).cpu()
 
     def accuracies(self, images: Tensor) -> Tensor:
         """Compute the pixel accuracy of each image, N float64 on the CPU."""

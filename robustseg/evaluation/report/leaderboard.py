@@ -129,6 +129,7 @@ def protocol_of(card: Card) -> dict[str, Any]:
     parts = {"data": card.data.as_dict(), "protocol": card.protocol.as_dict()}
     found = {f"{part}.{key}": parts[part].get(key, _MISSING) for part, keys in _PROTOCOL.items() for key in keys}
     found["protocol.targets"] = card.protocol.targets  # labels in cards from before there was a choice
+    found["protocol.count_void"] = card.protocol.count_void
     found["protocol.search"] = search_name(card.protocol.search)
     for name, row in card.attacks.items():
         found |= {f"attacks.{name}.{key}": value for key, value in settings_of(row.settings).items()}

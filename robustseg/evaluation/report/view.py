@@ -97,7 +97,7 @@ def facts(card: Card) -> dict[str, str]:
         **({} if missing is None else {"Intervals": f"none, {plain(missing)}"}),
         "Image size": "as in the files" if not data.image_size else "×".join(str(side) for side in data.image_size),
         "Targets": "labels of the data" if protocol.targets == "labels" else f"{OWN}, no labels",
-        "Ignored label": str(data.ignore_index) if protocol.targets == "labels" else "none, every pixel counts",
+        "Ignored label": _ignored(data, protocol),
         "Threat": threat(protocol),
         "Suite": plain(protocol.suite or "none, attacks chosen one by one"),
         "Precision, seed": f"{plain(protocol.precision)}, {protocol.seed}",
@@ -106,6 +106,12 @@ def facts(card: Card) -> dict[str, str]:
         "Versions": versions,
         "Commit": plain(card.commit or UNKNOWN),
     }
+
+
+def _ignored(data: DataFacts, protocol: Protocol) -> str:
+    if protocol.targets != "labels":
+        return "none, every pixel counts"
+    return f"{data.ignore_index}" + (", counted as void, a class without figures" if protocol.count_void else "")
 
 
 def _checkpoint(model: ModelFacts) -> str:
@@ -272,6 +278,7 @@ def model_settings(card: Card) -> dict[str, str]:
     found |= {key: setting(plain_model.get(key)) for key in ("mean", "std", "window", "trained_with")}
     found |= {"checkpoint sha256": plain(model.sha256 or "none"), "data sha256": plain(data.sha256)}
     found |= {"batch sizes": setting(card.protocol.batch_sizes)}
+    found |= {key: setting(value) for key, value in (model.outputs or {}).items()}
     return found | ({"ids": ", ".join(plain(name) for name in data.ids)} if data.ids else {})
 
 

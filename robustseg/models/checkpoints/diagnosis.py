@@ -53,6 +53,7 @@ def explain(model: SegmentationModel, reading: Reading, layouts: Sequence[Layout
         or _parametrised(reading)
         or _prefixed(model, reading, layouts)
         or _of_a_classifier(model, state)
+        or _of_a_part(model, state, layouts)
     )
 
 
@@ -163,6 +164,25 @@ def _of_a_classifier(model: SegmentationModel, state: Mapping[str, Tensor]) -> s
         else "take the checkpoint of a segmentation network"
     )
     return f"it is a classifier of {len(scores[0])} classes of whole images, not of pixels: {remedy}"
+
+
+def _of_a_part(model: SegmentationModel, state: Mapping[str, Tensor], layouts: Sequence[Layout]) -> str | None:
+    """Name the part of another project's network, such as its encoder, that a file holds in place of the whole."""
+    own = model.network.state_dict()
+    for layout in layouts:
+        if not isinstance(model.network, layout.network):
+            continue
+        for part in dict.fromkeys(mark.partition(r"\.")[0] for mark in layout.marks):
+            try:
+                # what layouts change beyond names is that of whole networks
+                named = replace(layout, adapt=None).convert(
+                    {f"{part}.{key}": value for key, value in state.items()}, model.network
+                )
+            except ModelError:
+                continue
+            if 2 * sum(key in own and own[key].shape == value.shape for key, value in named.items()) > len(named):
+                return f"it holds only the {part} of a {layout.name}: take the file of the whole network"
+    return None
 
 
 def _is_head(key: str) -> bool:

@@ -113,7 +113,8 @@ def _class_count(reading: Reading, build: Callable[[int], Network]) -> int | Non
         for key, value in one.state_dict().items()
         if key in found and found[key].dim() == value.dim()
         for axis, (first, second) in enumerate(zip(value.shape, shapes[key].shape, strict=True))
-        if first != second
+        # not a size that only grows with it, such as that of classes beside features
+        if (first, second) == _CLASSES
     }
     return counts.pop() if len(counts) == 1 else None
 

@@ -188,16 +188,19 @@ def _refuse_other_classes(
     pairs = [(expected[key].shape, reading.named[key].shape) for key in mismatch.wrong]
     # Along any axis: that of a transformer's tokens, both of a transposed convolution.
     same_rank = all(len(own) == len(other) for own, other in pairs)
-    counts = {
-        (mine, theirs) for own, other in pairs for mine, theirs in zip(own, other, strict=False) if mine != theirs
-    }
+    sizes = {(mine, theirs) for own, other in pairs for mine, theirs in zip(own, other, strict=False) if mine != theirs}
+    counts = {theirs for mine, theirs in sizes if mine == model.num_outputs}
+    # Others may grow with it, as those of features beside scores do.
+    alike = all((theirs > mine) == (max(counts, default=0) > model.num_outputs) for mine, theirs in sizes)
     weights = any(len(own) > 1 for own, _ in pairs)  # not only a single bias
-    if same_rank and weights and len(counts) == 1 and next(iter(counts))[0] == model.num_classes:
+    if same_rank and weights and len(counts) == 1 and alike:
         modules = dict.fromkeys(_module_of(key) for key in mismatch.wrong)
+        count = counts.pop()
+        more = "" if count < model.num_outputs else "name those that the data has not in model.drop_classes, "
         raise ModelError(
-            f"{reading.path} was trained with {counts.pop()[1]} classes, the model has {model.num_classes}: "
-            f"use the data set it was trained on, or give the network its num_classes. To train from all of it but its "
-            f"classifiers: model.init_weights with model.init_without: [{', '.join(modules)}]."
+            f"{reading.path} was trained with {count} classes, the model has {model.num_outputs}: "
+            f"use the data set it was trained on, {more}or give the network its num_classes. To train from all of it "
+            f"but its classifiers: model.init_weights with model.init_without: [{', '.join(modules)}]."
         )
 
 

@@ -6,6 +6,7 @@ from robustseg.models.checkpoints import diagnosis
 from robustseg.models.checkpoints.layouts import (
     dla,
     drn,
+    espnet,
     mmseg_resnet,
     segformer,
     segmenter,
@@ -27,6 +28,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *torchfcn.LAYOUTS,
     *drn.LAYOUTS,
     *dla.LAYOUTS,
+    *espnet.LAYOUTS,
     *upernet.LAYOUTS,
     *segformer.LAYOUTS,
     *segmenter.LAYOUTS,

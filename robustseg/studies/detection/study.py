@@ -164,8 +164,8 @@ class Detection(StudyAcrossModels):
         found: dict[str, View] = {}
         if len(models) > 1 and self.plan.transferred:
             shown = [variant.record for variant in self.plan.plain(self.plan.transferred)]
-            classes, ignored = of.model.num_classes, of.data.ignore_index
-            found = {target_view(m.key): TargetCounts(m.key, classes, ignored, shown) for m in models}
+            how = (of.model.num_classes, of.data.ignore_index, shown, of.model.num_scored)
+            found = {target_view(m.key): TargetCounts(m.key, *how) for m in models}
         if not self.plan.is_detected_on(source):
             return found
         seed, records = of.seed, self.plan.records

@@ -189,11 +189,20 @@ class TargetCounts(_Chosen):
         num_classes: Number of classes C.
         ignore_index: Label of pixels that are not counted.
         attacks: Names of targeted attacks.
+        num_scored: Number of classes that are scored, the first ones; None for all.
     """
 
-    def __init__(self, key: str, num_classes: int, ignore_index: int, attacks: Collection[str]):
+    def __init__(
+        self,
+        key: str,
+        num_classes: int,
+        ignore_index: int,
+        attacks: Collection[str],
+        num_scored: int | None = None,
+    ):
         super().__init__(attacks)
         self.key = key
+        self.num_scored = num_scored
         self.num_classes = num_classes
         self.ignore_index = ignore_index
 
@@ -203,7 +212,8 @@ class TargetCounts(_Chosen):
         targets, wanted = batch.targets, wanted_of(outcome)
         shown = predict(scored[self.key], outcome.result.images_adv, targets, self.ignore_index)
         told = wanted.masked_fill((targets == wanted) | (targets == self.ignore_index), self.ignore_index)
-        counts = class_counts(confusion_matrix(shown, told, self.num_classes, self.ignore_index))
+        matrices = confusion_matrix(shown, told, self.num_classes, self.ignore_index)
+        counts = class_counts(matrices, self.num_scored)
         return list(counts.flatten(1).double().cpu())
 
     def describe(self) -> dict[str, Any]:  # noqa: D102

@@ -18,7 +18,7 @@ class Tensors(dict):
         offset = self._tensor(f"{key}.bias", lambda: torch.randn(channels)) if bias else None
         return F.conv2d(x, weight, offset, stride, dilation * (kernel // 2), dilation)
 
-    def norm(self, key, x):
+    def norm(self, key, x, eps=1e-5):
         channels = x.shape[1]
         weight = self._tensor(f"{key}.weight", lambda: torch.rand(channels) + 0.5)
         bias = self._tensor(f"{key}.bias", lambda: torch.randn(channels) * 0.3)
@@ -26,7 +26,17 @@ class Tensors(dict):
         own, spread = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False) + 1e-6
         mean = self._tensor(f"{key}.running_mean", lambda: own + 0.3 * spread.sqrt() * torch.randn(channels))
         variance = self._tensor(f"{key}.running_var", lambda: spread * (0.5 + torch.rand(channels)))
-        return F.batch_norm(x, mean, variance, weight, bias, eps=1e-5)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
+
+    def norm_prelu(self, keys, x, eps):
+        """A normalisation and a ReLU with a slope per channel on its left."""
+        slope = self._tensor(f"{keys[1]}.weight", lambda: 0.1 + 0.4 * torch.rand(x.shape[1]))
+        return F.prelu(self.norm(keys[0], x, eps), slope)
+
+    def double_size(self, key, x):
+        """A transposed convolution of 2×2 over all channels."""
+        weight = self._tensor(f"{key}.weight", lambda: torch.randn(x.shape[1], x.shape[1], 2, 2) / x.shape[1] ** 0.5)
+        return F.conv_transpose2d(x, weight, None, 2)
 
     def conv_norm(self, keys, x, channels, kernel, stride=1, dilation=1):
         return self.norm(keys[1], self.conv(keys[0], x, channels, kernel, stride, dilation))

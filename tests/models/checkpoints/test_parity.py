@@ -12,8 +12,8 @@ from robustseg.models.checkpoints.recognise import LAYOUTS
 from .parity import Case, Full, assert_same, parameters, refused
 
 PROJECTS = (
-    *("semseg", "drn", "dla", "torchfcn", "torchvision_resnet"),
-    *("mmseg_resnet", "segformer", "segmenter", "upernet"),
+    *("semseg", "drn", "dla", "espnet", "torchfcn"),
+    *("torchvision_resnet", "mmseg_resnet", "segformer", "segmenter", "upernet"),
 )
 
 
