@@ -38,7 +38,7 @@ from robustseg.shipped import ConfigFileError, complete
 from tests.data import trees
 from tests.data.published import module
 from tests.opening.readers import mask_format
-from tests.opening.test_readers import peak
+from tests.opening.test_readers import forget_peak, peak
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
 OTHERS = {
@@ -54,8 +54,7 @@ OTHERS = {
 @pytest.fixture
 def lean():
     """At most 200 MB more than at the start."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak()
+    before = forget_peak()
     yield
     assert peak() - before < 200 * 2**20
 
