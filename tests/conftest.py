@@ -13,7 +13,7 @@ if WORKER:
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from tests.helpers.stopping import end_on_signals  # noqa: E402
+from tests.helpers.stopping import end_on_signals, wait_if_it_ends  # noqa: E402
 
 # Small nets gain nothing from more threads, and the suite shall behave on a laptop as on a large machine.
 torch.set_num_threads(1 if WORKER else min(2, torch.get_num_threads()))
@@ -26,6 +26,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no worker is left alone with one at the end."""
     longest = ("tests/slurm", "tests/resume", "tests/cli")
     items.sort(key=lambda item: not item.nodeid.startswith(longest))
+
+
+def pytest_runtest_setup() -> None:
+    wait_if_it_ends()
 
 
 def pytest_sessionfinish() -> None:

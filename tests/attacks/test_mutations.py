@@ -72,6 +72,10 @@ def interpolation(change: Callable[[dict], dict]) -> Defect:
     return replaced(transforms, "F", type("Functions", (), functions))
 
 
+def align_corners(original: Callable, images: Tensor, size: tuple[int, int]) -> Tensor:
+    return original(images, size, align_corners=True)
+
+
 def project_around_the_iterate(original: Callable, self: AllowedSet, images_adv: Tensor) -> Tensor:
     return original(AllowedSet(self.threat, original(self, images_adv)), images_adv)
 
@@ -151,10 +155,7 @@ test_defect_is_found = found_by(
             interpolation(lambda how: {**how, "mode": how["mode"].replace("nearest-exact", "nearest")}),
             "DS",
         ),
-        "aligned corners": (
-            interpolation(lambda how: {**how, "align_corners": True} if how["mode"] == "bilinear" else how),
-            "DS",
-        ),
+        "aligned corners": (around(transforms, "resize", align_corners), "DS"),
         "only smaller scales": (around(DynamicScale, "__call__", only_smaller_scales), "DS"),
     },
 )

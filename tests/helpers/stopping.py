@@ -14,6 +14,7 @@ from pathlib import Path
 
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 _expected: list[int] = []
+_ends = threading.Event()
 
 
 def send_to_self(number: int) -> None:
@@ -30,6 +31,12 @@ def end_on_signals() -> None:
     # a forked child would report its own signals to this process
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
     threading.Thread(target=_watch, args=(reading, os.getppid()), daemon=True).start()
+
+
+def wait_if_it_ends() -> None:
+    """Begin nothing new while this process is being ended, which takes the time to look for what it has started."""
+    if _ends.is_set():
+        threading.Event().wait()
 
 
 def _watch(reading: int, parent: int) -> None:
@@ -52,6 +59,7 @@ def _end_with(parent: int) -> None:
 
 def _end(status: int) -> None:
     """End this process and all that it has started."""
+    _ends.set()
     for child in _descendants(os.getpid()):
         with contextlib.suppress(OSError):
             os.kill(child, signal.SIGKILL)
