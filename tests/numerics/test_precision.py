@@ -11,6 +11,7 @@ from robustseg.detectors import ScaleConsistency
 from robustseg.detectors.errors import DetectorError
 from robustseg.evaluation import EvaluationError
 from robustseg.evaluation.attacking import predict
+from robustseg.numerics import precision
 from robustseg.numerics.precision import full_precision, lowered, matmul_precision
 from tests.helpers.paths import ROOT
 
@@ -93,6 +94,17 @@ def test_every_switch_is_off_inside_and_as_before_afterwards(old):
     assert run("\n".join(code)) == ""
 
 
+@pytest.fixture
+def torchs_own():
+    """Switches as torch has them at its start, whatever tests before have set in this process."""
+    before = precision._switches()
+    for switch in before:
+        precision._set(switch, "tf32" if switch in (("cuda", "conv"), ("cuda", "rnn")) else "none")
+    yield
+    precision._restore(before)
+
+
+@pytest.mark.usefixtures("torchs_own")
 def test_new_switches_set_in_this_process_are_off_inside_and_restored():
     products, convolutions = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
     try:
@@ -112,6 +124,7 @@ def test_new_switches_set_in_this_process_are_off_inside_and_restored():
         torch.backends.cudnn.conv.fp32_precision = convolutions
 
 
+@pytest.mark.usefixtures("torchs_own")
 def test_lower_precision_is_named():
     assert lowered() == "tf32 in cuda.conv, tf32 in cuda.rnn"  # torch's default
     with full_precision():
