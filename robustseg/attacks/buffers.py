@@ -113,7 +113,7 @@ class Comparison:
     def __init__(self, contents: Sequence[Contents]):
         self._groups: dict[torch.device, list[Contents]] = {}
         self._apart: list[Contents] = []
-        """Those that each have to be looked at."""
+        """Contents without plain memory, or of another form than the tensor has now."""
         for content in contents:
             if content.version is None and content.has_form_of(content.tensor):
                 self._groups.setdefault(content.tensor.device, []).append(content)
